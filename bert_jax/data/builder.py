@@ -1,0 +1,296 @@
+"""Build a pre-training data set from text: spool, vocabulary, shards, metadata; each step goes on where it stopped."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import CHOICES, DataConfig
+from bert_jax.data.dataset_info import (
+    DatasetInfo,
+    ShardFile,
+    finished_lengths,
+    is_finished,
+    load_dataset_info,
+    write_dataset_info,
+)
+from bert_jax.data.documents import find_sources
+from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
+from bert_jax.data.manifest import check_manifest, make_manifest
+from bert_jax.data.pairs import MIN_SEQ_LENGTH
+from bert_jax.data.progress import Progress
+from bert_jax.data.records import row_spec
+from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
+from bert_jax.data.source import Source
+from bert_jax.data.spool import SpoolPlan, portions, write_json, write_portion
+from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
+from bert_jax.data.survey import Survey, survey
+from bert_jax.data.tokenization import Tokenizer, load_tokenizer
+from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
+from bert_jax.data.workers import default_num_workers, run_beam, run_local
+from bert_jax.errors import UserError
+
+DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
+RUNNERS = ("local", "beam")
+VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
+
+
+def build_dataset(
+    config: DataConfig,
+    *,
+    out: str | Path,
+    max_seq_lengths: Sequence[int],
+    vocab_size: int,
+    recipe: str = "modern",
+    runner: str = "local",
+    beam_arguments: Sequence[str] = (),
+    report: Callable[[str], None] = print,
+) -> DatasetInfo:
+    """Build the data set of every length of `max_seq_lengths` in `out` and return the facts of the first one.
+
+    What is finished already is kept: a second call says so and does nothing, a call after a crash goes on, a call with
+    one more length adds it. `vocab_size` is that of the vocabulary to learn, or the most a given one may have; 0 stands
+    for the usual 30522, or any.
+
+    Raises:
+      UserError: wrong settings; no text; `out` was made from other text or with other settings; no room, no permission.
+    """
+    out = Path(out).expanduser().absolute()
+    max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
+    _check_settings(config, max_seq_lengths, recipe, runner)
+    sources = find_sources(config.input)
+    given = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
+    vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
+    manifest = make_manifest(config, sources=sources, tokenizer=given, vocab_size=vocab_size, recipe=recipe)
+    with _mendable(out, report):
+        check_manifest(out, manifest)
+        missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
+        if not missing:
+            report(f"data set in {out} is complete, nothing to do")
+            shutil.rmtree(out / "work", ignore_errors=True)  # left when the build was killed in its last moment
+            return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
+        text_bytes = estimate_text(sources)
+        workers = config.num_workers or default_num_workers()
+        report(describe_estimate(text_bytes, max_seq_lengths=missing, num_workers=workers))
+        check_room(out, text_bytes=text_bytes, max_seq_lengths=missing, spooled=False)
+        out.mkdir(parents=True, exist_ok=True)
+        with _only_one(out):
+            write_json(out / "manifest.json", manifest)
+            run = _runner(runner, config.num_workers, beam_arguments)
+            _Build(out, config, recipe, report, run).build(sources, missing, given, vocab_size, text_bytes)
+    return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
+
+
+def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:
+    """Load `config.vocab` and compare it with `config.do_lower_case` and, unless 0, with the model's `vocab_size`.
+
+    Raises:
+      UserError: if they contradict each other.
+    """
+    tokenizer = load_tokenizer(config.vocab)
+    if tokenizer.do_lower_case and not config.do_lower_case:
+        tokenizer = load_tokenizer(config.vocab, do_lower_case=False)  # without capitals in it, it may still be cased
+    elif config.do_lower_case and not tokenizer.do_lower_case:
+        raise UserError(
+            f"vocabulary {config.vocab} is cased and do_lower_case is True: set config.data.do_lower_case=False "
+            "(prepare --nodo_lower_case), or give an uncased vocabulary"
+        )
+    if vocab_size and tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"vocabulary {config.vocab} has {tokenizer.vocab_size} pieces, more than vocab_size={vocab_size}: "
+            f"set config.model.vocab_size={tokenizer.vocab_size} (prepare --vocab_size={tokenizer.vocab_size})"
+        )
+    return tokenizer
+
+
+Run = Callable[..., None]
+
+
+def _runner(runner: str, num_workers: int, beam_arguments: Sequence[str]) -> Run:
+    if runner == "beam":
+        return lambda task, pieces, *, advance: run_beam(task, pieces, arguments=beam_arguments)
+    return functools.partial(run_local, num_workers=num_workers or default_num_workers())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """Hold what the steps of one build share."""
+
+    out: Path
+    config: DataConfig
+    recipe: str
+    report: Callable[[str], None]
+    run: Run
+
+    def build(
+        self, sources: list[Source], lengths: list[int], given: Tokenizer | None, vocab_size: int, text_bytes: int
+    ) -> None:
+        work = self.out / "work"
+        found = self._spool(work / "spool", sources, text_bytes)
+        for warning in found.report.warnings():
+            self.report(f"warning: {warning}")
+        tokenizer = self._vocabulary(found, given, vocab_size)
+        check_room(self.out, text_bytes=found.text_bytes, max_seq_lengths=lengths, spooled=True)
+        plan = ShardPlan(
+            out=str(self.out),
+            results=str(work / "results"),
+            vocab_directory=str(self.out / "vocab"),
+            spool=found.spool,
+            max_seq_lengths=tuple(lengths),
+            objective=self.config.objective,
+            recipe=self.recipe,
+            short_seq_prob=self.config.short_seq_prob,
+            seed=self.config.seed,
+            language=self.config.language,
+            paragraphs_below=sampling_threshold(found.num_paragraphs),
+        )
+        Path(plan.results).mkdir(exist_ok=True)
+        progress = Progress("instances", total=found.text_bytes, report=self.report)
+        # The largest first, so that no worker starts on one when the others are about to finish.
+        pieces = sorted(found.shards, key=lambda shard: -shard.text_bytes)
+        self.run(functools.partial(write_shard, plan=plan), pieces, advance=progress.advance)
+        progress.finish()
+        self._finish(plan, found, tokenizer)
+        shutil.rmtree(work)
+
+    def _spool(self, directory: Path, sources: list[Source], text_bytes: int) -> Survey:
+        plan = SpoolPlan(str(directory), self.config.format, self.config.language, self.config.seed)
+        progress = Progress("reading text", total=text_bytes, report=self.report)
+        pieces = portions(sources)
+        self.run(functools.partial(write_portion, plan=plan), pieces, advance=progress.advance)
+        progress.finish()
+        return survey(directory, portions=pieces, config=self.config)
+
+    def _vocabulary(self, found: Survey, given: Tokenizer | None, vocab_size: int) -> Tokenizer:
+        directory = self.out / "vocab"
+        if directory.exists():
+            return load_tokenizer(directory)
+        partial = directory.with_name("vocab.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        if given is not None:
+            given.save(partial)
+        else:
+            self.report(f"learning a vocabulary of {vocab_size} pieces")
+            learned = learn_vocabulary(
+                found.training_texts(VOCABULARY_BYTES),
+                vocab_size=vocab_size,
+                do_lower_case=self.config.do_lower_case,
+            )
+            save_vocabulary(learned, directory=partial)
+        partial.replace(directory)
+        return load_tokenizer(directory)
+
+    def _finish(self, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> None:
+        results = [(shard, read_result(plan, shard)) for shard in found.shards]
+        counts: dict[str, list[ShardCounts]] = {"train": [], "validation": []}
+        for shard, result in results:
+            if result is None:
+                raise UserError(f"shard {shard_name(shard)} is missing from {self.out}: run again")
+            counts[shard.split].append(result)
+        every = [*counts["train"], *counts["validation"]]
+        fingerprint = _data_fingerprint(plan, found, tokenizer)
+        for length in finished_lengths(self.out):
+            if load_dataset_info(self.out, max_seq_length=length).data_fingerprint != fingerprint:
+                raise UserError(
+                    f"the text is not what the rows of {length} in {self.out} were made of: choose another --out, or "
+                    "delete that folder"
+                )
+        for length in plan.max_seq_lengths:
+            statistics = summarise(counts, max_seq_length=length, num_paragraphs=found.num_paragraphs)
+            if not statistics["rows"]["train"]:
+                raise UserError(f"no instance came out of the input '{self.config.input}': its documents are too short")
+            spec = row_spec(length, vocab_size=tokenizer.vocab_size)
+            files = {
+                split: tuple(
+                    ShardFile(shard_name(shard), result.lengths[length].num_rows, result.lengths[length].file_bytes)
+                    for shard, result in results
+                    if result is not None and shard.split == split
+                )
+                for split in counts
+            }
+            info = DatasetInfo(
+                directory=self.out,
+                vocab_directory=self.out / "vocab",
+                vocab_size=tokenizer.vocab_size,
+                vocabulary_fingerprint=tokenizer.fingerprint,
+                do_lower_case=tokenizer.do_lower_case,
+                objective=self.config.objective,
+                recipe=self.recipe,
+                max_seq_length=length,
+                instances_per_row=spec.instances_per_row,
+                max_token_id=max(shard.max_token_id for shard in every),
+                data_fingerprint=fingerprint,
+                row_spec=spec,
+                shards=files,
+                statistics=statistics,
+            )
+            for partial in dataset_directory(self.out, max_seq_length=length).glob("*.array_record*.partial"):
+                partial.unlink()
+            write_dataset_info(info)
+            for line in describe(statistics, objective=self.config.objective, max_seq_length=length):
+                self.report(line)
+
+
+def _data_fingerprint(plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:
+    parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint]
+    parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: str, runner: str) -> None:
+    given = {
+        "recipe": recipe,
+        "data.objective": config.objective,
+        "data.format": config.format,
+    }
+    for name, value in given.items():
+        if value not in CHOICES[name]:
+            raise UserError(f"{name}={value!r}: choose one of {', '.join(CHOICES[name])}")
+    if runner not in RUNNERS:
+        raise UserError(f"runner={runner!r}: choose one of {', '.join(RUNNERS)}")
+    if not max_seq_lengths:
+        raise UserError("max_seq_length: give at least one, for example 128")
+    for length in max_seq_lengths:
+        if not MIN_SEQ_LENGTH <= length <= 65535:
+            raise UserError(f"max_seq_length={length}: must lie between {MIN_SEQ_LENGTH} and 65535")
+    if not 0 <= config.heldout_fraction < 0.9:
+        raise UserError(f"heldout_fraction={config.heldout_fraction}: must be at least 0 and below 0.9")
+    if not 0 <= config.short_seq_prob <= 1:
+        raise UserError(f"short_seq_prob={config.short_seq_prob}: must lie between 0 and 1")
+    if config.num_workers < 0:
+        raise UserError(f"num_workers={config.num_workers}: must not be negative; 0 is one a core")
+
+
+@contextlib.contextmanager
+def _mendable(out: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Turn what the operating system refuses into one line, and say how to go on after Ctrl-C."""
+    try:
+        yield
+    except OSError as error:
+        kept = "what is finished is kept; run the same command to go on"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk of {out} is full: free some of it; {kept}") from None
+        where = error.filename or out
+        raise UserError(f"{where}: {error.strerror or error}: choose an --out that you may write to; {kept}") from None
+    except KeyboardInterrupt:
+        print(f"stopped; finished shards are kept in {out}: run the same command to go on", file=sys.stderr)
+        raise
+
+
+@contextlib.contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Keep a second build out of `out` while this one runs."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is building {out}: wait for it, or choose another --out") from None
+        yield

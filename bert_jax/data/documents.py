@@ -1,0 +1,178 @@
+"""Text in: from what the user names to documents, in constant memory whatever the size."""
+
+import glob as globbing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from bert_jax.data import formats, tfds_text
+from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
+from bert_jax.data.opening import open_texts
+from bert_jax.data.sentences import split_paragraph
+from bert_jax.data.source import Document, ReadReport, Source
+from bert_jax.errors import UserError
+
+__all__ = ["Document", "ReadReport", "Source", "find_sources", "read_documents", "read_source", "split_paragraph"]
+
+MAX_PART = 1 << 20  # characters; a longer document comes in parts
+
+
+def find_sources(inputs: str | Sequence[str]) -> list[Source]:
+    """Find the sources that the user named, in an order that depends on their names alone.
+
+    Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with ":FEATURE"
+    where the text is not in `text`), or "embedded"; a string may hold several, with commas between. Hidden files found in
+    folders and by globs are left out. A file's name is its path below the deepest folder that holds all the files.
+
+    Raises:
+        UserError: an input matches nothing, or is a data set that cannot be read.
+    """
+    files: set[str] = set()
+    others: list[Source] = []
+    for item in dict.fromkeys(_items(inputs)):
+        if item == EMBEDDED:
+            others.append(embedded_source())
+        elif item.startswith(tfds_text.PREFIX):
+            others.extend(tfds_text.find_tfds_sources(item))
+        else:
+            files.update(_find_files(item))
+    return _file_sources(sorted(files)) + others
+
+
+def read_documents(
+    inputs: str | Sequence[str],
+    *,
+    format: str = "auto",
+    language: str = "en",
+    split_sentences: bool = True,
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """Read all documents of all sources, one source after the other.
+
+    Raises:
+        UserError: as `find_sources` and `read_source`; or no text is left over all sources.
+    """
+    report = ReadReport() if report is None else report
+    for source in find_sources(inputs):
+        yield from read_source(source, format=format, language=language, split_sentences=split_sentences, report=report)
+    report.require_text(inputs)
+
+
+def read_source(
+    source: Source,
+    *,
+    format: str = "auto",
+    language: str = "en",
+    split_sentences: bool = True,
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """Read the documents of a source, counting into `report` what is found.
+
+    `format` is "auto" (found from the first 64 KiB of each text) or one of `formats.FORMATS`; TFDS and the embedded corpus
+    have no format. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split` false; the
+    sentence-a-line format is split as it is. A text that is mostly not UTF-8 is left out and counted.
+
+    Raises:
+        UserError: an unknown format; a file that cannot be read or is damaged; JSON lines without one good line.
+    """
+    report = ReadReport() if report is None else report
+    if format != "auto" and format not in formats.FORMATS:
+        raise UserError(f"data.format: '{format}' is not known: type auto, {', '.join(formats.FORMATS)}")
+    splitter = language if split_sentences else None
+    if source.kind == "embedded":
+        for document in read_embedded_corpus():
+            events = [*document.sentences, None]
+            yield from _assemble(events, prefix=document.key, language=splitter, is_split=False, report=report)
+        report.add_format(source.name, "prose")
+    elif source.kind == "tfds":
+        events = tfds_text.read_tfds_events(source, report=report)
+        yield from _assemble(events, prefix=source.name, language=splitter, is_split=False, report=report)
+        report.add_format(source.name, "tfds")
+    else:
+        yield from _read_file(source, format=format, language=splitter, report=report)
+
+
+def _read_file(source: Source, *, format: str, language: str | None, report: ReadReport) -> Iterator[Document]:
+    for stream in open_texts(source.path):
+        head = stream.peek(formats.SAMPLE)
+        if not formats.is_text(head):
+            report.not_text += 1
+            report.add_problem(f"{stream.name}: not UTF-8 text (convert it, as with: iconv -f ENCODING -t UTF-8)")
+            continue
+        found = formats.find_format(head, name=stream.name) if format == "auto" else format
+        report.add_format(source.name, found)
+        yield from _assemble(
+            formats.read_events(stream, format=found, report=report),  # type: ignore[arg-type]  # checked above
+            prefix=source.name + stream.name.removeprefix(source.path),
+            language=language,
+            is_split=found == "sentences",
+            report=report,
+        )
+
+
+def _assemble(
+    events: Iterable[str | None], *, prefix: str, language: str | None, is_split: bool, report: ReadReport
+) -> Iterator[Document]:
+    """Put paragraphs together to documents (None ends one) and parts of documents."""
+    split = language is not None and not is_split
+    is_split = is_split or split
+    index, size, sentences, is_first = 0, 0, [], True
+    for event in events:
+        if event is not None:
+            report.paragraphs += 1
+            report.characters += len(event)
+            size += len(event)
+            if split:
+                sentences += split_paragraph(event, language=language or "")
+            else:
+                sentences.append(event)
+        if sentences and (event is None or size >= MAX_PART):
+            report.documents += is_first
+            yield Document(key=f"{prefix}#{index}", sentences=sentences, is_split=is_split)
+            size, sentences, is_first = 0, [], False
+        if event is None and not is_first:
+            index, is_first = index + 1, True
+
+
+def _items(inputs: str | Sequence[str]) -> list[str]:
+    if not isinstance(inputs, str):
+        items = list(inputs)
+    elif os.path.exists(inputs):  # a path with a comma in it
+        items = [inputs]
+    else:
+        items = [item.strip() for item in inputs.split(",")]
+    items = [item for item in items if item]
+    if not items:
+        raise UserError("data.input is empty: name files, a folder, a glob, tfds:NAME or embedded")
+    return items
+
+
+def _find_files(item: str) -> list[str]:
+    path = os.path.expanduser(item)
+    if os.path.exists(path):
+        found = _walk(path) if os.path.isdir(path) else [path]
+    else:
+        matches = globbing.glob(path, recursive=True)
+        found = [file for match in matches for file in (_walk(match) if os.path.isdir(match) else [match])]
+    if not found:
+        remote = "://" in item and not item.startswith("file:")
+        hint = "copy it to a local disk" if remote else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
+        raise UserError(f"data.input: '{item}' matches no file: {hint}")
+    return [os.path.abspath(file) for file in found]
+
+
+def _walk(folder: str) -> list[str]:
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [os.path.join(parent, name) for name in names if not name.startswith(".")]
+    return files
+
+
+def _file_sources(paths: Sequence[str]) -> list[Source]:
+    if not paths:
+        return []
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [
+        Source(name=os.path.relpath(path, root).replace(os.sep, "/"), size=os.path.getsize(path), path=path)
+        for path in paths
+    ]

@@ -1,0 +1,85 @@
+"""Write down what a data set is made from, and refuse to go on with anything else."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import DataConfig
+from bert_jax.data.shards import DATASET_NAME
+from bert_jax.data.source import Source
+from bert_jax.data.tokenization import Tokenizer
+from bert_jax.errors import UserError
+
+_LAYOUT = 1  # of rows, positions and draws: raised when the same text would give other bytes
+_SAMPLE_BYTES = 1 << 16
+
+
+def make_manifest(
+    config: DataConfig, *, sources: Sequence[Source], tokenizer: Tokenizer | None, vocab_size: int, recipe: str
+) -> dict[str, Any]:
+    """Return what decides on the data set, as JSON values.
+
+    A file is known by its name, its size and a hash of its beginning, middle and end: a full hash would read the whole
+    corpus whenever a training run looks whether its data set is there.
+    """
+    return {
+        "layout": _LAYOUT,
+        "recipe": recipe,
+        "vocabulary": tokenizer.fingerprint if tokenizer else f"learned, {vocab_size} pieces",
+        "do_lower_case": tokenizer.do_lower_case if tokenizer else config.do_lower_case,
+        **{
+            name: getattr(config, name)
+            for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed")
+        },
+        "inputs": {source.name: f"{source.size} bytes, {_sample_hash(source)}" for source in sources},
+    }
+
+
+def _sample_hash(source: Source) -> str:
+    if source.kind != "file":
+        return source.kind
+    digest = hashlib.blake2b(digest_size=16)
+    with Path(source.path).open("rb") as file:
+        for offset in (0, source.size // 2, max(source.size - _SAMPLE_BYTES, 0)):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    """Compare with the manifest in `out`, if there is one.
+
+    Raises:
+      UserError: naming the first thing that differs; or if `out` holds files in the way that are not a data set's.
+    """
+    file = out / "manifest.json"
+    remedy = "choose another --out, or delete that folder to build it anew"
+    if not file.exists():
+        for name in ("vocab", DATASET_NAME):
+            if (out / name).exists():
+                raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
+        return
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): {remedy}") from None
+    for name in sorted(set(known) | set(manifest), key=lambda name: name == "inputs"):
+        before, now = known.get(name), manifest.get(name)
+        if before == now:
+            continue
+        if name == "inputs":
+            raise UserError(f"{out} was built from other text: {_first_difference(before or {}, now or {})}; {remedy}")
+        raise UserError(f"{out} was built with {name}={before!r}, now it is {now!r}: {remedy}")
+
+
+def _first_difference(before: dict[str, str], now: dict[str, str]) -> str:
+    for name in sorted(set(before) | set(now)):
+        if name not in now:
+            return f"{name} is no longer there"
+        if name not in before:
+            return f"{name} was not there"
+        if before[name] != now[name]:
+            return f"{name} has changed"
+    return "in another order"

@@ -1,0 +1,125 @@
+"""Documentation in plain text (docstrings, reStructuredText and what Sphinx makes of it) to English sentences."""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+from bert_jax.data.sentences import split_paragraph
+
+_RULE = re.compile(r"\W{3,}")  # a line of marks alone: underlines a heading or borders a table
+_COLUMNS = re.compile(r"\S {3,}\S+.* {3,}\S")  # three columns: a table
+_ITEM = re.compile(r"\s*(?:[-*+•o]|\(?\w[.)]|\d+[.)]|\[\w+\])\s+(?=\S)")  # of a list, or a footnote
+_LABEL = re.compile(  # ":param x: ", "x (int): ", "x -- ", or a column of its own before three spaces
+    r"\s*(?:(?:[:@](?:param|arg|return|raise|type|keyword)[^:]*:|[*\w.]+(?: ?\([^)]*\))? ?(?::|--?))\s+|[*\w.()\\]+ {3,})(?=\S)"
+)
+_TERM = 40  # characters; a longer line with a deeper one below is no term with its definition but a hanging indent
+_VERSION = re.compile(r"(?:Deprecated|New|Changed|Added)(?: since|in)? version [\w.]+(?:, [^:]*)?[:.] ?")
+
+_INLINE = (
+    (re.compile(r"\s*\[(?:\d+|#\w*)\]_?"), ""),  # footnotes
+    (re.compile(r":[a-z][\w:+-]*:`~?(?:[^`<]*?<)?!?([^`>]+?)>?`"), r"\1"),  # roles
+    (re.compile(r"`([^`<]+?)\s*<[^`>]+>`_+"), r"\1"),  # links
+    (re.compile(r"``(.+?)``|`([^`']+)[`']_*"), r"\1\2"),  # code, in either quotation
+    (re.compile(r"(?<![\w*])\*{1,2}([\w.() -]+?)\*{1,2}(?![\w*])"), r"\1"),  # emphasis
+    (re.compile(r'"([^\s"]+)"'), r"\1"),  # Sphinx puts code in quotes: one word only, others are quotations
+    (re.compile(r"(?<=\S) {2,}"), " "),
+)
+
+_WORD = re.compile(r"[\"'(\[‘“]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"')\]’”.,;:!?]*")
+_START = re.compile(r"[\"'(‘“]*[A-Z]|[\"'‘“]\w|[\w.]+[_(.]")  # a capital, or a name in a program: "dir() converts"
+_END = re.compile(r"[.!?][\"')’”]*$")
+_DASH = re.compile(r":\s| --? ")  # what has one and no full stop is rather an entry of a list
+_NOTE = re.compile(r"XXX|TODO|FIXME")
+_CODE = frozenset("=<>{}[]\\|@#$%^&*+~/_`")
+_COMMON = frozenset(
+    "a all an and any are as at be but by can for from has have if in is it its may must no not of on only or should so "
+    "than that the then there these this to used was when where which will with you".split()
+)
+
+
+def sentences_of(text: str) -> list[list[str]]:
+    """Return the paragraphs of a documentation text, each as its sentences, leaving out all that is not a sentence.
+
+    Headings, signatures, examples, tables, grammars and bare lists of names go; of a list or a table of parameters the
+    sentences stay. What is left is prose without marks of reStructuredText.
+    """
+    paragraphs = []
+    for paragraph in _paragraphs(inspect.cleandoc(text).expandtabs()):
+        for pattern, replacement in _INLINE:
+            paragraph = pattern.sub(replacement, paragraph)
+        sentences = split_paragraph(paragraph, language="en")
+        if sentences and sentences[-1][-1].isalnum() and not _DASH.search(sentences[-1]):
+            sentences[-1] += "."  # many a summary line has no full stop, and is a sentence otherwise
+        sentences = [sentence for sentence in sentences if is_sentence(sentence)]
+        if sentences:
+            paragraphs.append(sentences)
+    return paragraphs
+
+
+def is_sentence(text: str) -> bool:
+    """Say whether a text looks like an English sentence rather than like code, a heading or a list of names."""
+    words = text.split()
+    if len(words) < 4 or not _START.match(text) or not _END.search(text) or _NOTE.search(text):
+        return False
+    if sum(character in _CODE for character in text) > 0.06 * len(text):
+        return False
+    if not any(word.lower() in _COMMON for word in words):
+        return False
+    return sum(_WORD.fullmatch(word) is not None for word in words) >= 0.75 * len(words)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    literal: int | None = None  # the indent of the paragraph that announced a literal block with "::"
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line.rstrip() for line in block.split("\n") if line.strip()]
+        if not lines:
+            continue
+        if literal is not None and min(map(_indent, lines)) > literal:
+            continue
+        literal = _indent(lines[-1]) if lines[-1].endswith("::") else None
+        yield from _block_paragraphs(lines)
+
+
+def _block_paragraphs(lines: list[str]) -> Iterator[str]:
+    prose: list[str] = []
+    for line in lines:
+        if line.lstrip().startswith((">>>", "..")) or "::=" in line:
+            break  # an example, a directive or a grammar, to the end of the block
+        if _RULE.fullmatch(line.strip()):
+            prose = prose[:-1]  # the heading above it
+        else:
+            prose.append(line)
+    if sum(_COLUMNS.search(line) is not None for line in prose) > 1:
+        return
+    has_labels = sum(_LABEL.match(line) is not None for line in prose) > 1  # one may be a dash within a sentence
+    parts: list[str] = []
+    for number, line in enumerate(prose):
+        before = prose[number - 1] if number else line
+        deeper = _indent(line) - _indent(before)
+        is_item = _ITEM.match(line) or (has_labels and _LABEL.match(line))
+        is_defined = deeper > 0 and len(parts) == 1 and len(before.strip()) < _TERM and not _is_labelled(before)
+        if parts and (is_item or is_defined or deeper < 0):
+            yield _join(parts)
+            parts = []
+        parts.append(line)
+    if parts:
+        yield _join(parts)
+
+
+def _join(lines: list[str]) -> str:
+    text = " ".join(line.strip() for line in lines)
+    text = _ITEM.sub("", text, count=1) if _ITEM.match(text) else text
+    text = _VERSION.sub("", text)
+    label = _LABEL.match(text)
+    if label and text[label.end()].isupper():
+        text = text[label.end() :]
+    first = text.partition(" ")[0]
+    return text[0].upper() + text[1:] if first.isalpha() else text  # names in a program keep their case
+
+
+def _is_labelled(line: str) -> bool:
+    return (_ITEM.match(line) or _LABEL.match(line)) is not None
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -1,0 +1,191 @@
+"""Open a file as the texts in it: decompressed, and each member of an archive by itself, all as streams."""
+
+import bz2
+import gzip
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import zstandard
+
+from bert_jax.errors import UserError
+
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # pi: a first block; sqrt(pi): the end of an empty file
+_ZSTD_OUTPUT = 1 << 20  # bytes that one step of the zstd decoder should give
+
+
+class Readable(Protocol):
+    """What decompressors and archives ask of a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, none at the end."""
+        ...
+
+
+class ByteStream:
+    """A stream whose head can be seen before it is read, and that always fills a read.
+
+    Full reads make whatever is done block by block independent of how a decompressor portions its output. Damage raises
+    `UserError` naming the file.
+    """
+
+    def __init__(self, source: Readable, *, name: str):
+        self.name = name
+        self._source = source
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end, and leave them to be read."""
+        if len(self._head) < size:
+            self._head += self._fill(size - len(self._head))
+        return self._head[:size]
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next `size` bytes, fewer only at the end."""
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._fill(size - len(head)) if len(head) < size else head
+
+    def _fill(self, size: int) -> bytes:
+        pieces = []
+        while size > 0:
+            try:
+                piece = self._source.read(size)
+            except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError) as error:
+                raise _damaged(self.name, error) from error
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno:  # the disk's, not the decompressor's
+        return UserError(f"cannot read {name}: {error.strerror}")
+    return UserError(f"{name} is damaged or cut short ({error}): fetch or make it again, or leave it out of the input")
+
+
+class _ZstdFile:
+    """Read a zstd file of one or more frames; unlike zstandard's own reader, notice one that is cut short."""
+
+    def __init__(self, source: Readable):
+        self._source = source
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._portion = 1 << 10  # compressed bytes a step; adapts, as a step's output has no other bound
+        self._input = b""
+        self._output = b""
+        self._in_frame = False
+
+    def read(self, size: int, /) -> bytes:
+        while not self._output:
+            self._input = self._input or self._source.read(1 << 16)
+            if not self._input:
+                if self._in_frame:
+                    raise EOFError("the zstd data ends in the middle of a frame")
+                return b""
+            portion, self._input = self._input[: self._portion], self._input[self._portion :]
+            self._in_frame = True
+            self._output = self._frame.decompress(portion)
+            if self._frame.eof:
+                self._input = self._frame.unused_data + self._input
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._in_frame = False
+            grow = len(self._output) < _ZSTD_OUTPUT // 4
+            self._portion = min(self._portion * 2, 1 << 16) if grow else max(self._portion // 2, 16)
+        output, self._output = self._output[:size], self._output[size:]
+        return output
+
+
+@dataclass(frozen=True)
+class _Compression:
+    suffix: str
+    is_magic: Callable[[bytes], bool]
+    open: Callable[[ByteStream], Readable]
+
+
+_COMPRESSIONS = (
+    _Compression(".gz", lambda head: head.startswith(b"\x1f\x8b\x08"), lambda raw: gzip.GzipFile(fileobj=raw)),  # type: ignore[arg-type]
+    _Compression(".bz2", lambda head: head[:3] == b"BZh" and head[4:10] in _BZIP2_BLOCKS, lambda raw: bz2.BZ2File(raw)),  # type: ignore[arg-type]
+    _Compression(".xz", lambda head: head.startswith(b"\xfd7zXZ\x00"), lambda raw: lzma.LZMAFile(raw)),  # type: ignore[arg-type]
+    _Compression(".zst", lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _ZstdFile),
+)
+_SHORT_TAR_SUFFIXES = {".tgz": ".gz", ".tbz": ".bz2", ".tbz2": ".bz2", ".txz": ".xz", ".tzst": ".zst"}
+
+
+def open_texts(path: str) -> Iterator[ByteStream]:
+    """Yield the file, decompressed, or each regular file of an archive; read each before asking for the next.
+
+    A stream's `name` is the path, followed by "/" and the member's path within an archive. Compression and archives are
+    found by looking at the bytes; a suffix that promises a compression must be right.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged or cut short.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        yield from _texts(ByteStream(file, name=path), path)
+
+
+def without_compression(name: str) -> tuple[str, str]:
+    """Divide a name into the name of what was compressed and the compression's suffix, "" where there is none."""
+    base, suffix = os.path.splitext(name)
+    suffix = suffix.lower()
+    if suffix in _SHORT_TAR_SUFFIXES:
+        return base + ".tar", _SHORT_TAR_SUFFIXES[suffix]
+    return (base, suffix) if suffix in {compression.suffix for compression in _COMPRESSIONS} else (name, "")
+
+
+def _texts(stream: ByteStream, name: str) -> Iterator[ByteStream]:
+    head = stream.peek(512)
+    base, suffix = without_compression(name)
+    for compression in _COMPRESSIONS:
+        if compression.is_magic(head):
+            yield from _texts(ByteStream(compression.open(stream), name=stream.name), base)
+            return
+    if suffix:
+        raise _damaged(stream.name, ValueError(f"no {suffix[1:]} data at its start"))
+    if head[257:262] == b"ustar" or name.endswith(".tar"):
+        yield from _members(stream)
+    else:
+        yield stream
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """Refuse an archive with a bad header or no end mark, where `tarfile` would stop as if all were read."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:  # the base class's parameter name
+        try:
+            return super().fromtarfile(tarfile)
+        except _TAR_END:
+            raise
+        except _TAR_HEADER_ERROR as error:
+            raise _TAR_DAMAGED(f"tar: {error}") from error
+
+
+_TAR_END: type[Exception] = getattr(tarfile, "EOFHeaderError")  # noqa: B009  the type stubs lack it
+_TAR_HEADER_ERROR = tarfile.HeaderError
+_TAR_DAMAGED = tarfile.ReadError
+
+
+def _members(stream: ByteStream) -> Iterator[ByteStream]:
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as archive:  # type: ignore[call-overload]
+            while (member := archive.next()) is not None:
+                archive.members = []  # otherwise it keeps every header
+                hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
+                content = archive.extractfile(member) if member.isreg() and not hidden else None
+                if content is not None:
+                    name = f"{stream.name}/{member.name.removeprefix('./')}"
+                    yield from _texts(ByteStream(content, name=name), name)
+    except tarfile.TarError as error:
+        raise _damaged(stream.name, error) from error
+    while stream.read(1 << 20):  # the decompressor checks its checksum only at its end
+        pass

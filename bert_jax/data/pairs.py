@@ -1,0 +1,258 @@
+"""Make instances of segments A and B from documents, as create_pretraining_data.py of google-research/bert does.
+
+An instance is not a list of tokens but four offsets into the run of tokens it was cut from: A and B are always
+contiguous, so nothing is copied before the rows are written. Nothing is masked here: one data set serves every seed.
+
+Two recipes:
+
+* `original` draws what the original draws, in its order: the target length once a document, a random B whenever only
+  one segment is left (so that more than half of the labels are 1).
+* `modern` deviates twice. The target length is drawn anew for each instance, because a novel whose one draw came out
+  short would otherwise be cut into thousands of short rows. And the label is always a fair coin: a lone segment whose
+  true next is wanted is joined by its neighbour in the document instead of getting a random B.
+
+Both never draw B from A's own document; the original does when ten draws in a row hit it.
+"""
+
+import dataclasses
+import random
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import numpy as np
+
+from bert_jax.errors import UserError
+
+MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens a side and one to spare
+ONE_DOCUMENT = (
+    "next-sentence prediction draws B from another document and there is only one: "
+    "give more documents, or set config.data.objective=mlm"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedDocuments:
+    """Hold documents as one run of token ids, cut into segments (sentences), the segments into documents.
+
+    Attributes:
+      ids: [N] token ids of all documents, one after the other.
+      segment_bounds: [segments + 1] offsets into `ids`; no segment is empty.
+      document_bounds: [documents + 1] offsets into the segments; no document is empty.
+      keys: [documents] equal for two entries that are parts of the same long document.
+      num_own: instances are made of the first `num_own` documents; the others only lend a random B.
+    """
+
+    ids: np.ndarray
+    segment_bounds: np.ndarray
+    document_bounds: np.ndarray
+    keys: np.ndarray
+    num_own: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """Hold instances as offsets into `TokenizedDocuments.ids`, [I, 2] each, and labels [I].
+
+    `b` is an empty range under the objective mlm. `labels` is 1 for a random B (mlm+nsp) and for swapped segments
+    (mlm+sop, where `a` then comes after `b` in the text), else 0.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def make_instances(
+    documents: TokenizedDocuments,
+    *,
+    max_seq_length: int,
+    objective: str,
+    recipe: str,
+    short_seq_prob: float,
+    rng: random.Random,
+    word_starts: np.ndarray,
+) -> Instances:
+    """Cut `documents` into instances, document by document in the given order.
+
+    `word_starts` [vocab_size] says which ids begin a word: the single segments of `mlm` end where a word does.
+
+    Raises:
+      UserError: under mlm+nsp when all documents are one, so that there is no other to draw B from.
+      ValueError: for an objective or recipe that does not exist.
+    """
+    num_special_tokens = 2 if objective == "mlm" else 3
+    lengths = _TargetLengths(max_seq_length - num_special_tokens, short_seq_prob, recipe, rng)
+    match objective, recipe:
+        case "mlm", _:
+            pairs = _single_segments(documents, lengths, word_starts[documents.ids])
+        case "mlm+sop", _:
+            pairs = _ordered_pairs(documents, lengths)
+        case "mlm+nsp", "original":
+            pairs = _original_pairs(documents, lengths)
+        case "mlm+nsp", "modern":
+            pairs = _balanced_pairs(documents, lengths)
+        case _:
+            raise ValueError(f"no objective {objective!r} under a recipe {recipe!r}")
+    if objective == "mlm+nsp" and documents.num_own and len(np.unique(documents.keys)) < 2:
+        raise UserError(ONE_DOCUMENT)
+    table = np.asarray([_truncate(pair, lengths.max_num_tokens, rng) for pair in pairs], np.int64).reshape(-1, 5)
+    return Instances(a=table[:, 0:2], b=table[:, 2:4], labels=table[:, 4].astype(np.int32))
+
+
+class _TargetLengths:
+    """Draw how many tokens an instance aims at: the most there is room for, or with `short_seq_prob` fewer."""
+
+    def __init__(self, max_num_tokens: int, short_seq_prob: float, recipe: str, rng: random.Random):
+        self.max_num_tokens = max_num_tokens
+        self.rng = rng
+        self._short_seq_prob = short_seq_prob
+        self._once_a_document = recipe == "original"
+        self._current = 0
+
+    def start_document(self) -> None:
+        """Draw for a whole document, under the recipe original."""
+        if self._once_a_document:
+            self._current = self._draw()
+
+    def next_instance(self) -> int:
+        """Return the target of the next instance."""
+        return self._current if self._once_a_document else self._draw()
+
+    def _draw(self) -> int:
+        if self.rng.random() < self._short_seq_prob:
+            return self.rng.randint(2, self.max_num_tokens)
+        return self.max_num_tokens
+
+
+class _RandomNext:
+    """Draw a random B: some segments, from a random one on, of a random document that is not A's."""
+
+    def __init__(self, documents: TokenizedDocuments, rng: random.Random):
+        self._segments = documents.segment_bounds.tolist()
+        self._documents = documents.document_bounds.tolist()
+        self._keys = documents.keys.tolist()
+        self._rng = rng
+
+    def draw(self, document: int, target_length: int) -> tuple[int, int]:
+        """Return a range of at least one segment that reaches `target_length` where its document allows."""
+        other = document
+        while self._keys[other] == self._keys[document]:
+            other = self._rng.randint(0, len(self._keys) - 1)
+        first, last = self._documents[other], self._documents[other + 1]
+        start = first + self._rng.randint(0, last - first - 1)
+        end = _first_reaching(self._segments, start, target_length, last)
+        return self._segments[start], self._segments[end]
+
+
+def _first_reaching(bounds: list[int], start: int, length: int, last: int) -> int:
+    """Return the end of the shortest run of segments from `start` that holds `length` tokens, at most `last`."""
+    return min(bisect_left(bounds, bounds[start] + length, start + 1, last + 1), last)
+
+
+def _original_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+    bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
+    random_next = _RandomNext(documents, rng)
+    for document in range(documents.num_own):
+        lengths.start_document()
+        start, last = ends[document], ends[document + 1]
+        while start < last:
+            target = lengths.next_instance()
+            end = _first_reaching(bounds, start, target, last)
+            split = start + (rng.randint(1, end - start - 1) if end - start >= 2 else 1)
+            if end - start == 1 or rng.random() < 0.5:
+                b = random_next.draw(document, target - (bounds[split] - bounds[start]))
+                yield bounds[start], bounds[split], *b, 1
+                start = split  # the segments that B did not use are not wasted
+            else:
+                yield bounds[start], bounds[split], bounds[split], bounds[end], 0
+                start = end
+
+
+def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+    bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
+    random_next = _RandomNext(documents, rng)
+    for document in range(documents.num_own):
+        lengths.start_document()
+        first, last = ends[document], ends[document + 1]
+        start = first
+        while start < last:
+            target = lengths.next_instance()
+            end = _first_reaching(bounds, start, target, last)
+            is_random = rng.random() < 0.5
+            if not is_random and end - start == 1:
+                start, end = _with_neighbour(start, first, last)
+                is_random = end - start == 1  # a document of one segment has no true next
+            split = start + (rng.randint(1, end - start - 1) if end - start >= 2 else 1)
+            if is_random:
+                b = random_next.draw(document, target - (bounds[split] - bounds[start]))
+                yield bounds[start], bounds[split], *b, 1
+                start = split
+            else:
+                yield bounds[start], bounds[split], bounds[split], bounds[end], 0
+                start = end
+
+
+def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield neighbours in the text, swapped by a fair coin; a document of one segment gives none."""
+    bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
+    for document in range(documents.num_own):
+        lengths.start_document()
+        first, last = ends[document], ends[document + 1]
+        start = first
+        while start < last:
+            end = _first_reaching(bounds, start, lengths.next_instance(), last)
+            if end - start == 1:
+                start, end = _with_neighbour(start, first, last)
+                if end - start == 1:
+                    break
+            split = start + rng.randint(1, end - start - 1)
+            left, right = (bounds[start], bounds[split]), (bounds[split], bounds[end])
+            swapped = rng.random() < 0.5
+            yield (*right, *left, 1) if swapped else (*left, *right, 0)
+            start = end
+
+
+def _with_neighbour(start: int, first: int, last: int) -> tuple[int, int]:
+    """Return the lone segment `start` with the segment behind it, else with the one before it, else alone."""
+    if start + 1 < last:
+        return start, start + 2
+    return (start - 1, start + 1) if start > first else (start, start + 1)
+
+
+def _single_segments(
+    documents: TokenizedDocuments, lengths: _TargetLengths, begins_word: np.ndarray
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield each document as a stream of full rows, cut only between words, through sentence ends."""
+    bounds = documents.segment_bounds[documents.document_bounds].tolist()
+    for document in range(documents.num_own):
+        lengths.start_document()
+        start, last = bounds[document], bounds[document + 1]
+        while start < last:
+            target = lengths.next_instance()
+            end = min(start + target, last)
+            while start < end < last and not begins_word[end]:
+                end -= 1
+            if end == start:  # one word longer than the row
+                end = min(start + target, last)
+            yield start, end, end, end, 0
+            start = end
+
+
+def _truncate(
+    pair: tuple[int, int, int, int, int], max_num_tokens: int, rng: random.Random
+) -> tuple[int, int, int, int, int]:
+    """Shorten the longer side token by token, at its front or back by a fair coin, until the pair fits."""
+    a, a_end, b, b_end, label = pair
+    length_a, length_b = a_end - a, b_end - b
+    while length_a + length_b > max_num_tokens:
+        from_front = rng.random() < 0.5
+        if length_a > length_b:
+            length_a -= 1
+            a += from_front
+        else:
+            length_b -= 1
+            b += from_front
+    return a, a + length_a, b, b + length_b, label

@@ -1,0 +1,177 @@
+"""Lay instances out as rows of one fixed size and read them back: the only file that knows the bytes.
+
+A row is one vector of uint16 (int32 for a vocabulary that needs it), so that a batch is decoded by a few whole-array
+operations:
+
+    header       S x (length_a, length_b, next_sentence_label)
+    ids          T token ids; behind the last instance, padding
+    word starts  T bits, least significant first, in as many elements as they need
+
+`length_a` counts `[CLS] A [SEP]` and `length_b` counts `B [SEP]` (0 for a single segment): instance s occupies
+`length_a + length_b` positions behind those of the instances before it, its token types are `length_a` zeros and
+`length_b` ones, its positions count from 0. An empty instance is 0, 0, 0. S is 1 until rows are packed.
+
+A word-start bit is set at `[CLS]`, at each `[SEP]`, at the first token of a segment (which may be the rest of a word
+whose beginning was truncated) and at every piece that begins a word; it is not set at padding.
+
+On disk a row is the only feature, a byte string, of a `tf.train.Example`, which is what TFDS reads.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from bert_jax.data.pairs import Instances, TokenizedDocuments
+
+FEATURE = "row"
+_ROWS_AT_ONCE = 4096  # bounds the int64 temporaries of encode_rows to a few MB
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSpec:
+    """Say how a row is laid out. `dtype` is "uint16" or "int32"."""
+
+    max_seq_length: int
+    instances_per_row: int
+    dtype: str
+
+    @property
+    def num_elements(self) -> int:
+        """Return the number of elements of a row."""
+        return 3 * self.instances_per_row + self.max_seq_length + self.num_bit_elements
+
+    @property
+    def num_bit_elements(self) -> int:
+        """Return the number of elements that hold the word-start bits."""
+        return -(-self.max_seq_length // (8 * np.dtype(self.dtype).itemsize))
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the number of bytes of a row, without what `record_prefix` adds."""
+        return self.num_elements * np.dtype(self.dtype).itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Hold the ids that frame segments."""
+
+    cls_id: int
+    sep_id: int
+    pad_id: int
+
+
+def row_spec(max_seq_length: int, *, vocab_size: int) -> RowSpec:
+    """Return the layout for rows of one instance over a vocabulary of `vocab_size`."""
+    return RowSpec(max_seq_length, instances_per_row=1, dtype="uint16" if vocab_size <= 65536 else "int32")
+
+
+def encode_rows(
+    instances: Instances,
+    *,
+    documents: TokenizedDocuments,
+    word_starts: np.ndarray,
+    special: SpecialIds,
+    spec: RowSpec,
+) -> np.ndarray:
+    """Return rows [I, spec.num_elements], an instance each.
+
+    `word_starts` [vocab_size] says which ids begin a word.
+    """
+    rows = np.zeros((len(instances), spec.num_elements), spec.dtype)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        some = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
+        _fill_rows(rows[part], some, documents.ids, word_starts, special, spec)
+    return rows
+
+
+def _fill_rows(
+    rows: np.ndarray, some: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds, spec: RowSpec
+) -> None:
+    num_tokens_a, num_tokens_b = some.a[:, 1] - some.a[:, 0], some.b[:, 1] - some.b[:, 0]
+    length_a = num_tokens_a + 2
+    length_b = np.where(num_tokens_b > 0, num_tokens_b + 1, 0)
+    position = np.arange(spec.max_seq_length)[None, :]
+    first_sep, last_sep = (length_a - 1)[:, None], (length_a + length_b - 1)[:, None]
+    in_a = (position >= 1) & (position < first_sep)
+    in_b = (position > first_sep) & (position < last_sep)
+    # Of every position the offset in `ids` that it shows; 0 where it shows a special token.
+    offset = np.where(in_a, some.a[:, :1] + position - 1, 0)
+    offset = np.where(in_b, some.b[:, :1] + position - length_a[:, None], offset)
+    tokens = ids[offset]
+    is_sep = (position == first_sep) | (position == last_sep)
+    in_text = in_a | in_b
+    starts = (in_text & word_starts[tokens]) | is_sep | (position <= 1)
+    starts |= in_b & (position == first_sep + 1)
+    tokens = np.where(in_text, tokens, special.pad_id)
+    tokens = np.where(is_sep, special.sep_id, tokens)
+    tokens[:, 0] = special.cls_id
+    rows[:, 0], rows[:, 1], rows[:, 2] = length_a, length_b, some.labels
+    rows[:, 3 : 3 + spec.max_seq_length] = tokens
+    packed = np.packbits(starts, axis=1, bitorder="little")
+    width = spec.num_bit_elements * np.dtype(spec.dtype).itemsize
+    packed = np.pad(packed, ((0, 0), (0, width - packed.shape[1])))
+    rows[:, 3 + spec.max_seq_length :] = packed.view(spec.dtype)
+
+
+def decode_rows(rows: np.ndarray, *, spec: RowSpec) -> dict[str, np.ndarray]:
+    """Return the host batch that rows [B, spec.num_elements] hold.
+
+    Returns:
+      `input_ids` int32 [B, T], `segment_lengths` int32 [B, S, 2], `next_sentence_labels` int32 [B, S] and `word_starts`
+      bool [B, T]: the fields of `bert_jax.types.Rows`.
+    """
+    num_rows, count = len(rows), 3 * spec.instances_per_row
+    header = rows[:, :count].astype(np.int32).reshape(num_rows, spec.instances_per_row, 3)
+    ids = rows[:, count : count + spec.max_seq_length].astype(np.int32)
+    bits = np.ascontiguousarray(rows[:, count + spec.max_seq_length :]).view(np.uint8)
+    starts = np.unpackbits(bits, axis=1, count=spec.max_seq_length, bitorder="little").view(np.bool_)
+    return {
+        "input_ids": ids,
+        "segment_lengths": np.ascontiguousarray(header[:, :, :2]),
+        "next_sentence_labels": np.ascontiguousarray(header[:, :, 2]),
+        "word_starts": starts,
+    }
+
+
+def record_prefix(spec: RowSpec) -> bytes:
+    """Return the bytes before a row in its record: the same for every row, as all have the same size.
+
+    The record is the protocol buffer `Example{features{feature{key: "row" value{bytes_list{value: ROW}}}}}`.
+    """
+    size = spec.num_bytes
+    prefix = _length_delimited(1, size)  # BytesList.value
+    prefix = _length_delimited(1, size + len(prefix)) + prefix  # Feature.bytes_list
+    prefix = _length_delimited(2, size + len(prefix)) + prefix  # map entry: value
+    name = FEATURE.encode()
+    prefix = _length_delimited(1, len(name)) + name + prefix  # map entry: key
+    prefix = _length_delimited(1, size + len(prefix)) + prefix  # Features.feature
+    return _length_delimited(1, size + len(prefix)) + prefix  # Example.features
+
+
+def _length_delimited(field: int, length: int) -> bytes:
+    """Return the tag of a length-delimited field and its length as a varint."""
+    out = bytearray([field << 3 | 2])
+    while length >= 0x80:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    out.append(length)
+    return bytes(out)
+
+
+def parse_records(records: Sequence[bytes], *, spec: RowSpec) -> np.ndarray:
+    """Return the rows [len(records), spec.num_elements] inside `records`, read-only.
+
+    Raises:
+      ValueError: if a record is not a row of this layout.
+    """
+    prefix = record_prefix(spec)
+    size = len(prefix) + spec.num_bytes
+    joined = b"".join(records)
+    if len(joined) != size * len(records) or any(len(record) != size for record in records):
+        raise ValueError(f"expected records of {size} bytes")
+    table = np.frombuffer(joined, np.uint8).reshape(len(records), size)
+    if not (table[:, : len(prefix)] == np.frombuffer(prefix, np.uint8)).all():
+        raise ValueError("not a record of a row")
+    return np.ascontiguousarray(table[:, len(prefix) :]).view(spec.dtype)

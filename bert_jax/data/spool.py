@@ -1,0 +1,242 @@
+"""Spool a corpus: bring its documents into an order that any shard can be read from, in constant memory.
+
+A document (or part of a long one) gets a position, a 64-bit hash of its key and part. A process that reads sources
+collects documents to blocks, sorts each block by position and writes it: one file of text, one of index entries. A
+shard is a range of positions, so its documents lie side by side in every block, and reading it costs one short read a
+block. Neither positions nor blocks depend on the number of processes.
+
+A second hash, of the key alone, divides held-out from training documents, so that no document has parts in both.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.documents import read_source
+from bert_jax.data.source import ReadReport, Source
+from bert_jax.data.workers import Advance
+
+BLOCK_BYTES = 32 << 20  # of text a block: what a process holds in memory
+PORTION_BYTES = 16 << 20  # of sources a portion, at least: many small files make one block, not one each
+_ADVANCE_BYTES = 1 << 20
+IS_SPLIT, IS_FIRST_PART = 1, 2  # flags of an entry
+
+INDEX = np.dtype(
+    [("position", "<u8"), ("key", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("flags", "<u4")], align=True
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+    """Hold sources that one process spools: the unit of resuming."""
+
+    index: int
+    sources: tuple[Source, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpoolPlan:
+    """Say where to spool and what decides on the documents and their order."""
+
+    directory: str
+    format: str
+    language: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SpooledDocument:
+    """Hold a document, or a part of one: sentences if `is_split`, else paragraphs."""
+
+    key: int
+    is_first_part: bool
+    is_split: bool
+    texts: list[str]
+
+
+def portions(sources: Sequence[Source]) -> list[Portion]:
+    """Group neighbouring sources to portions of at least `PORTION_BYTES`."""
+    groups: list[list[Source]] = []
+    size = PORTION_BYTES
+    for source in sources:
+        if size >= PORTION_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(source)
+        size += source.size
+    return [Portion(index, tuple(group)) for index, group in enumerate(groups)]
+
+
+def write_portion(piece: Portion, *, plan: SpoolPlan, advance: Advance) -> None:
+    """Spool the sources of a portion, unless that is done already."""
+    directory = Path(plan.directory) / f"{piece.index:06d}"
+    if (directory / "done.json").exists():
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    report, blocks = ReadReport(), _BlockWriter(directory)
+    paragraphs = digest = unreported = 0
+    for source in piece.sources:
+        previous, part = "", -1
+        for document in read_source(
+            source, format=plan.format, language=plan.language, split_sentences=False, report=report
+        ):
+            text = "\n".join(item.replace("\n", " ") for item in document.sentences).encode("utf-8", "replace")
+            if not text:
+                continue
+            part = part + 1 if document.key == previous else 0
+            previous = document.key
+            flags = IS_SPLIT * document.is_split + IS_FIRST_PART * (part == 0)
+            position, key = _hash(plan.seed, document.key, part), _hash(plan.seed, document.key)
+            blocks.append(position, key, flags, text)
+            paragraphs += len(document.sentences)
+            digest += int.from_bytes(
+                hashlib.blake2b(b"%d %d %d " % (position, key, flags) + text, digest_size=16).digest()
+            )
+            unreported += len(text)
+            if unreported >= _ADVANCE_BYTES:
+                advance(unreported)
+                unreported = 0
+    blocks.flush()
+    advance(unreported)
+    write_json(
+        directory / "done.json",
+        {"paragraphs": paragraphs, "digest": digest, "report": dataclasses.asdict(report), "blocks": blocks.count},
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that the file is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _hash(seed: int, key: str, part: int = -1) -> int:
+    named = f"{seed}\0{part}\0{key}".encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest())
+
+
+class _BlockWriter:
+    """Collect documents and write a block whenever enough are there."""
+
+    def __init__(self, directory: Path):
+        self.count = 0
+        self._directory = directory
+        self._clear()
+
+    def append(self, position: int, key: int, flags: int, text: bytes) -> None:
+        self._entries.append((position, key, flags))
+        self._texts.append(text)
+        self._size += len(text)
+        if self._size >= BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._texts:
+            return
+        entries = np.array(self._entries, np.uint64)
+        order = np.lexsort((entries[:, 1], entries[:, 0]))
+        lengths = np.array([len(text) for text in self._texts], np.int64)[order]
+        index = np.zeros(len(order), INDEX)
+        index["position"], index["key"], index["flags"] = entries[order].T
+        index["length"] = lengths
+        index["offset"] = np.cumsum(lengths) - lengths
+        with (self._directory / f"{self.count:06d}.text").open("wb") as file:
+            file.writelines(self._texts[number] for number in order)
+        np.save(self._directory / f"{self.count:06d}.npy", index)
+        self.count += 1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._entries: list[tuple[int, int, int]] = []
+        self._texts: list[bytes] = []
+        self._size = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Spool:
+    """Read a finished spool.
+
+    Attributes:
+      directory: where it is.
+      blocks: names of the blocks, in the order of the sources.
+      heldout_below: documents whose key hash is smaller are held out.
+    """
+
+    directory: str
+    blocks: tuple[str, ...]
+    heldout_below: int
+
+    def indexes(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each block's name and entries, from the disk."""
+        for block in self.blocks:
+            yield block, np.load(Path(self.directory) / f"{block}.npy", mmap_mode="r")
+
+    def in_split(self, keys: np.ndarray, split: str) -> np.ndarray:
+        """Return which of the documents with these keys belong to `split`."""
+        heldout = keys < np.uint64(self.heldout_below)
+        return heldout if split == "validation" else ~heldout
+
+    def read(self, *, split: str, low: int, high: int) -> list[SpooledDocument]:
+        """Return the documents of a split with positions in [low, high), in the order of their positions."""
+        entries, texts = [], []
+        for block, index in self.indexes():
+            start = np.searchsorted(index["position"], np.uint64(low), side="left")
+            end = np.searchsorted(index["position"], np.uint64(high - 1), side="right")
+            some = index[start:end]
+            some = some[self.in_split(some["key"], split)]
+            if len(some):
+                entries.append(some)
+                texts += self._read_texts(block, some)
+        return _in_order(entries, texts)
+
+    def read_others(self, *, key: int, split: str, start: int, count: int) -> list[SpooledDocument]:
+        """Return up to `count` documents that are not `key`'s, the next ones from position `start` on, cyclically.
+
+        Those of `split` come first; when it has none, the training documents serve.
+        """
+        for lender in dict.fromkeys((split, "train")):
+            entries, texts = [], []
+            for _, index in self.indexes():
+                some = index[(index["key"] != np.uint64(key)) & self.in_split(index["key"], lender)]
+                nearest = np.argsort(some["position"] - np.uint64(start), kind="stable")[:count]
+                entries.append(some[nearest])
+            together = np.concatenate(entries)
+            if len(together):
+                limit = np.sort(together["position"] - np.uint64(start))[:count][-1]
+                entries = [some[some["position"] - np.uint64(start) <= limit] for some in entries]
+                for block, some in zip(self.blocks, entries, strict=True):
+                    texts += self._read_texts(block, some)
+                return _in_order(entries, texts)
+        return []
+
+    def _read_texts(self, block: str, entries: np.ndarray) -> list[bytes]:
+        with (Path(self.directory) / f"{block}.text").open("rb") as file:
+            texts = []
+            for offset, length in zip(entries["offset"].tolist(), entries["length"].tolist(), strict=True):
+                file.seek(offset)
+                texts.append(file.read(length))
+            return texts
+
+
+def _in_order(entries: list[np.ndarray], texts: list[bytes]) -> list[SpooledDocument]:
+    if not texts:
+        return []
+    index = np.concatenate(entries)
+    order = np.lexsort((index["key"], index["position"]))  # stable: equal ones stay in the order of the sources
+    return [
+        SpooledDocument(
+            key=int(index["key"][number]),
+            is_first_part=bool(index["flags"][number] & IS_FIRST_PART),
+            is_split=bool(index["flags"][number] & IS_SPLIT),
+            texts=texts[number].decode("utf-8").split("\n"),
+        )
+        for number in order
+    ]

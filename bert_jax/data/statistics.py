@@ -1,0 +1,103 @@
+"""Count what a data set is made of: by shard, then together."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.progress import format_bytes
+
+# Paragraph hashes kept over the whole corpus to find duplicates: 2 MB of memory. With fewer paragraphs the share of
+# duplicates is exact; with more it is an estimate from this many, standard error below 0.1 points.
+DUPLICATE_SAMPLE = 1 << 18
+
+
+@dataclasses.dataclass
+class LengthCounts:
+    """Hold what a shard has at one max_seq_length; `num_tokens` includes special tokens, but no padding."""
+
+    num_rows: int = 0
+    num_tokens: int = 0
+    num_labels: int = 0  # rows with next_sentence_label 1
+    file_bytes: int = 0
+
+    def add(self, other: "LengthCounts") -> None:
+        """Add the counts of another shard."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclasses.dataclass
+class ShardCounts:
+    """Hold what a shard has; `num_tokens` counts the text once, without special tokens.
+
+    `paragraphs` holds the 64-bit hashes below the sampling threshold, one an occurrence, end to end in hexadecimal.
+    """
+
+    num_documents: int = 0
+    num_tokens: int = 0
+    num_unknown: int = 0
+    max_token_id: int = 0
+    paragraphs: str = ""
+    lengths: dict[int, LengthCounts] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "ShardCounts":
+        """Return what `dataclasses.asdict` and a JSON file made of it."""
+        lengths = {int(length): LengthCounts(**counts) for length, counts in value["lengths"].items()}
+        return cls(**{**value, "lengths": lengths})
+
+
+def sampling_threshold(num_paragraphs: int) -> int:
+    """Return the hash value below which paragraphs are kept, so that about `DUPLICATE_SAMPLE` are."""
+    return (1 << 64) * min(DUPLICATE_SAMPLE, max(num_paragraphs, 1)) // max(num_paragraphs, 1)
+
+
+def summarise(
+    counts: Mapping[str, Sequence[ShardCounts]], *, max_seq_length: int, num_paragraphs: int
+) -> dict[str, Any]:
+    """Return the statistics of a data set at one length as JSON values; `counts` has the shards of each split.
+
+    Shares lie between 0 and 1. `duplicate_paragraph_share` is the share of paragraphs that occurred before.
+    """
+    every = [shard for shards in counts.values() for shard in shards]
+    sample = np.frombuffer(bytes.fromhex("".join(shard.paragraphs for shard in every)), np.uint64)
+    num_tokens, total = sum(shard.num_tokens for shard in every), LengthCounts()
+    for shard in every:
+        total.add(shard.lengths[max_seq_length])
+    return {
+        "documents": {split: sum(shard.num_documents for shard in shards) for split, shards in counts.items()},
+        "tokens": {split: sum(shard.num_tokens for shard in shards) for split, shards in counts.items()},
+        "rows": {split: _rows(shards, max_seq_length) for split, shards in counts.items()},
+        "paragraphs": num_paragraphs,
+        "unknown_share": _share(sum(shard.num_unknown for shard in every), num_tokens),
+        "duplicate_paragraph_share": _share(len(sample) - len(np.unique(sample)), len(sample)),
+        "padding_share": 1 - _share(total.num_tokens, total.num_rows * max_seq_length),
+        "next_sentence_label_share": _share(total.num_labels, total.num_rows),
+        "file_bytes": total.file_bytes,
+    }
+
+
+def _rows(shards: Iterable[ShardCounts], max_seq_length: int) -> int:
+    return sum(shard.lengths[max_seq_length].num_rows for shard in shards)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int) -> list[str]:
+    """Return the statistics of one length as lines for a person."""
+    documents, tokens, rows = (statistics[name] for name in ("documents", "tokens", "rows"))
+    lines = [
+        f"documents: {documents['train']:,} to train on, {documents['validation']:,} held out",
+        f"tokens: {tokens['train']:,} and {tokens['validation']:,}; {statistics['unknown_share']:.3%} unknown",
+        f"paragraphs: {statistics['paragraphs']:,}; {statistics['duplicate_paragraph_share']:.2%} occurred before",
+        f"rows of {max_seq_length}: {rows['train']:,} and {rows['validation']:,} in "
+        f"{format_bytes(statistics['file_bytes'])}; {statistics['padding_share']:.1%} padding",
+    ]
+    if objective != "mlm":
+        meaning = "a random B" if objective == "mlm+nsp" else "swapped segments"
+        lines[-1] += f", {statistics['next_sentence_label_share']:.1%} with {meaning}"
+    return lines

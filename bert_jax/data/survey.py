@@ -1,0 +1,143 @@
+"""Look a finished spool over: divide held-out from training documents and cut both into shards."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.config import DataConfig
+from bert_jax.data.pairs import ONE_DOCUMENT
+from bert_jax.data.source import ReadReport
+from bert_jax.data.spool import IS_FIRST_PART, Portion, Spool
+from bert_jax.errors import UserError
+
+SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 9 MB of rows of uint16; bounds what a worker holds
+_MIN_SHARD_BYTES = 1 << 20
+_SMALL_CORPUS_SHARDS = 8  # so that a small corpus, too, keeps several cores busy
+_BINS = 1 << 16  # of positions; shards end between bins
+_DIGEST_BITS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Name a shard: a range of positions of a split. `low` is inclusive, `high` is not."""
+
+    split: str
+    index: int
+    count: int
+    low: int
+    high: int
+    text_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Hold what is known once everything is spooled."""
+
+    spool: Spool
+    shards: tuple[Shard, ...]
+    num_documents: int
+    num_paragraphs: int
+    text_bytes: int
+    text_digest: str  # of all documents, whatever their order
+    report: ReadReport
+
+    def training_texts(self, max_bytes: int) -> Iterator[str]:
+        """Yield paragraphs of training documents, in the order of their positions, which is random, up to a size."""
+        for shard in self.shards:
+            if shard.split == "train":
+                for document in self.spool.read(split=shard.split, low=shard.low, high=shard.high):
+                    for text in document.texts:
+                        if max_bytes <= 0:
+                            return
+                        max_bytes -= len(text)
+                        yield text
+
+
+def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) -> Survey:
+    """Look over the spool in `directory`, which is finished.
+
+    At least one document is held out where `heldout_fraction` is not 0 and there are two; at least one is left to train
+    on, or two under mlm+nsp.
+
+    Raises:
+      UserError: when there is no text, or too few documents for that.
+    """
+    report, digest, paragraphs, blocks = ReadReport(), 0, 0, []
+    for portion in portions:
+        done = json.loads((directory / f"{portion.index:06d}" / "done.json").read_text(encoding="utf-8"))
+        report.merge(ReadReport(**done["report"]))
+        digest += done["digest"]
+        paragraphs += done["paragraphs"]
+        blocks += [f"{portion.index:06d}/{block:06d}" for block in range(done["blocks"])]
+    report.require_text(config.input)
+    spool = Spool(directory=str(directory), blocks=tuple(blocks), heldout_below=0)
+    min_train = 2 if config.objective == "mlm+nsp" else 1
+    num_documents, below = _divide(spool, heldout_fraction=config.heldout_fraction, min_train=min_train)
+    spool = dataclasses.replace(spool, heldout_below=below)
+    shards, text_bytes = [], 0
+    for split in ("train", "validation"):
+        histogram = _histogram(spool, split)
+        shards += _cut(histogram, split)
+        text_bytes += int(histogram.sum())
+    return Survey(
+        spool=spool,
+        shards=tuple(shards),
+        num_documents=num_documents,
+        num_paragraphs=paragraphs,
+        text_bytes=text_bytes,
+        text_digest=f"{digest % (1 << _DIGEST_BITS):032x}",
+        report=report,
+    )
+
+
+def _divide(spool: Spool, *, heldout_fraction: float, min_train: int) -> tuple[int, int]:
+    """Return the number of documents and the key hash below which they are held out."""
+    count, smallest, largest = 0, np.empty(0, np.uint64), np.empty(0, np.uint64)
+    for _, index in spool.indexes():
+        keys = index["key"][index["flags"] & IS_FIRST_PART > 0]
+        count += len(keys)
+        smallest = np.sort(np.concatenate([smallest, keys]))[:1]
+        largest = np.sort(np.concatenate([largest, keys]))[-min_train:]
+    if count < min_train:
+        raise UserError(ONE_DOCUMENT)
+    if heldout_fraction == 0 or count == 1:
+        return count, 0
+    if count <= min_train:
+        raise UserError(
+            f"{count} documents are too few to hold one out and draw random next sentences from the others: give more "
+            "documents, or set config.data.objective=mlm, or config.data.heldout_fraction=0"
+        )
+    # Hash values are uniform, so the share below fraction * 2**64 is the fraction; the bounds matter for small corpora.
+    wanted = int(heldout_fraction * float(1 << 64))
+    return count, min(max(wanted, int(smallest[0]) + 1), int(largest[0]))
+
+
+def _histogram(spool: Spool, split: str) -> np.ndarray:
+    """Return the bytes of text of a split in each bin of positions."""
+    histogram = np.zeros(_BINS, np.int64)
+    for _, index in spool.indexes():
+        some = index[spool.in_split(index["key"], split)]
+        bins = (some["position"] >> np.uint64(64 - 16)).astype(np.int64)
+        histogram += np.bincount(bins, weights=some["length"], minlength=_BINS).astype(np.int64)
+    return histogram
+
+
+def _cut(histogram: np.ndarray, split: str) -> list[Shard]:
+    """Cut the positions into shards of nearly equal text, none of them empty."""
+    total = int(histogram.sum())
+    if total == 0:
+        return []
+    count = max(-(-total // SHARD_BYTES), min(_SMALL_CORPUS_SHARDS, -(-total // _MIN_SHARD_BYTES)))
+    cumulative = np.concatenate([[0], np.cumsum(histogram)])
+    edges = np.searchsorted(cumulative, np.arange(1, count) * total / count).tolist()
+    edges = [0, *edges, _BINS]
+    ranges = [(low, high) for low, high in itertools.pairwise(edges) if cumulative[low] < cumulative[high]]
+    width = (1 << 64) // _BINS
+    return [
+        Shard(split, number, len(ranges), low * width, high * width, int(cumulative[high] - cumulative[low]))
+        for number, (low, high) in enumerate(ranges)
+    ]

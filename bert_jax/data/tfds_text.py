@@ -1,0 +1,120 @@
+"""Text data sets of TFDS, by registered name or by directory, read at random and without TensorFlow."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bert_jax.data.formats import read_text
+from bert_jax.data.lines import decode
+from bert_jax.data.source import ReadReport, Source
+from bert_jax.errors import UserError
+
+PREFIX = "tfds:"
+RANGE_BYTES = 1 << 26  # a source is a range of records of about this size
+_BATCH_BYTES = 1 << 22  # records are read in batches: reading one alone costs time in proportion to its whole file
+
+# A name may end in ":1.2.3" (a version) and a directory begin with "gs://": neither looks like a feature.
+_INPUT = re.compile(r"tfds:(?P<path>.+?)(?::(?P<feature>[A-Za-z_]\w*))?")
+
+
+def find_tfds_sources(item: str) -> list[Source]:
+    """Divide the split `train` of a data set (or its only split) into ranges of records.
+
+    Raises:
+        UserError: the data set, its split or the feature is missing, or its files cannot be read at random.
+    """
+    match = _INPUT.fullmatch(item)
+    if match is None:
+        raise UserError(f"data.input: '{item}' names no data set: type tfds:NAME/CONFIG or tfds:DIRECTORY")
+    path, feature = match["path"], match["feature"] or "text"
+    builder = _open_builder(path)
+    _check_feature(builder, path, feature)
+    split = _find_split(builder, path)
+    records, size = builder.info.splits[split].num_examples, builder.info.splits[split].num_bytes
+    _open_records(builder, path, split)
+    if not records:
+        raise UserError(f"data.input: TFDS data set '{path}' has no records in its split '{split}'")
+    step = max(1, records * RANGE_BYTES // max(size, 1))
+    return [
+        Source(
+            name=f"{PREFIX}{builder.info.full_name}:{feature}[{split}:{start}]",
+            size=size * (end - start) // records,
+            kind="tfds",
+            path=path,
+            split=f"{split}[{start}:{end}]",
+            feature=feature,
+        )
+        for start in range(0, records, step)
+        for end in (min(start + step, records),)
+    ]
+
+
+def read_tfds_events(source: Source, *, report: ReadReport) -> Iterator[str | None]:
+    """Yield the paragraphs of a range of records, and None after each record.
+
+    Raises:
+        UserError: the data set is no longer there, or its files are damaged.
+    """
+    records = _open_records(_open_builder(source.path), source.path, source.split)
+    step = max(1, len(records) * _BATCH_BYTES // max(source.size, 1))
+    for start in range(0, len(records), step):
+        try:
+            batch = records.__getitems__(range(start, min(start + step, len(records))))
+        except (ValueError, IndexError, OSError, RuntimeError) as error:  # what ArrayRecord's readers raise
+            raise UserError(f"TFDS data set '{source.path}' is damaged ({error}): prepare it again") from error
+        for record in batch:
+            value = record[source.feature]
+            report.bytes += len(value)
+            text = value if isinstance(value, str) else decode(value, report)
+            yield from read_text(text, report=report)
+
+
+def _open_builder(path: str) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and needed for such inputs alone
+
+    directory = os.path.expanduser(path)
+    try:
+        if os.path.isdir(directory) or "://" in path:
+            return tfds.builder_from_directory(directory)
+        return tfds.builder(path)
+    except Exception as error:  # whatever the data set's own code raises; the reason is in the message
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"data.input: no TFDS data set '{path}' ({reason}): type tfds:DIRECTORY with the folder that holds its "
+            "dataset_info.json, or set TFDS_DATA_DIR to the folder that holds data sets by name"
+        ) from error
+
+
+def _find_split(builder: Any, path: str) -> str:
+    splits = sorted(builder.info.splits)
+    if not splits:
+        raise UserError(
+            f"data.input: TFDS data set '{path}' is not prepared in {builder.data_dir}: run python -c \"import "
+            f"tensorflow_datasets as tfds; tfds.builder('{path}', file_format='array_record').download_and_prepare()\""
+        )
+    if "train" not in splits and len(splits) > 1:
+        raise UserError(f"data.input: TFDS data set '{path}' has no split 'train', only {', '.join(splits)}")
+    return "train" if "train" in splits else splits[0]
+
+
+def _check_feature(builder: Any, path: str, feature: str) -> None:
+    known = builder.info.features or {}
+    texts = [name for name in known if tuple(known[name].shape or ()) == () and known[name].np_dtype == object]
+    if feature not in texts:
+        what = "is not text" if feature in known else "does not exist"
+        there = ", ".join(texts) or "none"
+        raise UserError(
+            f"data.input: feature '{feature}' of TFDS data set '{path}' {what}: type tfds:{path}:FEATURE "
+            f"(text features: {there})"
+        )
+
+
+def _open_records(builder: Any, path: str, split: str) -> Any:
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise UserError(
+            f"data.input: TFDS data set '{path}' is not in a random-access format: prepare it again with "
+            "tfds.builder(NAME, file_format='array_record')"
+        ) from error

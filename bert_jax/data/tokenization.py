@@ -1,0 +1,372 @@
+"""Turn text into ids: WordPiece exactly as google-research/bert's tokenization.py, or a SentencePiece model.
+
+The fast path is `encode_batch_arrays`: the texts of a batch are joined, split once at white space, and each word looked
+up in a memo of words met before; the rules of wordpiece.py run only for new words.
+"""
+
+import abc
+import array
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise
+from typing import TypeVar
+
+import numpy as np
+import sentencepiece
+
+from bert_jax.data.vocabulary import (
+    CONFIG_FILE,
+    VOCABULARY_FILE,
+    Vocabulary,
+    load_vocabulary,
+    read_casing,
+    save_vocabulary,
+    write_whole,
+)
+from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
+from bert_jax.errors import UserError
+
+MODEL_FILE = "spiece.model"
+_BATCH_CHARS = 1 << 18  # characters joined at a time: words and ids of a batch stay in a core's cache
+_LONGEST_MEMOISED = 32  # characters; a longer "word" is a line of Chinese, an address or noise, and does not come back
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """Hold the ids of a text and the half-open span of characters of the original text that each comes from."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedBatch:
+    """Hold the ids of several texts end to end: `ids` uint16 or int32 [N], `lengths` int64 [B], N their sum."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+class Tokenizer(abc.ABC):
+    """Turn text into ids and back. No method adds special pieces, and none in the text is taken for one."""
+
+    do_lower_case: bool
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    fingerprint: str  # SHA-256 in hexadecimal: equal where ids mean the same
+    is_word_start: np.ndarray  # bool [V]: False for pieces that go on within a word
+    pieces: tuple[str, ...]  # in the order of their ids
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of pieces."""
+        return len(self.pieces)
+
+    @property
+    def ids_dtype(self) -> type:
+        """Return the smallest type that holds every id: uint16, or int32 from 65,536 pieces on."""
+        return np.uint16 if self.vocab_size < 1 << 16 else np.int32
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        return self.encode_batch_arrays([text]).ids.tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+        batch = self.encode_batch_arrays(texts)
+        ids = batch.ids.tolist()
+        return [ids[start:end] for start, end in pairwise(accumulate(batch.lengths.tolist(), initial=0))]
+
+    @abc.abstractmethod
+    def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
+        """Return the ids of all texts as one array: the fastest way."""
+
+    @abc.abstractmethod
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """Return the ids of a text and the span of each."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, as far as ids tell it; special pieces stand as they are named."""
+
+    @abc.abstractmethod
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the files from which `load_tokenizer(directory)` makes an equal tokenizer."""
+
+    def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the piece of each id."""
+        return [self.pieces[piece_id] for piece_id in ids]
+
+
+_Value = TypeVar("_Value")
+
+
+class _Memo(dict[str, _Value]):
+    """Remember `compute(word)` for the last `size` to `2 * size` words; `memo[word]` computes what is missing.
+
+    Two generations: when the young one is full it becomes the old one, and a word found there is young again. That
+    keeps frequent words at the cost of one lookup in C for each of them.
+    """
+
+    def __init__(self, compute: Callable[[str], _Value], *, size: int):
+        super().__init__()
+        self._compute = compute
+        self._size = size
+        self._old: dict[str, _Value] = {}
+
+    def __missing__(self, word: str) -> _Value:
+        value = self._old.pop(word, None)
+        if value is None:
+            value = self._compute(word)
+        if len(word) <= _LONGEST_MEMOISED:
+            if len(self) >= self._size:
+                self._old = dict(self)
+                self.clear()
+            self[word] = value
+        return value
+
+
+class WordPieceTokenizer(Tokenizer):
+    """Cut text into the pieces of a vocabulary, with ids equal to the original's for every text.
+
+    `cache_size` words, up to twice over, are remembered (about 200 bytes each). A word of more than
+    `max_input_chars_per_word` characters, counted after normalisation, is [UNK] (200 in the original).
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, max_input_chars_per_word: int = 200, cache_size: int = 1 << 17):
+        """Make a tokenizer; it is cheap to pickle: the memo stays behind."""
+        self.vocabulary = vocabulary
+        self.pieces = vocabulary.pieces
+        self.do_lower_case = vocabulary.do_lower_case
+        self.pad_id, self.unk_id = vocabulary.pad_id, vocabulary.unk_id
+        self.cls_id, self.sep_id, self.mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
+        self.fingerprint = vocabulary.fingerprint
+        self.is_word_start = vocabulary.is_word_start
+        self._options = {"max_input_chars_per_word": max_input_chars_per_word, "cache_size": cache_size}
+        self._max_chars = max_input_chars_per_word
+        self._matcher = GreedyMatcher(vocabulary.pieces)
+        self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
+        # One value more than ids need parts the texts of a batch: 65,535 of uint16, -1 of int32.
+        self._break = np.array(-1, np.int32).astype(self.ids_dtype)
+        self._ids_of_basic_word = _Memo(self._encode_basic_word, size=cache_size)
+        self._ids_of_word = _Memo(self._encode_word, size=cache_size)
+        self._encoding_of_word = _Memo(self._encode_word_with_offsets, size=cache_size)
+
+    def __reduce__(self):
+        """Pickle the vocabulary and the options only."""
+        return functools.partial(WordPieceTokenizer, self.vocabulary, **self._options), ()
+
+    def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
+        """Return the ids of all texts as one array: the fastest way."""
+        ids: list[np.ndarray] = []
+        lengths: list[int] = []
+        for group in _groups(texts):
+            if len(group) == 1:
+                parts = [self._lookup(_drop_controls(part.replace("\0", ""))) for part in segments(group[0])]
+                ids += parts
+                lengths.append(sum(map(len, parts)))
+                continue
+            if any("\0" in text for text in group):
+                group = [text.replace("\0", "") for text in group]
+            # NUL, which the rules drop, is free to mark the end of a text.
+            joined = self._lookup(_drop_controls(" \0 ".join(group)))
+            breaks = np.flatnonzero(joined == self._break)
+            lengths += (np.diff(breaks, prepend=-1, append=len(joined)) - 1).tolist()
+            ids.append(np.delete(joined, breaks))
+        flat = np.concatenate(ids) if ids else np.zeros(0, self.ids_dtype)
+        return EncodedBatch(flat, np.array(lengths, np.int64))
+
+    def _lookup(self, text: str) -> np.ndarray:
+        return np.frombuffer(b"".join(map(self._ids_of_word.__getitem__, text.split())), self.ids_dtype)
+
+    def _encode_word(self, word: str) -> bytes:
+        if word == "\0":
+            return self._break.tobytes()
+        words = basic_words(word, do_lower_case=self.do_lower_case)
+        return b"".join(map(self._ids_of_basic_word.__getitem__, words))
+
+    def _encode_basic_word(self, word: str) -> bytes:
+        return array.array(np.dtype(self.ids_dtype).char, self._match(word)).tobytes()
+
+    def _match(self, word: str) -> list[int]:
+        ids = None if len(word) > self._max_chars else self._matcher.match(word)
+        return [self.unk_id] if ids is None else ids
+
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """Return the ids of a text and the span of each.
+
+        [UNK] spans its word. An accent that normalisation drops is in the span of its letter. Pieces cut from one
+        character of the text (Hangul under NFD) share its span.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for match in _WORD.finditer(text):
+            shift = match.start()
+            encoding = self._encoding_of_word[match.group()]
+            ids += encoding.ids
+            offsets += [(start + shift, end + shift) for start, end in encoding.offsets]
+        return Encoding(ids, offsets)
+
+    def _encode_word_with_offsets(self, word: str) -> Encoding:
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for aligned in aligned_words(word, do_lower_case=self.do_lower_case):
+            word_ids = self._match(aligned.text)
+            ids += word_ids
+            if word_ids == [self.unk_id]:
+                offsets.append((min(aligned.starts), max(aligned.ends)))
+                continue
+            bounds = accumulate((self._piece_lengths[piece_id] for piece_id in word_ids), initial=0)
+            offsets += [(min(aligned.starts[a:b]), max(aligned.ends[a:b])) for a, b in pairwise(bounds)]
+        return Encoding(ids, offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the pieces with a space between words; the spaces of the text are not told by ids."""
+        return " ".join(self.convert_ids_to_pieces(ids)).replace(" ##", "")
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write vocab.txt and tokenizer_config.json."""
+        save_vocabulary(self.vocabulary, directory=directory)
+
+
+# White space as str.split() has it, less the control characters that the rules drop.
+_WORD = re.compile(rf"[\S{CONTROL_WHITE_SPACE}]+")
+
+
+def _drop_controls(text: str) -> str:
+    for control in CONTROL_WHITE_SPACE:
+        if control in text:
+            text = text.replace(control, "")
+    return text
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Gather texts until they have _BATCH_CHARS characters; one text of more is a group alone."""
+    group: list[str] = []
+    chars = 0
+    for text in texts:
+        if chars + len(text) > _BATCH_CHARS and group:
+            yield group
+            group, chars = [], 0
+        group.append(text)
+        chars += len(text)
+    if group:
+        yield group
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Cut text by a SentencePiece model in ALBERT's layout: [CLS], [SEP], [MASK] and the padding are control symbols.
+
+    Normalisation is the model's own; `do_lower_case` lowers the text before it and does no more. Where it is None, a
+    model with no upper-case letter in its pieces is taken to want lower case.
+
+    Raises UserError where the bytes are no model, or a special piece is missing or could be matched by text.
+    """
+
+    def __init__(self, model: bytes, *, do_lower_case: bool | None = None):
+        """Make a tokenizer from the bytes of a .model file."""
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, ValueError, OSError):
+            raise UserError("this is no SentencePiece model; name a file written by sentencepiece") from None
+        self._model = model
+        self.pieces = tuple(self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size()))
+        self.pad_id, self.cls_id, self.sep_id, self.mask_id = map(
+            self._control_id, (("<pad>", "[PAD]"), ("[CLS]",), ("[SEP]",), ("[MASK]",))
+        )
+        self.unk_id = self._processor.unk_id()
+        ordinary = [
+            not self._processor.is_control(i) and not self._processor.is_unknown(i) for i in range(self.vocab_size)
+        ]
+        if do_lower_case is None:
+            do_lower_case = all(p == p.lower() for p, is_text in zip(self.pieces, ordinary, strict=True) if is_text)
+        self.do_lower_case = do_lower_case
+        self.fingerprint = hashlib.sha256(f"do_lower_case={do_lower_case}\n".encode() + model).hexdigest()
+        # The unknown piece goes on within a word: at its start sentencepiece puts a lone "▁" before it.
+        self.is_word_start = np.array(
+            [p.startswith("▁") or self._processor.is_control(i) for i, p in enumerate(self.pieces)], bool
+        )
+
+    def _control_id(self, names: tuple[str, ...]) -> int:
+        for name in names:
+            piece_id = self._processor.piece_to_id(name)
+            if self._processor.is_control(piece_id):
+                return piece_id
+        raise UserError(
+            f"the SentencePiece model has no control symbol {' or '.join(names)}; train it with --pad_id=0 --unk_id=1 "
+            "--bos_id=-1 --eos_id=-1 --control_symbols=[CLS],[SEP],[MASK]"
+        )
+
+    def __reduce__(self):
+        """Pickle the model and its casing only."""
+        return functools.partial(SentencePieceTokenizer, self._model, do_lower_case=self.do_lower_case), ()
+
+    def _prepare(self, text: str) -> str:
+        return _SURROGATE.sub("\ufffd", text.lower() if self.do_lower_case else text)
+
+    def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
+        """Return the ids of all texts as one array: the fastest way."""
+        encoded = self._processor.encode([self._prepare(text) for text in texts], out_type=int, num_threads=1)
+        lengths = np.array([len(ids) for ids in encoded], np.int64)
+        return EncodedBatch(np.fromiter(chain.from_iterable(encoded), self.ids_dtype, count=lengths.sum()), lengths)
+
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """Return the ids of a text and the span of each, less the white space before it; a lone "▁" spans nothing."""
+        encoded = self._processor.encode(self._prepare(text), out_type="offset_mapping")
+        sources = list(range(len(text) + 1))
+        if self.do_lower_case:
+            sources = [i for i, char in enumerate(text) for _ in char.lower()] + [len(text)]
+        offsets = []
+        for start, end in encoded["offsets"]:
+            first, last = sources[start], (sources[end - 1] + 1 if end > start else sources[start])
+            span = text[first:last]
+            offsets.append((last - len(span.lstrip()), last))
+        return Encoding(list(encoded["ids"]), offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; control symbols stand as they are named."""
+        return "".join(self.convert_ids_to_pieces(ids)).replace("▁", " ").strip()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write spiece.model and tokenizer_config.json."""
+        settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": self.do_lower_case, "keep_accents": True}
+        write_whole(pathlib.Path(directory, MODEL_FILE), content=self._model)
+        write_whole(pathlib.Path(directory, CONFIG_FILE), content=(json.dumps(settings, indent=2) + "\n").encode())
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair: not to be written as UTF-8
+
+
+def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None) -> Tokenizer:
+    """Load the tokenizer that a path names: a vocab.txt, a SentencePiece .model, or a directory that holds one of them.
+
+    Casing as in `load_vocabulary`.
+
+    Raises UserError naming the path where it holds neither, or both, or what it holds is broken.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        found = sorted(path.glob(VOCABULARY_FILE)) + sorted(path.glob("*.model"))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or f"neither {VOCABULARY_FILE} nor a .model file"
+            raise UserError(f"directory {path} holds {names}; name the one tokenizer file to use")
+        path = found[0]
+    if path.suffix != ".model":
+        return WordPieceTokenizer(load_vocabulary(path, do_lower_case=do_lower_case))
+    casing = read_casing(path.parent / CONFIG_FILE, do_lower_case=do_lower_case)
+    try:
+        return SentencePieceTokenizer(path.read_bytes(), do_lower_case=casing)
+    except OSError as error:
+        raise UserError(f"SentencePiece model {path} cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

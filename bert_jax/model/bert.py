@@ -1,0 +1,216 @@
+"""The BERT encoder (Devlin et al. 2018, section 3; modeling.py of google-research/bert), to be read top to bottom.
+
+Post-LayerNorm, learned positions, dropout on the embeddings, the attention probabilities and each sub-layer's output.
+Parameters are float32; `config.dtype` is the dtype of matmuls and of activations between them; LayerNorm and softmax
+run in float32. The parameters of all layers are stacked along a leading `layers` axis, whether they are scanned or
+unrolled, so there is one checkpoint layout.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.attention import attend, attention_mask
+from bert_jax.model.dropout import Dropout
+from bert_jax.types import EncoderInputs
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_new": functools.partial(nn.gelu, approximate=True),  # the original's tanh form
+    "gelu": functools.partial(nn.gelu, approximate=False),  # HuggingFace's erf form
+    "relu": nn.relu,
+}
+
+# What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
+REMAT_POLICIES: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# Places that drop, within the embeddings or within a layer.
+_EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP_OUTPUT = range(4)
+
+
+@struct.dataclass
+class EncoderOutput:
+    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first."""
+
+    hidden: Float[Array, "B T D"]
+    all_hidden: Float[Array, "L+1 B T D"] | None = None
+
+
+def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:
+    """Return the truncated normal (at two standard deviations) of the original, with logical axis names."""
+    return nn.with_logical_partitioning(nn.initializers.truncated_normal(config.initializer_range), names)
+
+
+def dense(config: ModelConfig, features: int, *, names: tuple[str | None, str | None], name: str | None) -> nn.Dense:
+    """Return a dense layer with the project's initialisation; `names` are the logical axes of its kernel."""
+    return nn.Dense(
+        features,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=kernel_init(config, names),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, names[1:]),
+        name=name,
+    )
+
+
+class LayerNorm(nn.Module):
+    """Normalise over the last axis in one pass: float32 E[x^2] - E[x]^2, which a TPU fuses better than two passes."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        """Return the normalised values in `config.dtype`."""
+        size = values.shape[-1:]
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), size)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), size)
+        wide = values.astype(jnp.float32)
+        mean = wide.mean(-1, keepdims=True)
+        variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
+        normal = (wide - mean) * jax.lax.rsqrt(variance + self.config.layer_norm_eps)
+        return (normal * scale + bias).astype(self.config.dtype)
+
+
+class Embeddings(nn.Module):
+    """Add word, position and token-type embeddings, normalise, drop."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, inputs: EncoderInputs, *, dropout: Dropout | None) -> Float[Array, "B T D"]:
+        """Embed the tokens; also called once to create the parameters."""
+        config = self.config
+
+        def table(name: str, size: int, axis: str | None) -> Float[Array, "size D"]:
+            return self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
+
+        hidden = jnp.take(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids, axis=0)
+        hidden += jnp.take(
+            table("position_embeddings", config.max_position_embeddings, None), inputs.position_ids, axis=0
+        )
+        # A matmul with the one-hot type, as in the original: the backward pass is a matmul and not a scatter of B x T
+        # rows.
+        types = jax.nn.one_hot(inputs.token_type_ids, config.type_vocab_size, dtype=jnp.float32)
+        types_table = table("token_type_embeddings", config.type_vocab_size, None)
+        hidden += jnp.dot(types, types_table, precision=jax.lax.Precision.HIGHEST)
+        hidden = LayerNorm(config, name="layer_norm")(hidden)
+        if dropout is not None:
+            hidden = dropout.apply(hidden, rate=config.hidden_dropout_prob, site=_EMBEDDINGS)
+        return nn.with_logical_constraint(hidden, ("batch", "length", None))
+
+
+class BertLayer(nn.Module):
+    """Apply self-attention and the feed-forward network, each with its residual and LayerNorm behind it."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B T D"], *, mask: Bool[Array, "B 1 T T"], dropout: Dropout | None
+    ) -> Float[Array, "B T D"]:
+        """Return the hidden states behind this layer."""
+        config = self.config
+        heads = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+
+        def drop(values: Float[Array, "B T D"], site: int) -> Float[Array, "B T D"]:
+            return values if dropout is None else dropout.apply(values, rate=config.hidden_dropout_prob, site=site)
+
+        def project(name: str) -> Float[Array, "B T N K"]:
+            # Three flat [D, D] matmuls: 9 to 10 K cycles a sequence faster than one joined matmul or einsum on a TPU
+            # v5e.
+            flat = dense(config, config.hidden_size, names=("embed", "heads"), name=name)(hidden)
+            return nn.with_logical_constraint(
+                flat.reshape(flat.shape[:-1] + heads), ("batch", "length", "heads", "head_size")
+            )
+
+        attended = attend(
+            project("query"),
+            key=project("key"),
+            value=project("value"),
+            mask=mask,
+            dropout=dropout,
+            rate=config.attention_probs_dropout_prob,
+            site=_ATTENTION_PROBS,
+            implementation=config.attention_implementation,
+        )
+        attended = dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")(
+            attended.reshape(hidden.shape)
+        )
+        hidden = LayerNorm(config, name="attention_layer_norm")(hidden + drop(attended, _ATTENTION_OUTPUT))
+        inner = dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")(hidden)
+        inner = nn.with_logical_constraint(ACTIVATIONS[config.hidden_act](inner), ("batch", "length", "mlp"))
+        inner = dense(config, config.hidden_size, names=("mlp", "embed"), name="output")(inner)
+        hidden = LayerNorm(config, name="output_layer_norm")(hidden + drop(inner, _MLP_OUTPUT))
+        return nn.with_logical_constraint(hidden, ("batch", "length", None))
+
+
+class BertEncoder(nn.Module):
+    """Embed the tokens and apply all layers."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        """Create the embeddings and the stacked parameters of the layers."""
+        self.embeddings = Embeddings(self.config)
+        self.layers = self.param("layers", self._init_layers)
+
+    def _init_layers(self, key: jax.Array) -> Any:
+        """Return the parameters of one layer with a leading `layers` axis, each layer drawn from its own key."""
+        shape = (1, 1, self.config.hidden_size)
+        sample = {"hidden": jnp.zeros(shape), "mask": jnp.ones((1, 1, 1, 1), bool), "dropout": None}
+        layer = BertLayer(self.config, parent=None)
+        stacked = jax.vmap(lambda k: layer.init(k, **sample)["params"])(
+            jax.random.split(key, self.config.num_hidden_layers)
+        )
+        return nn.meta.add_axis(stacked, 0, {nn.meta.PARTITION_NAME: "layers"})
+
+    def __call__(
+        self, inputs: EncoderInputs, *, dropout: Dropout | None = None, output_hidden_states: bool = False
+    ) -> EncoderOutput:
+        """Encode rows of tokens; with `output_hidden_states` also return the output of every layer."""
+        config = self.config
+        mask = attention_mask(
+            inputs.segment_ids, position_ids=inputs.position_ids, direction=config.attention_direction
+        )
+        layer = BertLayer(config, parent=None)
+
+        def apply_layer(hidden: Float[Array, "B T D"], params: Any, index: Int[Array, ""]) -> Float[Array, "B T D"]:
+            at_layer = None if dropout is None else dropout.at_layer(index)
+            return layer.apply({"params": params}, hidden, mask=mask, dropout=at_layer)
+
+        if config.remat != "none":
+            apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
+
+        embedded = self.embeddings(inputs, dropout=dropout)
+        if config.scan_layers:
+
+            def step(hidden: Array, layer_in: tuple[Any, Array]) -> tuple[Array, Array | None]:
+                hidden = apply_layer(hidden, *layer_in)
+                return hidden, hidden if output_hidden_states else None
+
+            indices = jnp.arange(config.num_hidden_layers)
+            hidden, states = jax.lax.scan(step, embedded, (self.layers, indices))
+        else:
+            hidden, outputs = embedded, []
+            for index, params in enumerate(_unstack(self.layers, config.num_hidden_layers)):
+                hidden = apply_layer(hidden, params, jnp.asarray(index))
+                outputs.append(hidden)
+            states = jnp.stack(outputs) if output_hidden_states else None
+        if states is not None:
+            states = jnp.concatenate([embedded[None], states])
+        return EncoderOutput(hidden=hidden, all_hidden=states)
+
+
+def _unstack(stacked: Any, count: int) -> list[Any]:
+    """Return the parameters of each layer; `lax.split` has a concatenation for its gradient, indexing a padded sum."""
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [[part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves]
+    return [jax.tree.unflatten(tree, [leaf[index] for leaf in split]) for index in range(count)]

@@ -1,0 +1,65 @@
+"""Drop values by a counter hash: no stored bits, no generator, the same mask on every mesh.
+
+A mask is a function of (key, layer, site, global row, place in the row) alone, so it does not change with the number of
+devices or hosts, with gradient accumulation, rematerialisation or scanned layers (DESIGN, invariant 3). The hash is the
+32-bit finaliser of MurmurHash3; `tests/test_dropout.py` checks rate and independence between layers, sites, rows,
+places and steps.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+# Odd constants with well-spread bits keep layers, sites, rows and places on separate streams (2^32 / golden ratio, and
+# the primes of xxHash32).
+_PLACE, _LAYER, _SITE, _ROW = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
+
+
+@struct.dataclass
+class Dropout:
+    """Hold what a mask depends on; `None` in its place means that nothing is dropped."""
+
+    seed: UInt32[Array, ""]
+    rows: Int[Array, " B"]
+
+    @classmethod
+    def create(cls, key: Key[Array, ""], *, rows: Int[Array, " B"]) -> "Dropout":
+        """Return the dropout of one step, from the step's key and the global index of each row."""
+        return cls(seed=jax.random.bits(key, (), jnp.uint32), rows=rows)
+
+    def at_layer(self, index: Int[Array, ""] | int) -> "Dropout":
+        """Return the dropout of layer `index`, counted from 0."""
+        shifted = jnp.asarray(index, jnp.uint32) + 1
+        return dataclasses.replace(self, seed=_hash(self.seed ^ (shifted * jnp.uint32(_LAYER))))
+
+    def apply(self, values: Float[Array, "B ..."], *, rate: float, site: int) -> Float[Array, "B ..."]:
+        """Zero each value with probability `rate` and scale the others by 1 / (1 - rate).
+
+        `site` tells apart the places of one layer that drop. A row may hold up to 2^32 values.
+        """
+        if rate == 0.0:
+            return values
+        seeds = _hash(self.seed ^ jnp.uint32(site * _SITE & 0xFFFFFFFF))
+        seeds = _hash(seeds ^ (self.rows.astype(jnp.uint32) * jnp.uint32(_ROW)))
+        place = jnp.zeros((), jnp.uint32)
+        for axis in range(1, values.ndim):
+            stride = math.prod(values.shape[axis + 1 :]) * _PLACE & 0xFFFFFFFF
+            shape = [1] * values.ndim
+            shape[axis] = values.shape[axis]
+            place = place + jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape) * jnp.uint32(stride)
+        bits = _hash(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
+        keep = bits >= jnp.uint32(round(rate * 2**32))
+        return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
+
+
+def _hash(values: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
+    """Mix 32 bits so that each depends on all (the finaliser of MurmurHash3, public domain)."""
+    values = values ^ (values >> 16)
+    values = values * jnp.uint32(0x85EBCA6B)
+    values = values ^ (values >> 13)
+    values = values * jnp.uint32(0xC2B2AE35)
+    return values ^ (values >> 16)

@@ -1,0 +1,139 @@
+"""Map logical axis names to mesh axes: the one table of rules, and the only file that names NamedSharding.
+
+Mesh axes: `data` replicates parameters, `fsdp` shards them and the batch, `tensor` shards within a layer.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bert_jax.config import Config, MeshConfig
+from bert_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical name -> mesh axes. Parameters: [embed, heads], [embed, mlp], [vocab, embed] shard over fsdp and tensor.
+# Activations: rows over data and fsdp, heads and the inner layer over tensor.
+RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
+    ("batch", ("data", "fsdp")),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+    ("length", None),
+    ("head_size", None),
+    ("layers", None),
+)
+
+
+def make_mesh(config: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh of `config` over all devices; an axis of -1 takes what the others leave.
+
+    Raises:
+      UserError: if the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    known = math.prod(size for size in sizes.values() if size > 0)
+    for axis, size in sizes.items():
+        if size == -1:
+            sizes[axis] = len(devices) // known
+    if math.prod(sizes.values()) != len(devices):
+        shape = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise UserError(
+            f"config.mesh: {shape} does not make {len(devices)} devices; set one axis to -1 to let it take the rest, "
+            "and the others to divisors of the number of devices"
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def validate_for_mesh(config: Config, *, mesh: Mesh) -> None:
+    """Check that batch, heads and inner layer divide over the mesh.
+
+    Raises:
+      UserError: naming the field and the nearest value that does.
+    """
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = config.train.gradient_accumulation_steps
+    batches = {"config.train.batch_size": config.train.batch_size}
+    for index, item in enumerate(config.train.phases):
+        if item.batch_size:
+            batches[f"config.train.phases[{index}].batch_size"] = item.batch_size
+    for field, batch in batches.items():
+        if batch % (rows * parts):
+            raise UserError(
+                f"{field}={batch} does not divide over {rows} devices (mesh data x fsdp) times "
+                f"{parts} gradient_accumulation_steps: make it a multiple of {rows * parts}, "
+                f"for example {-(-batch // (rows * parts)) * rows * parts}"
+            )
+    tensor = mesh.shape["tensor"]
+    for name in ("num_attention_heads", "intermediate_size"):
+        if getattr(config.model, name) % tensor:
+            raise UserError(
+                f"config.mesh.tensor={tensor} does not divide config.model.{name}={getattr(config.model, name)}"
+            )
+
+
+def rules_for(config: Config, *, mesh: Mesh) -> tuple[tuple[str, Any], ...]:
+    """Return `RULES`, with the vocabulary left whole where it does not divide over `tensor`."""
+    whole = config.model.vocab_size % mesh.shape["tensor"] != 0
+    return tuple((name, None if name == "vocab" and whole else axes) for name, axes in RULES)
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, *, rules: Sequence[tuple[str, Any]] = RULES) -> Iterator[None]:
+    """Trace and run inside `mesh`, with the model's logical names mapped by `rules`."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def tree_shardings(boxed: Any, *, mesh: Mesh, rules: Sequence[tuple[str, Any]] = RULES) -> Any:
+    """Return the sharding of each leaf of a tree that carries Flax's logical names, as an unboxed tree.
+
+    A dimension that its mesh axes do not divide is left whole.
+    """
+    table = dict(rules)
+
+    def sharding(leaf: Any) -> NamedSharding:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
+            return NamedSharding(mesh, PartitionSpec())
+        spec = [
+            _fitting(table[name] if name else None, size=size, mesh=mesh)
+            for name, size in zip(leaf.names, leaf.value.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+def _fitting(axes: str | tuple[str, ...] | None, *, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of every array whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that keeps a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_global(local: Any, *, mesh: Mesh) -> Any:
+    """Return global arrays from this host's rows: `[B / hosts, ...]` NumPy arrays become `[B, ...]`, sharded."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), local)
+
+
+def bytes_per_device(shapes: Any, *, shardings: Any) -> int:
+    """Return the bytes that a tree of arrays takes on one device."""
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)

@@ -1,0 +1,87 @@
+"""Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
+
+import shlex
+
+from absl import flags
+
+from bert_jax import door
+from bert_jax.config import CHOICES, DataConfig
+from bert_jax.data.builder import RUNNERS, build_dataset
+from bert_jax.errors import UserError
+
+_DEFAULTS = DataConfig()
+
+_INPUT = flags.DEFINE_string(
+    "input", None, "Files, folders, globs, tfds:NAME or embedded; several with commas between.", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "The folder to make the data set in.", required=True)
+_VOCAB = flags.DEFINE_string(
+    "vocab",
+    _DEFAULTS.vocab,
+    "vocab.txt, a folder that holds one, or a SentencePiece .model; empty: learn one from input.",
+)
+_VOCAB_SIZE = flags.DEFINE_integer(
+    "vocab_size",
+    0,
+    "Pieces of the vocabulary to learn, or the most a given one may have; 0: 30522, or any.",
+    lower_bound=0,
+)
+_MAX_SEQ_LENGTH = flags.DEFINE_list(
+    "max_seq_length", ["128", "512"], "Lengths of the rows to make, with commas between."
+)
+_OBJECTIVE = flags.DEFINE_enum("objective", _DEFAULTS.objective, CHOICES["data.objective"], "What the rows train.")
+_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "The format of the text.")
+_LANGUAGE = flags.DEFINE_string("language", _DEFAULTS.language, "For sentence splitting, ISO 639-1.")
+_DO_LOWER_CASE = flags.DEFINE_bool(
+    "do_lower_case", _DEFAULTS.do_lower_case, "Lower-case text; must agree with a given vocabulary."
+)
+_HELDOUT_FRACTION = flags.DEFINE_float(
+    "heldout_fraction", _DEFAULTS.heldout_fraction, "Share of the documents kept for validation."
+)
+_SHORT_SEQ_PROB = flags.DEFINE_float(
+    "short_seq_prob", _DEFAULTS.short_seq_prob, "Share of instances made shorter than the row."
+)
+_SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Of the split and of the pairs.", lower_bound=0)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", _DEFAULTS.num_workers, "Processes; 0: one a core.", lower_bound=0)
+_RECIPE = flags.DEFINE_enum("recipe", "modern", CHOICES["recipe"], "How pairs are made: bert_jax/data/pairs.py tells.")
+_RUNNER = flags.DEFINE_enum("runner", "local", RUNNERS, "Where the work is done: processes here, or Apache Beam.")
+_BEAM_OPTIONS = flags.DEFINE_string(
+    "beam_options", "", "For --runner=beam, as in '--runner=FlinkRunner --parallelism=9'."
+)
+
+
+def main() -> None:
+    """Build the data set that the flags ask for."""
+    config = DataConfig(
+        input=_INPUT.value,
+        format=_FORMAT.value,
+        language=_LANGUAGE.value,
+        vocab=_VOCAB.value,
+        do_lower_case=_DO_LOWER_CASE.value,
+        objective=_OBJECTIVE.value,
+        short_seq_prob=_SHORT_SEQ_PROB.value,
+        heldout_fraction=_HELDOUT_FRACTION.value,
+        num_workers=_NUM_WORKERS.value,
+        seed=_SEED.value,
+    )
+    build_dataset(
+        config,
+        out=_OUT.value,
+        max_seq_lengths=_lengths(_MAX_SEQ_LENGTH.value),
+        vocab_size=_VOCAB_SIZE.value,
+        recipe=_RECIPE.value,
+        runner=_RUNNER.value,
+        beam_arguments=shlex.split(_BEAM_OPTIONS.value),
+    )
+
+
+def _lengths(items: list[str]) -> list[int]:
+    if not all(item.strip().isdecimal() for item in items):
+        raise UserError(
+            f"--max_seq_length={','.join(items)}: write whole numbers with commas between, for example 128,512"
+        )
+    return [int(item) for item in items]
+
+
+if __name__ == "__main__":
+    door.run(main)

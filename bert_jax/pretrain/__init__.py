@@ -1,0 +1,1 @@
+"""What only pre-training needs: masking, the objective, the run."""

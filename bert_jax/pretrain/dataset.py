@@ -1,0 +1,98 @@
+"""Find the run's data set, or build it; check that data set, vocabulary and config belong together."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bert_jax.config import Config
+from bert_jax.data.builder import build_dataset
+from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
+from bert_jax.data.tokenization import Tokenizer, load_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.pretrain.masking import SpecialIds
+
+
+def open_datasets(
+    config: Config, *, workdir: Path, max_seq_lengths: tuple[int, ...], report: Callable[[str], None]
+) -> dict[int, DatasetInfo]:
+    """Return the data set of each length: that of `data.directory`, or one built from `data.input` in WORKDIR/data.
+
+    Raises:
+      UserError: if there is nothing to train on, or config and data set disagree; the line names both sides.
+    """
+    data = config.data
+    if data.directory:
+        directory = Path(data.directory)
+    elif data.input:
+        directory = workdir / "data"
+        build_dataset(
+            data,
+            out=directory,
+            max_seq_lengths=max_seq_lengths,
+            vocab_size=config.model.vocab_size,
+            recipe=config.recipe,
+            report=report,
+        )
+    else:
+        raise UserError(
+            "config.data: there is nothing to train on: give --config.data.directory=DIR with a data set made by "
+            "`python -m "
+            "bert_jax.prepare --input='GLOB' --out=DIR`, or --config.data.input='GLOB' to have it built in the workdir"
+        )
+    infos = {length: load_dataset_info(directory, max_seq_length=length) for length in max_seq_lengths}
+    for info in infos.values():
+        _check(config, info)
+    return infos
+
+
+def open_tokenizer(info: DatasetInfo) -> Tokenizer:
+    """Return the tokenizer that the data set was made with."""
+    return load_tokenizer(info.vocab_directory)
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """Return the ids that masking must know."""
+    return SpecialIds(
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+        mask_id=tokenizer.mask_id,
+        vocab_size=tokenizer.vocab_size,
+    )
+
+
+def _check(config: Config, info: DatasetInfo) -> None:
+    where = f"the data set in {info.directory}"
+    tokenizer = open_tokenizer(info)
+    if config.model.vocab_size < max(tokenizer.vocab_size, info.max_token_id + 1):
+        needed = max(tokenizer.vocab_size, info.max_token_id + 1)
+        raise UserError(
+            f"config.model.vocab_size={config.model.vocab_size} is smaller than the vocabulary of {where}, which has "
+            f"{needed} "
+            f"pieces: set --config.model.vocab_size={needed}"
+        )
+    if tokenizer.fingerprint != info.vocabulary_fingerprint:
+        raise UserError(
+            f"{info.vocab_directory} is not the vocabulary that {where} was made with (fingerprint "
+            f"{tokenizer.fingerprint[:12]} "
+            f"beside {info.vocabulary_fingerprint[:12]}): put the right vocabulary back, or run prepare again"
+        )
+    if config.data.vocab:
+        given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        if given.fingerprint != info.vocabulary_fingerprint:
+            raise UserError(
+                f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
+                f"{given.fingerprint[:12]} "
+                f"beside {info.vocabulary_fingerprint[:12]}): leave config.data.vocab empty to use the data set's own"
+            )
+    for field in ("do_lower_case", "objective"):
+        mine, theirs = getattr(config.data, field), getattr(info, field)
+        if mine != theirs:
+            raise UserError(
+                f"config.data.{field}={mine} but {where} was made with {field}={theirs}: set "
+                f"--config.data.{field}={theirs}, "
+                "or prepare another data set"
+            )
+    if config.recipe != info.recipe:
+        raise UserError(
+            f"config.recipe={config.recipe} but {where} was made with --recipe={info.recipe}: set --config.recipe="
+            f"{info.recipe}, or prepare another data set"
+        )

@@ -1,0 +1,75 @@
+"""Describe a run without running it: mesh, parameters, schedule, decay table, tokens a step."""
+
+import math
+
+import jax
+
+from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.program import Program
+from bert_jax.training.optim import DECAY_POLICY
+from bert_jax.training.policy import apply_policy, parameter_names
+
+
+def describe_run(program: Program) -> str:
+    """Return what `--dry_run` prints; nothing is compiled and no data is read."""
+    return "\n\n".join([_mesh(program), _schedule(program), _parameters(program)])
+
+
+def _mesh(program: Program) -> str:
+    mesh = program.mesh
+    shape = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    params = bytes_line(program, "params")
+    return (
+        f"mesh: {shape} ({mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} host(s))\n"
+        f"parameters: {sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)):,}; {params}\n"
+        f"optimizer: {program.rule.name}, {bytes_line(program, 'opt_state')}"
+    )
+
+
+def bytes_line(program: Program, part: str) -> str:
+    """Return the size of a part of the state, whole and on one device."""
+    shapes, shardings = getattr(program.state_shapes, part), getattr(program.state_shardings, part)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return f"{whole / 2**20:,.1f} MiB, {meshes.bytes_per_device(shapes, shardings=shardings) / 2**20:,.1f} MiB a device"
+
+
+def _schedule(program: Program) -> str:
+    lines = [
+        "phase  steps               length  predictions  batch  tokens a step  learning rate at first, peak, last step"
+    ]
+    for index, phase in enumerate(program.phases):
+        if phase.end == phase.start:
+            continue
+        peak = max(
+            (min(max(s.start + s.warmup_steps, phase.start), phase.end - 1) for s in program.segments),
+            key=_rate(program),
+        )
+        rates = "  ".join(f"{float(program.schedule(step)):.3e}" for step in (phase.start, peak, phase.end - 1))
+        steps = f"{phase.start}-{phase.end - 1}"
+        lines.append(
+            f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {phase.max_predictions_per_seq:<11}  "
+            f"{phase.batch_size:<5}  "
+            f"{phase.batch_size * phase.max_seq_length:<13,}  {rates}"
+        )
+    total = sum((p.end - p.start) * p.batch_size * p.max_seq_length for p in program.phases)
+    lines.append(f"tokens in all (padding counted): {total:,}")
+    return "\n".join(lines)
+
+
+def _rate(program: Program):
+    return lambda step: float(program.schedule(step))
+
+
+def _parameters(program: Program) -> str:
+    shapes = program.state_shapes.params
+    names = parameter_names(shapes)
+    width = max(map(len, names))
+    decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=shapes))
+    shardings = jax.tree.leaves(program.state_shardings.params)
+    lines = [f"{'parameter':<{width}}  {'shape':<18}  decay  bytes a device  sharding"]
+    for name, leaf, decay, sharding in zip(names, jax.tree.leaves(shapes), decays, shardings, strict=True):
+        size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        shape = "x".join(map(str, leaf.shape))
+        spec = ", ".join(str(axis or "-") for axis in sharding.spec)
+        lines.append(f"{name:<{width}}  {shape:<18}  {'yes' if decay else 'no':<5}  {size:<14,}  ({spec})")
+    return "\n".join(lines)

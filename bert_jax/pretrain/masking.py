@@ -1,0 +1,168 @@
+"""Choose and mask the positions to predict, on the device, anew in every step (paper section 3.1, Appendix C.2).
+
+The count is exact, as in create_pretraining_data.py of the original: an instance of n tokens, [CLS] and [SEP] counted,
+gets `min(P, max(1, round(rate * n)))` predictions, never at [CLS], [SEP] or padding. Masks are a function of (key,
+global row) alone. Positions are chosen by rank: each eligible position draws a number, and those with the fewest
+smaller ones are chosen. That takes T^2 comparisons and no sort or scatter, neither of which a TPU does fast.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bert_jax.config import MaskingConfig
+from bert_jax.pretrain.rows import encoder_inputs, instance_starts
+from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Hold the ids that masking must know."""
+
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    vocab_size: int  # random replacements are drawn from all of it, special pieces included, as in the original
+
+
+def default_max_predictions(max_seq_length: int, *, rate: float) -> int:
+    """Return the number of slots a row of one instance needs: 20 at 128 and 77 at 512 for a rate of 0.15."""
+    return max(1, math.ceil(max_seq_length * rate - 1e-9))
+
+
+def predictions_per_length(max_seq_length: int, *, rate: float, limit: int) -> list[int]:
+    """Return for each number of tokens 0..T how many to predict; Python's rounding, half to even, is the original's."""
+    return [0] + [min(limit, max(1, round(rate * n))) for n in range(1, max_seq_length + 1)]
+
+
+def mask_rows(
+    rows: Rows,
+    *,
+    key: Key[Array, ""],
+    masking: MaskingConfig,
+    special: SpecialIds,
+    max_predictions: int,
+) -> PretrainingBatch:
+    """Mask `rows`, which must be the whole global batch in order; `max_predictions` is P for the whole row.
+
+    With several instances in a row each gets its own exact count, as long as the row's P slots last.
+    """
+    inputs = encoder_inputs(rows)
+    batch, length = inputs.input_ids.shape
+    order_key, choice_key, word_key = jax.random.split(key, 3)
+    ids = inputs.input_ids
+    eligible = (inputs.segment_ids > 0) & (ids != special.cls_id) & (ids != special.sep_id)
+    budgets = _budgets(rows, rate=masking.rate, limit=max_predictions)
+    order = jax.random.bits(order_key, (batch, length), jnp.uint32)
+    if masking.whole_word:
+        chosen = _choose_words(order, eligible=eligible, inputs=inputs, starts=rows.word_starts, budgets=budgets)
+    else:
+        chosen = _choose_tokens(order, eligible=eligible, segment_ids=inputs.segment_ids, budgets=budgets)
+    # The p-th slot holds the p-th chosen position from the left; slots beyond the chosen ones match no position.
+    slot = jnp.cumsum(chosen, axis=1) - 1
+    one_hot = chosen[:, None, :] & (slot[:, None, :] == jnp.arange(max_predictions)[None, :, None])  # [B, P, T]
+    weights = one_hot.any(-1)
+    masked = _corrupt(ids, chosen=chosen, key=choice_key, word_key=word_key, masking=masking, special=special)
+    exists = rows.segment_lengths.sum(-1) > 0
+    return PretrainingBatch(
+        inputs=dataclasses.replace(inputs, input_ids=masked),
+        rows=jnp.arange(batch, dtype=jnp.int32),
+        positions=(one_hot * jnp.arange(length)).sum(-1).astype(jnp.int32),
+        labels=(one_hot * ids[:, None, :]).sum(-1).astype(jnp.int32),
+        weights=weights.astype(jnp.float32),
+        cls_positions=jnp.where(exists, instance_starts(rows), 0).astype(jnp.int32),
+        next_sentence_labels=rows.next_sentence_labels.astype(jnp.int32),
+        next_sentence_weights=exists.astype(jnp.float32),
+    )
+
+
+def _budgets(rows: Rows, *, rate: float, limit: int) -> Int[Array, "B S"]:
+    """Return how many predictions each instance gets; later instances share what the row's P slots leave."""
+    table = jnp.asarray(predictions_per_length(rows.input_ids.shape[1], rate=rate, limit=limit), jnp.int32)
+    wanted = table[rows.segment_lengths.sum(-1)]
+    before = jnp.cumsum(wanted, axis=1) - wanted
+    return jnp.clip(limit - before, 0, wanted)
+
+
+def _choose_tokens(
+    order: Array, *, eligible: Bool[Array, "B T"], segment_ids: Int[Array, "B T"], budgets: Int[Array, "B S"]
+) -> Bool[Array, "B T"]:
+    """Choose in each instance the eligible positions with the smallest numbers; equal numbers rank by position."""
+    length = order.shape[1]
+    place = jnp.arange(length)
+    mine, other = order[:, :, None], order[:, None, :]
+    smaller = (other < mine) | ((other == mine) & (place[None, None, :] < place[None, :, None]))
+    rivals = eligible[:, None, :] & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    rank = (smaller & rivals).sum(-1)
+    return eligible & (rank < _budget_of(segment_ids, budgets=budgets))
+
+
+def _choose_words(
+    order: Array,
+    *,
+    eligible: Bool[Array, "B T"],
+    inputs: EncoderInputs,
+    starts: Bool[Array, "B T"],
+    budgets: Int[Array, "B S"],
+) -> Bool[Array, "B T"]:
+    """Choose whole words in random order; a word that would exceed the budget is skipped and later ones may still fit.
+
+    That is the original's loop over shuffled words (create_pretraining_data.py, `do_whole_word_mask`). Here each round
+    takes all words up to the first that does not fit, then drops those too long for what is left; two to four rounds
+    end it.
+    """
+    # A word begins at an eligible token that starts one, or that follows a special token; it ends before the next.
+    begins = eligible & (starts | ~jnp.pad(eligible, ((0, 0), (1, 0)))[:, :-1])
+    word = jnp.cumsum(begins, axis=1) * eligible  # number of the token's word from 1; 0: none
+    same_word = (word[:, :, None] == word[:, None, :]) & eligible[:, :, None] & eligible[:, None, :]
+    size = same_word.sum(-1)
+    heads = same_word & begins[:, None, :]
+    number = (heads * order[:, None, :]).sum(-1, dtype=jnp.uint32)  # every token carries its word's number
+    mine, other = number[:, :, None], number[:, None, :]
+    before = (other < mine) | ((other == mine) & (word[:, None, :] < word[:, :, None]))
+    before &= inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :]
+    same_instance = inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :]
+    budget = _budget_of(inputs.segment_ids, budgets=budgets)
+
+    def left(chosen: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+        return budget - (same_instance & chosen[:, None, :]).sum(-1)
+
+    def fits(chosen: Bool[Array, "B T"], waiting: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
+        return waiting & ~chosen & (size <= left(chosen))
+
+    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        chosen, waiting = state
+        waiting = fits(chosen, waiting)
+        ahead = (before & waiting[:, None, :]).sum(-1)  # tokens of words that come first
+        taken = waiting & (ahead + size <= left(chosen))
+        # The first word that does not fit behind those taken is skipped by the next round's `fits`.
+        return chosen | taken, waiting & ~taken
+
+    start = (jnp.zeros_like(eligible), eligible)
+    return jax.lax.while_loop(lambda state: fits(*state).any(), body, start)[0]
+
+
+def _budget_of(segment_ids: Int[Array, "B T"], *, budgets: Int[Array, "B S"]) -> Int[Array, "B T"]:
+    """Return for each position the budget of its instance, 0 for padding."""
+    numbers = jnp.arange(1, budgets.shape[1] + 1)
+    return ((segment_ids[:, :, None] == numbers) * budgets[:, None, :]).sum(-1)
+
+
+def _corrupt(
+    ids: Int[Array, "B T"],
+    *,
+    chosen: Bool[Array, "B T"],
+    key: Key[Array, ""],
+    word_key: Key[Array, ""],
+    masking: MaskingConfig,
+    special: SpecialIds,
+) -> Int[Array, "B T"]:
+    """Replace the chosen tokens by [MASK], by a random word or by themselves, with the configured shares."""
+    draw: Float[Array, "B T"] = jax.random.uniform(key, ids.shape)
+    words = jax.random.randint(word_key, ids.shape, 0, special.vocab_size, dtype=jnp.int32)
+    replaced = jnp.where(draw < masking.mask_share, special.mask_id, words)
+    replaced = jnp.where(draw < masking.mask_share + masking.random_share, replaced, ids)
+    return jnp.where(chosen, replaced, ids)

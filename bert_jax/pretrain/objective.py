@@ -1,0 +1,89 @@
+"""Compute the pre-training losses (paper A.2): mean masked-LM likelihood plus mean next-sentence likelihood."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from bert_jax.config import MaskingConfig, ModelConfig
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.heads import BertForPreTraining
+from bert_jax.pretrain.masking import SpecialIds, mask_rows
+from bert_jax.training.metrics import Mean, Means
+from bert_jax.types import PretrainingBatch, Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingObjective:
+    """Mask rows, apply the model, and score both objectives; `next_sentence` False leaves the second one out."""
+
+    model: ModelConfig
+    masking: MaskingConfig
+    special: SpecialIds
+    max_predictions: int
+    next_sentence: bool
+
+    def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
+        """Mask the global batch; the masks are a function of `key` and the row's place alone."""
+        return mask_rows(
+            rows, key=key, masking=self.masking, special=self.special, max_predictions=self.max_predictions
+        )
+
+    def weights(self, batch: PretrainingBatch) -> dict[str, Float[Array, ""]]:
+        """Return the number of predictions and of instances."""
+        return {"mlm": batch.weights.sum(), "nsp": batch.next_sentence_weights.sum()}
+
+    def loss(
+        self,
+        params: Any,
+        *,
+        batch: PretrainingBatch,
+        weights: dict[str, Float[Array, ""]],
+        key: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, ""], Means]:
+        """Return this part's share of the loss and its figures; `key` None computes without dropout."""
+        dropout = None if key is None else Dropout.create(key, rows=batch.rows)
+        logits = BertForPreTraining(self.model).apply(
+            {"params": params},
+            batch.inputs,
+            positions=batch.positions,
+            cls_positions=batch.cls_positions,
+            dropout=dropout,
+        )
+        means = _scores("mlm", logits.masked_lm, labels=batch.labels, weights=batch.weights)
+        loss = means["mlm_loss"].total / jnp.maximum(weights["mlm"], 1)
+        if self.next_sentence:
+            means |= _scores(
+                "nsp",
+                logits.next_sentence,
+                labels=batch.next_sentence_labels,
+                weights=batch.next_sentence_weights,
+            )
+            loss += means["nsp_loss"].total / jnp.maximum(weights["nsp"], 1)
+        tokens = (batch.inputs.segment_ids == 0).astype(jnp.float32)
+        means["padding_fraction"] = Mean.of(tokens, weights=jnp.ones_like(tokens))
+        return loss, means
+
+    def evaluate(self, params: Any, rows: Rows, *, key: Key[Array, ""], unigram_log_probs: Float[Array, " V"]) -> Means:
+        """Return the figures of held-out rows, and of the unigram model at the same predictions."""
+        batch = self.prepare(rows, key=key)
+        _, means = self.loss(params, batch=batch, weights=self.weights(batch), key=None)
+        del means["padding_fraction"]
+        guess = jnp.argmax(unigram_log_probs)
+        means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
+        means["unigram_accuracy"] = Mean.of((batch.labels == guess).astype(jnp.float32), weights=batch.weights)
+        return means
+
+
+def _scores(name: str, logits: Float[Array, "*n C"], *, labels: Int[Array, "*n"], weights: Float[Array, "*n"]) -> Means:
+    """Return the cross-entropy in nats and the accuracy."""
+    log_sum = jax.nn.logsumexp(logits, axis=-1)
+    # Compared with an iota and summed: the backward pass writes softmax - onehot, where a gather's would scatter.
+    picked = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return {
+        f"{name}_loss": Mean.of(log_sum - picked, weights=weights),
+        f"{name}_accuracy": Mean.of(right, weights=weights),
+    }

@@ -1,0 +1,256 @@
+"""Pre-train: the start-up in its order, the loop, the closing words.
+
+1. workdir: create it, or check that it belongs to this config;
+2. data: find or build the data set of each phase's length;
+3. program: mesh, state shardings, steps;
+4. state: the newest good checkpoint of the workdir, else fresh parameters;
+5. loop: evaluate, save, step, log;
+6. say how far the model is from the unigram model.
+"""
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.config import Config
+from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.data.loader import PretrainingBatches
+from bert_jax.errors import UserError
+from bert_jax.model.flops import peak_flops, train_flops_per_row
+from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.dataset import open_datasets, open_tokenizer, special_ids
+from bert_jax.pretrain.evaluation import Evaluator, describe, verdict
+from bert_jax.pretrain.masking import SpecialIds
+from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.workdir import open_workdir
+from bert_jax.training.checkpoint import Checkpointer
+from bert_jax.training.loop import run_loop
+from bert_jax.training.metrics import MetricWindow
+from bert_jax.training.progress import Progress
+from bert_jax.training.schedule import Phase, phase_at
+from bert_jax.training.state import TrainState
+from bert_jax.training.step_log import StepLog
+from bert_jax.training.stopping import StopRequest
+from bert_jax.training.writers import Writer, make_writers
+from bert_jax.types import Rows
+
+# Exit statuses: a launcher restarts on PREEMPTED (EX_TEMPFAIL of sysexits.h); 130 is the shell's for Ctrl-C.
+FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
+
+
+def pretrain(config: Config, *, workdir: str | Path, command: str = "the same command") -> int:
+    """Train to the end of the schedule, or resume there; return the exit status.
+
+    `command` is what the user is told to type to resume.
+
+    Raises:
+      UserError: for anything the user can mend.
+    """
+    report = print if jax.process_index() == 0 else _silent
+    path = open_workdir(workdir, config=config)
+    program = Program(config, mesh=meshes.make_mesh(config.mesh))
+    lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
+    datasets = open_datasets(config, workdir=path, max_seq_lengths=lengths, report=report)
+    tokenizer = open_tokenizer(next(iter(datasets.values())))
+    if jax.process_index() == 0 and not (path / "vocab").exists():
+        tokenizer.save(path / "vocab")
+    run = _Run(program, datasets=datasets, special=special_ids(tokenizer), report=report)
+    checkpointer = Checkpointer(path / "checkpoints", config=config.checkpoint, report=report)
+    try:
+        return run.train(path, checkpointer=checkpointer, command=command)
+    finally:
+        checkpointer.close()
+
+
+@dataclasses.dataclass
+class _Save:
+    """Save every so many steps: the loop's second feature."""
+
+    every: int
+    save: Callable[[int, TrainState], None]
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        self.save(step, state)
+
+
+class _Evaluate:
+    """Evaluate every so many steps: the loop's first feature."""
+
+    def __init__(self, run: "_Run", *, writers: list[Writer], progress: Progress):
+        self.every = run.config.eval.every
+        self._run, self._writers, self._progress = run, writers, progress
+        self._evaluators: dict[int, Evaluator] = {}
+        self.last: dict[str, float] = {}
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        phase = phase_at(self._run.program.phases, step=max(step - 1, 0))
+        if phase.start not in self._evaluators:
+            self._evaluators[phase.start] = self._run.evaluator(phase)
+        self.last = self._evaluators[phase.start](state.params)
+        for writer in self._writers:
+            writer.write(step, figures=self.last)
+        self._progress.say(f"step {step}  {describe(self.last)}")
+
+
+class _Run:
+    """Hold what the parts of one run share."""
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        datasets: dict[int, DatasetInfo],
+        special: SpecialIds,
+        report: Callable[[str], None],
+    ):
+        self.program, self.config = program, program.config
+        self._datasets, self._special, self._report = datasets, special, report
+        self._steps: dict[int, Any] = {}
+
+    def train(self, path: Path, *, checkpointer: Checkpointer, command: str) -> int:
+        end = self.config.train.num_steps
+        restored = checkpointer.restore(self._checked_target)
+        start = restored.step if restored else 0
+        if start >= end:
+            self._report(
+                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}"
+            )
+            return FINISHED
+        state = restored.state if restored else self.program.init_state()
+        self._report(
+            f"resuming at step {start} of {end}" if restored else f"starting: {end} steps on {self._devices()}"
+        )
+        window = MetricWindow(restored.metadata["window"] if restored else None)
+        main_host = jax.process_index() == 0
+        writers = (
+            make_writers(path, config=self.config.log, run_config=dataclasses.asdict(self.config), resume_step=start)
+            if main_host
+            else []
+        )
+        progress = Progress(start=start, end=end, enabled=main_host)
+        log = self._step_log(window, writers, progress, checkpointer)
+
+        def save(step: int, state: TrainState) -> None:
+            checkpointer.save(step, state=state, metadata=self._metadata(window))
+
+        evaluate = _Evaluate(self, writers=writers, progress=progress)
+        try:
+            with StopRequest() as stop:
+                state, step = run_loop(
+                    state,
+                    start=start,
+                    end=end,
+                    batches=self._batches(start),
+                    train_step=self._train_step,
+                    log=log,
+                    features=[evaluate, _Save(self.config.checkpoint.every, save)],
+                    should_stop=stop,
+                )
+                if step < end:
+                    save(step, state)
+                checkpointer.wait()
+        finally:
+            progress.close()
+            for writer in writers:
+                writer.close()
+        if step < end:
+            self._report(f"stopped at step {step} of {end}, checkpoint saved; {command} resumes there")
+            return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
+        self._report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
+        self._report(verdict(evaluate.last))
+        return FINISHED
+
+    def evaluator(self, phase: Phase) -> Evaluator:
+        """Return the evaluation on the held-out rows of `phase`'s length."""
+        return Evaluator(
+            self.program,
+            phase=phase,
+            special=self._special,
+            info=self._datasets[phase.max_seq_length],
+            max_examples=self.config.eval.max_examples,
+        )
+
+    def _batches(self, start: int) -> Iterator[Rows]:
+        """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""
+        for index, phase in enumerate(self.program.phases):
+            if phase.end <= start or phase.end == phase.start:
+                continue
+            # Phases of one length do not repeat each other's order.
+            loader = PretrainingBatches(
+                self._datasets[phase.max_seq_length].directory,
+                max_seq_length=phase.max_seq_length,
+                batch_size=phase.batch_size,
+                seed=self.config.seed * 1000 + index,
+                host_index=jax.process_index(),
+                host_count=jax.process_count(),
+            )
+            first = max(start, phase.start) - phase.start
+            for local in loader.iterate(start=first, stop=phase.end - phase.start):
+                yield meshes.to_global(Rows(**local), mesh=self.program.mesh)
+
+    def _train_step(self, step: int) -> Any:
+        phase = phase_at(self.program.phases, step=step)
+        if phase.start not in self._steps:
+            self._steps[phase.start] = self.program.train_step(phase, special=self._special)
+        return self._steps[phase.start]
+
+    def _step_log(
+        self, window: MetricWindow, writers: list[Writer], progress: Progress, checkpointer: Checkpointer
+    ) -> StepLog:
+        def cost(step: int) -> dict[str, float]:
+            phase = phase_at(self.program.phases, step=step)
+            flops = train_flops_per_row(
+                self.config.model,
+                max_seq_length=phase.max_seq_length,
+                max_predictions=phase.max_predictions_per_seq,
+            )
+            rows = phase.batch_size
+            return {"sequences": rows, "tokens": rows * phase.max_seq_length, "flops": rows * flops}
+
+        return StepLog(
+            every=self.config.log.every,
+            end=self.config.train.num_steps,
+            window=window,
+            writers=writers,
+            progress=progress,
+            learning_rate=lambda step: float(self.program.schedule(step)),
+            cost_of_step=cost,
+            peak_flops=peak_flops(jax.devices()[0].device_kind),
+            last_good=lambda: checkpointer.last_good,
+        )
+
+    def _fingerprints(self) -> dict[str, str]:
+        infos = self._datasets.values()
+        return {"vocabulary": next(iter(infos)).vocabulary_fingerprint} | {
+            f"data of length {info.max_seq_length}": info.data_fingerprint for info in infos
+        }
+
+    def _metadata(self, window: MetricWindow) -> dict[str, Any]:
+        return {
+            "config": dataclasses.asdict(self.config),
+            "fingerprints": self._fingerprints(),
+            "window": window.to_json(),
+        }
+
+    def _checked_target(self, metadata: dict[str, Any]) -> TrainState:
+        """Return the abstract state, after checking that the checkpoint saw the same vocabulary and data."""
+        for name, now in self._fingerprints().items():
+            before = metadata["fingerprints"].get(name, now)
+            if before != now:
+                raise UserError(
+                    f"the checkpoint was trained with another {name} (fingerprint {before[:12]}) than the data set's "
+                    f"({now[:12]}): give the old data set with --config.data.directory, or choose another --workdir"
+                )
+        return self.program.abstract_state()
+
+    def _devices(self) -> str:
+        kind = jax.devices()[0].device_kind
+        return f"{jax.device_count()} x {kind}, {jax.process_count()} host" + ("s" if jax.process_count() > 1 else "")
+
+
+def _silent(text: str) -> None:
+    del text

@@ -1,0 +1,66 @@
+"""Keep a run's config in its workdir, and refuse a workdir that belongs to another run."""
+
+import json
+import re
+from pathlib import Path
+
+from bert_jax.config import Config, flatten, from_config_dict, to_json
+from bert_jax.errors import UserError
+
+# What may change from one start of a run to the next: it changes neither the data nor, but for rounding, the result.
+_FREE = re.compile(
+    r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)|model\.(scan_layers|remat|attention_implementation)"
+    r"|train\.gradient_accumulation_steps"
+)
+
+
+def open_workdir(workdir: str | Path, *, config: Config) -> Path:
+    """Create `workdir` if need be and write `config.json`, or check that the one there is of the same run.
+
+    Raises:
+      UserError: if the directory cannot be written, or belongs to another config; the line names fields and both
+      values.
+    """
+    path = Path(workdir).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "config.json").exists():
+            _check_same_run(read_config(path), config, workdir=path)
+        temporary = path / "config.json.tmp"
+        temporary.write_text(to_json(config))
+        temporary.replace(path / "config.json")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written ({error.strerror}): choose another directory"
+        ) from error
+    return path
+
+
+def read_config(workdir: str | Path) -> Config:
+    """Return the config of the run that `workdir` belongs to.
+
+    Raises:
+      UserError: if there is none or it cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        return from_config_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir}: not a workdir of bert_jax, it holds no config.json") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): restore it, or choose another --workdir") from error
+
+
+def _check_same_run(saved: Config, config: Config, *, workdir: Path) -> None:
+    before, now = flatten(saved), flatten(config)
+    names = sorted(
+        name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _FREE.fullmatch(name)
+    )
+    if names:
+        shown = "; ".join(f"config.{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UserError(
+            f"--workdir={workdir} belongs to a run with another config ({shown}{more}): choose another --workdir, or "
+            f"give the old "
+            "values to resume"
+        )

@@ -1,0 +1,39 @@
+"""Pre-train BERT: `python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=DIR`.
+
+Any field is changed on the command line: `--config.train.batch_size=64`. Run again, it resumes; `--dry_run` shows mesh,
+parameters and schedule and stops.
+"""
+
+import sys
+
+from bert_jax import door  # first: it quiets the libraries that the next imports load
+
+from absl import flags  # isort: skip
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory for checkpoints, metrics and, unless given, the data set.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, and stop.")
+
+
+def main() -> int:
+    """Read the flags and call the one function."""
+    from bert_jax import config as configs
+    from bert_jax.errors import UserError
+    from bert_jax.parallel import mesh as meshes
+    from bert_jax.pretrain import dry_run, program, run
+
+    if CONFIG.value is None:
+        raise UserError("--config is missing: give a config file, for example --config=configs/tiny_cpu.py")
+    config = configs.from_config_dict(CONFIG.value)
+    if DRY_RUN.value:
+        print(dry_run.describe_run(program.Program(config, mesh=meshes.make_mesh(config.mesh))))
+        return 0
+    if not WORKDIR.value:
+        raise UserError("--workdir is missing: give the directory that is to hold checkpoints and metrics")
+    command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
+    return run.pretrain(config, workdir=WORKDIR.value, command=command)
+
+
+if __name__ == "__main__":
+    door.run(main)

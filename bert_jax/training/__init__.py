@@ -1,0 +1,1 @@
+"""The generic trainer: state, step, loop, optimisers, checkpoints, writers."""

@@ -1,0 +1,180 @@
+"""Save and restore {state, metadata} with Orbax: asynchronous, atomic, verified.
+
+Every checkpoint carries a checksum a parameter, taken on the device from the bits that were trained with, and checked
+when it is read back: a damaged checkpoint is set aside by name and the last good one is used.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from bert_jax.config import CheckpointConfig
+from bert_jax.errors import UserError
+from bert_jax.training.policy import parameter_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """Hold what a checkpoint held."""
+
+    step: int
+    state: Any
+    metadata: dict[str, Any]
+
+
+class Checkpointer:
+    """Keep the checkpoints of one workdir."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        config: CheckpointConfig | None = None,
+        report: Callable[[str], None] = print,
+    ):
+        """Open `directory`; without `config` for reading only.
+
+        Raises:
+          UserError: if the directory cannot be made.
+        """
+        self._directory = Path(directory).absolute()
+        self._report = report
+        # Orbax's own log lines (dozens a save) would bury the run's; its errors still arrive.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep_latest if config else None,
+            keep_period=(config.keep_every or None) if config else None,
+            create=config is not None,
+            read_only=config is None,
+            enable_async_checkpointing=config is not None,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be kept in {self._directory}: {error.strerror or error}") from error
+        self.last_good: int | None = None
+
+    def save(self, step: int, *, state: Any, metadata: dict[str, Any]) -> None:
+        """Begin to save; returns once the state is copied off the devices, or at once if `step` is saved already.
+
+        Raises:
+          UserError: if this or the previous checkpoint could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        record = {**metadata, "checksums": checksums(state)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(record))
+        self._guard(lambda: self._manager.save(step, args=items, force=True))
+
+    def wait(self) -> None:
+        """Wait until every checkpoint begun is on disk.
+
+        Raises:
+          UserError: if one could not be written.
+        """
+        self._guard(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Wait, then release the threads."""
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a complete checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Return the metadata of one checkpoint without its arrays."""
+        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        return dict(self._manager.restore(step, args=items)["metadata"])
+
+    def restore(self, target: Callable[[dict[str, Any]], Any] | Any, *, step: int | None = None) -> Restored | None:
+        """Return the newest good checkpoint (or that of `step`), or None if there is none at all.
+
+        `target` is the abstract state with its shardings, or a function that makes it from the metadata. A damaged
+        checkpoint is reported and, unless reading only, renamed to `STEP.damaged`, and the one before it is tried.
+
+        Raises:
+          UserError: if there are checkpoints but none can be read.
+        """
+        steps = [s for s in reversed(self.steps()) if step is None or s == step]
+        if step is not None and not steps:
+            raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {self.steps() or 'none'}")
+        for candidate in steps:
+            try:
+                restored = self._read(candidate, target)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                self._report(f"checkpoint of step {candidate} is damaged and is passed over: {reason}")
+                self._set_aside(candidate)
+                continue
+            self.last_good = candidate
+            return restored
+        if steps:
+            raise UserError(
+                f"none of the checkpoints in {self._directory} can be read (steps {sorted(steps)}): restore the "
+                f"directory from a "
+                "backup, or start anew with another --workdir"
+            )
+        return None
+
+    def _read(self, step: int, target: Any) -> Restored:
+        metadata = self.metadata(step)
+        abstract = target(metadata) if callable(target) else target
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state = self._manager.restore(step, args=items)["state"]
+        saved = metadata.pop("checksums", {})
+        for name, checksum in checksums(state).items():
+            if name in saved and saved[name] != checksum:
+                raise ValueError(f"checksum of {name} differs")
+        return Restored(step=step, state=state, metadata=metadata)
+
+    def _set_aside(self, step: int) -> None:
+        if self._manager._options.read_only:
+            return
+        if jax.process_index() == 0:
+            path = self._directory / str(step)
+            number = 0
+            while (aside := self._directory / f"{step}.damaged-{number}").exists():
+                number += 1
+            path.rename(aside)
+            self._report(f"kept as {aside} for inspection")
+        self._manager.reload()
+
+    def _guard(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            good = (
+                f"the last good one is that of step {self.steps()[-1]}" if self.steps() else "there is none before it"
+            )
+            raise UserError(
+                f"checkpoint could not be written to {self._directory} ({reason}); {good}: free disk space or mend the "
+                "permissions, then run the same command again to resume"
+            ) from error
+        steps = self.steps()
+        self.last_good = steps[-1] if steps else None
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    def one(leaf: jax.Array) -> jax.Array:
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        return jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in leaves])
+
+
+def checksums(state: Any) -> dict[str, int]:
+    """Return the sum modulo 2^32 of every array's bits: the same for any sharding, changed by any flipped bit."""
+    sums = jax.device_get(_sums(jax.tree.leaves(state)))
+    return dict(zip(parameter_names(state), map(int, sums), strict=True))

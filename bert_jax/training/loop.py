@@ -1,0 +1,61 @@
+"""The loop and nothing else.
+
+Its order is law: log what is pending, evaluate, save, next batch, step, log the previous step. Whatever is due runs on
+the state of a step boundary whose figures are written, so a checkpoint and metrics.jsonl always agree, and a killed run
+repeats exactly what the undisturbed one did. The previous step's figures are fetched after the next is dispatched: the
+device never waits for the host.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from bert_jax.training.state import TrainState
+from bert_jax.training.step_log import StepLog
+from bert_jax.training.steps import StepOutput
+
+
+class Feature(Protocol):
+    """Do something on the state every so many steps and at the end; in the order given to the loop."""
+
+    every: int
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        """Act on the state after `step` steps."""
+        ...
+
+
+def run_loop(
+    state: TrainState,
+    *,
+    start: int,
+    end: int,
+    batches: Iterator[Any],
+    train_step: Callable[[int], Callable[[TrainState, Any], tuple[TrainState, StepOutput]]],
+    log: StepLog,
+    features: Sequence[Feature],
+    should_stop: Callable[[], bool],
+) -> tuple[TrainState, int]:
+    """Train from step `start` to `end`, or to the boundary at which `should_stop` says so; return state and step.
+
+    What is due at `start` is not done again: it was done before the checkpoint of that step.
+    """
+    pending: tuple[int, StepOutput] | None = None
+    step = start
+    while True:
+        stopping = should_stop()
+        due = [f for f in features if step != start and (step == end or step % f.every == 0)]
+        if pending is not None and (due or stopping or step == end):
+            log.finished_step(*pending)
+            pending = None
+        for feature in due:
+            with log.outside_steps():
+                feature(step, state=state)
+        if stopping or step == end:
+            return state, step
+        with log.waiting_for_data():
+            rows = next(batches)
+        state, output = train_step(step)(state, rows)
+        step += 1
+        if pending is not None:
+            log.finished_step(*pending)
+        pending = (step, output)

@@ -1,0 +1,101 @@
+"""Optimisers: BERT's Adam, AdamW and LAMB, each checked against a NumPy transcript.
+
+BERT's Adam (optimization.py of google-research/bert) has no bias correction and adds the decay to the update; AdamW
+(Loshchilov & Hutter 2019) is the same with bias correction; LAMB (You et al. 2020, algorithm 2) scales the AdamW update
+of each tensor by |parameter| / |update|. Parameters stacked over layers count as one tensor a layer.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import Config, OptimizerConfig
+from bert_jax.training.policy import Policy, apply_policy
+
+# The original decays every kernel and table and excludes "LayerNorm", "layer_norm" and "bias" by name. LAMB leaves the
+# same parameters out of its trust ratio (as the implementations do that trained BERT with it; the paper is silent).
+DECAY_POLICY: Policy[bool] = (
+    (r".*layer_norm/(scale|bias)", False),
+    (r".*bias", False),
+    (r".*(kernel|embeddings)", True),
+)
+# Parameters with a leading axis of layers (model/bert.py).
+STACKED_POLICY: Policy[bool] = ((r"(.*/)?encoder/layers/.*", True), (r".*", False))
+
+
+class AdamState(NamedTuple):
+    """Hold the moments and the number of updates."""
+
+    count: Int[Array, ""]
+    mu: Any
+    nu: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerRule:
+    """Hold what tells the optimisers apart, after the config's `auto` is resolved."""
+
+    name: str
+    bias_correction: bool
+    trust_ratio: bool
+
+
+def optimizer_rule(config: Config) -> OptimizerRule:
+    """Return the rule that the config names; `auto` follows the recipe."""
+    name = config.optimizer.name
+    if name == "auto":
+        name = "bert_adam" if config.recipe == "original" else "adamw"
+    return OptimizerRule(name=name, bias_correction=name != "bert_adam", trust_ratio=name == "lamb")
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+) -> optax.GradientTransformation:
+    """Return global-norm clipping followed by the optimiser that `rule` describes."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), _adam_family(config, rule=rule, schedule=schedule)
+    )
+
+
+def _adam_family(
+    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+) -> optax.GradientTransformation:
+    def init(params: Any) -> AdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+        mu = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * jnp.square(g), state.nu, grads)
+        number = (state.count + 1).astype(jnp.float32)
+        mu_scale = 1 / (1 - config.beta1**number) if rule.bias_correction else 1.0
+        nu_scale = 1 / (1 - config.beta2**number) if rule.bias_correction else 1.0
+        rate = schedule(state.count)
+
+        def step(m: Array, v: Array, p: Array, decays: bool, stacked: bool) -> Array:
+            change = (m * mu_scale) / (jnp.sqrt(v * nu_scale) + config.epsilon)
+            if decays:
+                change += config.weight_decay * p
+            if decays and rule.trust_ratio:
+                change *= trust_ratio(p, update=change, stacked=stacked)
+            return -rate * change
+
+        decays = apply_policy(DECAY_POLICY, params=params)
+        stacked = apply_policy(STACKED_POLICY, params=params)
+        return jax.tree.map(step, mu, nu, params, decays, stacked), AdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def trust_ratio(param: Float[Array, "*n"], *, update: Float[Array, "*n"], stacked: bool) -> Float[Array, "*n"]:
+    """Return |param| / |update| over the tensor, or a layer of a stacked one; 1 where either norm is 0."""
+    axes = tuple(range(1, param.ndim)) if stacked else None
+    param_norm = jnp.sqrt(jnp.square(param).sum(axes, keepdims=True))
+    update_norm = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
+    defined = (param_norm > 0) & (update_norm > 0)
+    return jnp.where(defined, param_norm / jnp.where(defined, update_norm, 1), 1.0)

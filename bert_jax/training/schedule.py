@@ -1,0 +1,102 @@
+"""Declare the whole run's phases and learning rate once: one list, one global step (paper A.2).
+
+Linear warm-up, then linear decay to 0 at the last step. The `original` recipe decays from step 0 and only replaces the
+rate during warm-up, so the rate drops by warmup/total at the end of warm-up, and its first step has rate 0
+(optimization.py of google-research/bert); the `modern` one is continuous and starts at 1/warmup.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import Config
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Hold a part of the run with one batch shape: steps `start` to `end - 1`."""
+
+    start: int
+    end: int
+    max_seq_length: int
+    max_predictions_per_seq: int
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RateSegment:
+    """Hold a part of the run with one warm-up and decay."""
+
+    start: int
+    end: int
+    learning_rate: float
+    warmup_steps: int
+
+
+def phases(config: Config, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
+    """Return the phases with their steps; boundaries are rounded to whole steps, the last phase ends at num_steps."""
+    result: list[Phase] = []
+    share, start = 0.0, 0
+    for index, item in enumerate(config.train.phases):
+        share += item.fraction
+        last = index == len(config.train.phases) - 1
+        end = config.train.num_steps if last else round(share * config.train.num_steps)
+        predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
+        batch_size = item.batch_size or config.train.batch_size
+        result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
+        start = end
+    return tuple(result)
+
+
+def phase_at(all_phases: tuple[Phase, ...], *, step: int) -> Phase:
+    """Return the phase that takes step `step`, counted from 0."""
+    return next((phase for phase in all_phases if step < phase.end), all_phases[-1])
+
+
+def rate_segments(config: Config, *, all_phases: tuple[Phase, ...]) -> tuple[RateSegment, ...]:
+    """Return the parts of the learning-rate schedule: a phase that names its own rate begins a new one.
+
+    Raises:
+      UserError: if a warm-up is longer than its part.
+    """
+    segments = [RateSegment(0, 0, config.optimizer.learning_rate, config.optimizer.warmup_steps)]
+    for item, phase in zip(config.train.phases, all_phases, strict=True):
+        if item.learning_rate > 0:
+            first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps)
+            segments = [first] if phase.start == 0 else [*segments, first]
+        segments[-1] = dataclasses.replace(segments[-1], end=phase.end)
+    for segment in segments:
+        steps = segment.end - segment.start
+        if segment.warmup_steps > steps:
+            raise UserError(
+                f"config.optimizer.warmup_steps={segment.warmup_steps} is more than the {steps} steps it belongs to: "
+                f"set it to at most {steps}, a hundredth to a tenth of the steps is usual"
+            )
+    return tuple(segments)
+
+
+def learning_rate_schedule(
+    segments: tuple[RateSegment, ...], *, recipe: str
+) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
+    """Return the learning rate of the update that takes step `step` to `step + 1`."""
+
+    def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
+        step = jnp.asarray(step)
+        value = jnp.zeros((), jnp.float32)
+        for segment in segments:
+            value = jnp.where((step >= segment.start) & (step < segment.end), _segment_rate(segment, step), value)
+        return value
+
+    def _segment_rate(segment: RateSegment, step: Int[Array, ""]) -> Float[Array, ""]:
+        total, warmup = segment.end - segment.start, segment.warmup_steps
+        here = (step - segment.start).astype(jnp.float32)
+        if recipe == "original":
+            rising, falling = here / max(warmup, 1), 1 - here / total
+        else:
+            rising, falling = (here + 1) / max(warmup, 1), (total - here) / max(total - warmup, 1)
+        return segment.learning_rate * jnp.where(here < warmup, rising, falling)
+
+    return rate

@@ -1,0 +1,139 @@
+"""Gather each step's figures, write a line an interval, and stop a run whose loss is no longer finite."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from bert_jax.errors import UserError
+from bert_jax.training.metrics import MetricWindow
+from bert_jax.training.policy import parameter_names
+from bert_jax.training.progress import Progress
+from bert_jax.training.steps import StepOutput
+from bert_jax.training.writers import Writer
+
+# A device that waits this share of the time has a loader that is too slow, not a hiccup.
+WAIT_WARNING = 0.1
+
+
+class StepLog:
+    """Take the output of each finished step, in order."""
+
+    def __init__(
+        self,
+        *,
+        every: int,
+        end: int,
+        window: MetricWindow,
+        writers: Sequence[Writer],
+        progress: Progress,
+        learning_rate: Callable[[int], float],
+        cost_of_step: Callable[[int], Mapping[str, float]],
+        peak_flops: float | None,
+        last_good: Callable[[], int | None],
+    ):
+        """Write every `every` steps and at `end`.
+
+        `cost_of_step(step)` gives `sequences`, `tokens` (of the batch, padding counted) and `flops` of one step.
+        """
+        self._every, self._end = every, end
+        self.window = window
+        self._writers = writers
+        self._progress = progress
+        self._learning_rate = learning_rate
+        self._cost = cost_of_step
+        self._peak = peak_flops
+        self._last_good = last_good
+        self._work = {"sequences": 0.0, "tokens": 0.0, "flops": 0.0, "steps": 0.0}
+        self._waited = self._excluded = 0.0
+        self._begun = time.perf_counter()
+        self._compiling = True
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time the wait for a batch."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
+
+    @contextlib.contextmanager
+    def outside_steps(self) -> Iterator[None]:
+        """Leave evaluation and saving out of the time of a step."""
+        begun = time.perf_counter()
+        yield
+        self._excluded += time.perf_counter() - begun
+
+    def finished_step(self, step: int, output: StepOutput) -> None:
+        """Take the figures of the update that made state number `step`; waits for it.
+
+        Raises:
+          UserError: if loss or gradients were not finite.
+        """
+        if not bool(output.finite):
+            self._stop(step, output)
+        self.window.add(output.means)
+        for name, amount in {**self._cost(step - 1), "steps": 1}.items():
+            self._work[name] += amount
+        if self._compiling:
+            # The first step's time is the compiler's.
+            self._compiling = False
+            self._restart_clock()
+        self._progress.advance(step)
+        if step % self._every == 0 or step == self._end:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        means = self.window.means()
+        padding = means.pop("padding_fraction", 0.0)
+        figures: dict[str, float | None] = {f"train/{name}": value for name, value in means.items()}
+        figures["train/learning_rate"] = self._learning_rate(step - 1)
+        figures |= self._performance()
+        figures["perf/padding_fraction"] = padding
+        for writer in self._writers:
+            writer.write(step, figures=figures)
+        waited = figures["perf/data_wait_fraction"] or 0.0
+        self._progress.line(step, figures=figures)
+        if waited > WAIT_WARNING:
+            self._progress.say(
+                f"training waits for data {waited:.0%} of the time: the loader is the bottleneck; put the data set on "
+                f"a local "
+                "disk or use fewer chips a host"
+            )
+        self.window.clear()
+        self._restart_clock()
+
+    def _performance(self) -> dict[str, float | None]:
+        elapsed = max(time.perf_counter() - self._begun - self._excluded, 1e-9)
+        steps = self._work["steps"]
+        if not steps:
+            return dict.fromkeys(
+                ("perf/step_seconds", "perf/sequences_per_second", "perf/tokens_per_second", "perf/mfu"), None
+            ) | {"perf/data_wait_fraction": 0.0}
+        return {
+            "perf/step_seconds": elapsed / steps,
+            "perf/sequences_per_second": self._work["sequences"] / elapsed,
+            "perf/tokens_per_second": self._work["tokens"] / elapsed,
+            "perf/mfu": self._work["flops"] / elapsed / self._peak / jax.device_count() if self._peak else None,
+            "perf/data_wait_fraction": min(self._waited / elapsed, 1.0),
+        }
+
+    def _restart_clock(self) -> None:
+        self._work = dict.fromkeys(self._work, 0.0)
+        self._waited = self._excluded = 0.0
+        self._begun = time.perf_counter()
+
+    def _stop(self, step: int, output: StepOutput) -> None:
+        flags: Any = jax.device_get(output.bad_parameters)
+        bad = [name for name, flag in zip(parameter_names(flags), jax.tree.leaves(flags), strict=True) if flag]
+        loss = float(output.means["loss"].total)
+        good = self._last_good()
+        kept = f"the checkpoint of step {good} is kept" if good is not None else "no checkpoint had been saved yet"
+        raise UserError(
+            f"loss or gradients are not finite at step {step} (loss {loss}, batch number {step - 1}; first bad "
+            f"parameter group: "
+            f"{bad[0] if bad else 'none, the loss itself'}, {len(bad)} bad in all); the update was not applied and "
+            f"{kept}: lower "
+            "config.optimizer.learning_rate or raise config.optimizer.warmup_steps, and start with a new --workdir"
+        )

@@ -1,0 +1,127 @@
+"""Write figures: always to metrics.jsonl, by choice to TensorBoard and Weights & Biases."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from bert_jax.config import LogConfig
+from bert_jax.errors import UserError
+
+
+class Writer(Protocol):
+    """Take the figures of one step."""
+
+    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
+        """Write figures with slash-grouped names."""
+        ...
+
+    def close(self) -> None:
+        """Finish writing."""
+        ...
+
+
+class JsonLinesWriter:
+    """Append a JSON object a line, each with `step`; NaN and infinity become null, which is JSON."""
+
+    def __init__(self, path: str | Path, *, resume_step: int = 0):
+        """Open for appending; lines of later steps than `resume_step`, and a half-written last one, are removed.
+
+        They belong to work that was lost with a kill and is about to be done again.
+        """
+        self._path = Path(path)
+        if self._path.exists():
+            kept = [line for line in self._path.read_bytes().splitlines(keepends=True) if _step(line) <= resume_step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_bytes(b"".join(kept))
+            temporary.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
+        """Append one line and flush it."""
+        finite = {name: _finite(value) for name, value in figures.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """Write event files to WORKDIR/tb, through tensorboardX (extra `tensorboard`)."""
+
+    def __init__(self, directory: str | Path, *, resume_step: int = 0):
+        """Open the directory; figures of a step after `resume_step` written before are hidden by TensorBoard."""
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "config.log.tensorboard: needs tensorboardX: pip install 'bert_jax[tensorboard]'"
+            ) from error
+        self._writer = SummaryWriter(str(directory), purge_step=resume_step + 1)
+
+    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
+        """Add one scalar a figure."""
+        for name, value in figures.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Log to Weights & Biases (extra `wandb`); a resumed run goes on in the same W&B run."""
+
+    def __init__(self, workdir: str | Path, *, config: Mapping[str, Any]):
+        """Start or go on with the run whose id is kept in WORKDIR/wandb_id."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("config.log.wandb: needs wandb: pip install 'bert_jax[wandb]'") from error
+        path = Path(workdir) / "wandb_id"
+        identity = path.read_text().strip() if path.exists() else wandb.util.generate_id()
+        path.write_text(identity)
+        self._run = wandb.init(
+            project="bert_jax",
+            id=identity,
+            resume="allow",
+            config=dict(config),
+            dir=str(workdir),
+            name=Path(workdir).name,
+        )
+
+    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
+        """Log the figures."""
+        self._run.log({name: value for name, value in figures.items() if value is not None}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+def make_writers(
+    workdir: str | Path, *, config: LogConfig, run_config: Mapping[str, Any], resume_step: int
+) -> list[Writer]:
+    """Return the writers that the config asks for."""
+    workdir = Path(workdir)
+    writers: list[Writer] = [JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step)]
+    if config.tensorboard:
+        writers.append(TensorBoardWriter(workdir / "tb", resume_step=resume_step))
+    if config.wandb:
+        writers.append(WandbWriter(workdir, config=run_config))
+    return writers
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _step(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,63 @@
+"""Name the arrays that travel between rooms, and their axes.
+
+The one legend of axis letters, used in every signature:
+
+    B  rows of a batch (global inside the step, a host's share in the loader)
+    T  token positions in a row                     V  vocabulary
+    S  instances in a row: 1 unless rows are packed D  hidden_size
+    P  positions to predict in a row                N  attention heads, K the size of one
+    L  layers                                       F  intermediate_size
+
+Logical axis names of parameters and activations (which `parallel/mesh.py` maps to mesh axes):
+`batch length embed heads head_size mlp vocab layers`; `None` is never sharded.
+"""
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Rows:
+    """Hold rows of unmasked instances, exactly as the data set stores them.
+
+    An instance takes `segment_lengths[b, s].sum()` positions: `[CLS] A [SEP]` in the first number, `B [SEP]` in the
+    second (0 for a single segment), instances one after the other from position 0; an empty instance has lengths 0, 0.
+    What lies behind the last instance is padding. `next_sentence_labels` is 1 where B is random (or A and B are
+    swapped, for SOP).
+    """
+
+    input_ids: Int[Array, "B T"]
+    segment_lengths: Int[Array, "B S 2"]
+    next_sentence_labels: Int[Array, "B S"]
+    word_starts: Bool[Array, "B T"]
+
+
+@struct.dataclass
+class EncoderInputs:
+    """Hold what the encoder reads. `segment_ids` numbers the instances of a row from 1; 0 is padding.
+
+    `token_type_ids` (HuggingFace's name) is 0 in A and 1 in B; `position_ids` start at 0 in every instance.
+    """
+
+    input_ids: Int[Array, "B T"]
+    token_type_ids: Int[Array, "B T"]
+    position_ids: Int[Array, "B T"]
+    segment_ids: Int[Array, "B T"]
+
+
+@struct.dataclass
+class PretrainingBatch:
+    """Hold masked rows and their targets; weights are 1 where a target exists and 0 where the slot is empty.
+
+    `rows` is each row's index in the global batch: randomness in the model depends on it, so that it does not depend on
+    the mesh or on gradient accumulation.
+    """
+
+    inputs: EncoderInputs
+    rows: Int[Array, " B"]
+    positions: Int[Array, "B P"]
+    labels: Int[Array, "B P"]
+    weights: Float[Array, "B P"]
+    cls_positions: Int[Array, "B S"]
+    next_sentence_labels: Int[Array, "B S"]
+    next_sentence_weights: Float[Array, "B S"]
