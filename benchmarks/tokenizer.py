@@ -6,9 +6,9 @@
 DIR holds `pretrain_en/` (plain text or .tar.xz of it) and `vocab/bert-base-uncased-vocab.txt`.
 
 Speed: both sides get the same lines in the same batches, the same vocabulary, no special tokens and one core (the
-process is pinned to it where the system can), and in each repeat take turns. "cold" is a new tokenizer's first pass, its
-memo empty; "warm" is its second pass. `lists` returns a list of ids for each line, as HuggingFace does; `arrays` is what
-the data set builder calls. HuggingFace's `fast` leaves out offsets.
+process is pinned to it where the system can), and in each repeat take turns. "cold" is a new tokenizer's first pass,
+its memo empty; "warm" is its second pass. `lists` returns a list of ids for each line, as HuggingFace does; `arrays` is
+what the data set builder calls. HuggingFace's `fast` leaves out offsets.
 
 Quality: vocabularies are learned from nine novels in ten and all but the last other file; what is held out is cut
 greedily. `tokens/word` is better when lower; `rare` is the share of the pieces that greedy matching uses fewer than ten

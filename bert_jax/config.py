@@ -343,7 +343,8 @@ def validate(config: Config) -> Config:
         )
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError("config.mesh: only one of data, fsdp, tensor can be -1 (the rest of the devices)")
-    if config.profile.steps and not re.fullmatch(r"\d+:\d+", config.profile.steps):
+    first, _, end = config.profile.steps.partition(":")
+    if config.profile.steps and not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
         raise UserError(f"config.profile.steps={config.profile.steps!r}: write it as FIRST:END, for example 10:15")
     return config
 

@@ -13,20 +13,21 @@ from bert_jax.config import default_config, phase
 def get_config() -> ConfigDict:
     """Return the config."""
     config = default_config(model="tiny")
-    config.model.vocab_size = 4096
+    config.model.vocab_size = 1024  # word pieces are then often told by their neighbours: little text shows much
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.max_position_embeddings = 128
+    config.model.initializer_range = 0.08  # 1 / sqrt(128); at 0.02 so narrow a model lingers on the unigram plateau
     config.model.hidden_dropout_prob = 0.0  # a model this small underfits
     config.model.attention_probs_dropout_prob = 0.0
     config.data.input = "embedded"
     config.data.heldout_fraction = 0.05
     config.train.phases = (phase(max_seq_length=64),)
-    config.train.batch_size = 64
-    config.train.num_steps = 1500
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.warmup_steps = 150
-    config.checkpoint.every = 250
-    config.eval.every = 250
+    config.train.batch_size = 32
+    config.train.num_steps = 2400
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 200
+    config.checkpoint.every = 300
+    config.eval.every = 300
     config.eval.max_examples = 1024
     config.log.every = 50
     return config

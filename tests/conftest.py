@@ -32,3 +32,20 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the shared data folder: set BERT_JAX_TEST_DATA (looked in {path})")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data set of the embedded corpus, with 512 pieces, at lengths 32 and 64."""
+    from bert_jax.config import DataConfig
+    from bert_jax.data.builder import build_dataset
+
+    out = tmp_path_factory.mktemp("tiny") / "data"
+    build_dataset(
+        DataConfig(input="embedded", heldout_fraction=0.05),
+        out=out,
+        max_seq_lengths=(32, 64),
+        vocab_size=512,
+        report=lambda text: None,
+    )
+    return out

@@ -70,7 +70,7 @@ def build_dataset(
     given = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
     manifest = make_manifest(config, sources=sources, tokenizer=given, vocab_size=vocab_size, recipe=recipe)
-    with _mendable(out, report):
+    with _mendable(out):
         check_manifest(out, manifest)
         missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
         if not missing:
@@ -80,7 +80,7 @@ def build_dataset(
         text_bytes = estimate_text(sources)
         workers = config.num_workers or default_num_workers()
         report(describe_estimate(text_bytes, max_seq_lengths=missing, num_workers=workers))
-        check_room(out, text_bytes=text_bytes, max_seq_lengths=missing, spooled=False)
+        check_room(out, text_bytes=text_bytes, max_seq_lengths=missing)
         out.mkdir(parents=True, exist_ok=True)
         with _only_one(out):
             write_json(out / "manifest.json", manifest)
@@ -138,7 +138,7 @@ class _Build:
         for warning in found.report.warnings():
             self.report(f"warning: {warning}")
         tokenizer = self._vocabulary(found, given, vocab_size)
-        check_room(self.out, text_bytes=found.text_bytes, max_seq_lengths=lengths, spooled=True)
+        check_room(self.out, text_bytes=found.text_bytes, max_seq_lengths=lengths)
         plan = ShardPlan(
             out=str(self.out),
             results=str(work / "results"),
@@ -235,7 +235,8 @@ class _Build:
             for partial in dataset_directory(self.out, max_seq_length=length).glob("*.array_record*.partial"):
                 partial.unlink()
             write_dataset_info(info)
-            for line in describe(statistics, objective=self.config.objective, max_seq_length=length):
+            lines = describe(statistics, objective=self.config.objective, max_seq_length=length)
+            for line in lines if length == plan.max_seq_lengths[0] else lines[-1:]:  # the others are alike
                 self.report(line)
 
 
@@ -269,17 +270,24 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
         raise UserError(f"num_workers={config.num_workers}: must not be negative; 0 is one a core")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
+
 @contextlib.contextmanager
-def _mendable(out: Path, report: Callable[[str], None]) -> Iterator[None]:
+def _mendable(out: Path) -> Iterator[None]:
     """Turn what the operating system refuses into one line, and say how to go on after Ctrl-C."""
     try:
         yield
     except OSError as error:
         kept = "what is finished is kept; run the same command to go on"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise UserError(f"the disk of {out} is full: free some of it; {kept}") from None
-        where = error.filename or out
-        raise UserError(f"{where}: {error.strerror or error}: choose an --out that you may write to; {kept}") from None
+        if error.errno not in _REFUSED:
+            raise
+        raise UserError(
+            f"{error.filename or out}: {error.strerror}: choose an --out that you may write to; {kept}"
+        ) from None
     except KeyboardInterrupt:
         print(f"stopped; finished shards are kept in {out}: run the same command to go on", file=sys.stderr)
         raise

@@ -1,8 +1,9 @@
 """Text in: from what the user names to documents, in constant memory whatever the size."""
 
-import glob as globbing
+import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
@@ -19,14 +20,15 @@ MAX_PART = 1 << 20  # characters; a longer document comes in parts
 def find_sources(inputs: str | Sequence[str]) -> list[Source]:
     """Find the sources that the user named, in an order that depends on their names alone.
 
-    Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with ":FEATURE"
-    where the text is not in `text`), or "embedded"; a string may hold several, with commas between. Hidden files found in
-    folders and by globs are left out. A file's name is its path below the deepest folder that holds all the files.
+    Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with
+    ":FEATURE" where the text is not in `text`), or "embedded"; a string may hold several, with commas between. Hidden
+    files in folders are left out. A source that is a file is named by its path below the deepest folder that holds all
+    the files.
 
     Raises:
         UserError: an input matches nothing, or is a data set that cannot be read.
     """
-    files: set[str] = set()
+    files: set[Path] = set()
     others: list[Source] = []
     for item in dict.fromkeys(_items(inputs)):
         if item == EMBEDDED:
@@ -67,9 +69,9 @@ def read_source(
 ) -> Iterator[Document]:
     """Read the documents of a source, counting into `report` what is found.
 
-    `format` is "auto" (found from the first 64 KiB of each text) or one of `formats.FORMATS`; TFDS and the embedded corpus
-    have no format. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split` false; the
-    sentence-a-line format is split as it is. A text that is mostly not UTF-8 is left out and counted.
+    `format` is "auto" (found from the first 64 KiB of each text) or one of `formats.FORMATS`; TFDS and the embedded
+    corpus have no format. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
+    false; the sentence-a-line format is split as it is. A text that is mostly not UTF-8 is left out and counted.
 
     Raises:
         UserError: an unknown format; a file that cannot be read or is damaged; JSON lines without one good line.
@@ -136,7 +138,7 @@ def _assemble(
 def _items(inputs: str | Sequence[str]) -> list[str]:
     if not isinstance(inputs, str):
         items = list(inputs)
-    elif os.path.exists(inputs):  # a path with a comma in it
+    elif Path(inputs).exists():  # a path with a comma in it
         items = [inputs]
     else:
         items = [item.strip() for item in inputs.split(",")]
@@ -146,33 +148,45 @@ def _items(inputs: str | Sequence[str]) -> list[str]:
     return items
 
 
-def _find_files(item: str) -> list[str]:
-    path = os.path.expanduser(item)
-    if os.path.exists(path):
-        found = _walk(path) if os.path.isdir(path) else [path]
-    else:
-        matches = globbing.glob(path, recursive=True)
-        found = [file for match in matches for file in (_walk(match) if os.path.isdir(match) else [match])]
+def _find_files(item: str) -> list[Path]:
+    path = Path(item).expanduser()
+    names = [path] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207  takes absolute globs
+    matches = [Path(name) for name in names]
+    found = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
     if not found:
-        remote = "://" in item and not item.startswith("file:")
-        hint = "copy it to a local disk" if remote else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
+        hint = (
+            "copy it to a local disk"
+            if "://" in item
+            else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
+        )
         raise UserError(f"data.input: '{item}' matches no file: {hint}")
-    return [os.path.abspath(file) for file in found]
+    return [Path(os.path.normpath(file.absolute())) for file in found]
 
 
-def _walk(folder: str) -> list[str]:
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [os.path.join(parent, name) for name in names if not name.startswith(".")]
-    return files
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"data.input: cannot read the folder {error.filename}: {error.strerror}") from error
+
+    entered: set[Path] = set()  # links between folders may make a circle
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := Path(parent).resolve()) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            file = Path(parent, name)
+            if not name.startswith(".") and (file.is_file() or file.is_symlink()):  # no pipes; a dead link is an error
+                yield file
 
 
-def _file_sources(paths: Sequence[str]) -> list[Source]:
+def _file_sources(paths: Sequence[Path]) -> list[Source]:
     if not paths:
         return []
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [
-        Source(name=os.path.relpath(path, root).replace(os.sep, "/"), size=os.path.getsize(path), path=path)
-        for path in paths
-    ]
+    root = os.path.commonpath([path.parent for path in paths])
+    try:
+        return [
+            Source(name=path.relative_to(root).as_posix(), size=path.stat().st_size, path=str(path)) for path in paths
+        ]
+    except OSError as error:
+        raise UserError(f"data.input: cannot read {error.filename}: {error.strerror}") from error

@@ -33,15 +33,16 @@ def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_wo
     )
 
 
-def check_room(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int], spooled: bool) -> None:
-    """Compare with what the disk has left; `spooled` says that the copy of the text is there already.
+def check_room(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int]) -> None:
+    """Compare what is still to be written with what the disk has left.
 
     Raises:
       UserError: if the disk is too small.
     """
     existing = next(parent for parent in [out, *out.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed = _data_set_bytes(text_bytes, max_seq_lengths) + (0 if spooled else text_bytes)
+    needed = _data_set_bytes(text_bytes, max_seq_lengths) + text_bytes
+    needed -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # of a build that was stopped
     if needed > free:
         raise UserError(
             f"the disk of {existing} has {format_bytes(free)} free and about {format_bytes(needed)} are needed: "

@@ -11,8 +11,8 @@ MAX_LINE = 1 << 18  # bytes; a longer line is cut: 256 KiB is some 40,000 words
 MAX_WHOLE_LINE = 1 << 25  # bytes; a JSON line cannot be cut, and one holds at most a book
 _BATCH = 1 << 18  # bytes decoded and split in one go
 
-# Vertical tab, form feed, next line, line and paragraph separator: breaks to some programs, but not the end of a line here
-# (a JSON string may hold the last two as they are).
+# Vertical tab, form feed, next line, line and paragraph separator: breaks to some programs, but not the end of a line
+# here (a JSON string may hold the last two as they are).
 _BREAKS = "\x0b\x0c\x85\u2028\u2029"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BYTE_ORDER_MARK = "\ufeff"
@@ -108,7 +108,7 @@ def _cut(data: bytes, start: int, end: int) -> int:
     white = max(data.rfind(b" ", start, end), data.rfind(b"\t", start, end))
     if white >= 0:
         return white + 1
-    for character in range(end, end - 4, -1):
+    for character in range(end, max(end - 4, start), -1):
         if data[character] & 0xC0 != 0x80:  # not a UTF-8 continuation byte
             return character
     return end

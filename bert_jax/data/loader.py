@@ -68,7 +68,8 @@ class PretrainingBatches:
         self.local_batch_size = batch_size // host_count
         self._num_batches = None if shuffle else -(-self.num_rows // batch_size)
         self._rows = _RowReader(self.info, split)
-        self._indices = self._index_batches(seed % _MAX_SEED, host_index, host_count)
+        self._host_index, self._host_count = host_index, host_count
+        self._blocks = self._index_blocks(seed % _MAX_SEED)
 
     def __len__(self) -> int:
         """Return the number of batches of one pass; only without `shuffle`."""
@@ -84,7 +85,7 @@ class PretrainingBatches:
         """Return which rows of the data set this host has in global batch `batch`: [local batch], -1 for empty ones."""
         if batch < 0 or (self._num_batches is not None and batch >= self._num_batches):
             raise IndexError(f"batch {batch} of {self._num_batches}")
-        indices = self._indices[batch]
+        indices = self._blocks[batch * self._host_count + self._host_index]
         assert indices is not None  # Grain's type allows for filtered items
         return indices
 
@@ -99,16 +100,16 @@ class PretrainingBatches:
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
         return iter(numbers.map(self.__getitem__).to_iter_dataset(options))
 
-    def _index_batches(self, seed: int, host_index: int, host_count: int) -> "grain.MapDataset[np.ndarray]":
-        """Return a Grain data set of which item k holds this host's row numbers in batch k."""
+    def _index_blocks(self, seed: int) -> "grain.MapDataset[np.ndarray]":
+        """Return a Grain data set of blocks of row numbers, a host's share of a batch each, the hosts taking turns."""
         import grain  # imports jax where that is installed, so not before a loader is really wanted
 
         if self._num_batches is None:
             rows = grain.MapDataset.range(self.num_rows).seed(seed).shuffle().repeat()
         else:
-            num_filled = self._num_batches * self.local_batch_size * host_count
+            num_filled = self._num_batches * self.local_batch_size * self._host_count
             rows = grain.MapDataset.range(num_filled).map(lambda row: row if row < self.num_rows else -1)
-        return rows.batch(self.local_batch_size, batch_fn=np.asarray)[host_index::host_count]
+        return rows.batch(self.local_batch_size, batch_fn=np.asarray)
 
 
 class _RowReader:

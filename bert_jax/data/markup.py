@@ -10,7 +10,8 @@ _RULE = re.compile(r"\W{3,}")  # a line of marks alone: underlines a heading or 
 _COLUMNS = re.compile(r"\S {3,}\S+.* {3,}\S")  # three columns: a table
 _ITEM = re.compile(r"\s*(?:[-*+•o]|\(?\w[.)]|\d+[.)]|\[\w+\])\s+(?=\S)")  # of a list, or a footnote
 _LABEL = re.compile(  # ":param x: ", "x (int): ", "x -- ", or a column of its own before three spaces
-    r"\s*(?:(?:[:@](?:param|arg|return|raise|type|keyword)[^:]*:|[*\w.]+(?: ?\([^)]*\))? ?(?::|--?))\s+|[*\w.()\\]+ {3,})(?=\S)"
+    r"\s*(?:(?:[:@](?:param|arg|return|raise|type|keyword)[^:]*:|[*\w.]+(?: ?\([^)]*\))? ?(?::|--?))\s+"
+    r"|[*\w.()\\]+ {3,})(?=\S)"
 )
 _TERM = 40  # characters; a longer line with a deeper one below is no term with its definition but a hanging indent
 _VERSION = re.compile(r"(?:Deprecated|New|Changed|Added)(?: since|in)? version [\w.]+(?:, [^:]*)?[:.] ?")
@@ -31,9 +32,10 @@ _END = re.compile(r"[.!?][\"')’”]*$")
 _DASH = re.compile(r":\s| --? ")  # what has one and no full stop is rather an entry of a list
 _NOTE = re.compile(r"XXX|TODO|FIXME")
 _CODE = frozenset("=<>{}[]\\|@#$%^&*+~/_`")
-_COMMON = frozenset(
-    "a all an and any are as at be but by can for from has have if in is it its may must no not of on only or should so "
-    "than that the then there these this to used was when where which will with you".split()
+_COMMON = re.compile(
+    r"\b(?:a|an|and|are|as|at|be|but|by|can|for|from|has|have|if|in|is|it|its|may|must|no|not|of|on|only|or|should|so|than|"
+    r"that|the|then|there|these|this|to|used|was|when|where|which|will|with|you)\b",
+    re.IGNORECASE,
 )
 
 
@@ -63,7 +65,7 @@ def is_sentence(text: str) -> bool:
         return False
     if sum(character in _CODE for character in text) > 0.06 * len(text):
         return False
-    if not any(word.lower() in _COMMON for word in words):
+    if not _COMMON.search(text):
         return False
     return sum(_WORD.fullmatch(word) is not None for word in words) >= 0.75 * len(words)
 
@@ -113,8 +115,8 @@ def _join(lines: list[str]) -> str:
     label = _LABEL.match(text)
     if label and text[label.end()].isupper():
         text = text[label.end() :]
-    first = text.partition(" ")[0]
-    return text[0].upper() + text[1:] if first.isalpha() else text  # names in a program keep their case
+    is_name = re.search(r"[\W_]\w|\d", text.partition(" ")[0])  # as in a program: its case stays
+    return text if is_name else text[:1].upper() + text[1:]
 
 
 def _is_labelled(line: str) -> bool:

@@ -3,12 +3,12 @@
 import bz2
 import gzip
 import lzma
-import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
 
 import zstandard
 
@@ -108,9 +108,9 @@ class _Compression:
 
 
 _COMPRESSIONS = (
-    _Compression(".gz", lambda head: head.startswith(b"\x1f\x8b\x08"), lambda raw: gzip.GzipFile(fileobj=raw)),  # type: ignore[arg-type]
-    _Compression(".bz2", lambda head: head[:3] == b"BZh" and head[4:10] in _BZIP2_BLOCKS, lambda raw: bz2.BZ2File(raw)),  # type: ignore[arg-type]
-    _Compression(".xz", lambda head: head.startswith(b"\xfd7zXZ\x00"), lambda raw: lzma.LZMAFile(raw)),  # type: ignore[arg-type]
+    _Compression(".gz", lambda head: head.startswith(b"\x1f\x8b\x08"), lambda raw: gzip.GzipFile(fileobj=raw)),  # type: ignore
+    _Compression(".bz2", lambda head: head[:3] == b"BZh" and head[4:10] in _BZIP2_BLOCKS, bz2.BZ2File),  # type: ignore
+    _Compression(".xz", lambda head: head.startswith(b"\xfd7zXZ\x00"), lzma.LZMAFile),  # type: ignore
     _Compression(".zst", lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _ZstdFile),
 )
 _SHORT_TAR_SUFFIXES = {".tgz": ".gz", ".tbz": ".bz2", ".tbz2": ".bz2", ".txz": ".xz", ".tzst": ".zst"}
@@ -125,21 +125,24 @@ def open_texts(path: str) -> Iterator[ByteStream]:
     Raises:
         UserError: the file cannot be read, or is damaged or cut short.
     """
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    with file:
+    with _open(path) as file:
         yield from _texts(ByteStream(file, name=path), path)
 
 
 def without_compression(name: str) -> tuple[str, str]:
     """Divide a name into the name of what was compressed and the compression's suffix, "" where there is none."""
-    base, suffix = os.path.splitext(name)
-    suffix = suffix.lower()
+    suffix = PurePosixPath(name).suffix
+    base, suffix = name.removesuffix(suffix), suffix.lower()
     if suffix in _SHORT_TAR_SUFFIXES:
         return base + ".tar", _SHORT_TAR_SUFFIXES[suffix]
     return (base, suffix) if suffix in {compression.suffix for compression in _COMPRESSIONS} else (name, "")
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _texts(stream: ByteStream, name: str) -> Iterator[ByteStream]:
@@ -177,7 +180,7 @@ _TAR_DAMAGED = tarfile.ReadError
 
 def _members(stream: ByteStream) -> Iterator[ByteStream]:
     try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as archive:  # type: ignore
             while (member := archive.next()) is not None:
                 archive.members = []  # otherwise it keeps every header
                 hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))

@@ -235,8 +235,10 @@ def _single_segments(
             end = min(start + target, last)
             while start < end < last and not begins_word[end]:
                 end -= 1
-            if end == start:  # one word longer than the row
-                end = min(start + target, last)
+            if end == start:  # a word longer than the target: to its end, if the row has room for it
+                end, limit = end + 1, min(start + lengths.max_num_tokens, last)
+                while end < limit and not begins_word[end]:
+                    end += 1
             yield start, end, end, end, 0
             start = end
 

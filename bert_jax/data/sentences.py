@@ -1,10 +1,14 @@
 """A paragraph to its sentences."""
 
+from collections.abc import Callable
+
 import sentencex
 
 # sentencex takes time quadratic in the number of sentences of text that is not ASCII (32,000 Chinese characters: 80 ms,
 # 4,000: 1.3 ms), so a longer paragraph goes through it in windows.
 WINDOW = 4096  # characters
+
+_native_segment: Callable[[str, str], list[str]] = getattr(sentencex, "segment")  # noqa: B009  it has no type stubs
 
 
 def split_paragraph(text: str, *, language: str) -> list[str]:
@@ -18,22 +22,19 @@ def split_paragraph(text: str, *, language: str) -> list[str]:
 
 def _segment(language: str, text: str) -> list[str]:
     try:
-        return sentencex.segment(language, text)
+        return _native_segment(language, text)
     except UnicodeEncodeError:  # lone surrogates, which no UTF-8 text has
-        return sentencex.segment(language, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return _native_segment(language, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _segment_long(language: str, text: str) -> list[str]:
     segments: list[str] = []
-    start, size = 0, WINDOW
-    while start + size < len(text):
-        # The last segment of a window may go on after it, so the next window starts with it.
-        *whole, last = _segment(language, text[start : start + size])
-        consumed = sum(map(len, whole))
-        if consumed:
-            segments += whole
-            start += consumed
-            size = WINDOW
-        else:
-            size *= 2
+    start = 0
+    while start + WINDOW < len(text):
+        # The last segment of a window may go on after it, so the next window starts with it. Where there is no other
+        # (an open quotation mark keeps sentencex from splitting), the window is cut: longer than a row of a data set.
+        window = text[start : start + WINDOW]
+        whole = _segment(language, window)[:-1] or [window[: window.rfind(" ") + 1] or window]
+        segments += whole
+        start += sum(map(len, whole))
     return segments + _segment(language, text[start:])

@@ -1,9 +1,11 @@
 """Make one shard of the data set: a pure function of the spool, the configuration and the shard's range."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -196,7 +198,9 @@ def _write_records(file: Path, rows: np.ndarray, prefix: bytes) -> None:
         reader = array_record_module.ArrayRecordReader(str(partial))
         complete = reader.num_records() == len(rows)
         reader.close()
-    except (RuntimeError, ValueError, OSError) as error:  # what the C++ library raises for a full disk
+    except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from None
         raise UserError(f"{file} cannot be written: {error}") from None
     if not complete:
         raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")

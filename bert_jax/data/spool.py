@@ -22,7 +22,7 @@ from bert_jax.data.documents import read_source
 from bert_jax.data.source import ReadReport, Source
 from bert_jax.data.workers import Advance
 
-BLOCK_BYTES = 32 << 20  # of text a block: what a process holds in memory
+BLOCK_BYTES = 16 << 20  # of text a block: what a process holds in memory
 PORTION_BYTES = 16 << 20  # of sources a portion, at least: many small files make one block, not one each
 _ADVANCE_BYTES = 1 << 20
 IS_SPLIT, IS_FIRST_PART = 1, 2  # flags of an entry

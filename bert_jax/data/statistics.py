@@ -88,7 +88,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int) -> list[str]:
-    """Return the statistics of one length as lines for a person."""
+    """Return the statistics of one length as lines for a person; only the last one is about the length."""
     documents, tokens, rows = (statistics[name] for name in ("documents", "tokens", "rows"))
     lines = [
         f"documents: {documents['train']:,} to train on, {documents['validation']:,} held out",

@@ -1,9 +1,11 @@
 """Text data sets of TFDS, by registered name or by directory, read at random and without TensorFlow."""
 
-import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bert_jax.data.formats import read_text
 from bert_jax.data.lines import decode
@@ -73,10 +75,10 @@ def read_tfds_events(source: Source, *, report: ReadReport) -> Iterator[str | No
 def _open_builder(path: str) -> Any:
     import tensorflow_datasets as tfds  # slow to import, and needed for such inputs alone
 
-    directory = os.path.expanduser(path)
+    directory = Path(path).expanduser()
     try:
-        if os.path.isdir(directory) or "://" in path:
-            return tfds.builder_from_directory(directory)
+        if "://" in path or directory.is_dir():
+            return tfds.builder_from_directory(path if "://" in path else str(directory))
         return tfds.builder(path)
     except Exception as error:  # whatever the data set's own code raises; the reason is in the message
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -100,7 +102,7 @@ def _find_split(builder: Any, path: str) -> str:
 
 def _check_feature(builder: Any, path: str, feature: str) -> None:
     known = builder.info.features or {}
-    texts = [name for name in known if tuple(known[name].shape or ()) == () and known[name].np_dtype == object]
+    texts = [name for name in known if known[name].shape == () and np.dtype(known[name].np_dtype).hasobject]
     if feature not in texts:
         what = "is not text" if feature in known else "does not exist"
         there = ", ".join(texts) or "none"

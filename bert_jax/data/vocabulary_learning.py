@@ -9,6 +9,7 @@ pieces, which training hardly sees.
 """
 
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,6 +20,7 @@ from bert_jax.errors import UserError
 
 _SURPLUS = 1.25  # pieces proposed for each wanted; 1.5 gave no shorter text
 _KEPT_A_ROUND = 0.93  # of the pieces; four rounds from 1.25 to 1
+_LETTER_SHARE = 0.5  # of all pieces, at most, single letters; in 30,522 pieces of English it is under 1 %
 _RAW_WORDS = 1 << 17  # distinct words between white space that are counted before they are cut into basic words
 _MAX_WORD_CHARS = 200  # longer words are [UNK] to the tokenizer
 _MAX_PIECE_CHARS = 24  # "##" not counted; sentencepiece's default of 16 holds no "##representatives"
@@ -57,11 +59,13 @@ def _most_frequent(counts: dict[str, int], *, number: int) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number])
 
 
-def choose_characters(words: dict[str, int], *, num_slots: int, coverage: float) -> list[str]:
+def choose_characters(
+    words: dict[str, int], *, num_slots: int, coverage: float, letter_share: float = _LETTER_SHARE
+) -> list[str]:
     """Choose the characters that become pieces, most frequent first, until `coverage` of the running text is covered.
 
     A letter takes two slots (`x` and `##x`), a character that is always a word of its own takes one. Letters get no
-    more than half the slots: the other half is for pieces made of them.
+    more than `letter_share` of the slots: the rest is for pieces made of them.
     """
     counts: Counter[str] = Counter()
     for word, count in words.items():
@@ -76,7 +80,7 @@ def choose_characters(words: dict[str, int], *, num_slots: int, coverage: float)
         if "\ud800" <= char <= "\udfff":  # half a surrogate pair: no UTF-8 file can hold it
             continue
         slots = len(_forms(char))
-        if slots > free or (slots == 2 and letter_slots + slots > num_slots // 2):
+        if slots > free or (slots == 2 and letter_slots + slots > num_slots * letter_share):
             continue
         chosen.append(char)
         covered += count
@@ -143,13 +147,13 @@ def propose_pieces(
 
 
 def keep_most_used(proposed: list[str], *, number: int, singles: list[str], words: dict[str, int]) -> list[str]:
-    """Drop the pieces that greedy matching of the words uses least, in rounds, until `number` are left; most used first."""
+    """Drop the pieces that greedy matching uses least, in rounds, until `number` are left; most used first."""
     kept = list(proposed)
     while True:
         pieces = [*singles, *kept]
         uses = count_uses(pieces, words=words)
         kept.sort(key=lambda piece: (-uses[piece], piece))
-        if len(kept) == number:
+        if len(kept) <= number:
             return kept
         del kept[max(number, int(len(kept) * _KEPT_A_ROUND)) :]
 
@@ -183,19 +187,27 @@ def learn_pieces(
     counts = count_words(texts, do_lower_case=do_lower_case, max_distinct_words=max_distinct_words)
     if not counts:
         raise UserError("no vocabulary can be learned: the texts hold no word; give more text")
-    characters = choose_characters(counts, num_slots=num_pieces, coverage=character_coverage)
-    if not characters:
-        raise UserError(
-            f"vocab_size={num_pieces + num_reserved} leaves no room for letters beside {num_reserved} reserved pieces; "
-            f"type vocab_size={num_reserved + 100} or more"
+    for letter_share in (_LETTER_SHARE, 1.0):  # where half the slots is too few for pieces of a small text, all may go
+        characters = choose_characters(
+            counts, num_slots=num_pieces, coverage=character_coverage, letter_share=letter_share
         )
+        singles = single_character_pieces(characters)
+        words = known_words(counts, characters=characters)
+        wanted = num_pieces - len(singles)
+        proposed = propose_pieces(words, number=round(wanted * _SURPLUS), singles=singles, num_threads=num_threads)
+        if characters and len(proposed) >= wanted:
+            return (*singles, *keep_most_used(proposed, number=wanted, singles=singles, words=words))
+    characters = choose_characters(counts, num_slots=sys.maxsize, coverage=character_coverage)
     singles = single_character_pieces(characters)
     words = known_words(counts, characters=characters)
-    wanted = num_pieces - len(singles)
-    proposed = propose_pieces(words, number=round(wanted * _SURPLUS), singles=singles, num_threads=num_threads)
-    if len(proposed) < wanted:
+    everything = propose_pieces(words, number=sum(map(len, words)), singles=singles, num_threads=num_threads)
+    smallest, largest = num_reserved + len(singles), num_reserved + len(singles) + len(everything)
+    if num_pieces + num_reserved > largest:
         raise UserError(
             f"vocab_size={num_pieces + num_reserved} is more than the text supports; give more text or "
-            f"type vocab_size={num_reserved + len(singles) + len(proposed)}, the largest possible"
+            f"type vocab_size={largest}, the largest possible"
         )
-    return (*singles, *keep_most_used(proposed, number=wanted, singles=singles, words=words))
+    raise UserError(
+        f"vocab_size={num_pieces + num_reserved} is too small for the characters of the text; "
+        f"type vocab_size={smallest} or more, up to {largest}"
+    )

@@ -14,7 +14,7 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, process
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.errors import UserError
 
@@ -26,6 +26,7 @@ def default_num_workers() -> int:
     return os.cpu_count() or 1
 
 
+@runtime_checkable  # Beam compares types
 class Task(Protocol):
     """Do one picklable piece of work, calling `advance` with the bytes done since the last call."""
 

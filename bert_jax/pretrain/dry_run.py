@@ -37,14 +37,17 @@ def _schedule(program: Program) -> str:
     lines = [
         "phase  steps               length  predictions  batch  tokens a step  learning rate at first, peak, last step"
     ]
+
+    def rate(step: int) -> float:
+        return float(program.schedule(step))
+
     for index, phase in enumerate(program.phases):
         if phase.end == phase.start:
             continue
-        peak = max(
-            (min(max(s.start + s.warmup_steps, phase.start), phase.end - 1) for s in program.segments),
-            key=_rate(program),
-        )
-        rates = "  ".join(f"{float(program.schedule(step)):.3e}" for step in (phase.start, peak, phase.end - 1))
+        # The rate is highest on one side or the other of the end of a warm-up.
+        ends = [segment.start + segment.warmup_steps - side for segment in program.segments for side in (0, 1)]
+        peak = max((min(max(step, phase.start), phase.end - 1) for step in ends), key=rate)
+        rates = "  ".join(f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
             f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {phase.max_predictions_per_seq:<11}  "
@@ -54,10 +57,6 @@ def _schedule(program: Program) -> str:
     total = sum((p.end - p.start) * p.batch_size * p.max_seq_length for p in program.phases)
     lines.append(f"tokens in all (padding counted): {total:,}")
     return "\n".join(lines)
-
-
-def _rate(program: Program):
-    return lambda step: float(program.schedule(step))
 
 
 def _parameters(program: Program) -> str:

@@ -24,9 +24,7 @@ from bert_jax.types import Rows
 class Evaluator:
     """Evaluate parameters on the same rows with the same masks, every time."""
 
-    def __init__(
-        self, program: Program, *, phase: Phase, special: SpecialIds, info: DatasetInfo, max_examples: int
-    ):
+    def __init__(self, program: Program, *, phase: Phase, special: SpecialIds, info: DatasetInfo, max_examples: int):
         """Take the first `max_examples` held-out rows, rounded up to whole batches of the phase's size.
 
         Every host reads all of them once, for the token frequencies.

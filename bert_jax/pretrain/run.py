@@ -30,6 +30,7 @@ from bert_jax.pretrain.workdir import open_workdir
 from bert_jax.training.checkpoint import Checkpointer
 from bert_jax.training.loop import run_loop
 from bert_jax.training.metrics import MetricWindow
+from bert_jax.training.profiling import StepTracer
 from bert_jax.training.progress import Progress
 from bert_jax.training.schedule import Phase, phase_at
 from bert_jax.training.state import TrainState
@@ -145,7 +146,9 @@ class _Run:
                     start=start,
                     end=end,
                     batches=self._batches(start),
-                    train_step=self._train_step,
+                    train_step=StepTracer(
+                        self._train_step, steps=self.config.profile.steps, directory=path / "profile"
+                    ),
                     log=log,
                     features=[evaluate, _Save(self.config.checkpoint.every, save)],
                     should_stop=stop,

@@ -7,13 +7,14 @@ device never waits for the host.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.training.state import TrainState
 from bert_jax.training.step_log import StepLog
 from bert_jax.training.steps import StepOutput
 
 
+@runtime_checkable
 class Feature(Protocol):
     """Do something on the state every so many steps and at the end; in the order given to the loop."""
 

@@ -1,7 +1,7 @@
 """Make the jitted steps of any objective: loss, gradients over micro-batches, update, figures."""
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ Rows = TypeVar("Rows", contravariant=True)
 Batch = TypeVar("Batch")
 
 
+@runtime_checkable
 class Objective(Protocol[Rows, Batch]):
     """Define what is trained. Every weight is known before the forward pass, so micro-batches add up exactly."""
 
@@ -68,7 +69,7 @@ class TrainStep(Generic[Rows, Batch]):
         prepare_key, dropout_key = jax.random.split(jax.random.fold_in(self._key, state.step))
         batch = self._objective.prepare(rows, key=prepare_key)
         loss, means, grads = self._gradients(state.params, batch, dropout_key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Take the figures of one step."""
 

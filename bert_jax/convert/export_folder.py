@@ -1,0 +1,183 @@
+"""Write a HuggingFace folder from any SOURCE, and believe it only when it has been read back and compared.
+
+The folder is made under another name beside `out` and renamed at the end: a reader finds all of it or nothing.
+"""
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.convert import huggingface_config
+from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
+from bert_jax.convert.model_card import model_card
+from bert_jax.convert.reference import huggingface_outputs
+from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_transformers_files
+from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.tokenizer_files import write_tokenizer_files
+from bert_jax.errors import UserError
+
+MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
+# Between our float32 outputs and the second opinion in float64, relative to the largest output: measured 1e-6 to 3e-6.
+_TOLERANCE = 1e-4
+_SAMPLE_A = "The committee asked whether the river had been measured at its source."
+_SAMPLE_B = "Nobody could say, so 2 of them went up the valley (on foot) to look."
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """Say what was written, and how far the outputs read back lie from the model's own."""
+
+    folder: Path
+    architecture: str
+    num_parameters: int
+    num_tensors: int
+    dtype: str
+    largest_difference: float
+
+
+def export_folder(
+    source: Source,
+    *,
+    out: str | Path,
+    dtype: str = "",
+    sentence_transformers: bool = False,
+    pooling: str = "mean",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    report: Callable[[str], None] = print,
+) -> Exported:
+    """Write `source` to the new folder `out`; `dtype` is by default that of the source.
+
+    Raises:
+      UserError: if `out` exists or cannot be written, the model cannot be expressed, or what was read back differs.
+    """
+    dtype = dtype or source.dtype
+    if dtype not in WEIGHT_DTYPES:
+        raise UserError(f"--dtype={dtype}: choose one of {', '.join(WEIGHT_DTYPES)}")
+    if pooling not in POOLINGS:
+        raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
+    final = Path(out).expanduser().absolute()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UserError(f"--out={out}: exists and is not empty: name a new folder, or remove it")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.partial-"))
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot be written ({error.strerror}): name another folder") from None
+    try:
+        tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
+        _write(source, partial, tensors, final.name, dtype, max_shard_bytes, pooling if sentence_transformers else "")
+        report(f"wrote {len(tensors)} tensors, reading them back")
+        difference = _compare(source, partial, tensors=tensors)
+        partial.chmod(0o755)
+        partial.replace(final)
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot be written ({error.strerror or error}): free disk space or mend the rights") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(
+        folder=final,
+        architecture=source.architecture,
+        num_parameters=sum(array.size for array in tensors.values()),
+        num_tensors=len(tensors),
+        dtype=dtype,
+        largest_difference=difference,
+    )
+
+
+def _write(
+    source: Source,
+    folder: Path,
+    tensors: dict[str, np.ndarray],
+    name: str,
+    dtype: str,
+    max_shard_bytes: int,
+    pooling: str,
+) -> None:
+    tokenizer = source.require_tokenizer()
+    config = huggingface_config.to_json(
+        source.model,
+        architecture=source.architecture,
+        dtype=dtype,
+        pad_id=tokenizer.pad_id,
+        label_fields=_label_fields(source),
+    )
+    (folder / "config.json").write_text(config)
+    write_tokenizer_files(tokenizer, folder, max_seq_length=source.model.max_position_embeddings)
+    write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+    (folder / "README.md").write_text(model_card(source, name=name, dtype=dtype, pooling=pooling), encoding="utf-8")
+    if pooling:
+        write_sentence_transformers_files(folder, model=source.model, pooling=pooling)
+
+
+def _label_fields(source: Source) -> dict[str, Any]:
+    """Return the fields about labels; HuggingFace takes the size of a classifier from them, two where they are missing."""
+    fields = dict(source.label_fields)
+    if source.num_labels and source.architecture != "BertForMultipleChoice":
+        fields["id2label"] = {str(index): label for index, label in enumerate(source.labels)}
+        fields["label2id"] = {label: index for index, label in enumerate(source.labels)}
+    return fields
+
+
+def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:
+    """Read everything back; return the largest relative difference of outputs.
+
+    Raises:
+      UserError: if anything differs.
+    """
+    read = read_tensors(folder)
+    wrong = sorted(
+        name for name in tensors.keys() | read.keys() if name not in read or not same_bits(read[name], tensors[name])
+    )
+    back = load_source(folder)
+    again = to_tensors(back.params, architecture=back.architecture, dtype=back.dtype)
+    wrong += sorted(name for name, array in tensors.items() if not same_bits(again[name], array))
+    for what, mine, theirs in (
+        ("architecture", source.architecture, back.architecture),
+        ("shape", source.model, dataclasses.replace(back.model, **_computing(source))),
+        ("vocabulary", source.require_tokenizer().fingerprint, back.require_tokenizer().fingerprint),
+        ("labels", source.labels, back.labels),
+    ):
+        if mine != theirs:
+            wrong.append(what)
+    if wrong:
+        raise UserError(f"the export read back differs from what was written ({', '.join(wrong[:6])}): check the disk, export again")
+    difference = _output_difference(back, folder, read)
+    if not difference < _TOLERANCE:
+        raise UserError(
+            f"the exported tensors give outputs that differ by {difference:.1e} from the model's: this is a defect, report it"
+        )
+    return difference
+
+
+def _computing(source: Source) -> dict[str, Any]:
+    """Return the fields that say how to compute and not what: they are not exported."""
+    model = source.model
+    return {name: getattr(model, name) for name in ("dtype", "attention_implementation", "scan_layers", "remat")}
+
+
+def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
+    import jax.numpy as jnp
+
+    from bert_jax.prediction.network import apply_parts, place, single
+
+    tokenizer = back.require_tokenizer()
+    first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])
+    length = min(back.model.max_position_embeddings, 64)
+    ids = np.array([tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id])[:length]
+    types = (np.arange(len(ids)) > len(first) + 1).astype(np.int64) % back.model.type_vocab_size
+    positions = jnp.arange(len(ids))[None]
+    ours = apply_parts(place(back.params), single(ids, types), model=back.model, positions=positions)
+    config = json.loads((folder / "config.json").read_text())
+    theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
+    differences = [
+        float(np.abs(np.asarray(getattr(ours, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))
+        for name, values in theirs.items()
+    ]
+    return max(differences)
+

@@ -1,0 +1,135 @@
+"""Write the README.md of an exported folder: what the model is, what it learned from, how, and how well it does."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.convert.names import flatten
+from bert_jax.convert.source import Source
+
+_PIPELINES = {
+    "BertForPreTraining": "fill-mask",
+    "BertForMaskedLM": "fill-mask",
+    "BertForSequenceClassification": "text-classification",
+    "BertForTokenClassification": "token-classification",
+    "BertForQuestionAnswering": "question-answering",
+    "BertForMultipleChoice": "multiple-choice",
+    "BertModel": "feature-extraction",
+}
+
+
+def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> str:
+    """Return the card of `source` as exported in `dtype`; `pooling` is set where sentence-transformers' files are written."""
+    sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
+    if source.record:
+        sections += [_training(source.record), _metrics(source)]
+    else:
+        sections.append(f"Converted from a {_ORIGINS[source.kind]}; nothing is known here of its training.")
+    sections += [_vocabulary(source), _use(source, name=name, pooling=pooling)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+_ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workdir": "checkpoint of bert_jax"}
+
+
+def _front_matter(source: Source, *, pooling: str) -> str:
+    config = source.record.get("config", {})
+    language = config.get("data", {}).get("language", "")
+    task = "sentence-similarity" if pooling else _PIPELINES.get(source.architecture, "")
+    lines = ["---", f"library_name: {'sentence-transformers' if pooling else 'transformers'}"]
+    lines += [f"language: {language}"] if language else []
+    lines += [f"pipeline_tag: {task}"] if task else []
+    return "\n".join([*lines, "tags:", "- bert", "- bert_jax", "---"])
+
+
+def _shape(source: Source, *, dtype: str) -> str:
+    model = source.model
+    count = sum(array.size for array in flatten(source.params).values())
+    return (
+        f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
+        f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, {count:,} parameters "
+        f"in {dtype}, activation `{model.hidden_act}`. Exported by bert_jax."
+    )
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    config = record["config"]
+    train, optimizer, masking, data = (config.get(group, {}) for group in ("train", "optimizer", "masking", "data"))
+    rows: dict[str, Any] = {
+        "steps": f"{record['step']:,} of {train.get('num_steps', record['step']):,}",
+        "recipe": config.get("recipe"),
+        "objective": data.get("objective"),
+        "batch": train.get("batch_size"),
+        "sequence lengths": ", ".join(
+            f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
+        ),
+        "optimiser": optimizer.get("name"),
+        "learning rate": optimizer.get("learning_rate"),
+        "warm-up steps": optimizer.get("warmup_steps"),
+        "weight decay": optimizer.get("weight_decay"),
+        "masking": f"{masking['rate']:.0%}, {masking['mask_share']:.0%} [MASK], {masking['random_share']:.0%} random, "
+        f"{masking['same_share']:.0%} unchanged" + (", whole words" if masking.get("whole_word") else "")
+        if masking
+        else None,
+        "seed": config.get("seed"),
+        "text": data.get("input") or data.get("directory"),
+    }
+    rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
+    note = ""
+    if data.get("objective") == "mlm":
+        note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
+    return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
+
+
+def _metrics(source: Source) -> str:
+    """Return the newest evaluation up to the checkpoint's step, from the workdir's metrics.jsonl."""
+    workdir = source.path if (source.path / "metrics.jsonl").exists() else source.path.parent.parent
+    measured: dict[str, float] = {}
+    step = source.record["step"]
+    for split, figures in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint carries its own
+        measured |= {f"{split}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+    for line in _lines(workdir / "metrics.jsonl"):
+        evaluated = {key: value for key, value in line.items() if key.startswith("eval/")}
+        if evaluated and line.get("step", 0) <= source.record["step"]:
+            measured, step = evaluated, line["step"]
+    if not measured:
+        return ""
+    rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(measured.items())]
+    head = ["## Evaluation", "", f"On held-out data, at step {step:,}:", "", "| figure | value |", "| --- | --- |"]
+    return "\n".join(head + rows)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    found = []
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    except (OSError, ValueError):  # the last line of a run that was killed may be cut off
+        pass
+    return found
+
+
+def _vocabulary(source: Source) -> str:
+    tokenizer = source.require_tokenizer()
+    return (
+        f"## Vocabulary\n\nWordPiece, {tokenizer.vocab_size:,} pieces, {'uncased' if tokenizer.do_lower_case else 'cased'}, "
+        f"fingerprint `{tokenizer.fingerprint}`. Words of up to 200 characters are cut into pieces, as in the original. The "
+        '`tokenizers` library differs from the original on private-use characters and some CJK code points, and takes a literal '
+        '"[MASK]" in raw text for the mask.'
+    )
+
+
+def _use(source: Source, *, name: str, pooling: str) -> str:
+    if pooling:
+        code = f"from sentence_transformers import SentenceTransformer\n\nSentenceTransformer('{name}').encode(['A sentence.'])"
+    elif (task := _PIPELINES.get(source.architecture, "")) and task != "multiple-choice":
+        text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
+        call = "question='Who?', context='Somebody.'" if task == "question-answering" else f"'{text}'"
+        code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')({call})"
+    else:
+        code = f"from transformers import {source.architecture}\n\n{source.architecture}.from_pretrained('{name}')"
+    return f"## Use\n\n```python\n{code}\n```"

@@ -1,0 +1,196 @@
+"""Open a model SOURCE, written the same everywhere and found out by looking.
+
+A SOURCE is a workdir of ours, one checkpoint `WORKDIR/checkpoints/STEP`, a HuggingFace folder, or the prefix of a TF1 checkpoint
+(`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import ModelConfig
+from bert_jax.convert import names
+from bert_jax.convert.assemble import assemble, draw
+from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
+from bert_jax.convert.huggingface_config import SHAPE_FIELDS, read_config
+from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.data.tokenization import Tokenizer
+from bert_jax.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Hold a model that came from somewhere.
+
+    Attributes:
+      path: what the user named.
+      kind: "workdir", "huggingface" or "tf1".
+      model: its shape, to be computed in float32.
+      architecture: the HuggingFace class that has its parts.
+      params: our tree of float32 NumPy arrays.
+      dtype: the width its weights came in.
+      tokenizer: None where nothing beside the weights says.
+      label_fields: `id2label` and its like, as HuggingFace's config.json has them.
+      record: what a checkpoint of ours knows of its training: step, config, fingerprints, metrics.
+    """
+
+    path: Path
+    kind: str
+    model: ModelConfig
+    architecture: str
+    params: dict[str, Any]
+    dtype: str
+    tokenizer: Tokenizer | None
+    label_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the parts that it has: encoder, pooler, heads."""
+        return tuple(self.params)
+
+    @property
+    def num_labels(self) -> int:
+        """Return the number of labels of its classifier, 0 without one."""
+        classifier = self.params.get("classifier")
+        return classifier["bias"].shape[-1] if classifier else 0
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the names of the labels in order; LABEL_0, LABEL_1 ... where none were given."""
+        given = self.label_fields.get("id2label", {})
+        return [str(given.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
+
+    def require_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(f"{self.path}: has no vocabulary: put the model's vocab.txt into the folder")
+        return self.tokenizer
+
+
+def load_source(
+    path: str | Path,
+    *,
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    report: Callable[[str], None] = print,
+) -> Source:
+    """Load the model that `path` names.
+
+    `init_missing` names parts or parameters to draw where the source lacks them, `drop` those to leave out.
+
+    Raises:
+      UserError: if there is no model, or it is damaged, incomplete or of another kind; the line says what to type.
+    """
+    from bert_jax.convert import tf1
+
+    given = Path(path).expanduser()
+    options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop)}
+    if (prefix := tf1.find_prefix(given)) is not None:
+        source = tf1.load_tf1(prefix, **options)
+    elif given.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and given.is_file():
+        raise UserError(pickle_message(given))
+    elif is_workdir(given):
+        from bert_jax.convert import workdir  # imports Orbax, which takes seconds and which only workdirs need
+
+        source = workdir.load_workdir(given, report=report, **options)
+    elif (given / "config.json").is_file():
+        source = _load_huggingface(given, **options)
+    else:
+        raise UserError(_nothing_found(given))
+    _check_vocabulary(source)
+    return source
+
+
+def is_workdir(path: Path) -> bool:
+    """Return whether `path` is a workdir of ours or one of its checkpoints."""
+    return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and path.parent.name == CHECKPOINTS)
+
+
+def initial_params(
+    source: Source, *, model: ModelConfig, init_missing: Sequence[str] = (), parts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the tree to begin training a `model` from: float32 arrays of exactly `parts` (default: of pre-training).
+
+    Parts of the source that are not wanted are left out. A part it lacks must be named in `init_missing` and is drawn.
+
+    Raises:
+      UserError: if the shapes differ (the line names the config fields to type), or a part is missing.
+    """
+    wanted = tuple(parts or names.ARCHITECTURES["BertForPreTraining"])
+    different = [field for field in SHAPE_FIELDS if getattr(model, field) != getattr(source.model, field)]
+    if different:
+        typed = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in different)
+        raise UserError(f"--init={source.path} is a model of another shape than config.model: type {typed}")
+    missing = [part for part in wanted if part not in source.params and part not in init_missing]
+    if missing:
+        raise UserError(
+            f"--init={source.path} ({source.architecture}) has no {', '.join(missing)}: type "
+            f"--init_missing={','.join(missing)} to begin with fresh ones"
+        )
+    flat = {
+        entry.ours: draw(entry, model=model, num_labels=source.num_labels)
+        for entry in names.entries([part for part in wanted if part not in source.params])
+    }
+    return {part: source.params[part] for part in wanted if part in source.params} | names.nest(flat)
+
+
+def model_of(source: Source, *, model: ModelConfig) -> ModelConfig:
+    """Return `model` (how to compute) with the shape of `source` (what was trained)."""
+    return dataclasses.replace(model, **{field: getattr(source.model, field) for field in SHAPE_FIELDS})
+
+
+def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> Source:
+    config = read_config(folder)
+    tensors = canonical(read_tensors(folder), where=folder, drop=drop)
+    assembled = assemble(
+        tensors,
+        side="huggingface",
+        model=config.model,
+        architecture=config.architecture,
+        num_labels=len(config.labels) or 2,
+        where=folder,
+        init_missing=init_missing,
+        drop=drop,
+    )
+    return Source(
+        path=folder,
+        kind="huggingface",
+        model=config.model,
+        architecture=assembled.architecture,
+        params=assembled.params,
+        dtype=assembled.dtype,
+        tokenizer=find_tokenizer(folder),
+        label_fields=config.label_fields,
+    )
+
+
+def _check_vocabulary(source: Source) -> None:
+    tokenizer = source.tokenizer
+    if tokenizer is not None and tokenizer.vocab_size > source.model.vocab_size:
+        raise UserError(
+            f"{source.path}: its vocabulary has {tokenizer.vocab_size} pieces but its word embeddings only "
+            f"{source.model.vocab_size} rows: put the vocabulary that the model was trained with beside it"
+        )
+
+
+def _nothing_found(path: Path) -> str:
+    forms = (
+        "a workdir, WORKDIR/checkpoints/STEP, a HuggingFace folder (config.json and model.safetensors) or a TF1 prefix "
+        "(DIR/bert_model.ckpt beside .index and .data files)"
+    )
+    if not path.exists():
+        return f"{path}: does not exist: name {forms}"
+    if path.is_file():
+        return f"{path}: is a file: name {forms}"
+    weights = [name for name in (WEIGHTS, INDEX) if (path / name).exists()]
+    if weights:
+        return f"{path}: holds {weights[0]} but no config.json: put the model's config.json beside it"
+    return f"{path}: holds no model: name {forms}"

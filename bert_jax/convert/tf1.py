@@ -1,0 +1,237 @@
+"""Read a TF1 checkpoint (`PREFIX.index` and `PREFIX.data-00000-of-00001`) without TensorFlow.
+
+The index is an SSTable from variable names to BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto): type, shape,
+shard, offset, size and the masked CRC-32C of the bytes. Every size is checked against the files before it is used, and every
+checksum of what is read.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from bert_jax.convert.assemble import assemble
+from bert_jax.convert.crc32c import masked_crc32c
+from bert_jax.convert.huggingface_config import parse_model, read_json
+from bert_jax.convert.source import Source
+from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
+from bert_jax.data.tokenization import load_tokenizer
+from bert_jax.errors import UserError
+
+# tensorflow/core/framework/types.proto
+_DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
+_DTYPE_NAMES = {2: "double", 3: "int32", 7: "string", 9: "int64"}
+# What training left beside the weights: the step, and the moments of Adam and LAMB.
+_NO_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?|_CHECKPOINTABLE_OBJECT_GRAPH")
+# The original's "gelu" is the tanh form (modeling.py).
+_ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu"}
+_MAX_RANK = 8
+
+
+def find_prefix(path: Path) -> Path | None:
+    """Return the prefix of the TF1 checkpoint that `path` names: itself, one of its files, or the folder of one; else None."""
+    name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
+    prefix = path.with_name(name) if name else path
+    if prefix.with_name(f"{prefix.name}.index").is_file():
+        return prefix
+    if (path / "bert_config.json").is_file():
+        indexes = sorted(path.glob("*.index"))
+        if len(indexes) > 1:
+            listed = ", ".join(index.stem for index in indexes[:5])
+            raise UserError(f"{path}: holds several TF1 checkpoints ({listed}): name one, for example {path / indexes[0].stem}")
+        if indexes:
+            return indexes[0].with_suffix("")
+    return None
+
+
+def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> Source:
+    """Load a released checkpoint with the bert_config.json and the vocab.txt beside it.
+
+    Raises:
+      UserError: if a file is missing or damaged, or the variables are not those of a BERT.
+    """
+    file = prefix.with_name("bert_config.json")
+    raw = read_json(file)
+    model = parse_model(raw, file=file, activations=_ACTIVATIONS)
+    tensors = read_bundle(prefix)
+    weights = {name: array for name, array in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
+    assembled = assemble(
+        weights,
+        side="tf1",
+        model=model,
+        architecture="",
+        num_labels=2,
+        where=prefix,
+        init_missing=init_missing,
+        drop=drop,
+    )
+    vocabulary = prefix.with_name("vocab.txt")
+    return Source(
+        path=prefix,
+        kind="tf1",
+        model=model,
+        architecture=assembled.architecture,
+        params=assembled.params,
+        dtype=assembled.dtype,
+        tokenizer=load_tokenizer(vocabulary) if vocabulary.exists() else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Variable:
+    """Hold what the index says of a variable."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
+
+
+def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
+    """Return the weights of a checkpoint, mapped from its files; what training left is listed but not read (empty arrays).
+
+    Raises:
+      UserError: if it is damaged or partitioned.
+    """
+    index = prefix.with_name(f"{prefix.name}.index")
+    try:
+        return _read_bundle(prefix, index)
+    except OSError as error:
+        raise UserError(f"{error.filename or prefix}: cannot be read: {error.strerror or error}") from None
+    except TableError as error:
+        raise UserError(f"{prefix}: the TF1 checkpoint is damaged ({error}): copy or download its files again") from None
+
+
+def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
+    if index.stat().st_size > MAX_BYTES:
+        raise TableError(f"{index.name} is larger than the index of any BERT")
+    table = read_table(index.read_bytes())
+    num_shards = _parse_header(table.pop(b"", b""))
+    shards = _open_shards(prefix, num_shards)
+    tensors: dict[str, np.ndarray] = {}
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for key, value in table.items():
+        name = key.decode("utf-8", "replace")
+        variable = _parse_entry(value, name=name)
+        if not variable.shard < num_shards:
+            raise TableError(f"{name[:100]} lies in shard {variable.shard} of {num_shards}")
+        data = shards[variable.shard]
+        if variable.offset + variable.size > len(data):
+            raise TableError(f"{name[:100]} lies outside of its data file, which may be cut off")
+        spans.setdefault(variable.shard, []).append((variable.offset, variable.offset + variable.size))
+        if _NO_WEIGHTS.fullmatch(name):
+            tensors[name] = np.zeros(0, np.float32)
+        else:
+            tensors[name] = _view(data, variable, name=name)
+    for shard, taken in spans.items():
+        _check_cover(sorted(taken), num_bytes=len(shards[shard]))
+    return tensors
+
+
+def _view(data: np.ndarray, variable: _Variable, *, name: str) -> np.ndarray:
+    if variable.dtype not in _DTYPES:
+        kind = _DTYPE_NAMES.get(variable.dtype, f"type {variable.dtype}")
+        raise TableError(f"{name[:100]} is of {kind}, not of a type that weights have")
+    dtype = _DTYPES[variable.dtype]
+    if variable.size != math.prod(variable.shape) * dtype.itemsize:
+        raise TableError(f"{name[:100]} of shape {variable.shape} does not fit {variable.size} bytes")
+    raw = data[variable.offset : variable.offset + variable.size]
+    if masked_crc32c(raw) != variable.crc:
+        raise TableError(f"the checksum of {name[:100]} differs")
+    return np.ndarray.view(np.ascontiguousarray(raw), dtype).reshape(variable.shape)
+
+
+def _open_shards(prefix: Path, count: int) -> list[np.ndarray]:
+    shards = []
+    for number in range(count):
+        file = prefix.with_name(f"{prefix.name}.data-{number:05d}-of-{count:05d}")
+        if not file.is_file():
+            raise UserError(f"{file}: is missing, {prefix.name}.index names it: copy or download it again")
+        empty = file.stat().st_size == 0
+        shards.append(np.zeros(0, np.uint8) if empty else np.memmap(file, mode="r", dtype=np.uint8))
+    return shards
+
+
+def _check_cover(spans: Sequence[tuple[int, int]], *, num_bytes: int) -> None:
+    reached = 0
+    for start, end in spans:
+        if start < reached:
+            raise TableError("two variables share bytes")
+        reached = end
+    if reached != num_bytes:
+        raise TableError(f"its data file has {num_bytes} bytes where the last variable ends at {reached}")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield field numbers and values of a protocol buffer: numbers, or the bytes of what is nested."""
+    at = 0
+    while at < len(message):
+        tag, at = read_varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = read_varint(message, at)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            size, at = read_varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise TableError(f"a record has a field of the unknown kind {kind}")
+        if at + size > len(message):
+            raise TableError("a record is cut off")
+        raw = message[at : at + size]
+        yield tag >> 3, raw if kind == 2 else int.from_bytes(raw, "little")
+        at += size
+
+
+def _parse_header(message: bytes) -> int:
+    """Return the number of data files (BundleHeaderProto)."""
+    values = dict(_fields(message))
+    shards = values.get(1, 0)
+    if not isinstance(shards, int) or not 0 < shards <= 1000:
+        raise TableError("it says nothing of its data files")
+    if values.get(2, 0) != 0:
+        raise TableError("its numbers are big-endian, which is not read")
+    return shards
+
+
+def _parse_entry(message: bytes, *, name: str) -> _Variable:
+    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
+    shape: tuple[int, ...] = ()
+    for field, value in _fields(message):
+        if field == 7:
+            raise UserError(
+                f"{name[:100]} is stored in slices (a partitioned variable), which is not read: save the checkpoint again without "
+                "a partitioner"
+            )
+        if field == 2 and isinstance(value, bytes):
+            shape = _parse_shape(value)
+        elif field in numbers and isinstance(value, int):
+            numbers[field] = value
+        else:
+            raise TableError(f"the record of {name[:100]} has a field {field} of the wrong kind")
+    if max(numbers.values()) >> 62:
+        raise TableError(f"the record of {name[:100]} holds an impossible number")
+    return _Variable(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6])
+
+
+def _parse_shape(message: bytes) -> tuple[int, ...]:
+    """Return the sizes of a TensorShapeProto."""
+    shape = []
+    for field, value in _fields(message):
+        if field != 2 or not isinstance(value, bytes):
+            raise TableError("a shape is unknown")
+        size = dict(_fields(value)).get(1, 0)
+        if not isinstance(size, int) or size >> 40:
+            raise TableError("a shape is impossible")
+        shape.append(size)
+    if len(shape) > _MAX_RANK:
+        raise TableError("a shape has too many axes")
+    return tuple(shape)

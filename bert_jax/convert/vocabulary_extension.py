@@ -1,0 +1,111 @@
+"""Add words to a model's vocabulary: unused slots first, then new rows; each begins as the mean of the word's old pieces."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.convert.source import Source
+from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
+from bert_jax.data.vocabulary import Vocabulary
+from bert_jax.data.wordpiece import basic_words
+from bert_jax.errors import UserError
+
+_UNUSED = re.compile(r"\[unused\d+\]")
+
+
+def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str], None] = print) -> Source:
+    """Return `source` with `words` in its vocabulary; words that it has already are passed over.
+
+    Rows of the word embeddings and values of the masked-LM bias are the means over the pieces that each word was cut into.
+
+    Raises:
+      UserError: if the vocabulary is no WordPiece, or something is not one normalised word.
+    """
+    tokenizer = source.require_tokenizer()
+    if not isinstance(tokenizer, WordPieceTokenizer):
+        raise UserError(f"{source.path}: has a SentencePiece vocabulary: only WordPiece vocabularies can be extended")
+    known = set(tokenizer.pieces)
+    new = [word for word in dict.fromkeys(words) if word not in known]
+    for word in new:
+        _check_word(word, tokenizer)
+    if not new:
+        report("the vocabulary has all these words already")
+        return source
+    old_ids = tokenizer.encode_batch(new)
+    unused = [index for index, piece in enumerate(tokenizer.pieces) if _UNUSED.fullmatch(piece)]
+    pieces = list(tokenizer.pieces)
+    places = unused[: len(new)]
+    places += range(len(pieces), len(pieces) + len(new) - len(places))
+    pieces += [""] * (len(new) - len(unused))
+    for place, word in zip(places, new, strict=True):
+        pieces[place] = word
+    vocab_size = max(len(pieces), source.model.vocab_size)
+    report(
+        f"{len(new)} new words: {min(len(new), len(unused))} in unused slots, {max(0, len(new) - len(unused))} in new rows; "
+        f"vocab_size {source.model.vocab_size} -> {vocab_size}"
+    )
+    params = dict(source.params)
+    embeddings = dict(params["encoder"]["embeddings"])
+    embeddings["word_embeddings"] = _extend(embeddings["word_embeddings"], vocab_size, places, old_ids)
+    params["encoder"] = {**params["encoder"], "embeddings": embeddings}
+    if "masked_lm" in params:
+        bias = _extend(params["masked_lm"]["bias"], vocab_size, places, old_ids)
+        params["masked_lm"] = {**params["masked_lm"], "bias": bias}
+    vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
+    return dataclasses.replace(
+        source,
+        params=params,
+        model=dataclasses.replace(source.model, vocab_size=vocab_size),
+        tokenizer=WordPieceTokenizer(vocabulary),
+    )
+
+
+def _extend(rows: np.ndarray, size: int, places: Sequence[int], old_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    extended = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+    for place, ids in zip(places, old_ids, strict=True):
+        extended[place] = rows[list(ids)].mean(0)
+    return extended
+
+
+def _check_word(word: str, tokenizer: Tokenizer) -> None:
+    if word.startswith("##") or _UNUSED.fullmatch(word):
+        raise UserError(f"new word {word!r}: only whole words can be added: write the word as it stands in text")
+    normalised = basic_words(word, do_lower_case=tokenizer.do_lower_case)
+    if normalised != [word]:
+        spelling = f"write {' and '.join(map(repr, normalised))}" if normalised else "leave it out"
+        raise UserError(f"new word {word[:60]!r}: the tokenizer would never see it so: {spelling}")
+
+
+def read_words(file: str | Path) -> list[str]:
+    """Return the words of a file, one a line; blank lines are passed over.
+
+    Raises:
+      UserError: if it cannot be read as text.
+    """
+    try:
+        return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line") from None
+
+
+def find_new_words(texts: Iterable[str], *, tokenizer: Tokenizer, count: int, min_occurrences: int = 5) -> list[str]:
+    """Return the `count` words of `texts` whose addition shortens the token sequences most, the best first.
+
+    A word that is cut into n pieces and occurs k times saves k (n - 1) tokens. Words with anything but letters are left out; ties go by
+    the alphabet.
+    """
+    seen: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        seen.update(basic_words(text, do_lower_case=tokenizer.do_lower_case))
+    words = sorted(word for word, times in seen.items() if times >= min_occurrences and word.isalpha())
+    known = set(tokenizer.pieces)
+    saved = {
+        word: seen[word] * (len(ids) - 1)
+        for word, ids in zip(words, tokenizer.encode_batch(words), strict=True)
+        if len(ids) > 1 and word not in known
+    }
+    return sorted(saved, key=lambda word: (-saved[word], word))[:count]

@@ -1,0 +1,138 @@
+"""Read a model out of a workdir of ours: its newest good checkpoint, or the one that is named."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from bert_jax.config import ModelConfig
+from bert_jax.convert import names
+from bert_jax.convert.assemble import draw, name_architecture
+from bert_jax.convert.huggingface import matches
+from bert_jax.convert.source import CHECKPOINTS, Source
+from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.training.checkpoint import Checkpointer, checksums
+
+class _Damaged(Exception):
+    """Say what is wrong with a checkpoint."""
+
+
+def load_workdir(
+    path: Path, *, report: Callable[[str], None], init_missing: Sequence[str] = (), drop: Sequence[str] = ()
+) -> Source:
+    """Load the model of a workdir; a damaged checkpoint is reported and the one before it is tried.
+
+    Raises:
+      UserError: if there is no checkpoint, none can be read, or the one that was named is damaged.
+    """
+    named = None if (path / CHECKPOINTS).is_dir() else int(path.name)
+    workdir = path if named is None else path.parent.parent
+    directory = workdir / CHECKPOINTS
+    checkpointer = Checkpointer(directory, report=report)
+    try:
+        steps = checkpointer.steps()
+        if named is not None and named not in steps:
+            raise UserError(f"{path}: is no complete checkpoint; there are {steps or 'none'}")
+        for step in [named] if named is not None else reversed(steps):
+            try:
+                record = checkpointer.metadata(step)
+                params = _read_params(directory / str(step), record=record)
+                break
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                report(f"checkpoint of step {step} is damaged and is passed over: {reason}")
+        else:
+            state = f"none of its checkpoints can be read (steps {steps})" if steps else "has no checkpoint yet"
+            raise UserError(f"{path}: {state}: name another SOURCE, or train it first")
+    finally:
+        checkpointer.close()
+    return _source(path, workdir, params, {**record, "step": step}, init_missing=init_missing, drop=drop)
+
+
+def _source(
+    path: Path,
+    workdir: Path,
+    params: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+) -> Source:
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
+    model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
+    labels = list(record.get("labels", ()))
+    flat = {name: array for name, array in names.flatten(params).items() if not matches(name, drop)}
+    for entry in names.TABLE:
+        if entry.ours not in flat and matches(entry.ours, init_missing):
+            flat[entry.ours] = draw(entry, model=model, num_labels=len(labels) or 2)
+    params = names.nest(flat)
+    parts = tuple(part for part in dict.fromkeys(entry.part for entry in names.TABLE) if part in params)
+    _check_shapes(flat, model=model, path=path)
+    return Source(
+        path=path,
+        kind="workdir",
+        model=model,
+        architecture=name_architecture(parts, declared=record.get("architecture", ""), where=path),
+        params={part: params[part] for part in parts},
+        dtype="float32",
+        tokenizer=find_tokenizer(workdir / "vocab"),
+        label_fields=_label_fields(labels, kind=record.get("kind", "")),
+        record=record,
+    )
+
+
+def _label_fields(labels: Sequence[str], *, kind: str) -> dict[str, Any]:
+    if kind == "regression":
+        return {"problem_type": "regression"}
+    if not labels:
+        return {}
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Restore the parameters alone, without the optimiser's state, and compare them with their checksums."""
+    state = checkpoint / "state"
+    size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(state).item_metadata.tree["params"]
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        claimed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        # Orbax compresses (zstd), trained weights by a tenth or so, fresh ones of zeros and ones by much more.
+        if claimed > 1000 * size:
+            raise _Damaged(f"it claims {claimed} bytes of parameters in {size} bytes of files")
+        item = {"params": shapes}
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        params = reader.restore(
+            state, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+        )["params"]
+    recorded = record.get("checksums", {})
+    for name, checksum in checksums({"params": params}).items():
+        if recorded.get(name, checksum) != checksum:
+            raise _Damaged(f"the checksum of {name} differs")
+    return jax.tree.map(np.asarray, params)
+
+
+def _check_shapes(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: Path) -> None:
+    table = {entry.ours: entry for entry in names.TABLE}
+    labels = flat["classifier/bias"].shape[-1] if "classifier/bias" in flat else 0
+    unknown = sorted(name for name in flat if name not in table)
+    parts = {entry.part for name, entry in table.items() if name in flat}
+    missing = [entry.ours for entry in names.entries(tuple(parts)) if entry.ours not in flat]
+    wrong = [
+        name
+        for name, array in flat.items()
+        if name in table and array.shape != table[name].shape(model, num_labels=labels)
+    ]
+    for kind, found in (("unexpected", unknown), ("missing", missing), ("of another shape", wrong)):
+        if found:
+            raise UserError(f"{path}: parameters {kind}: {', '.join(found[:6])}: name a checkpoint of this version")

@@ -1,0 +1,59 @@
+"""Fine-tune a SOURCE on a task of the paper, or on own data.
+
+    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=DIR --workdir=DIR
+
+`--sweep` runs the paper's grid, `--seeds=5` restarts each setting; run again, it goes on where it stopped.
+"""
+
+import sys
+
+from bert_jax import door  # first: it quiets the libraries that the next imports load
+
+from absl import flags  # isort: skip
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
+INIT = flags.DEFINE_string("init", "", "SOURCE to begin from: workdir, HuggingFace folder or TF1 prefix.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the task's official files, or tfds:NAME for GLUE.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Directory for results, predictions and the best checkpoint.")
+TASK = flags.DEFINE_string("task", "", "Task instead of the config's; several parted by commas; all: GLUE.")
+SWEEP = flags.DEFINE_bool("sweep", False, "Run the grid of config.sweep.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "Random restarts of each setting.")
+ERRORS = flags.DEFINE_integer("errors", 0, "Write so many mistakes on dev.")
+ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of so many best runs.")
+PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Predict the test sets too; for GLUE as a zip.")
+INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew, for example classifier.")
+
+
+def main() -> int:
+    """Read the flags and call the one function."""
+    from bert_jax.errors import UserError
+    from bert_jax.finetuning import config as configs
+    from bert_jax.finetuning import finetune
+
+    if CONFIG.value is None:
+        raise UserError("--config is missing: give a config file, for example --config=configs/finetune_glue.py:mrpc")
+    for name, value in (("init", INIT.value), ("workdir", WORKDIR.value)):
+        if not value:
+            raise UserError(f"--{name} is missing: type --{name}=" + ("SOURCE" if name == "init" else "DIR"))
+    raw = CONFIG.value.to_dict()
+    if DATA_DIR.value:
+        raw["data"]["directory"] = DATA_DIR.value
+    if TASK.value:
+        raw["task"] = TASK.value
+    request = finetune.Request(
+        init=INIT.value,
+        workdir=WORKDIR.value,
+        sweep=SWEEP.value,
+        seeds=SEEDS.value,
+        errors=ERRORS.value,
+        ensemble=ENSEMBLE.value,
+        predict_test=PREDICT_TEST.value,
+        init_missing=tuple(INIT_MISSING.value),
+        command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
+    )
+    return finetune.finetune(configs.from_config_dict(raw), request=request)
+
+
+if __name__ == "__main__":
+    door.run(main)

@@ -1,0 +1,1 @@
+"""Fine-tune: put instances into rows, train, select on dev, sweep, report."""

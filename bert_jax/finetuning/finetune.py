@@ -1,0 +1,201 @@
+"""Fine-tune: the start-up in its order, one experiment a task, the benchmark's average and submission."""
+
+import dataclasses
+import json
+import signal
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.convert.source import Source, load_source
+from bert_jax.errors import UserError
+from bert_jax.finetuning import report
+from bert_jax.finetuning.config import FinetuneConfig, flatten, from_config_dict, to_json
+from bert_jax.finetuning.experiment import Experiment, Wanted
+from bert_jax.finetuning.intermediate import intermediate_source
+from bert_jax.finetuning.run import Stopped, write_json
+from bert_jax.finetuning.settings import grid
+from bert_jax.tasks import glue
+from bert_jax.tasks.interface import Task
+from bert_jax.tasks.registry import open_task
+from bert_jax.training.stopping import StopRequest
+
+# Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
+FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
+
+# What may differ between two starts in one workdir: neither data nor results depend on it.
+_FREE = ("mesh.", "log.", "checkpoint.", "sweep.", "model.scan_layers", "model.remat", "data.directory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Hold what the flags of the door say beside the config."""
+
+    init: str
+    workdir: str
+    sweep: bool = False
+    seeds: int = 1
+    errors: int = 0
+    ensemble: int = 0
+    predict_test: bool = False
+    init_missing: tuple[str, ...] = ()
+    command: str = "the same command"
+
+
+def finetune(config: FinetuneConfig, *, request: Request) -> int:
+    """Fine-tune on the config's tasks, or go on where it stopped; return the exit status.
+
+    Raises:
+      UserError: for anything the user can mend.
+    """
+    say: Callable[[str], None] = print if jax.process_index() == 0 else lambda text: None
+    if request.seeds < 1:
+        raise UserError(f"--seeds={request.seeds}: give at least 1")
+    workdir = open_workdir(request.workdir, config=config)
+    source = load_source(request.init, report=say)
+    tokenizer = source.require_tokenizer()
+    names = _tasks(config, say)
+    single = len(names) == 1 and config.task == names[0]
+    wanted = Wanted(
+        runs=tuple(grid(config, sweep=request.sweep, seeds=request.seeds)),
+        predict_test=request.predict_test,
+        errors=request.errors,
+        ensemble=request.ensemble,
+        fresh_parts=request.init_missing,
+    )
+    records: dict[str, Any] = {}
+    with StopRequest() as stop:
+        try:
+            for name in names:
+                task = open_config_task(dataclasses.replace(config, task=name))
+                directory = workdir if single else workdir / name
+                directory.mkdir(parents=True, exist_ok=True)
+                tokenizer.save(directory / "vocab")
+                records[name] = _run_task(config, task, source, directory, wanted, stop, say)
+        except Stopped as stopped:
+            say(f"stopped at step {stopped.step} of {stopped.num_steps}, state saved; {request.command} goes on there")
+            return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
+    if not single:
+        _finish_benchmark(workdir, records, say)
+    if request.predict_test and all(name in glue.TASKS for name in names):
+        _write_submission(workdir, names, single=single, say=say)
+    return FINISHED
+
+
+def _run_task(
+    config: FinetuneConfig,
+    task: Task,
+    source: Source,
+    directory: Path,
+    wanted: Wanted,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    if config.ner.features and task.kind == "tags":
+        from bert_jax.finetuning.feature_based import run_feature_based
+
+        return run_feature_based(config, task=task, source=source, workdir=directory, wanted=wanted, say=say)
+    config = dataclasses.replace(config, task=task.name)
+    if config.squad.intermediate_file and task.kind == "span":
+        source = intermediate_source(config, task=task, source=source, workdir=directory, should_stop=stop, say=say)
+    experiment = Experiment(
+        config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
+    )
+    return experiment.run_all()
+
+
+def open_config_task(config: FinetuneConfig) -> Task:
+    """Return the task that the config describes."""
+    return open_task(config.task, data=config.data, squad=config.squad, ner=config.ner, own=config.own)
+
+
+def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:
+    """Return the tasks to run; of "all" those whose train file is there (AX has none: MNLI's model answers it)."""
+    if config.task != "all":
+        return config.task.split(",")
+    root = Path(config.data.directory)
+    trainable = [name for name in glue.TASKS if name != "ax"]
+    there = [name for name in trainable if config.data.directory.startswith("tfds:") or _has_train(root, name)]
+    if not there:
+        raise UserError(f"--data_dir={root}: holds none of GLUE's folders ({', '.join(_folders(trainable))})")
+    missing = [name for name in trainable if name not in there]
+    if missing:
+        say(f"left out, no train file in {root}: {', '.join(_folders(missing))}")
+    return there
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    return [glue.TASKS[name].directory for name in names]
+
+
+def _has_train(root: Path, name: str) -> bool:
+    spec = glue.TASKS[name]
+    return any((root / spec.directory / file).is_file() for file in spec.files.get("train", ("train.tsv",)))
+
+
+def _finish_benchmark(workdir: Path, records: dict[str, Any], say: Callable[[str], None]) -> None:
+    average = report.glue_average(records)
+    summary = {name: record["best"]["metrics"] for name, record in records.items()}
+    write_json(workdir / "results.json", {"tasks": summary, "glue": average})
+    if average["numbers"]:
+        say(
+            f"average of {len(average['numbers'])} of the paper's {average['of']} numbers: "
+            f"{100 * average['average']:.1f} ({', '.join(f'{k} {100 * v:.1f}' for k, v in average['numbers'].items())})"
+        )
+
+
+def _write_submission(workdir: Path, names: Sequence[str], *, single: bool, say: Callable[[str], None]) -> None:
+    """Zip the test predictions; the server wants all eleven files, so the ones that are missing are named."""
+    found: dict[str, Path] = {}
+    for name in names:
+        folder = (workdir if single else workdir / name) / "predictions"
+        for split, file in zip(glue.TASKS[name].test, glue.TASKS[name].submission, strict=True):
+            path = folder / split / f"{file}.tsv"
+            if path.is_file():
+                found[path.name] = path
+    target = workdir / "glue_submission.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, path in sorted(found.items()):
+            archive.write(path, file)
+    wanted = [f"{file}.tsv" for spec in glue.TASKS.values() for file in spec.submission]
+    missing = [file for file in wanted if file not in found]
+    say(f"{target}: {', '.join(sorted(found))}" + (f"; the server also wants {', '.join(missing)}" if missing else ""))
+
+
+def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
+    """Create the workdir and write config.json, or check that the one there asks for the same.
+
+    Raises:
+      UserError: if it cannot be written, or belongs to another config; the line names fields and both values.
+    """
+    path = Path(workdir).absolute()
+    file = path / "config.json"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            _check_same(path, config)
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(to_json(config))
+        temporary.replace(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"--workdir={workdir}: cannot be written ({reason}): choose another directory") from error
+    return path
+
+
+def _check_same(path: Path, config: FinetuneConfig) -> None:
+    try:
+        before = flatten(from_config_dict(json.loads((path / "config.json").read_text())))
+    except (ValueError, UserError) as error:
+        raise UserError(f"--workdir={path} belongs to something else than fine-tuning: choose another") from error
+    now = flatten(config)
+    names = [name for name in now if before[name] != now[name] and not name.startswith(_FREE)]
+    if names:
+        shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
+        raise UserError(
+            f"--workdir={path} belongs to a run with another config ({shown}): choose another --workdir, or give the "
+            "old values to go on"
+        )

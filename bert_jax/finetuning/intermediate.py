@@ -1,0 +1,54 @@
+"""Train on another data set of the same form first: the paper's TriviaQA step (section 4.2)."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from bert_jax.convert.source import Source, load_source
+from bert_jax.finetuning.config import FinetuneConfig
+from bert_jax.finetuning.settings import RunSettings
+from bert_jax.tasks.interface import Task
+from bert_jax.tasks.registry import open_task
+
+FOLDER = "intermediate"
+
+
+def intermediate_source(
+    config: FinetuneConfig,
+    *,
+    task: Task,
+    source: Source,
+    workdir: Path,
+    should_stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Source:
+    """Return the SOURCE after one run on `squad.intermediate_file`, done once and kept in WORKDIR/intermediate.
+
+    It is a task of its own with that file as train set, with the task's own dev set (or `dev_fraction`) selecting
+    among its epochs.
+
+    Raises:
+      Stopped: if the user asked to stop.
+      UserError: if the file is missing or wrong.
+    """
+    from bert_jax.finetuning.experiment import Experiment, Wanted  # which imports what this file is part of
+
+    directory = workdir / FOLDER
+    directory.mkdir(parents=True, exist_ok=True)
+    source.require_tokenizer().save(directory / "vocab")
+    data = dataclasses.replace(config.data, train_file=config.squad.intermediate_file)
+    squad = dataclasses.replace(config.squad, intermediate_file="")
+    first = dataclasses.replace(config, data=data, squad=squad)
+    train = config.train
+    run = RunSettings(train.batch_size, config.optimizer.learning_rate, config.squad.intermediate_epochs, config.seed)
+    say(f"{task.name}: first stage on {config.squad.intermediate_file}")
+    Experiment(
+        first,
+        task=open_task(task.name, data=data, squad=squad, ner=config.ner, own=config.own),
+        source=source,
+        workdir=directory,
+        wanted=Wanted(runs=(run,)),
+        should_stop=should_stop,
+        say=say,
+    ).run_all()
+    return load_source(directory, report=say)

@@ -1,0 +1,65 @@
+"""Compute the outputs of a split, in the order of its examples, and keep them on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.finetuning.packing import PackedBatch, all_batches
+from bert_jax.finetuning.program import TaskProgram
+from bert_jax.tasks.interface import Features, Outputs
+
+
+def predict_outputs(program: TaskProgram, params: Any, *, features: Features) -> list[np.ndarray]:
+    """Return an output an example (`tasks/interface.py`); long examples are computed with long ones."""
+    outputs: list[np.ndarray] = [np.zeros(0)] * features.num_examples
+    pending: tuple[PackedBatch, jax.Array] | None = None
+    for batch in all_batches(features, shape=program.shape, kind=program.kind, rows=program.eval_rows):
+        computed = program.predict(params, {**batch.arrays, "targets": batch.arrays["targets"]})
+        if pending is not None:
+            _unpack(*pending, features=features, kind=program.kind, into=outputs)
+        pending = batch, computed  # fetched while the next batch is computed
+    if pending is not None:
+        _unpack(*pending, features=features, kind=program.kind, into=outputs)
+    return outputs
+
+
+def _unpack(batch: PackedBatch, computed: jax.Array, *, features: Features, kind: str, into: list[np.ndarray]) -> None:
+    values = np.asarray(jax.device_get(computed), np.float32)
+    for b, row in enumerate(batch.order):
+        place = 0
+        for slot, example in enumerate(row):
+            if example < 0:
+                continue
+            if kind in ("tags", "span"):
+                length = len(features.ids[example])
+                into[example] = values[b, place : place + length].copy()
+                place += length
+            else:
+                into[example] = values[b, slot].copy()
+
+
+def average_outputs(runs: Sequence[Outputs]) -> list[np.ndarray]:
+    """Return the mean output of several runs: the ensemble (paper section 4.2)."""
+    return [np.mean(np.stack(outputs), axis=0) for outputs in zip(*runs, strict=True)]
+
+
+def save_outputs(path: Path, *, outputs: Outputs) -> None:
+    """Write outputs as one flat array with their shapes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width = outputs[0].shape[-1]
+    lengths = np.array([output.size // width for output in outputs], np.int64)
+    flat = np.concatenate([output.reshape(-1, width) for output in outputs])
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, flat=flat, lengths=lengths, flat_examples=outputs[0].ndim == 1)
+    temporary.replace(path)
+
+
+def load_outputs(path: Path) -> list[np.ndarray]:
+    """Return what `save_outputs` wrote."""
+    with np.load(path) as file:
+        parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
+        return [part[0] for part in parts] if bool(file["flat_examples"]) else list(parts)

@@ -1,0 +1,95 @@
+"""Put results into words: means over seeds, tables, errors."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.finetuning.run import RunResult
+from bert_jax.tasks import glue
+
+
+def summarise(results: Sequence[RunResult], *, selection: str) -> list[dict[str, Any]]:
+    """Return mean, standard deviation, best and number of collapsed runs of each setting, the best setting first.
+
+    The deviation is that of a sample (n - 1), 0 for one run.
+    """
+    settings = list(dict.fromkeys(result.settings.setting for result in results))
+    rows = []
+    for setting in settings:
+        some = [result for result in results if result.settings.setting == setting]
+        scores = [result.best.metrics[selection] for result in some]
+        rows.append(
+            {
+                "setting": setting,
+                "runs": len(some),
+                "mean": statistics.fmean(scores),
+                "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+                "best": max(scores),
+                "collapsed": sum(result.collapsed for result in some),
+            }
+        )
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Return the results of a task as text; figures in per cent."""
+    lines = [f"{record['task']}: {record['selection']} on dev, in per cent"]
+    form = "{:<24} {:>4}  {:>6}  {:>5}  {:>6}  {:>9}"
+    lines.append(form.format("setting", "runs", "mean", "sd", "best", "collapsed"))
+    for row in record["summary"]:
+        figures = [f"{100 * row[name]:.2f}" for name in ("mean", "sd", "best")]
+        lines.append(form.format(row["setting"], row["runs"], *figures, row["collapsed"]))
+    best = record["best"]
+    lines.append(f"best run {best['name']}, step {best['best']['step']} of {best['num_steps']}:")
+    for split, metrics in best["metrics"].items():
+        lines.append(f"  {split}: {_figures(metrics)}")
+    if "ensemble" in record:
+        for split, metrics in record["ensemble"]["metrics"].items():
+            lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_figures(metrics)}")
+    lines += _confusion(record["tables"])
+    return "\n".join(lines)
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:.3f}" if "threshold" in name else f"{name} {100 * value:.2f}" for name, value in metrics.items()
+    )
+
+
+def _confusion(tables: Mapping[str, Any]) -> list[str]:
+    """Return the confusion table, or the figures of each type, as lines."""
+    if "confusion" not in tables:
+        return [f"  {name}: {_figures(figures)}" for name, figures in tables.items()]
+    labels = tables["confusion"]["labels"]
+    counts = next(value for name, value in tables["confusion"].items() if name != "labels")
+    width = max(map(len, [*labels, "gold \\ predicted"])) + 2
+    lines = ["gold \\ predicted".ljust(width) + "".join(label.rjust(width) for label in labels)]
+    lines += [
+        label.ljust(width) + "".join(str(count).rjust(width) for count in row)
+        for label, row in zip(labels, counts, strict=True)
+    ]
+    return lines
+
+
+def write_errors(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
+    """Write the mistakes, one JSON object a line."""
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in found), encoding="utf-8")
+
+
+def glue_average(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the paper's average over the tasks that were run, and how many of its nine numbers it is made of."""
+    numbers = {}
+    for task, split in glue.AVERAGE:
+        if task in records:
+            metrics = records[task]["best"]["metrics"]
+            # A part of train, or the test file, may stand for dev: there is one labelled split then.
+            found = metrics.get(split, next(iter(metrics.values())) if split == "dev" else None)
+            if found is not None:
+                numbers[f"{task}/{split}"] = found[glue.TASKS[task].metrics[0]]
+    return {
+        "average": statistics.fmean(numbers.values()) if numbers else 0.0,
+        "numbers": numbers,
+        "of": len(glue.AVERAGE),
+    }

@@ -1,0 +1,120 @@
+"""Put the fine-tuning heads on the encoder (paper section 4 and Figure 4), with HuggingFace's names of parameters.
+
+Several instances may share a row (`types.py`); each has its [CLS] at one of `cls_positions`. Only what looks at [CLS]
+has a pooler, as in HuggingFace's classes.
+"""
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.bert import BertEncoder, dense
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.heads import Pooler, gather
+from bert_jax.types import EncoderInputs
+
+# The places 0 to 3 drop within the encoder (bert.py).
+_HEAD = 4
+
+
+def _drop(values: Float[Array, "B n D"], *, config: ModelConfig, dropout: Dropout | None) -> Float[Array, "B n D"]:
+    return values if dropout is None else dropout.apply(values, rate=config.hidden_dropout_prob, site=_HEAD)
+
+
+class SequenceClassifier(nn.Module):
+    """Classify, or rate (`num_labels` 1), each instance by its pooled [CLS] (run_classifier.py of the original)."""
+
+    config: ModelConfig
+    num_labels: int
+
+    def setup(self) -> None:
+        """Create encoder, pooler and the classification layer."""
+        self.encoder = BertEncoder(self.config)
+        self.pooler = Pooler(self.config)
+        self.classifier = dense(self.config, self.num_labels, names=("embed", None), name=None)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S C"]:
+        """Return float32 logits."""
+        hidden = self.encoder(inputs, dropout=dropout).hidden
+        pooled = _drop(self.pooler(gather(hidden, cls_positions)), config=self.config, dropout=dropout)
+        return self.classifier(pooled).astype("float32")
+
+
+class MultipleChoice(nn.Module):
+    """Score each instance, a choice, by one vector; a softmax over an example's choices follows (section 4.4)."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        """Create encoder, pooler and the vector."""
+        self.encoder = BertEncoder(self.config)
+        self.pooler = Pooler(self.config)
+        self.classifier = dense(self.config, 1, names=("embed", None), name=None)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S 1"]:
+        """Return float32 scores."""
+        hidden = self.encoder(inputs, dropout=dropout).hidden
+        pooled = _drop(self.pooler(gather(hidden, cls_positions)), config=self.config, dropout=dropout)
+        return self.classifier(pooled).astype("float32")
+
+
+class TokenClassifier(nn.Module):
+    """Classify every token (section 5.3: no CRF)."""
+
+    config: ModelConfig
+    num_labels: int
+
+    def setup(self) -> None:
+        """Create encoder and classification layer."""
+        self.encoder = BertEncoder(self.config)
+        self.classifier = dense(self.config, self.num_labels, names=("embed", None), name=None)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B T C"]:
+        """Return float32 logits."""
+        del cls_positions
+        hidden = self.encoder(inputs, dropout=dropout).hidden
+        return self.classifier(_drop(hidden, config=self.config, dropout=dropout)).astype("float32")
+
+
+class SpanClassifier(nn.Module):
+    """Score every token as start and as end of the answer (section 4.2; run_squad.py has no dropout here)."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        """Create encoder and the two vectors."""
+        self.encoder = BertEncoder(self.config)
+        self.qa_outputs = dense(self.config, 2, names=("embed", None), name=None)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B T 2"]:
+        """Return float32 logits, start and end."""
+        del cls_positions
+        return self.qa_outputs(self.encoder(inputs, dropout=dropout).hidden).astype("float32")
+
+
+HEAD_PARAMETERS = {
+    "classification": "classifier",
+    "regression": "classifier",
+    "choice": "classifier",
+    "tags": "classifier",
+    "span": "qa_outputs",
+}
+
+
+def make_task_model(kind: str, *, config: ModelConfig, num_labels: int) -> nn.Module:
+    """Return the model of a kind of task (`tasks/interface.py`); `num_labels` counts for classification and tags."""
+    if kind == "classification":
+        return SequenceClassifier(config, num_labels)
+    if kind == "regression":
+        return SequenceClassifier(config, 1)
+    if kind == "tags":
+        return TokenClassifier(config, num_labels)
+    return SpanClassifier(config) if kind == "span" else MultipleChoice(config)

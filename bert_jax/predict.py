@@ -1,0 +1,51 @@
+"""Predict: `python -m bert_jax.predict --model=SOURCE --task=fill_mask --input=FILE`, JSON lines in, JSON lines out.
+
+    fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
+    embed, features, classify, ner  {"text": "..."}               ner also   {"words": ["...", "..."]}
+    qa  {"question": "...", "context": "..."}                     choice     {"text_a": "...", "choices": ["...", "..."]}
+
+`--input=-` reads the standard input. A field `id` is handed through.
+"""
+
+from bert_jax import door  # first: it quiets the libraries that the next imports load
+
+from absl import flags  # isort: skip
+
+MODEL = flags.DEFINE_string("model", "", "SOURCE: workdir, checkpoint, HuggingFace folder or TF1 prefix.")
+TASK = flags.DEFINE_string("task", "", "fill_mask, nsp, features, embed, classify, pair, choice, qa or ner.")
+INPUT = flags.DEFINE_string("input", "-", "File of JSON lines; - is the standard input.")
+OUTPUT = flags.DEFINE_string("output", "-", "File for the answers; - is the standard output.")
+TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: guesses for each mask.")
+LAYERS = flags.DEFINE_list(
+    "layers", ["last"], "features: embeddings, second_to_last, last, sum_last_four, concat_last_four, sum_all, or numbers."
+)
+POOLING = flags.DEFINE_string("pooling", "mean", "embed: mean or cls.")
+NORMALIZE = flags.DEFINE_bool("normalize", True, "embed: scale to length 1.")
+NULL_THRESHOLD = flags.DEFINE_float("null_threshold", None, "qa: answer nothing where null_odds exceed this (SQuAD 2.0).")
+INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew where the SOURCE lacks them.")
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the SOURCE to leave out.")
+
+
+def main() -> int:
+    """Read the flags and call the one function."""
+    from bert_jax.errors import UserError
+    from bert_jax.prediction.json_lines import predict_lines
+    from bert_jax.prediction.model import TASKS, load
+
+    if not MODEL.value:
+        raise UserError("--model is missing: give a SOURCE, for example --model=WORKDIR")
+    if TASK.value not in TASKS:
+        raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
+    options = {
+        "fill_mask": {"top_k": TOP_K.value},
+        "features": {"layers": tuple(LAYERS.value)},
+        "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},
+        "qa": {"null_threshold": NULL_THRESHOLD.value},
+    }.get(TASK.value, {})
+    model = load(MODEL.value, init_missing=INIT_MISSING.value, drop=DROP.value)
+    predict_lines(model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options)
+    return 0
+
+
+if __name__ == "__main__":
+    door.run(main)

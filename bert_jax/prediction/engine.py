@@ -1,0 +1,150 @@
+"""Run examples through a jitted function in batches of like length: few padded tokens, few compiled shapes, order kept."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from bert_jax.prediction.rows import Example, RowError
+from bert_jax.types import EncoderInputs
+
+WINDOW = 4096  # rows read before they are sorted by length: memory is bounded, order is kept within
+Prepared = TypeVar("Prepared")
+
+
+class Task(Protocol[Prepared]):
+    """Define a prediction: rows in, rows out."""
+
+    parts: tuple[str, ...]
+
+    def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], Prepared]:
+        """Return the sequences of a row, and what `result` will need of it.
+
+        Raises:
+          RowError: if the row is not what the task reads.
+        """
+        ...
+
+    def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
+        """Return a tree of arrays, examples first; jitted."""
+        ...
+
+    def result(self, prepared: Prepared, outputs: list[Any]) -> dict[str, Any]:
+        """Return the row that answers; `outputs` are NumPy trees, one an example."""
+        ...
+
+
+class Engine:
+    """Hold parameters on the device and the compiled functions."""
+
+    def __init__(self, params: Any, *, pad_id: int, max_length: int, max_tokens: int | None = None):
+        """Take batches of at most `max_tokens` tokens, padding counted.
+
+        By default 2,048 on a CPU, where activations then stay in the caches, and 65,536 on an accelerator.
+        """
+        self._params = jax.tree.map(jnp.asarray, params)
+        self._pad_id, self.max_length = pad_id, max_length
+        self._max_tokens = max_tokens or (2048 if jax.default_backend() == "cpu" else 65536)
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def predict(self, task: Task[Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each of `rows`, in their order; one that fails becomes `{"error": ...}`."""
+        waiting = iter(rows)
+        while window := list(islice(waiting, WINDOW)):
+            yield from self._window(task, window)
+
+    def _window(self, task: Task[Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        examples: list[Example] = []
+        prepared: list[tuple[int, int, Any] | str] = []
+        for row in rows:
+            try:
+                more, note = task.prepare(row)
+            except RowError as error:
+                prepared.append(str(error))
+                continue
+            prepared.append((len(examples), len(examples) + len(more), note))
+            examples += more
+        outputs = self.run(task.compute, examples)
+        for entry in prepared:
+            if isinstance(entry, str):
+                yield {"error": entry}
+            else:
+                start, end, note = entry
+                yield task.result(note, outputs[start:end])
+
+    def run(self, compute: Callable[..., Any], examples: Sequence[Example]) -> list[Any]:
+        """Return the NumPy tree of each example, in order."""
+        lengths = [len(example.ids) for example in examples]
+        results: list[Any] = [None] * len(examples)
+        if compute not in self._compiled:
+            self._compiled[compute] = jax.jit(compute)
+        # The next batch is made while the device works on this one.
+        pending: tuple[list[int], Any] | None = None
+        for indices, length in batches(lengths, max_tokens=self._max_tokens, max_length=self.max_length):
+            chosen = [examples[index] for index in indices]
+            arrays = padded(chosen, length=length, pad_id=self._pad_id, max_rows=max(1, self._max_tokens // length))
+            running = (indices, self._compiled[compute](self._params, *arrays))
+            if pending is not None:
+                _deliver(results, *pending)
+            pending = running
+        if pending is not None:
+            _deliver(results, *pending)
+        return results
+
+
+def _deliver(results: list[Any], indices: Sequence[int], outputs: Any) -> None:
+    leaves, tree = jax.tree.flatten(jax.device_get(outputs))
+    for row, index in enumerate(indices):
+        results[index] = jax.tree.unflatten(tree, [leaf[row] for leaf in leaves])
+
+
+def bucket(length: int, *, max_length: int) -> int:
+    """Return the padded length: a multiple of 8 up to 64, of 16 up to 128, of 32 up to 256, of 64 beyond."""
+    step = next((step for limit, step in ((64, 8), (128, 16), (256, 32)) if length <= limit), 64)
+    return min(-(-length // step) * step, max(max_length, length))
+
+
+def batches(lengths: Sequence[int], *, max_tokens: int, max_length: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the indices of each batch and its padded length, the longest first: what does not fit fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        length = bucket(lengths[order[start]], max_length=max_length)
+        limit = max(1, max_tokens // length)
+        end = start
+        while end < min(start + limit, len(order)) and bucket(lengths[order[end]], max_length=max_length) == length:
+            end += 1
+        yield order[start:end], length
+        start = end
+
+
+def padded(
+    examples: Sequence[Example], *, length: int, pad_id: int, max_rows: int
+) -> tuple[EncoderInputs, Int[Array, "B P"]]:
+    """Return the batch; rows and positions are padded to a power of two (or `max_rows`), so that few shapes are compiled."""
+    rows = min(_power_of_two(len(examples)), max(max_rows, len(examples)))
+    input_ids = np.full((rows, length), pad_id, np.int32)
+    first = np.zeros((rows, 1), np.int32)
+    ends = np.zeros((rows, 1), np.int32)
+    positions = np.zeros((rows, _power_of_two(max(len(example.positions) for example in examples))), np.int32)
+    for row, example in enumerate(examples):
+        input_ids[row, : len(example.ids)] = example.ids
+        first[row], ends[row] = example.first_length, len(example.ids)
+        positions[row, : len(example.positions)] = example.positions
+    place = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    real = place < ends
+    inputs = EncoderInputs(
+        input_ids=jnp.asarray(input_ids),
+        token_type_ids=jnp.asarray(real & (place >= first), jnp.int32),
+        position_ids=jnp.asarray(place),
+        segment_ids=jnp.asarray(real, jnp.int32),
+    )
+    return inputs, jnp.asarray(positions)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()

@@ -1,0 +1,135 @@
+"""Give the Python API: `bert_jax.load(SOURCE)` and a method a task."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.convert.source import Source, load_source
+from bert_jax.errors import UserError
+from bert_jax.prediction import tasks
+from bert_jax.prediction.engine import Engine, Task
+from bert_jax.prediction.spans import AnswerQuestion, TagWords
+
+TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "qa", "ner")
+
+
+def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> "Model":
+    """Load the model that `source` names: a workdir, a checkpoint, a HuggingFace folder or a TF1 prefix.
+
+    Raises:
+      UserError: if there is no model there, or it is damaged; the line says what to do.
+    """
+    return Model(load_source(source, init_missing=init_missing, drop=drop))
+
+
+class Model:
+    """Predict with one model; methods take one text or a list of them, and answer in kind."""
+
+    def __init__(self, source: Source):
+        """Put the parameters on the default device."""
+        self.source = source
+        self.tokenizer = source.require_tokenizer()
+        self._engine = Engine(
+            source.params, pad_id=self.tokenizer.pad_id, max_length=source.model.max_position_embeddings
+        )
+        self._tasks: dict[Any, Task[Any]] = {}
+
+    def fill_mask(self, texts: str | Sequence[str], *, top_k: int = 5) -> Any:
+        """Return for each text the guesses of each of its [MASK]s, the likeliest first."""
+        return self._answers("fill_mask", texts, "predictions", top_k=top_k)
+
+    def nsp(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return for each pair of texts the probability that the second follows the first."""
+        rows = [{"text_a": first, "text_b": second} for first, second in pairs]
+        return [self._checked(row)["is_next"] for row in self.predict("nsp", rows)]
+
+    def features(self, texts: str | Sequence[str], *, layers: Sequence[str] = ("last",)) -> Any:
+        """Return tokens and hidden states of each text; `layers` as `tasks.Features` has them."""
+        return self._answers("features", texts, None, layers=tuple(layers))
+
+    def embed(self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
+        """Return float32 [n, D], or [D] for one text."""
+        task = self.task("embed", pooling=pooling, normalize=normalize)
+        one = isinstance(texts, str)
+        examples = [task.prepare({"text": text})[0][0] for text in ([texts] if one else texts)]
+        vectors = self._engine.run(task.compute, examples)
+        stacked = np.stack(vectors) if vectors else np.zeros((0, self.source.model.hidden_size), np.float32)
+        return stacked[0] if one else stacked
+
+    def classify(self, texts: str | Sequence[str]) -> Any:
+        """Return label and probabilities of each text."""
+        return self._answers("classify", texts, None)
+
+    def answer(self, question: str, *, context: str, null_threshold: float | None = None) -> dict[str, Any]:
+        """Return the answer to a question about a context."""
+        row = {"question": question, "context": context}
+        return self._checked(next(self.predict("qa", [row], null_threshold=null_threshold)))
+
+    def tag(self, texts: str | Sequence[str]) -> Any:
+        """Return words, labels and entities of each text."""
+        return self._answers("ner", texts, None)
+
+    def predict(self, task: str, rows: Iterable[Mapping[str, Any]], **options: Any) -> Iterator[dict[str, Any]]:
+        """Yield an answer for each row, in order; a row that fails gives `{"error": ...}`.
+
+        Raises:
+          UserError: for an unknown task, or one that the model has no head for.
+        """
+        return self._engine.predict(self.task(task, **options), rows)
+
+    def task(self, name: str, **options: Any) -> Task[Any]:
+        """Return the task of a name, made once for each set of options.
+
+        Raises:
+          UserError: for an unknown task, or one that the model has no head for.
+        """
+        key = (name, *sorted(options.items()))
+        if key not in self._tasks:
+            self._tasks[key] = self._make(name, options)
+        return self._tasks[key]
+
+    def _make(self, name: str, options: Mapping[str, Any]) -> Task[Any]:
+        if name not in TASKS:
+            raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
+        shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
+        model, labels = self.source.model, self.source.labels
+        problem = str(self.source.label_fields.get("problem_type", ""))
+        makers: dict[str, Any] = {
+            "fill_mask": lambda: tasks.FillMask(model, **shared),
+            "nsp": lambda: tasks.NextSentence(model, **shared),
+            "features": lambda: tasks.Features(model, **shared),
+            "embed": lambda: tasks.Embed(model, **shared),
+            "classify": lambda: tasks.Classify(model, labels=labels, problem=problem, **shared),
+            "pair": lambda: tasks.Classify(model, labels=labels, problem=problem, pairs=True, **shared),
+            "choice": lambda: tasks.Choice(model, labels=labels, **shared),
+            "qa": lambda: AnswerQuestion(model, **shared),
+            "ner": lambda: TagWords(model, labels=labels, **shared),
+        }
+        task = makers[name]()
+        self._check_parts(name, task.parts)
+        return task
+
+    def _check_parts(self, name: str, parts: Sequence[str]) -> None:
+        has, kind = self.source.parts, self.source.architecture
+        missing = [part for part in parts if part not in has]
+        wrong_head = (name == "ner" and "pooler" in has) or (
+            name in ("classify", "pair", "choice") and (kind == "BertForMultipleChoice") != (name == "choice")
+        )
+        if missing or wrong_head:
+            lacks = f"has no {', '.join(missing)}" if missing else "has another head"
+            raise UserError(f"{self.source.path}: {kind} {lacks}, so it cannot do --task={name}: name a model trained for it")
+
+    def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:
+        one = isinstance(texts, str)
+        rows = [{"text": text} for text in ([texts] if one else texts)]
+        answers = [self._checked(row) for row in self.predict(task, rows, **options)]
+        chosen = [answer[field] if field else answer for answer in answers]
+        return chosen[0] if one else chosen
+
+    @staticmethod
+    def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer

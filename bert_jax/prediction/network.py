@@ -1,0 +1,83 @@
+"""Apply whatever parts a model has, without dropout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.bert import BertEncoder
+from bert_jax.model.heads import MaskedLMHead, NextSentenceHead, Pooler, gather
+from bert_jax.types import EncoderInputs
+
+
+@struct.dataclass
+class Outputs:
+    """Hold the float32 outputs of each part; None where the model has no such part or it was not asked for.
+
+    `next_sentence` column 1 means random. `classifier` is [B, C] behind a pooler and [B, T, C] without one; `qa_outputs` holds
+    the logits of start and end.
+    """
+
+    hidden: Float[Array, "B T D"]
+    all_hidden: Float[Array, "L+1 B T D"] | None = None
+    pooled: Float[Array, "B D"] | None = None
+    masked_lm: Float[Array, "B P V"] | None = None
+    next_sentence: Float[Array, "B 2"] | None = None
+    classifier: Float[Array, "B C"] | Float[Array, "B T C"] | None = None
+    qa_outputs: Float[Array, "B T 2"] | None = None
+
+
+def apply_parts(
+    params: Mapping[str, Any],
+    inputs: EncoderInputs,
+    *,
+    model: ModelConfig,
+    positions: Int[Array, "B P"] | None = None,
+    output_hidden_states: bool = False,
+) -> Outputs:
+    """Return the outputs of every part in `params`, those of the masked LM at `positions` alone."""
+    encoded = BertEncoder(model).apply(
+        {"params": params["encoder"]}, inputs, output_hidden_states=output_hidden_states
+    )
+    hidden, values = encoded.hidden, {}
+    if "pooler" in params:
+        values["pooled"] = Pooler(model).apply({"params": params["pooler"]}, hidden[:, :1])[:, 0]
+    if "masked_lm" in params and positions is not None:
+        words = params["encoder"]["embeddings"]["word_embeddings"]
+        head = MaskedLMHead(model)
+        values["masked_lm"] = head.apply(
+            {"params": params["masked_lm"]}, gather(hidden, positions), word_embeddings=words
+        )
+    if "next_sentence" in params and "pooler" in params:
+        head = NextSentenceHead(model)
+        values["next_sentence"] = head.apply({"params": params["next_sentence"]}, values["pooled"][:, None])[:, 0]
+    if "classifier" in params:
+        values["classifier"] = _linear(params["classifier"], values.get("pooled", hidden))
+    if "qa_outputs" in params:
+        values["qa_outputs"] = _linear(params["qa_outputs"], hidden)
+    return Outputs(hidden=hidden, all_hidden=encoded.all_hidden, **values)
+
+
+def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Array, "*n C"]:
+    return (values @ params["kernel"] + params["bias"]).astype(jnp.float32)
+
+
+def single(input_ids: np.ndarray, token_type_ids: np.ndarray) -> EncoderInputs:
+    """Return one unpadded sequence [T] as a batch of one."""
+    ids = jnp.asarray(input_ids, jnp.int32)[None]
+    return EncoderInputs(
+        input_ids=ids,
+        token_type_ids=jnp.asarray(token_type_ids, jnp.int32)[None],
+        position_ids=jnp.arange(ids.shape[1], dtype=jnp.int32)[None],
+        segment_ids=jnp.ones_like(ids),
+    )
+
+
+def place(params: Any) -> Any:
+    """Return the parameters on the default device."""
+    return jax.tree.map(jnp.asarray, params)

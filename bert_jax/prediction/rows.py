@@ -1,0 +1,71 @@
+"""Turn rows, JSON objects, into the token sequences that the encoder reads."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bert_jax.data.tokenization import Tokenizer
+
+MASK = "[MASK]"
+
+
+class RowError(Exception):
+    """Say what is wrong with one row; the others go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Hold one sequence: its ids, how many of them are of the first segment, the positions to predict."""
+
+    ids: Sequence[int]
+    first_length: int
+    positions: Sequence[int] = ()
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """Return the text in field `name`.
+
+    Raises:
+      RowError: if it is missing or no text.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        there = ", ".join(sorted(map(str, row))[:8]) or "none"
+        raise RowError(f"the field {name!r} must be a text (the fields are: {there})")
+    return value
+
+
+def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
+    """Return `[CLS] text [SEP]`, cut at `max_length` tokens."""
+    ids = tokenizer.encode(text_of(row, "text"))[: max_length - 2]
+    return Example([tokenizer.cls_id, *ids, tokenizer.sep_id], len(ids) + 2)
+
+
+def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int) -> Example:
+    """Return `[CLS] A [SEP] B [SEP]`; where it is too long, tokens are cut off the end of the longer text one by one."""
+    a, b = tokenizer.encode_batch([first, second])
+    room = max_length - 3
+    shorter = min(len(a), len(b), room // 2)
+    if len(a) + len(b) > room:
+        a, b = (a[: room - shorter], b[:shorter]) if len(a) > len(b) else (a[:shorter], b[: room - shorter])
+    head = [tokenizer.cls_id, *a, tokenizer.sep_id]
+    return Example([*head, *b, tokenizer.sep_id], len(head))
+
+
+def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
+    """Return `[CLS] text [SEP]` with the mask's id wherever the text says [MASK].
+
+    Raises:
+      RowError: if it never does, or the text is too long: nothing is cut where every position counts.
+    """
+    parts = tokenizer.encode_batch(text_of(row, "text").split(MASK))
+    if len(parts) == 1:
+        raise RowError(f"the text has no {MASK}")
+    ids, positions = [tokenizer.cls_id, *parts[0]], []
+    for part in parts[1:]:
+        positions.append(len(ids))
+        ids += [tokenizer.mask_id, *part]
+    ids.append(tokenizer.sep_id)
+    if len(ids) > max_length:
+        raise RowError(f"the text has {len(ids)} tokens, the model reads {max_length}: shorten it")
+    return Example(ids, len(ids), positions)

@@ -1,0 +1,39 @@
+"""Know every task by its name."""
+
+from bert_jax.errors import UserError
+from bert_jax.tasks import glue
+from bert_jax.tasks.interface import Task
+from bert_jax.tasks.ner import NerTask
+from bert_jax.tasks.options import DataOptions, NerOptions, OwnOptions, SquadOptions
+from bert_jax.tasks.own_data import open_own_task
+from bert_jax.tasks.squad import FILES, SquadTask
+from bert_jax.tasks.swag import SwagTask
+
+TASKS = (*glue.TASKS, *FILES, "swag", "ner", "own")
+
+
+def open_task(
+    name: str,
+    *,
+    data: DataOptions | None = None,
+    squad: SquadOptions | None = None,
+    ner: NerOptions | None = None,
+    own: OwnOptions | None = None,
+) -> Task:
+    """Return the task called `name`; options not given have their defaults.
+
+    Raises:
+      UserError: for an unknown name.
+    """
+    data = data or DataOptions()
+    if name in glue.TASKS:
+        return glue.GlueTask(name, data=data)
+    if name in FILES:
+        return SquadTask(name, data=data, squad=squad or SquadOptions())
+    if name == "swag":
+        return SwagTask(data=data)
+    if name == "ner":
+        return NerTask(data=data, ner=ner or NerOptions())
+    if name == "own":
+        return open_own_task(data=data, own=own or OwnOptions(), squad=squad or SquadOptions())
+    raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")

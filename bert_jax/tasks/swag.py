@@ -1,0 +1,104 @@
+"""SWAG: four endings of a beginning, each an instance `[CLS] beginning [SEP] ending [SEP]` (paper section 4.4)."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.tokenization import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.tasks import metrics, texts
+from bert_jax.tasks.files import Row, column, read_csv
+from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
+from bert_jax.tasks.options import DataOptions
+
+_FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
+_ENDINGS = ("ending0", "ending1", "ending2", "ending3")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceExample:
+    """Hold a beginning, the endings to choose from, and the right one's number or None."""
+
+    text: str
+    endings: tuple[str, ...]
+    label: int | None
+
+
+class ChoiceTask(Task):
+    """Be a task that chooses among a fixed number of endings."""
+
+    kind = "choice"
+    labels = ()
+    selection = "accuracy"
+
+    def featurise(self, examples: Sequence[ChoiceExample], *, tokenizer: Tokenizer, training: bool) -> Features:
+        """Return one instance an ending."""
+        del training
+        first = tokenizer.encode_batch([example.text for example in examples])
+        second = iter(tokenizer.encode_batch([ending for example in examples for ending in example.endings]))
+        limit = self.data.max_seq_length
+        pairs = [
+            texts.instance(beginning, next(second), tokenizer=tokenizer, max_seq_length=limit)
+            for example, beginning in zip(examples, first, strict=True)
+            for _ in example.endings
+        ]
+        labelled = all(example.label is not None for example in examples)
+        return Features(
+            ids=[ids for ids, _ in pairs],
+            first_lengths=np.array([length for _, length in pairs], np.int32),
+            targets=[example.label for example in examples] if labelled else None,
+            group=len(examples[0].endings),
+        )
+
+    def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
+        """Return the accuracy."""
+        return {"accuracy": metrics.accuracy(texts.predicted_ids(outputs), labels=texts.label_ids(split))}
+
+    def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
+        """Write the number of the chosen ending a row, `pred` over the column, as SWAG's leaderboard takes it."""
+        path = directory / f"{self.name}-{split.name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
+        return [path]
+
+    def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
+        """Return the wrong choices with the largest probability."""
+        found = []
+        for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
+            shares = softmax(output)
+            guess = int(np.argmax(shares))
+            if guess != example.label:
+                words = {"label": example.endings[example.label], "prediction": example.endings[guess]}
+                found.append({"index": index, "text": example.text, **words, "probability": float(shares[guess])})
+        return sorted(found, key=lambda item: -item["probability"])[:count]
+
+
+class SwagTask(ChoiceTask):
+    """Be SWAG."""
+
+    def __init__(self, *, data: DataOptions):
+        """Take the data options."""
+        self.name, self.data = "swag", data
+
+    def read(self, split: str) -> Sequence[ChoiceExample]:
+        """Return the rows of a split."""
+        given = {"train": self.data.train_file, "dev": self.data.dev_file, "test": self.data.test_file}[split]
+        path = find_file(self.data.directory, given=given, names=_FILES[split])
+        return [_example(row) for row in read_csv(path)]
+
+    def test_splits(self) -> tuple[str, ...]:
+        """Return the test set."""
+        return ("test",)
+
+
+def _example(row: Row) -> ChoiceExample:
+    """Return a row; the ending goes on the sentence that `sent2` begins."""
+    beginning = column(row, "sent2")
+    endings = tuple(f"{beginning} {column(row, name)}".strip() for name in _ENDINGS)
+    written = row.fields.get("label", "")
+    if written not in ("", "0", "1", "2", "3"):
+        raise UserError(f"{row.place}: unknown label {written!r}: write 0, 1, 2 or 3")
+    return ChoiceExample(column(row, "sent1"), endings, int(written) if written else None)

@@ -1,0 +1,113 @@
+"""Turn sentences and pairs into instances, and score them: what GLUE, SWAG and own data share."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.tokenization import Tokenizer
+from bert_jax.tasks.interface import Features, Outputs, Split, softmax
+from bert_jax.tasks.metrics import confusion
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExample:
+    """Hold a sentence or a pair with its label: an id, a number, or None."""
+
+    text: str
+    text_pair: str | None
+    label: int | float | None
+
+
+def truncate_pair(a: list[int], b: list[int], *, limit: int) -> tuple[list[int], list[int]]:
+    """Cut two sentences to `limit` tokens together, one by one from the end of the longer one.
+
+    Of two equally long ones the second is cut (run_classifier.py of the original, `_truncate_seq_pair`).
+    """
+    excess = max(len(a) + len(b) - limit, 0)
+    # Closed form of the original's loop: first the longer one down to the other, then in turn, `b` first.
+    from_a = min(excess, max(len(a) - len(b), 0))
+    from_b = min(excess, max(len(b) - len(a), 0))
+    rest = excess - from_a - from_b
+    from_a += rest // 2
+    from_b += rest - rest // 2
+    return a[: len(a) - from_a], b[: len(b) - from_b]
+
+
+def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq_length: int) -> tuple[np.ndarray, int]:
+    """Return the ids of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, and the length of the first part."""
+    if b is None:
+        first = [tokenizer.cls_id, *a[: max_seq_length - 2], tokenizer.sep_id]
+        return np.array(first, np.int32), len(first)
+    a, b = truncate_pair(a, b, limit=max_seq_length - 3)
+    first = [tokenizer.cls_id, *a, tokenizer.sep_id]
+    return np.array([*first, *b, tokenizer.sep_id], np.int32), len(first)
+
+
+def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Features:
+    """Return one instance an example."""
+    first = tokenizer.encode_batch([example.text for example in examples])
+    second = iter(tokenizer.encode_batch([e.text_pair for e in examples if e.text_pair is not None]))
+    pairs = [
+        instance(a, None if e.text_pair is None else next(second), tokenizer=tokenizer, max_seq_length=max_seq_length)
+        for e, a in zip(examples, first, strict=True)
+    ]
+    labelled = all(example.label is not None for example in examples)
+    return Features(
+        ids=[ids for ids, _ in pairs],
+        first_lengths=np.array([length for _, length in pairs], np.int32),
+        targets=[example.label for example in examples] if labelled else None,
+    )
+
+
+def predicted_ids(outputs: Outputs) -> np.ndarray:
+    """Return the best class of each example."""
+    return np.array([int(np.argmax(output)) for output in outputs], np.int64)
+
+
+def label_ids(split: Split) -> np.ndarray:
+    """Return the labels of a labelled split."""
+    assert split.features.targets is not None
+    return np.array(split.features.targets, np.int64)
+
+
+def classification_mistakes(
+    split: Split, outputs: Outputs, *, labels: Sequence[str], count: int
+) -> list[dict[str, Any]]:
+    """Return the examples whose wrong prediction has the largest probability."""
+    gold = label_ids(split)
+    found = []
+    for index, output in enumerate(outputs):
+        shares = softmax(output)
+        guess = int(np.argmax(shares))
+        if guess != gold[index]:
+            example = split.examples[index]
+            texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
+            words = {"label": labels[gold[index]], "prediction": labels[guess]}
+            found.append({"index": index, **texts, **words, "probability": float(shares[guess])})
+    return sorted(found, key=lambda item: -item["probability"])[:count]
+
+
+def regression_mistakes(split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
+    """Return the examples that are furthest off."""
+    found = []
+    for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True)):
+        texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
+        found.append({"index": index, **texts, "label": example.label, "prediction": float(output[0])})
+    return sorted(found, key=lambda item: -abs(item["label"] - item["prediction"]))[:count]
+
+
+def confusion_table(split: Split, outputs: Outputs, *, labels: Sequence[str]) -> dict[str, Any]:
+    """Return labels and counts; rows are gold, columns predicted."""
+    counts = confusion(predicted_ids(outputs), labels=label_ids(split), num_labels=len(labels))
+    return {"labels": list(labels), "rows are gold, columns predicted": counts.tolist()}
+
+
+def write_json_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+    """Write a JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path

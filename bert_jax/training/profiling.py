@@ -1,0 +1,37 @@
+"""Trace chosen steps for the profiler (TensorBoard's profile plugin or Perfetto read WORKDIR/profile)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class StepTracer:
+    """Wrap the choice of a step function so that steps `first` to `end - 1` are traced."""
+
+    def __init__(self, train_step: Callable[[int], Callable[..., Any]], *, steps: str, directory: str | Path):
+        """Trace the steps written as "FIRST:END", or none if empty."""
+        self._train_step = train_step
+        first, _, end = steps.partition(":")
+        self._first, self._end = (int(first), int(end)) if steps else (-1, -1)
+        self._directory = str(directory)
+
+    def __call__(self, step: int) -> Callable[..., Any]:
+        """Return the step function for `step`."""
+        function = self._train_step(step)
+        return self._traced(function, step) if self._first <= step < self._end else function
+
+    def _traced(self, function: Callable[..., Any], step: int) -> Callable[..., Any]:
+        def call(state: Any, rows: Any) -> Any:
+            if step == self._first:
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(self._directory)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                result = function(state, rows)
+            if step == self._end - 1:
+                jax.block_until_ready(result)
+                jax.profiler.stop_trace()
+            return result
+
+        return call

@@ -1,0 +1,25 @@
+"""A small BERT (4 layers, 512 wide) on one TPU chip, as Colab lends it: own text to a useful encoder in an afternoon.
+
+    python -m bert_jax.train --config=configs/colab_tpu.py --config.data.input='texts/*.txt' --workdir=small
+
+100,000 steps of batch 256 at 128. Cost and result: planned.
+"""
+
+from ml_collections import ConfigDict
+
+from bert_jax.config import default_config, phase
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config(model="small")
+    config.model.scan_layers = False  # four layers compile quickly either way
+    config.train.num_steps = 100_000
+    config.train.batch_size = 256
+    config.train.phases = (phase(max_seq_length=128, max_predictions_per_seq=20),)
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 5_000
+    config.checkpoint.every = 1_000  # Colab takes machines back without warning
+    config.checkpoint.keep_latest = 2
+    config.eval.every = 2_500
+    return config

@@ -1,0 +1,21 @@
+"""GLUE (paper section 4.1): batch 32, 3 epochs, the best learning rate of the sweep on dev.
+
+    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=GLUE --workdir=DIR
+
+The argument is a task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, several parted by commas, or all. The
+paper's procedure is `--sweep --seeds=5`. Cost and results: planned.
+"""
+
+from ml_collections import ConfigDict
+
+from bert_jax.finetuning.config import default_config
+
+
+def get_config(task: str = "mrpc") -> ConfigDict:
+    """Return the config of a task."""
+    config = default_config(task=task)
+    config.data.max_seq_length = 128
+    config.train.batch_size = 32
+    config.train.num_epochs = 3.0
+    config.optimizer.learning_rate = 3e-5
+    return config

@@ -1,0 +1,26 @@
+"""Own data: JSON lines or TSV with a header line, by naming columns.
+
+    python -m bert_jax.finetune --config=configs/finetune_own.py:classification --init=SOURCE --data_dir=D --workdir=W
+
+The folder holds train and dev as .jsonl or .tsv; `--config.own.text=review --config.own.label=stars` names columns. The
+argument is the kind: classification, regression, tags, span or choice. Without a dev file hold out a part of train:
+`--config.data.dev_fraction=0.1`. Cost and results depend on the data.
+"""
+
+from ml_collections import ConfigDict
+
+from bert_jax.finetuning.config import default_config
+
+
+def get_config(kind: str = "classification") -> ConfigDict:
+    """Return the config of a kind of task."""
+    config = default_config(task="own")
+    config.own.kind = kind
+    if kind == "span":
+        config.data.max_seq_length = 384
+        config.own.text, config.own.text_pair, config.own.label = "question", "context", "answer"
+    elif kind == "tags":
+        config.own.text, config.own.label = "words", "tags"
+    elif kind == "choice":
+        config.own.choices = "choices"
+    return config

@@ -1,0 +1,60 @@
+"""Run the doors as a user does, in processes of their own, on a model of a few thousand parameters."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "model.vocab_size=512",
+    "model.hidden_size=32",
+    "model.num_hidden_layers=2",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=64",
+    "model.hidden_dropout_prob=0.1",
+    "train.batch_size=16",
+    "train.phases[0].max_seq_length=32",
+    "optimizer.warmup_steps=2",
+    "eval.max_examples=32",
+)
+
+
+def train_command(workdir: Path, *overrides: str, data: Path | None = None) -> list[str]:
+    """Return the command of a tiny run; later overrides win."""
+    fields = [*TINY, *([f"data.directory={data}"] if data else []), *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "bert_jax.train",
+        "--config=configs/tiny_cpu.py",
+        f"--workdir={workdir}",
+        *(f"--config.{field}" for field in fields),
+    ]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Return the environment of a CPU process with so many fake devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+
+
+def run(command: list[str], *, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and return status and output."""
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def figures(workdir: Path) -> list[dict[str, float]]:
+    """Return metrics.jsonl without `perf/`, which no two runs share."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
+
+
+def checksums(workdir: Path) -> dict[str, int]:
+    """Return the checksum of every array of the newest checkpoint."""
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    path = workdir / "checkpoints" / str(max(steps)) / "metadata" / "metadata"
+    return json.loads(path.read_text())["checksums"]

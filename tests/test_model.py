@@ -1,0 +1,286 @@
+"""The model: sizes, initialisation, and one result however it is computed."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to_device, worst_difference
+
+from bert_jax.config import ModelConfig, model_preset
+from bert_jax.model.bert import BertEncoder, LayerNorm
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.flops import train_flops_per_row
+from bert_jax.model.heads import BertForPreTraining, gather
+from bert_jax.pretrain.rows import encoder_inputs
+from bert_jax.types import EncoderInputs
+
+# The same float32 sums in another order, through two layers and back.
+REORDERED = 2e-5
+# bfloat16 keeps 8 bits; weights of std 0.2 let two layers amplify its rounding to a few per cent of the largest value.
+BFLOAT16 = 0.1
+
+LENGTH = 24
+
+
+def init(model: ModelConfig, seed: int = 0) -> Any:
+    """Return unboxed parameters."""
+    sample = jnp.zeros((1, 1), jnp.int32)
+    inputs = EncoderInputs(sample, sample, sample, sample)
+    variables = BertForPreTraining(model).init(jax.random.key(seed), inputs, positions=sample, cls_positions=sample)
+    return nn.meta.unbox(variables["params"])
+
+
+@functools.cache
+def tiny_params() -> Any:
+    """Return parameters of the tiny model with biases and scales that matter."""
+    leaves, tree = jax.tree.flatten(jax.jit(lambda: init(tiny_model()))())
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    return jax.tree.unflatten(
+        tree, [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    )
+
+
+@functools.cache
+def batch() -> tuple[EncoderInputs, jax.Array]:
+    """Return eight padded rows with token types, and five positions of each."""
+    inputs = encoder_inputs(to_device(random_rows(0, batch=8, length=LENGTH)))
+    return inputs, jax.random.randint(jax.random.key(1), (8, 5), 0, 3)
+
+
+def scalar(params: Any, inputs: EncoderInputs, positions: Any, cls: Any, *, model: ModelConfig, drop: Any) -> Any:
+    """Return a number that depends on every output, and the outputs."""
+    logits = BertForPreTraining(model).apply(
+        {"params": params}, inputs, positions=positions, cls_positions=cls, dropout=drop
+    )
+    wave = jnp.sin(jnp.arange(logits.masked_lm.shape[-1], dtype=jnp.float32))
+    value = (jnp.tanh(logits.masked_lm) * wave).mean() + (logits.next_sentence[..., 0] ** 2).mean()
+    return value, logits
+
+
+@functools.cache
+def outputs_and_gradients(model: ModelConfig) -> Any:
+    """Return logits and gradients of the tiny parameters with dropout on."""
+    inputs, positions = batch()
+    drop = Dropout.create(jax.random.key(5), rows=jnp.arange(8))
+    run = jax.jit(jax.value_and_grad(functools.partial(scalar, model=model, drop=drop), has_aux=True))
+    (_, logits), gradients = run(tiny_params(), inputs, positions, jnp.zeros((8, 1), jnp.int32))
+    return jax.device_get((logits, gradients))
+
+
+@pytest.mark.parametrize(("name", "count"), [("base", 109_482_240), ("large", 335_141_888)])
+def test_encoder_and_pooler_have_the_published_number_of_parameters(name: str, count: int) -> None:
+    shapes = jax.eval_shape(lambda: init(model_preset(name)))
+    assert sum(leaf.size for part in ("encoder", "pooler") for leaf in jax.tree.leaves(shapes[part])) == count
+
+
+TABLE_6 = ["L-3_H-768_A-12", "L-6_H-768_A-3", "L-6_H-768_A-12", "L-12_H-768_A-12", "L-12_H-1024_A-16"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini", "small", "medium", "base", "large", *TABLE_6, "L-24_H-1024_A-16"])
+def test_every_named_size_builds_with_float32_parameters(name: str) -> None:
+    model = model_preset(name)
+    shapes = jax.eval_shape(lambda: init(model))
+    width, layers, inner = model.hidden_size, model.num_hidden_layers, model.intermediate_size
+    a_layer = 4 * (width**2 + width) + 2 * width * inner + inner + width + 4 * width
+    tables = (model.vocab_size + 512 + 2) * width + 2 * width
+    heads = 2 * (width**2 + width) + 2 * width + model.vocab_size + 2 * width + 2
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == layers * a_layer + tables + heads
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+def test_initialisation_is_the_originals() -> None:
+    model = tiny_model(hidden_size=64, intermediate_size=256, vocab_size=2000, initializer_range=0.02)
+    named = jax.tree_util.tree_leaves_with_path(jax.jit(lambda: init(model))())
+    kernels = 0
+    for path, leaf in named:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("bias"):
+            assert not leaf.any(), name
+        elif name.endswith("layer_norm/scale"):
+            assert (leaf == 1).all(), name
+        else:
+            kernels += 1
+            # Cut at two deviations, a normal keeps 0.8796 of its deviation.
+            assert np.abs(leaf).max() <= 0.04, name
+            slack = 5 / np.sqrt(2 * leaf.size)
+            assert leaf.std() == pytest.approx(0.02 * 0.8796, rel=slack), name
+            assert abs(leaf.mean()) < 5 * 0.02 / np.sqrt(leaf.size), name
+    assert kernels == 3 + 6 + 3
+
+
+def test_every_layer_and_table_is_drawn_anew() -> None:
+    params = jax.device_get(jax.jit(lambda: init(tiny_model()))())
+    layers = params["encoder"]["layers"]
+    square = [layers[name]["kernel"][i] for name in ("query", "key", "value", "attention_output") for i in (0, 1)]
+    square += [params["pooler"]["dense"]["kernel"], params["masked_lm"]["transform"]["kernel"]]
+    assert len({matrix.tobytes() for matrix in square}) == 10
+    assert not np.array_equal(
+        params["encoder"]["embeddings"]["word_embeddings"],
+        jax.device_get(init(tiny_model(), seed=1))["encoder"]["embeddings"]["word_embeddings"],
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scan_layers": False},
+        {"remat": "dots"},
+        {"remat": "full"},
+        {"scan_layers": False, "remat": "dots"},
+        {"scan_layers": False, "remat": "full"},
+    ],
+    ids=str,
+)
+def test_loss_and_gradients_do_not_depend_on_scan_or_remat(changes: dict[str, Any]) -> None:
+    expected = outputs_and_gradients(tiny_model())
+    assert worst_difference(outputs_and_gradients(tiny_model(**changes)), expected) < REORDERED
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    expected = outputs_and_gradients(tiny_model())[0]
+    logits = outputs_and_gradients(tiny_model(dtype="bfloat16"))[0]
+    assert logits.masked_lm.dtype == logits.next_sentence.dtype == np.float32
+    assert 1e-4 < worst_difference(logits, expected) < BFLOAT16
+
+
+def test_dropout_reaches_every_layer_and_none_means_none() -> None:
+    inputs, _ = batch()
+    encoder = BertEncoder(tiny_model())
+    params = {"params": tiny_params()["encoder"]}
+    drop = Dropout.create(jax.random.key(5), rows=jnp.arange(8))
+    run = jax.jit(lambda d: encoder.apply(params, inputs, dropout=d, output_hidden_states=True))
+    plain, dropped = run(None), run(drop)
+    assert plain.all_hidden.shape == (3, 8, LENGTH, 32)
+    np.testing.assert_array_equal(plain.all_hidden[-1], plain.hidden)
+    embedded = np.asarray(dropped.all_hidden[0])
+    share = (embedded == 0).mean()
+    assert 0.08 < share < 0.12  # the embeddings' own dropout lies behind their LayerNorm
+    for layer in range(3):
+        assert not np.allclose(plain.all_hidden[layer], dropped.all_hidden[layer])
+    still = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    silent = BertEncoder(still).apply(params, inputs, dropout=drop)
+    assert worst_difference(silent.hidden, plain.hidden) < REORDERED
+
+
+@pytest.mark.parametrize("place", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_each_dropout_rate_acts_alone(place: str) -> None:
+    inputs, _ = batch()
+    params = {"params": tiny_params()["encoder"]}
+    drop = Dropout.create(jax.random.key(5), rows=jnp.arange(8))
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, place: 0.5}
+    one, both = tiny_model(**rates), tiny_model(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    first, second, none = (
+        BertEncoder(model).apply(params, inputs, dropout=drop).hidden
+        for model in (one, both, tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    )
+    assert not np.allclose(first, none, atol=1e-2)
+    assert not np.allclose(first, second, atol=1e-2)
+
+
+def test_left_to_right_is_causal_and_bidirectional_is_not() -> None:
+    rng = np.random.default_rng(3)
+    ids = rng.integers(5, 101, (1, LENGTH))
+    changed = ids.copy()
+    changed[0, 10] = 5 + (ids[0, 10] - 4) % 96
+    types, lengths = np.zeros_like(ids), np.array([LENGTH])
+    for direction in ("left_to_right", "bidirectional"):
+        encoder = BertEncoder(tiny_model(attention_direction=direction))
+        first, second = (
+            encoder.apply(
+                {"params": tiny_params()["encoder"]}, plain_inputs(x, lengths=lengths, token_type_ids=types)
+            ).hidden
+            for x in (ids, changed)
+        )
+        unchanged = np.array([np.array_equal(first[0, t], second[0, t]) for t in range(LENGTH)])
+        assert unchanged[:10].all() == (direction == "left_to_right")
+        assert not unchanged[10:].any()
+
+
+def test_what_stands_in_the_padding_does_not_matter() -> None:
+    rows = random_rows(4, batch=8, length=LENGTH)
+    real = np.arange(LENGTH) < rows.segment_lengths.sum((1, 2))[:, None]
+    other = rows.replace(input_ids=np.where(real, rows.input_ids, 77).astype(np.int32))
+    encoder = BertEncoder(tiny_model())
+    first, second = (
+        np.asarray(encoder.apply({"params": tiny_params()["encoder"]}, encoder_inputs(to_device(r))).hidden)
+        for r in (rows, other)
+    )
+    np.testing.assert_array_equal(first[real], second[real])
+    assert not real.all()
+
+
+@pytest.mark.parametrize("direction", ["bidirectional", "left_to_right"])
+def test_a_packed_row_gives_each_instance_what_it_has_alone(direction: str) -> None:
+    model = tiny_model(attention_direction=direction, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    packed = random_rows(5, batch=4, length=48, instances=3)
+    spans = [(row, number, span) for row in range(4) for number, span in enumerate(instance_spans(packed, row))]
+    assert len(spans) > 8
+    ids, lengths = np.zeros((len(spans), 1, 48), np.int32), np.zeros((len(spans), 1, 2), np.int32)
+    for index, (row, number, (begin, _, end)) in enumerate(spans):
+        ids[index, 0, : end - begin] = packed.input_ids[row, begin:end]
+        lengths[index, 0] = packed.segment_lengths[row, number]
+    alone = packed.replace(
+        input_ids=ids[:, 0],
+        segment_lengths=lengths,
+        next_sentence_labels=np.zeros((len(spans), 1), np.int32),
+        word_starts=np.ones((len(spans), 48), bool),
+    )
+
+    def total(params: Any, rows: Any) -> Any:
+        hidden = BertEncoder(model).apply({"params": params}, encoder_inputs(rows)).hidden
+        inside = jnp.arange(48) < rows.segment_lengths.sum((1, 2))[:, None]
+        wave = jnp.sin(jnp.arange(32, dtype=jnp.float32))
+        return jnp.where(inside[..., None], jnp.tanh(hidden) * wave, 0).sum(), hidden
+
+    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+    params = tiny_params()["encoder"]
+    (_, together), packed_gradients = run(params, to_device(packed))
+    (_, apart), alone_gradients = run(params, to_device(alone))
+    for index, (row, _, (begin, _, end)) in enumerate(spans):
+        np.testing.assert_allclose(together[row, begin:end], apart[index, : end - begin], atol=1e-5)
+    # The gradient of a key's bias is 0 but for rounding: softmax does not see it.
+    for gradients in (packed_gradients, alone_gradients):
+        gradients["layers"]["key"].pop("bias")
+    assert worst_difference(packed_gradients, alone_gradients) < REORDERED
+
+
+def test_gather_is_exact_and_its_gradient_adds_up_repeated_positions() -> None:
+    hidden = jax.random.normal(jax.random.key(0), (3, 16, 8))
+    positions = jnp.array([[0, 3, 3], [15, 0, 7], [2, 2, 2]])
+    picked = gather(hidden, positions)
+    np.testing.assert_array_equal(picked, np.take_along_axis(np.asarray(hidden), np.asarray(positions)[..., None], 1))
+    counts = jax.grad(lambda h: gather(h, positions).sum())(hidden)[..., 0]
+    np.testing.assert_array_equal(counts, [np.bincount(row, minlength=16) for row in np.asarray(positions)])
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_layer_norm_equals_the_formula_in_float64(mean: float) -> None:
+    model = tiny_model()
+    values = mean + jax.random.normal(jax.random.key(0), (4, 7, 32))
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 32))
+    result = LayerNorm(model).apply({"params": {"scale": scale, "bias": bias}}, values)
+    wide = np.asarray(values, np.float64)
+    normal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + model.layer_norm_eps)
+    # One pass loses mean^2 / variance of float32's 6e-8.
+    np.testing.assert_allclose(result, normal * np.asarray(scale) + np.asarray(bias), atol=3e-6 * (1 + mean**2))
+
+
+def test_layer_norm_of_equal_values_is_its_bias() -> None:
+    bias = jnp.arange(32.0)
+    params = {"params": {"scale": jnp.ones(32), "bias": bias}}
+    result = LayerNorm(tiny_model()).apply(params, jnp.zeros((1, 1, 32)))
+    np.testing.assert_array_equal(result[0, 0], bias)
+
+
+def test_flops_of_a_large_row_are_the_stated_ones() -> None:
+    large = model_preset("large")
+    assert train_flops_per_row(large, max_seq_length=128, max_predictions=20) == pytest.approx(241e9, rel=0.01)
+    # 6 FLOPs a parameter and token, for the parameters in the layers, is the usual estimate; attention comes on top.
+    layers = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
+    more = train_flops_per_row(dataclasses.replace(large, vocab_size=1), max_seq_length=128, max_predictions=0)
+    assert 6 * layers * 128 < more < 1.05 * 6 * layers * 128

@@ -1,0 +1,139 @@
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from text_corpus import make_documents, write_corpus, write_vocabulary
+
+import bert_jax.data
+from bert_jax.data.builder import load_dataset_info
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepare")
+    write_vocabulary(folder)
+    return write_corpus(folder / "text", make_documents(60))
+
+
+def prepare(*flags):
+    command = [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_door_makes_a_data_set_says_what_is_in_it_and_has_nothing_to_do_twice(corpus, tmp_path):
+    flags = [f"--input={corpus}/*.txt", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=1"]
+    first = prepare(*flags, "--max_seq_length=32,64")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "about" in first.stdout.splitlines()[0]
+    assert "documents: " in first.stdout
+    again = prepare(*flags, "--max_seq_length=32,64")
+    assert (again.returncode, again.stdout) == (0, f"data set in {tmp_path / 'out'} is complete, nothing to do\n")
+    assert load_dataset_info(tmp_path / "out", max_seq_length=32).objective == "mlm+nsp"
+
+
+def test_every_flag_reaches_the_data_set(corpus, tmp_path):
+    done = prepare(
+        f"--input={corpus}",
+        f"--out={tmp_path / 'out'}",
+        "--vocab_size=350",
+        "--max_seq_length=40",
+        "--objective=mlm+sop",
+        "--format=sentences",
+        "--language=de",
+        "--nodo_lower_case",
+        "--heldout_fraction=0.2",
+        "--short_seq_prob=0.3",
+        "--seed=77",
+        "--num_workers=2",
+        "--recipe=original",
+        "--runner=local",
+    )
+    assert done.returncode == 0, done.stderr
+    info = load_dataset_info(tmp_path / "out", max_seq_length=40)
+    assert (info.objective, info.recipe, info.vocab_size, info.do_lower_case) == ("mlm+sop", "original", 350, False)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    del manifest["layout"], manifest["inputs"]
+    assert manifest == {
+        "recipe": "original",
+        "vocabulary": "learned, 350 pieces",
+        "do_lower_case": False,
+        "format": "sentences",
+        "language": "de",
+        "objective": "mlm+sop",
+        "short_seq_prob": 0.3,
+        "heldout_fraction": 0.2,
+        "seed": 77,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--input=nowhere/*.txt"], "matches no file"),
+        (["--objective=nsp"], "objective"),
+        (["--max_seq_length=big"], "--max_seq_length=big: write whole numbers"),
+        (["--vocab=nowhere.txt"], "vocabulary nowhere.txt does not exist"),
+        (["--vocab_size=10"], "more than vocab_size=10"),
+        (["--out=/dev/null/x"], "choose an --out that you may write to"),
+        (["--inputs=x"], "inputs"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(corpus, tmp_path, flags, named):
+    base = [f"--input={corpus}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=1"]
+    done = prepare(*base, *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+    assert not (tmp_path / "out" / "bert_pretraining").exists()
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
+    many = write_corpus(tmp_path / "text", make_documents(400) * 8, num_files=8)
+    flags = [f"--input={many}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=2"]
+    command = [sys.executable, "-m", "bert_jax.prepare", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "out" / "work" / "spool").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command to go on" in errors
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert prepare(*flags).returncode == 0
+
+
+def test_data_and_the_door_import_neither_jax_nor_tensorflow():
+    modules = [f"bert_jax.data.{module.name}" for module in pkgutil.iter_modules(bert_jax.data.__path__)]
+    code = f"""
+import importlib, sys
+for name in {["bert_jax.prepare", *modules]!r}:
+    importlib.import_module(name)
+print(*sorted({{"jax", "flax", "tensorflow", "torch"}} & set(sys.modules)))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == "\n"
+    assert len(modules) > 10
+
+
+@pytest.mark.filterwarnings("default")  # Beam's own
+def test_beam_makes_the_same_bytes_as_local_processes(corpus, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs the beam extra: pip install -e '.[beam]'")
+    contents = []
+    for name, flags in {
+        "local": ["--num_workers=1"],
+        "beam": ["--runner=beam", "--beam_options=--runner=DirectRunner"],
+    }.items():
+        done = prepare(f"--input={corpus}", f"--out={tmp_path / name}", f"--vocab={corpus.parent}", *flags)
+        assert done.returncode == 0, done.stderr
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file() and path.name != ".lock")
+        contents.append([(str(path.relative_to(tmp_path / name)), path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]

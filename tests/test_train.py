@@ -1,0 +1,118 @@
+"""Keep the main job's promises: it trains, resumes bit for bit, and says in one line what is wrong."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, checksums, environment, figures, run, train_command
+
+STEPS = ("train.num_steps=12", "checkpoint.every=4", "eval.every=4", "log.every=3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    done = run(train_command(workdir, *STEPS, data=tiny_dataset))
+    assert done.returncode == 0, done.stderr
+    assert "finished: 12 steps" in done.stdout
+    assert "word frequencies" in done.stdout
+    return workdir
+
+
+def test_metrics_have_the_promised_names(undisturbed: Path):
+    lines = (undisturbed / "metrics.jsonl").read_text()
+    for name in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "learning_rate", "grad_norm"):
+        assert f'"train/{name}"' in lines
+    for name in ("loss", "mlm_loss", "mlm_accuracy", "mlm_perplexity", "nsp_accuracy", "unigram_loss"):
+        assert f'"eval/{name}"' in lines
+    for name in ("step_seconds", "sequences_per_second", "tokens_per_second", "mfu", "data_wait_fraction"):
+        assert f'"perf/{name}"' in lines
+
+
+def test_a_finished_run_says_so_and_changes_nothing(undisturbed: Path, tiny_dataset: Path):
+    before = (undisturbed / "metrics.jsonl").read_bytes()
+    again = run(train_command(undisturbed, *STEPS, data=tiny_dataset))
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def _kill_behind_step(command: list[str], *, step: int, number: signal.Signals) -> tuple[int, str]:
+    """Start the run, send the signal once its log has passed `step`, and return status and output."""
+    seen = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith(f"step {step}/"):
+                process.send_signal(number)
+        return process.wait(timeout=120), "".join(seen)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)],
+    ids=["kill", "term", "int"],
+)
+def test_a_stopped_run_ends_bit_equal_to_the_undisturbed_one(
+    undisturbed: Path, tiny_dataset: Path, tmp_path: Path, number: signal.Signals, status: int
+):
+    command = train_command(tmp_path / "run", *STEPS, data=tiny_dataset)
+    code, output = _kill_behind_step(command, step=6, number=number)
+    # A run of 12 steps may be over before the signal arrives; then there is nothing to compare.
+    assert code in (status, 0), output
+    if status > 0 and code:
+        assert "resumes there" in output
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    assert checksums(tmp_path / "run") == checksums(undisturbed)
+    assert figures(tmp_path / "run") == figures(undisturbed)
+
+
+def test_another_mesh_gives_the_same_losses(undisturbed: Path, tiny_dataset: Path, tmp_path: Path):
+    done = run(train_command(tmp_path, *STEPS, "mesh.fsdp=2", "mesh.tensor=2", data=tiny_dataset), devices=8)
+    assert done.returncode == 0, done.stderr
+    for mine, theirs in zip(figures(tmp_path), figures(undisturbed), strict=True):
+        assert mine == pytest.approx(theirs, rel=2e-4, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.hiden_size=3", "did you mean config.model.hidden_size"),
+        ("train.batch_size=many", "train.batch_size"),
+        ("model.num_attention_heads=5", "does not divide"),
+        ("train.phases[0].max_seq_length=256", "position table"),
+        ("model.vocab_size=100", "set --config.model.vocab_size=512"),
+        ("data.do_lower_case=False", "--config.data.do_lower_case=True"),
+        ("data.objective=mlm", "--config.data.objective=mlm+nsp"),
+        ("data.directory=nowhere", "does not exist"),
+        ("train.phases[0].max_seq_length=48", "only of 32, 64"),
+        ("mesh.data=3", "does not make 1 devices"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_field(tiny_dataset: Path, tmp_path: Path, override: str, says: str):
+    done = run(train_command(tmp_path, *STEPS, f"data.directory={tiny_dataset}", override))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_workdir_of_another_config_is_refused(undisturbed: Path, tiny_dataset: Path):
+    done = run(train_command(undisturbed, *STEPS, "optimizer.learning_rate=0.5", data=tiny_dataset))
+    assert done.returncode == 2
+    assert "config.optimizer.learning_rate was 0.002, is 0.5" in done.stderr
+
+
+def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_dataset: Path, tmp_path: Path):
+    override = ("optimizer.learning_rate=1e30", "optimizer.max_grad_norm=1e30", "checkpoint.every=1")
+    done = run(train_command(tmp_path, *STEPS, *override, data=tiny_dataset))
+    assert done.returncode == 2
+    assert "not finite at step" in done.stderr
+    assert "first bad parameter group" in done.stderr
+    assert any((tmp_path / "checkpoints").iterdir())

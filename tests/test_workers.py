@@ -1,0 +1,90 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert_jax.data.workers import run_beam, run_local
+from bert_jax.errors import UserError
+
+HEAVY = {"jax", "tensorflow", "flax", "torch", "grain", "tensorflow_datasets"}
+
+
+def die(piece, *, advance):
+    if piece == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(1)
+
+
+def fail(piece, *, advance):
+    raise {0: UserError("mend it"), 1: OSError(errno.ENOSPC, "full"), 2: ZeroDivisionError("bug")}[piece % 3]
+
+
+def write_heavy_modules(piece, *, advance):
+    """Write to the file `piece` what a worker that has made a shard has imported and should not have."""
+    from bert_jax.data import shards, spool  # noqa: F401
+
+    Path(piece).write_text(" ".join(sorted(HEAVY & set(sys.modules))))
+
+
+def touch(piece, *, advance):
+    advance(5)
+    Path(piece).write_text("done")
+
+
+def test_a_killed_worker_is_reported_and_the_others_stop():
+    with pytest.raises(UserError, match=r"worker process was killed \(exit status -9\)"):
+        run_local(die, list(range(8)), num_workers=2, advance=lambda _: None)
+
+
+@pytest.mark.parametrize(("piece", "error"), [(0, UserError), (1, OSError), (2, RuntimeError)])
+def test_failures_of_workers_reach_the_caller(piece, error):
+    with pytest.raises(error, match=r"mend it|full|bug"):
+        run_local(fail, [piece, piece + 3], num_workers=2, advance=lambda _: None)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_every_piece_is_done_and_progress_adds_up(tmp_path, num_workers):
+    amounts: list[int] = []
+    files = [str(tmp_path / str(number)) for number in range(7)]
+    run_local(touch, files, num_workers=num_workers, advance=amounts.append)
+    assert amounts == [5] * 7
+    assert all(Path(file).read_text() == "done" for file in files)
+
+
+def test_no_pieces_are_no_work():
+    run_local(die, [], num_workers=2, advance=lambda _: None)
+
+
+def test_workers_import_neither_the_main_module_nor_jax(tmp_path):
+    script = tmp_path / "program.py"
+    log = tmp_path / "log"
+    files = [str(tmp_path / "0"), str(tmp_path / "1")]
+    # There is no `if __name__ == "__main__"`: a notebook has none either.
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
+        f"open({str(log)!r}, 'a').write(__name__ + ' ')\n"
+        "import jax, test_workers\n"
+        "from bert_jax.data.workers import run_local\n"
+        f"run_local(test_workers.write_heavy_modules, {files!r}, num_workers=2, advance=print)\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True)
+    assert log.read_text() == "__main__ "
+    assert [Path(file).read_text() for file in files] == ["", ""]
+
+
+def test_beam_that_is_not_installed_gets_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"pip install 'bert_jax\[beam\]'"):
+        run_beam(touch, ["x"], arguments=[])
+
+
+@pytest.mark.filterwarnings("default")  # Beam's own
+def test_beam_does_every_piece(tmp_path):
+    pytest.importorskip("apache_beam", reason="needs the beam extra: pip install -e '.[beam]'")
+    files = [str(tmp_path / str(number)) for number in range(3)]
+    run_beam(touch, files, arguments=["--runner=DirectRunner", "--direct_num_workers=1"])
+    assert all(Path(file).read_text() == "done" for file in files)
