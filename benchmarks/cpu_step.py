@@ -1,11 +1,13 @@
-"""Time a CPU training step beside HuggingFace PyTorch `BertForPreTraining`: same shapes, float32, same threads, one run.
+"""Time a CPU training step beside HuggingFace PyTorch `BertForPreTraining`.
+
+Same shapes, float32, same threads, one run:
 
     python benchmarks/cpu_step.py --model=mini --max_seq_length=128 --batch_size=32
 
-Both sides do the whole step on the same ids: forward, backward, gradient clipping, AdamW; dropout 0.1 as the paper trains. Ours
-also masks (HuggingFace gets masked ids and labels for free, and computes logits at every position, as its class does).
-The sides take turns, so a machine whose speed drifts does not favour one; medians and their ratio are printed.
-Needs the parity extra.
+Both sides do the whole step on the same ids: forward, backward, gradient clipping, AdamW; dropout 0.1 as the paper
+trains. Ours also masks (HuggingFace gets masked ids and labels for free, and computes logits at every position, as its
+class does). The sides take turns, so a machine whose speed drifts does not favour one; medians and their ratio are
+printed. Needs the parity extra.
 """
 
 import dataclasses
@@ -37,7 +39,7 @@ VOCAB, PREDICTIONS = 30522, 20
 SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, vocab_size=VOCAB)
 
 
-def make_rows(batch: int, length: int) -> Rows:
+def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
     """Return full rows of random words: [CLS] A [SEP] B [SEP]."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, VOCAB, (batch, length), dtype=np.int32)
@@ -45,12 +47,15 @@ def make_rows(batch: int, length: int) -> Rows:
     ids[:, 0], ids[:, half - 1], ids[:, -1] = SPECIAL.cls_id, SPECIAL.sep_id, SPECIAL.sep_id
     lengths = np.tile(np.array([[[half, length - half]]], np.int32), (batch, 1, 1))
     labels = rng.integers(0, 2, (batch, 1), dtype=np.int32)
-    return Rows(
-        input_ids=ids, segment_lengths=lengths, next_sentence_labels=labels, word_starts=np.ones_like(ids, bool)
-    )
+    return {
+        "input_ids": ids,
+        "segment_lengths": lengths,
+        "next_sentence_labels": labels,
+        "word_starts": np.ones_like(ids, bool),
+    }
 
 
-def our_step(rows: Rows) -> Callable[[], None]:
+def our_step(rows: dict[str, np.ndarray]) -> Callable[[], None]:
     """Return a function that takes one whole training step and waits for it."""
     phase = PhaseConfig(max_seq_length=LENGTH.value, max_predictions_per_seq=PREDICTIONS)
     config = Config(
@@ -59,7 +64,7 @@ def our_step(rows: Rows) -> Callable[[], None]:
     )
     program = Program(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     step = program.train_step(program.phases[0], special=SPECIAL)
-    on_device = meshes.to_global(rows, mesh=program.mesh)
+    on_device = Rows(**meshes.to_global(rows, mesh=program.mesh))
     state = program.init_state()
 
     def take() -> None:
@@ -70,7 +75,7 @@ def our_step(rows: Rows) -> Callable[[], None]:
     return take
 
 
-def their_step(rows: Rows) -> Callable[[], None]:
+def their_step(rows: dict[str, np.ndarray]) -> Callable[[], None]:
     """Return the same for HuggingFace's class."""
     import torch
     import transformers
@@ -82,18 +87,18 @@ def their_step(rows: Rows) -> Callable[[], None]:
     model = transformers.BertForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
     rng = np.random.default_rng(1)
-    labels = np.full(rows.input_ids.shape, -100, np.int64)
+    labels = np.full(rows["input_ids"].shape, -100, np.int64)
     for row in range(BATCH.value):
         chosen = rng.choice(np.arange(1, LENGTH.value - 1), PREDICTIONS, replace=False)
-        labels[row, chosen] = np.asarray(rows.input_ids)[row, chosen]
-    ids = np.where(labels >= 0, SPECIAL.mask_id, rows.input_ids)
+        labels[row, chosen] = rows["input_ids"][row, chosen]
+    ids = np.where(labels >= 0, SPECIAL.mask_id, rows["input_ids"])
     types = (np.arange(LENGTH.value)[None] >= LENGTH.value // 2).repeat(BATCH.value, 0).astype(np.int64)
     inputs = {
         "input_ids": torch.tensor(ids, dtype=torch.long),
         "token_type_ids": torch.tensor(types),
         "attention_mask": torch.ones(ids.shape, dtype=torch.long),
         "labels": torch.tensor(labels),
-        "next_sentence_label": torch.tensor(np.asarray(rows.next_sentence_labels)[:, 0], dtype=torch.long),
+        "next_sentence_label": torch.tensor(rows["next_sentence_labels"][:, 0], dtype=torch.long),
     }
 
     def take() -> None:

@@ -23,12 +23,33 @@ KILLS = flags.DEFINE_integer("kills", 10, "Kills before the run is let through."
 STEPS = flags.DEFINE_integer("steps", 3000, "Steps of the run.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between checkpoints.")
+LOG_EVERY = 10
 
 
 def saved_step(workdir: Path) -> int:
     """Return the newest complete checkpoint's step, 0 if there is none."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")] if workdir.exists() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def interrupt(command: list[str], rng: random.Random) -> bool:
+    """Start the run and kill it: one time in five while it starts up, else at a random moment of its training.
+
+    Returns whether it was still running.
+    """
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if rng.random() < 0.2:
+            time.sleep(rng.uniform(0.0, 5.0))
+        else:
+            wanted = rng.randrange(STEPS.value // KILLS.value)  # so many steps, and then a moment within one
+            lines = (line for line in process.stdout if line.startswith("step "))
+            for _, _ in zip(range(wanted // LOG_EVERY), lines, strict=False):
+                pass
+            time.sleep(rng.uniform(0.0, 0.2))
+        running = process.poll() is None
+        process.kill()
+        return running
 
 
 def main(argv: list[str]) -> None:
@@ -39,21 +60,19 @@ def main(argv: list[str]) -> None:
         data = Path(folder) / "data"
         prepare = [sys.executable, "-m", "bert_jax.prepare", "--input=embedded", f"--out={data}"]
         run([*prepare, "--vocab_size=512", "--max_seq_length=32", "--heldout_fraction=0.05"])
-        steps = (f"train.num_steps={STEPS.value}", f"checkpoint.every={EVERY.value}", "log.every=10", "eval.every=500")
-        begun = time.monotonic()
+        steps = (
+            f"train.num_steps={STEPS.value}",
+            f"checkpoint.every={EVERY.value}",
+            f"log.every={LOG_EVERY}",
+            "eval.every=500",
+        )
         undisturbed = run(train_command(Path(folder) / "whole", *steps, data=data), timeout=3600)
         assert undisturbed.returncode == 0, undisturbed.stderr
-        whole = time.monotonic() - begun
         command = train_command(Path(folder) / "killed", *steps, data=data)
         killed_at = []
         while len(killed_at) < KILLS.value:
-            with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
-                try:
-                    # Anywhere from the imports to the work of a tenth of the run behind the start-up.
-                    process.wait(timeout=rng.uniform(1.0, 12.0 + whole / KILLS.value))
-                    break
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            if not interrupt(command, rng):
+                break
             killed_at.append(saved_step(Path(folder) / "killed"))
             print(f"kill {len(killed_at)}: newest checkpoint is that of step {killed_at[-1]}", flush=True)
         last = run(command, timeout=3600)

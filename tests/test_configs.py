@@ -92,7 +92,7 @@ def test_a_config_takes_two_steps_a_phase_on_eight_devices(name: str, tiny_datas
         special = special_ids(open_tokenizer(batches.info))
         step = program.train_step(phase, special=special)
         for index in range(phase.start, phase.end):
-            rows = meshes.to_global(Rows(**batches[index]), mesh=program.mesh)
+            rows = Rows(**meshes.to_global(batches[index], mesh=program.mesh))
             state, output = step(state, rows)
             assert bool(output.finite)
     assert int(state.step) == config.train.num_steps

@@ -50,9 +50,9 @@ def assemble(
         name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)
     }
     present = {entry.part for name, entry in known.items() if name in found}
-    wanted = _wanted_parts(present, architecture=architecture, init_missing=init_missing, where=where)
+    wanted = _wanted_parts(present, architecture=architecture, init_missing=init_missing, drop=drop)
     problems = _Problems(where)
-    problems.add("unexpected", sorted(name for name in found if name not in known), "--drop=NAME")
+    problems.add("unexpected", sorted(name for name in found if name not in known), drop="NAME")
     labels = _count_labels(found, side=side, default=num_labels)
     flat: dict[str, np.ndarray] = {}
     for entry in names.entries(wanted):
@@ -62,7 +62,7 @@ def assemble(
             if matches(entry.ours, init_missing) or any(matches(name, init_missing) for name in missing):
                 flat[entry.ours] = draw(entry, model=model, num_labels=labels)
             else:
-                problems.add("missing", missing, f"--init_missing={entry.part}")
+                problems.add("missing", missing, init_missing=entry.part)
             continue
         shape = entry.shape(model, num_labels=labels, stacked=False)
         shape = shape[::-1] if getattr(entry, f"{side}_transposed") else shape
@@ -72,7 +72,7 @@ def assemble(
             whole = entry.shape(model, num_labels=labels)
             flat[entry.ours] = names.from_theirs(entry, arrays, side=side, shape=whole)
             if not np.isfinite(flat[entry.ours]).all():
-                problems.add("not finite (damaged)", theirs, "")
+                problems.add("not finite (damaged)", theirs)
     problems.raise_if_any()
     dtypes = {array.dtype for array in found.values()}
     dtype = next((name for name, kind in WEIGHT_DTYPES.items() if kind in dtypes), "float32")
@@ -135,12 +135,13 @@ def _known_names(
 
 
 def _wanted_parts(
-    present: set[str], *, architecture: str, init_missing: Sequence[str], where: Path
+    present: set[str], *, architecture: str, init_missing: Sequence[str], drop: Sequence[str]
 ) -> tuple[str, ...]:
     every = tuple(dict.fromkeys(entry.part for entry in names.TABLE))
     declared = set(names.ARCHITECTURES.get(architecture, ("encoder",)))
     if architecture == "BertModel":
         declared.discard("pooler")  # it is saved with and without
+    declared -= set(drop)
     asked = {part for part in every if part in init_missing}
     return tuple(part for part in every if part in present | declared | asked)
 
@@ -159,22 +160,23 @@ class _Problems:
     def __init__(self, where: Path):
         self._where = where
         self._names: dict[str, list[str]] = {}
-        self._advice: dict[str, None] = {}
+        self._advice: dict[str, dict[str, None]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._names)
 
-    def add(self, kind: str, found: Sequence[str], advice: str) -> None:
+    def add(self, kind: str, found: Sequence[str], **advice: str) -> None:
         if found:
             self._names.setdefault(kind, []).extend(found)
-            self._advice[advice] = None
+            for flag, value in advice.items():
+                self._advice.setdefault(flag, {})[value] = None
 
     def add_shapes(self, theirs: Sequence[str], arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
         for name, array in zip(theirs, arrays, strict=True):
             if array.dtype not in WEIGHT_DTYPES.values():
-                self.add("of another type", [f"{name} ({array.dtype}, not {', '.join(WEIGHT_DTYPES)})"], "")
+                self.add("of another type", [f"{name} ({array.dtype}, not {', '.join(WEIGHT_DTYPES)})"])
             elif array.shape != shape:
-                self.add("of another shape", [f"{name} ({array.shape}, the config says {shape})"], "")
+                self.add("of another shape", [f"{name} ({array.shape}, the config says {shape})"])
 
     def raise_if_any(self) -> None:
         if not self._names:
@@ -183,6 +185,6 @@ class _Problems:
         for kind, found in self._names.items():
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             told.append(f"{len(found)} {kind}: {', '.join(name[:120] for name in found[:_SHOWN])}{more}")
-        advice = " ".join(item for item in self._advice if item)
+        advice = " ".join(f"--{flag}={','.join(values)}" for flag, values in self._advice.items())
         way_out = f"; to go on all the same type {advice}" if advice else "; restore the config, or copy the files again"
         raise UserError(f"{self._where}: {'; '.join(told)}{way_out}")

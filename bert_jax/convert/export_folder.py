@@ -162,6 +162,7 @@ def _computing(source: Source) -> dict[str, Any]:
 
 
 def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
+    import jax
     import jax.numpy as jnp
 
     from bert_jax.prediction.network import apply_parts, place, single
@@ -172,7 +173,8 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
     ids = np.array([tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id])[:length]
     types = (np.arange(len(ids)) > len(first) + 1).astype(np.int64) % back.model.type_vocab_size
     positions = jnp.arange(len(ids))[None]
-    ours = apply_parts(place(back.params), single(ids, types), model=back.model, positions=positions)
+    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
+    ours = compute(place(back.params), single(ids, types))
     config = json.loads((folder / "config.json").read_text())
     theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [

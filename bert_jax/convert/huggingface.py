@@ -57,10 +57,12 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise UserError(f"{index}: weight_map must name a file for each tensor: restore the file")
-    tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(weight_map.values())):
+    files = sorted(set(weight_map.values()))
+    for file in files:
         if Path(file).name != file or not file.endswith(".safetensors") or "\\" in file or "\0" in file:
             raise UserError(f"{index}: names the file {file[:100]!r}: only .safetensors files of the same folder are read")
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
         if not (folder / file).is_file():
             raise UserError(f"{folder / file}: is missing, {index.name} names it: copy or download it again")
         found = read_safetensors(folder / file)

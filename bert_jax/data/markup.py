@@ -31,7 +31,7 @@ _START = re.compile(r"[\"'(‘“]*[A-Z]|[\"'‘“]\w|[\w.]+[_(.]")  # a capita
 _END = re.compile(r"[.!?][\"')’”]*$")
 _DASH = re.compile(r":\s| --? ")  # what has one and no full stop is rather an entry of a list
 _NOTE = re.compile(r"XXX|TODO|FIXME")
-_CODE = frozenset("=<>{}[]\\|@#$%^&*+~/_`")
+_CODE = frozenset("=<>{}[]\\|@#$%^&*+~/`")
 _COMMON = re.compile(
     r"\b(?:a|an|and|are|as|at|be|but|by|can|for|from|has|have|if|in|is|it|its|may|must|no|not|of|on|only|or|should|so|than|"
     r"that|the|then|there|these|this|to|used|was|when|where|which|will|with|you)\b",
@@ -115,7 +115,7 @@ def _join(lines: list[str]) -> str:
     label = _LABEL.match(text)
     if label and text[label.end()].isupper():
         text = text[label.end() :]
-    is_name = re.search(r"[\W_]\w|\d", text.partition(" ")[0])  # as in a program: its case stays
+    is_name = re.search(r"[\W_]\w|[\d(]", text.partition(" ")[0])  # as in a program: its case stays
     return text if is_name else text[:1].upper() + text[1:]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from bert_jax.errors import UserError
 
 MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens a side and one to spare
+Pair = tuple[int, int, int, int, int]  # start and end of A, start and end of B, label
 ONE_DOCUMENT = (
     "next-sentence prediction draws B from another document and there is only one: "
     "give more documents, or set config.data.objective=mlm"
@@ -98,7 +99,8 @@ def make_instances(
             raise ValueError(f"no objective {objective!r} under a recipe {recipe!r}")
     if objective == "mlm+nsp" and documents.num_own and len(np.unique(documents.keys)) < 2:
         raise UserError(ONE_DOCUMENT)
-    table = np.asarray([_truncate(pair, lengths.max_num_tokens, rng) for pair in pairs], np.int64).reshape(-1, 5)
+    truncate = _truncate_one_by_one if recipe == "original" else _truncate
+    table = np.asarray([truncate(pair, lengths.max_num_tokens, rng) for pair in pairs], np.int64).reshape(-1, 5)
     return Instances(a=table[:, 0:2], b=table[:, 2:4], labels=table[:, 4].astype(np.int32))
 
 
@@ -152,7 +154,7 @@ def _first_reaching(bounds: list[int], start: int, length: int, last: int) -> in
     return min(bisect_left(bounds, bounds[start] + length, start + 1, last + 1), last)
 
 
-def _original_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+def _original_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[Pair]:
     bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
     random_next = _RandomNext(documents, rng)
     for document in range(documents.num_own):
@@ -171,7 +173,7 @@ def _original_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
                 start = end
 
 
-def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[Pair]:
     bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
     random_next = _RandomNext(documents, rng)
     for document in range(documents.num_own):
@@ -195,7 +197,7 @@ def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
                 start = end
 
 
-def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[tuple[int, int, int, int, int]]:
+def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[Pair]:
     """Yield neighbours in the text, swapped by a fair coin; a document of one segment gives none."""
     bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
     for document in range(documents.num_own):
@@ -222,9 +224,7 @@ def _with_neighbour(start: int, first: int, last: int) -> tuple[int, int]:
     return (start - 1, start + 1) if start > first else (start, start + 1)
 
 
-def _single_segments(
-    documents: TokenizedDocuments, lengths: _TargetLengths, begins_word: np.ndarray
-) -> Iterator[tuple[int, int, int, int, int]]:
+def _single_segments(documents: TokenizedDocuments, lengths: _TargetLengths, begins_word: np.ndarray) -> Iterator[Pair]:
     """Yield each document as a stream of full rows, cut only between words, through sentence ends."""
     bounds = documents.segment_bounds[documents.document_bounds].tolist()
     for document in range(documents.num_own):
@@ -243,9 +243,7 @@ def _single_segments(
             start = end
 
 
-def _truncate(
-    pair: tuple[int, int, int, int, int], max_num_tokens: int, rng: random.Random
-) -> tuple[int, int, int, int, int]:
+def _truncate_one_by_one(pair: Pair, max_num_tokens: int, rng: random.Random) -> Pair:
     """Shorten the longer side token by token, at its front or back by a fair coin, until the pair fits."""
     a, a_end, b, b_end, label = pair
     length_a, length_b = a_end - a, b_end - b
@@ -258,3 +256,19 @@ def _truncate(
             length_b -= 1
             b += from_front
     return a, a + length_a, b, b + length_b, label
+
+
+def _truncate(pair: Pair, max_num_tokens: int, rng: random.Random) -> Pair:
+    """Do what `_truncate_one_by_one` does, throwing all the coins of a side at once."""
+    a, a_end, b, b_end, label = pair
+    length_a, length_b = a_end - a, b_end - b
+    excess = length_a + length_b - max_num_tokens
+    if excess <= 0:
+        return pair
+    from_a = min(excess, max(length_a - length_b, 0))
+    from_b = min(excess, max(length_b - length_a, 0))
+    rest = excess - from_a - from_b  # the sides are equally long now and take turns, b first
+    from_a, from_b = from_a + rest // 2, from_b + (rest + 1) // 2
+    a += rng.getrandbits(from_a).bit_count()
+    b += rng.getrandbits(from_b).bit_count()
+    return a, a + length_a - from_a, b, b + length_b - from_b, label

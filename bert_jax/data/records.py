@@ -89,16 +89,17 @@ def encode_rows(
 def _fill_rows(
     rows: np.ndarray, some: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds, spec: RowSpec
 ) -> None:
-    num_tokens_a, num_tokens_b = some.a[:, 1] - some.a[:, 0], some.b[:, 1] - some.b[:, 0]
+    a, b = some.a.astype(np.int32), some.b.astype(np.int32)  # a shard has no 2**31 tokens
+    num_tokens_a, num_tokens_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
     length_a = num_tokens_a + 2
-    length_b = np.where(num_tokens_b > 0, num_tokens_b + 1, 0)
-    position = np.arange(spec.max_seq_length)[None, :]
+    length_b = num_tokens_b + (num_tokens_b > 0)
+    position = np.arange(spec.max_seq_length, dtype=np.int32)[None, :]
     first_sep, last_sep = (length_a - 1)[:, None], (length_a + length_b - 1)[:, None]
     in_a = (position >= 1) & (position < first_sep)
     in_b = (position > first_sep) & (position < last_sep)
     # Of every position the offset in `ids` that it shows; 0 where it shows a special token.
-    offset = np.where(in_a, some.a[:, :1] + position - 1, 0)
-    offset = np.where(in_b, some.b[:, :1] + position - length_a[:, None], offset)
+    offset = np.where(in_a, (a[:, :1] - 1) + position, 0)
+    offset = np.where(in_b, (b[:, :1] - length_a[:, None]) + position, offset)
     tokens = ids[offset]
     is_sep = (position == first_sep) | (position == last_sep)
     in_text = in_a | in_b

@@ -176,8 +176,11 @@ def _encode(document: SpooledDocument, tokenizer: Tokenizer, language: str) -> t
 
 def _sampled_hashes(texts: list[str], below: int) -> bytes:
     """Return the hashes of those texts whose hash, read as a number, is smaller than `below`."""
-    hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return b"".join(item for item in hashes if int.from_bytes(item) < below)
+    hashes = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    if below < 1 << 64:
+        limit = below.to_bytes(8)  # big-endian bytes are ordered as the numbers are
+        hashes = [item for item in hashes if item < limit]
+    return b"".join(hashes)
 
 
 def _bounds(lengths: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def count_words(texts: Iterable[str], *, do_lower_case: bool, max_distinct_words
             if any(control in segment for control in CONTROL_WHITE_SPACE):
                 segment = segment.translate(drop_controls)
             raw_words.update(segment.split())
-            if len(raw_words) >= _RAW_WORDS:
+            if len(raw_words) >= min(_RAW_WORDS, max_distinct_words):
                 fold()
     fold()
     return words
@@ -111,7 +111,7 @@ def known_words(words: dict[str, int], *, characters: Iterable[str]) -> dict[str
 def propose_pieces(
     words: dict[str, int], *, number: int, singles: list[str], num_threads: int = 1, model_type: str = "bpe"
 ) -> list[str]:
-    """Let sentencepiece learn at least `number` pieces that are not in `singles`, as far as the words support them.
+    """Let sentencepiece learn at least `number` pieces of several characters, as far as the words support them.
 
     They are named as WordPiece does: `▁x` is `x`, `x` is `##x`.
     """
@@ -141,9 +141,10 @@ def propose_pieces(
     )
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     learned = [processor.id_to_piece(i) for i in range(processor.get_piece_size()) if not processor.is_unknown(i)]
-    named = (piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in learned if piece != "▁")
-    known = set(singles)
-    return [piece for piece in named if piece not in known]
+    # Single characters are chosen by count and not here; sentencepiece would also have punctuation within words.
+    return [
+        piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in learned if len(piece.removeprefix("▁")) > 1
+    ]
 
 
 def keep_most_used(proposed: list[str], *, number: int, singles: list[str], words: dict[str, int]) -> list[str]:

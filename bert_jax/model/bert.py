@@ -8,7 +8,7 @@ unrolled, so there is one checkpoint layout.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ class LayerNorm(nn.Module):
         mean = wide.mean(-1, keepdims=True)
         variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
         normal = (wide - mean) * jax.lax.rsqrt(variance + self.config.layer_norm_eps)
-        return (normal * scale + bias).astype(self.config.dtype)
+        return (normal * cast(Array, scale) + cast(Array, bias)).astype(self.config.dtype)
 
 
 class Embeddings(nn.Module):
@@ -184,7 +184,7 @@ class BertEncoder(nn.Module):
 
         def apply_layer(hidden: Float[Array, "B T D"], params: Any, index: Int[Array, ""]) -> Float[Array, "B T D"]:
             at_layer = None if dropout is None else dropout.at_layer(index)
-            return layer.apply({"params": params}, hidden, mask=mask, dropout=at_layer)
+            return cast(Array, layer.apply({"params": params}, hidden, mask=mask, dropout=at_layer))
 
         if config.remat != "none":
             apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])

@@ -1,5 +1,7 @@
 """Put heads on the encoder: each a few lines, each with the reference it follows."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -58,7 +60,7 @@ class MaskedLMHead(nn.Module):
         logits = jnp.einsum(
             "BPD,VD->BPV", hidden, word_embeddings.astype(config.dtype), preferred_element_type=jnp.float32
         )
-        return nn.with_logical_constraint(logits + bias, ("batch", None, "vocab"))
+        return nn.with_logical_constraint(logits + cast(Array, bias), ("batch", None, "vocab"))
 
 
 class NextSentenceHead(nn.Module):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.data.dataset_info import DatasetInfo
@@ -34,17 +35,19 @@ class Evaluator:
         self._count = -(-min(max_examples, info.num_validation_rows) // phase.batch_size)
         self._step = program.eval_step(phase, special=special)
         whole = self._open(info, phase, host_index=0, host_count=1)
-        self._unigram = unigram_log_probs(
-            whole.iterate(start=0, stop=self._count),
-            vocab_size=program.config.model.vocab_size,
-            special=special,
+        self._unigram = jnp.asarray(
+            unigram_log_probs(
+                whole.iterate(start=0, stop=self._count),
+                vocab_size=program.config.model.vocab_size,
+                special=special,
+            )
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Return `eval/...` figures."""
         window = MetricWindow()
         for index, local in enumerate(self._batches.iterate(start=0, stop=self._count)):
-            rows = meshes.to_global(Rows(**local), mesh=self._program.mesh)
+            rows = Rows(**meshes.to_global(local, mesh=self._program.mesh))
             window.add(self._step(params, rows, index, self._unigram))
         means = window.means()
         figures = {f"eval/{name}": value for name, value in means.items()}

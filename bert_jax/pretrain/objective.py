@@ -1,7 +1,7 @@
 """Compute the pre-training losses (paper A.2): mean masked-LM likelihood plus mean next-sentence likelihood."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import BertForPreTraining, PretrainingLogits
 from bert_jax.pretrain.masking import SpecialIds, mask_rows
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import PretrainingBatch, Rows
@@ -45,12 +45,15 @@ class PretrainingObjective:
     ) -> tuple[Float[Array, ""], Means]:
         """Return this part's share of the loss and its figures; `key` None computes without dropout."""
         dropout = None if key is None else Dropout.create(key, rows=batch.rows)
-        logits = BertForPreTraining(self.model).apply(
-            {"params": params},
-            batch.inputs,
-            positions=batch.positions,
-            cls_positions=batch.cls_positions,
-            dropout=dropout,
+        logits = cast(
+            PretrainingLogits,
+            BertForPreTraining(self.model).apply(
+                {"params": params},
+                batch.inputs,
+                positions=batch.positions,
+                cls_positions=batch.cls_positions,
+                dropout=dropout,
+            ),
         )
         means = _scores("mlm", logits.masked_lm, labels=batch.labels, weights=batch.weights)
         loss = means["mlm_loss"].total / jnp.maximum(weights["mlm"], 1)

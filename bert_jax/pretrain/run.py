@@ -193,7 +193,7 @@ class _Run:
             )
             first = max(start, phase.start) - phase.start
             for local in loader.iterate(start=first, stop=phase.end - phase.start):
-                yield meshes.to_global(Rows(**local), mesh=self.program.mesh)
+                yield Rows(**meshes.to_global(local, mesh=self.program.mesh))
 
     def _train_step(self, step: int) -> Any:
         phase = phase_at(self.program.phases, step=step)

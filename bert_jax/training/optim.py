@@ -69,9 +69,9 @@ def _adam_family(
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
-        mu = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * jnp.square(g), state.nu, grads)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        mu = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * jnp.square(g), state.nu, updates)
         number = (state.count + 1).astype(jnp.float32)
         mu_scale = 1 / (1 - config.beta1**number) if rule.bias_correction else 1.0
         nu_scale = 1 / (1 - config.beta2**number) if rule.bias_correction else 1.0

@@ -56,7 +56,7 @@ class TensorBoardWriter:
     def __init__(self, directory: str | Path, *, resume_step: int = 0):
         """Open the directory; figures of a step after `resume_step` written before are hidden by TensorBoard."""
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "config.log.tensorboard: needs tensorboardX: pip install 'bert_jax[tensorboard]'"
@@ -80,7 +80,7 @@ class WandbWriter:
     def __init__(self, workdir: str | Path, *, config: Mapping[str, Any]):
         """Start or go on with the run whose id is kept in WORKDIR/wandb_id."""
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError("config.log.wandb: needs wandb: pip install 'bert_jax[wandb]'") from error
         path = Path(workdir) / "wandb_id"
