@@ -28,8 +28,8 @@ from benchmarks.original_data import make_features
 from bert_jax.data.documents import split_paragraph
 
 DATA = flags.DEFINE_string("data", "../shared/data", "The folder of genuine data.")
-MEGABYTES = flags.DEFINE_float("megabytes", 64, "Text for the builder.")
-ORIGINAL_MEGABYTES = flags.DEFINE_float("original_megabytes", 3, "Text for the original's side, a part of the same.")
+MEGABYTES = flags.DEFINE_float("megabytes", 75, "Text for the builder.")
+ORIGINAL_MEGABYTES = flags.DEFINE_float("original_megabytes", 10, "Text for the original's side, a part of the same.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of each side.")
 MEMORY = flags.DEFINE_bool("memory", True, "Take the peak memory, too.")
 

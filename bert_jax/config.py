@@ -9,6 +9,7 @@ Empty means "not given": `""` for text, `0` for a count that has a computed defa
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
@@ -354,13 +355,17 @@ def _validate_ranges(leaves: Mapping[str, Any]) -> None:
     positive = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
     positive += "type_vocab_size num_steps gradient_accumulation_steps every keep_latest max_seq_length max_examples "
     positive += "max_grad_norm epsilon initializer_range layer_norm_eps"
-    shares = "hidden_dropout_prob attention_probs_dropout_prob short_seq_prob heldout_fraction rate mask_share "
-    shares += "random_share same_share fraction beta1 beta2"
+    shares = "short_seq_prob heldout_fraction rate mask_share random_share same_share fraction"
+    below_one = "hidden_dropout_prob attention_probs_dropout_prob beta1 beta2"
     not_negative = (
         "warmup_steps max_predictions_per_seq batch_size learning_rate weight_decay keep_every num_workers seed"
     )
     for path, value in leaves.items():
         name = path.rpartition(".")[2]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{path}={value}: must be a finite number")
+        if name in below_one.split() and not 0 <= value < 1:
+            raise UserError(f"config.{path}={value}: must be at least 0 and below 1")
         if name in positive.split() and value <= 0:
             raise UserError(f"config.{path}={value}: must be larger than 0")
         if name in shares.split() and not 0 <= value <= 1:

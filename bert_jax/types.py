@@ -61,3 +61,19 @@ class PretrainingBatch:
     cls_positions: Int[Array, "B S"]
     next_sentence_labels: Int[Array, "B S"]
     next_sentence_weights: Float[Array, "B S"]
+
+
+@struct.dataclass
+class EncoderOutput:
+    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first."""
+
+    hidden: Float[Array, "B T D"]
+    all_hidden: Float[Array, "L+1 B T D"] | None = None
+
+
+@struct.dataclass
+class PretrainingLogits:
+    """Hold the float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention)."""
+
+    masked_lm: Float[Array, "B P V"]
+    next_sentence: Float[Array, "B S 2"]

@@ -158,6 +158,17 @@ def test_a_corpus_of_one_document_gets_one_clear_line(tmp_path):
         assert info.num_validation_rows == 0
 
 
+def test_what_an_error_line_says_to_type_works_in_the_same_folder(tmp_path):
+    text = write_corpus(tmp_path / "text", make_documents(1), num_files=1)
+    write_vocabulary(tmp_path / "vocabulary")
+    with pytest.raises(UserError, match="objective=mlm"):
+        build(config_for(text), tmp_path / "out")
+    info, _ = build(config_for(text, objective="mlm"), tmp_path / "out")
+    assert info.objective == "mlm"
+    with pytest.raises(UserError, match="objective='mlm', now it is 'mlm.sop'"):
+        build(config_for(text, objective="mlm+sop"), tmp_path / "out")
+
+
 def test_shards_of_one_long_document_borrow_random_next_from_others(tmp_path, small_shards):
     long = [" ".join(["to be or not"] * 20) + " baloeru." for _ in range(16_000)]  # 1.4 MB: comes in parts
     text = write_corpus(tmp_path / "text", [long, *make_documents(12)[1:]], num_files=1)

@@ -692,7 +692,7 @@ def test_tfds_name_is_read_without_tensorflow(tfds_folder: Path):
         "import sys; from bert_jax.data.documents import read_documents;"
         "print(sum(1 for _ in read_documents('tfds:small_text')), 'tensorflow' in sys.modules)"
     )
-    environment = os.environ | {"TFDS_DATA_DIR": str(tfds_folder)}
+    environment = os.environ | {"TFDS_DATA_DIR": str(tfds_folder), "PYTHONPATH": str(Path(__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["300", "False"]
 

@@ -213,13 +213,13 @@ def test_gradients_of_the_pretraining_loss_are_equal(tmp_path, which):
         **torch_inputs(ids, types, mask), labels=torch.tensor(targets), next_sentence_label=torch.tensor(next_labels)
     )
     expected.loss.backward()
-    assert abs(float(value) - float(expected.loss)) < ATOL
+    assert abs(float(value) - expected.loss.item()) < ATOL
     mine = to_tensors(jax.device_get(grads), architecture="BertForPreTraining", dtype="float32")
     compared = 0
     for name, parameter in theirs.named_parameters():
         gradient = parameter.grad.numpy()
         # The key's bias moves all scores of a query alike: its gradient is 0 but for rounding, 1e-9 beside others of 1.
-        scale = max(float(np.abs(gradient).max()), 1e-4)
+        scale = max(float(np.abs(gradient).max()), 1e-3)
         np.testing.assert_allclose(mine[name], gradient, atol=GRADIENT_RTOL * scale, rtol=0, err_msg=name)
         compared += 1
     assert compared == len(mine)
@@ -287,6 +287,7 @@ def test_pipelines_of_fine_tuned_heads_answer_as_we_do(tmp_path):
     export_folder(source, out=tmp_path / "classifier", report=lambda line: None)
     text = "the dog was not red !"
     theirs = transformers.pipeline("text-classification", model=str(tmp_path / "classifier"), top_k=None)(text)
+    theirs = theirs[0] if isinstance(theirs[0], list) else theirs
     ours = load(tmp_path / "classifier").classify(text)
     assert {item["label"]: pytest.approx(item["score"], abs=1e-5) for item in theirs} == ours["probabilities"]
     source = random_source(architecture="BertForMultipleChoice")
@@ -294,7 +295,7 @@ def test_pipelines_of_fine_tuned_heads_answer_as_we_do(tmp_path):
     model = transformers.BertForMultipleChoice.from_pretrained(tmp_path / "choice").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "choice")
     endings = ["sat on the mat .", "was a house ?"]
-    tokens = tokenizer(["the cat"] * 2, endings, padding=True, return_tensors="pt")
+    tokens = tokenizer(["the cat"] * 2, text_pair=endings, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(**{name: array[None] for name, array in tokens.items()}).logits[0]
     answer = next(load(tmp_path / "choice").predict("choice", [{"text_a": "the cat", "choices": endings}]))

@@ -96,6 +96,7 @@ def test_spans_of_a_sentencepiece_model_hold_no_white_space(model: bytes, text: 
         piece = tokenizer.pieces[piece_id].removeprefix("▁")
         if piece_id != tokenizer.unk_id and text[start:end].isascii():
             assert text[start:end].lower() == piece
+        assert start < end or not piece
 
 
 def test_a_sentencepiece_model_is_taken_for_uncased_where_no_piece_has_upper_case(model: bytes, tmp_path: Path):

@@ -263,7 +263,7 @@ def test_every_frequent_character_is_a_piece_at_the_start_and_within_words():
         assert (f"##{char}" in pieces) == (char.isalnum() and char not in "中文")
     tokenizer = WordPieceTokenizer(vocabulary)
     assert tokenizer.unk_id not in tokenizer.encode(" ".join(TEXTS))
-    assert tokenizer.unk_id not in tokenizer.encode("xylophone 0123 gnu")  # words never seen, of letters seen
+    assert tokenizer.unk_id not in tokenizer.encode("xylophone 0189 gnu")  # words never seen, of letters seen
 
 
 def test_rare_characters_are_left_out_by_coverage():
@@ -349,6 +349,7 @@ def test_dropping_the_least_used_pieces_shortens_text_and_leaves_no_dead_piece(
     assert tokens_per_word(chosen, held_out) < tokens_per_word(plain, held_out)
     uses = count_uses(chosen, words=words)
     assert min(uses[piece] for piece in chosen[len(singles) :]) > 0
-    assert min(count_uses(plain, words=words)[piece] for piece in plain[len(singles) :]) == 0
+    plain_uses = count_uses(plain, words=words)
+    assert min(plain_uses[piece] for piece in plain[len(singles) :]) == 0
     by_use = [uses[piece] for piece in chosen[len(singles) :]]
     assert by_use == sorted(by_use, reverse=True)

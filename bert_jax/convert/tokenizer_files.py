@@ -32,7 +32,9 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
     tokenizer.save(folder)
     specials = {f"{name}_token": piece for name, piece in _SPECIALS.items()}
     settings = {
-        "tokenizer_class": "BertTokenizer",
+        # Takes tokenizer.json as it is; transformers 5 gives BertTokenizer a word limit of its own, 100 characters.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,

@@ -14,7 +14,7 @@ _EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7}
 _BYTES_A_TOKEN = 4.4  # of English; other languages have fewer, Chinese 3
 _FILLED_SHARE = 0.85  # of a row's positions, the rest is padding
 _RECORD_BYTES = 68  # that ArrayRecord and the Example around a row take
-_TEXT_BYTES_A_SECOND = 4e6  # a core, one length: benchmarks/data_set.py
+_TEXT_BYTES_A_SECOND = 5e6  # a core, one length: benchmarks/data_set.py
 
 
 def estimate_text(sources: Sequence[Source]) -> int:

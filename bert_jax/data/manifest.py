@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def _sample_hash(source: Source) -> str:
 
 
 def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    """Compare with the manifest in `out`, if there is one.
+    """Compare with the manifest in `out`, if there is one; what a build left that came to no shard is removed instead.
 
     Raises:
       UserError: naming the first thing that differs; or if `out` holds files in the way that are not a data set's.
@@ -65,7 +66,12 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
         known = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
-    for name in sorted(set(known) | set(manifest), key=lambda name: name == "inputs"):
+    if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):
+        for name in ("vocab", DATASET_NAME, "work"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        return
+    late = ("vocabulary", "inputs")  # casing is in the vocabulary's fingerprint, and says more
+    for name in sorted(set(known) | set(manifest), key=lambda name: (name in late, name)):
         before, now = known.get(name), manifest.get(name)
         if before == now:
             continue

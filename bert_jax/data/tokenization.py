@@ -327,10 +327,11 @@ class SentencePieceTokenizer(Tokenizer):
         if self.do_lower_case:
             sources = [i for i, char in enumerate(text) for _ in char.lower()] + [len(text)]
         offsets = []
-        for start, end in encoded["offsets"]:
+        for piece, (start, end) in zip(encoded["pieces"], encoded["offsets"], strict=True):
             first, last = sources[start], (sources[end - 1] + 1 if end > start else sources[start])
-            span = text[first:last]
-            offsets.append((last - len(span.lstrip()), last))
+            first = last - len(text[first:last].lstrip())
+            # Of the pieces of a ligature only the last is given its span; the others too come from that character.
+            offsets.append((first, last + (first == last < len(text) and piece != "▁")))
         return Encoding(list(encoded["ids"]), offsets)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -63,8 +63,11 @@ class TaskObjective:
             word_starts=jnp.zeros(rows.input_ids.shape, bool),
         )
         exists = rows.segment_lengths.sum(-1) > 0
+        inputs = encoder_inputs(unfolded)
+        # Padding's position is its place in the row, and a row of many choices may be longer than the position table.
+        inside = jnp.where(inputs.segment_ids > 0, inputs.position_ids, 0)
         return TaskBatch(
-            inputs=encoder_inputs(unfolded),
+            inputs=dataclasses.replace(inputs, position_ids=inside),
             cls_positions=jnp.where(exists, instance_starts(unfolded), 0),
             rows=jnp.arange(batch, dtype=jnp.int32),
             weights=rows.weights,

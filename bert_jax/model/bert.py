@@ -13,13 +13,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention import attend, attention_mask
 from bert_jax.model.dropout import Dropout
-from bert_jax.types import EncoderInputs
+from bert_jax.types import EncoderInputs, EncoderOutput
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": functools.partial(nn.gelu, approximate=True),  # the original's tanh form
@@ -35,14 +34,6 @@ REMAT_POLICIES: dict[str, Any] = {
 
 # Places that drop, within the embeddings or within a layer.
 _EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP_OUTPUT = range(4)
-
-
-@struct.dataclass
-class EncoderOutput:
-    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first."""
-
-    hidden: Float[Array, "B T D"]
-    all_hidden: Float[Array, "L+1 B T D"] | None = None
 
 
 def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:

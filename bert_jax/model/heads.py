@@ -5,21 +5,12 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.bert import ACTIVATIONS, BertEncoder, LayerNorm, dense
 from bert_jax.model.dropout import Dropout
-from bert_jax.types import EncoderInputs
-
-
-@struct.dataclass
-class PretrainingLogits:
-    """Hold the float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention)."""
-
-    masked_lm: Float[Array, "B P V"]
-    next_sentence: Float[Array, "B S 2"]
+from bert_jax.types import EncoderInputs, PretrainingLogits
 
 
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:

@@ -5,6 +5,8 @@ when it is read back: a damaged checkpoint is set aside by name and the last goo
 """
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,7 @@ class Checkpointer:
         if step in self._manager.all_steps():
             return
         record = {**metadata, "checksums": checksums(state)}
+        record["digest"] = _digest(record)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(record))
         self._guard(lambda: self._manager.save(step, args=items, force=True))
 
@@ -90,9 +93,16 @@ class Checkpointer:
         return sorted(self._manager.all_steps())
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """Return the metadata of one checkpoint without its arrays."""
+        """Return the metadata of one checkpoint without its arrays.
+
+        Raises:
+          ValueError: if it is not what was written.
+        """
         items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        return dict(self._manager.restore(step, args=items)["metadata"])
+        record = dict(self._manager.restore(step, args=items)["metadata"])
+        if record.pop("digest", None) != _digest(record):
+            raise ValueError("the digest of its metadata differs")
+        return record
 
     def restore(self, target: Callable[[dict[str, Any]], Any] | Any, *, step: int | None = None) -> Restored | None:
         """Return the newest good checkpoint (or that of `step`), or None if there is none at all.
@@ -118,11 +128,12 @@ class Checkpointer:
                 continue
             self.last_good = candidate
             return restored
-        if steps:
+        aside = sorted(path.name for path in self._directory.glob("*.damaged-*"))
+        if steps or aside:
+            which = f"steps {sorted(steps)}" if steps else f"set aside before: {', '.join(aside)}"
             raise UserError(
-                f"none of the checkpoints in {self._directory} can be read (steps {sorted(steps)}): restore the "
-                f"directory from a "
-                "backup, or start anew with another --workdir"
+                f"none of the checkpoints in {self._directory} can be read ({which}; all damaged): restore the directory "
+                "from a backup, or start anew with another --workdir"
             )
         return None
 
@@ -163,6 +174,11 @@ class Checkpointer:
             ) from error
         steps = self.steps()
         self.last_good = steps[-1] if steps else None
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Return the SHA-256 of metadata, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @jax.jit

@@ -6,6 +6,7 @@ of each tensor by |parameter| / |update|. Parameters stacked over layers count a
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,8 +74,9 @@ def _adam_family(
         mu = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * jnp.square(g), state.nu, updates)
         number = (state.count + 1).astype(jnp.float32)
-        mu_scale = 1 / (1 - config.beta1**number) if rule.bias_correction else 1.0
-        nu_scale = 1 / (1 - config.beta2**number) if rule.bias_correction else 1.0
+        # 1 - beta^n as -expm1(n log beta): in float32, 1 - 0.999 itself has lost four digits.
+        mu_scale = -1 / jnp.expm1(number * math.log(config.beta1)) if rule.bias_correction and config.beta1 else 1.0
+        nu_scale = -1 / jnp.expm1(number * math.log(config.beta2)) if rule.bias_correction and config.beta2 else 1.0
         rate = schedule(state.count)
 
         def step(m: Array, v: Array, p: Array, decays: bool, stacked: bool) -> Array:

@@ -63,16 +63,18 @@ def rate_segments(config: Config, *, all_phases: tuple[Phase, ...]) -> tuple[Rat
       UserError: if a warm-up is longer than its part.
     """
     segments = [RateSegment(0, 0, config.optimizer.learning_rate, config.optimizer.warmup_steps)]
-    for item, phase in zip(config.train.phases, all_phases, strict=True):
+    fields = ["config.optimizer.warmup_steps"]
+    for index, (item, phase) in enumerate(zip(config.train.phases, all_phases, strict=True)):
         if item.learning_rate > 0:
             first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps)
             segments = [first] if phase.start == 0 else [*segments, first]
+            fields = [*fields[: len(segments) - 1], f"config.train.phases[{index}].warmup_steps"]
         segments[-1] = dataclasses.replace(segments[-1], end=phase.end)
-    for segment in segments:
+    for segment, field in zip(segments, fields, strict=True):
         steps = segment.end - segment.start
         if segment.warmup_steps > steps:
             raise UserError(
-                f"config.optimizer.warmup_steps={segment.warmup_steps} is more than the {steps} steps it belongs to: "
+                f"{field}={segment.warmup_steps} is more than the {steps} steps it belongs to: "
                 f"set it to at most {steps}, a hundredth to a tenth of the steps is usual"
             )
     return tuple(segments)

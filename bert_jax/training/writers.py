@@ -109,11 +109,13 @@ def make_writers(
 ) -> list[Writer]:
     """Return the writers that the config asks for."""
     workdir = Path(workdir)
-    writers: list[Writer] = [JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step)]
+    writers: list[Writer] = []
     if config.tensorboard:
         writers.append(TensorBoardWriter(workdir / "tb", resume_step=resume_step))
     if config.wandb:
         writers.append(WandbWriter(workdir, config=run_config))
+    # Last, so that a missing extra leaves no file open and no line removed.
+    writers.append(JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step))
     return writers
 
 

@@ -1,0 +1,304 @@
+"""A run learns, keeps its best, goes on where it was killed, shares its compiled steps, and says what is wrong."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.convert.source import load_source
+from bert_jax.errors import UserError
+from bert_jax.finetuning import finetune
+from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
+from bert_jax.finetuning.experiment import Experiment, Wanted
+from bert_jax.finetuning.prediction import average_outputs, load_outputs, predict_outputs, save_outputs
+from bert_jax.finetuning.program import TaskProgram
+from bert_jax.finetuning.run import Stopped, batch_examples
+from bert_jax.finetuning.settings import RunSettings, grid, layerwise_decay, learning_rate, step_settings
+from bert_jax.training.schedule import RateSegment, learning_rate_schedule
+from tests.finetune_data import own_config, sentiment, tiny_source, write_jsonl, write_sentiment, write_source
+
+
+def experiment(tmp_path: Path, config: FinetuneConfig, **options: Any) -> Experiment:
+    wanted = options.pop("wanted", None) or Wanted(runs=tuple(grid(config, sweep=False, seeds=1)))
+    workdir = tmp_path / options.pop("workdir", "work")
+    workdir.mkdir(exist_ok=True)
+    source = options.pop("source", None) or tiny_source(tmp_path / "source")
+    source.require_tokenizer().save(workdir / "vocab")
+    return Experiment(
+        config,
+        task=finetune.open_config_task(config),
+        source=source,
+        workdir=workdir,
+        wanted=wanted,
+        should_stop=options.pop("should_stop", lambda: False),
+        say=options.pop("say", lambda line: None),
+    )
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    tmp_path = tmp_path_factory.mktemp("learned")
+    config = own_config(write_sentiment(tmp_path / "data"), train={"num_epochs": 6.0})
+    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
+    return tmp_path / "work", experiment(tmp_path, config, wanted=wanted).run_all()
+
+
+def test_a_task_is_learned_and_reported(learned: tuple[Path, dict[str, Any]]):
+    workdir, record = learned
+    assert record["best"]["metrics"]["dev"]["accuracy"] >= 0.9
+    assert record["summary"][0]["runs"] == 2
+    assert record["summary"][0]["collapsed"] == 0
+    assert record == json.loads((workdir / "results.json").read_text())
+    assert sum(map(sum, record["tables"]["confusion"]["rows are gold, columns predicted"])) == 40
+    lines = (workdir / "predictions" / "dev" / "own-dev.jsonl").read_text().splitlines()
+    assert len(lines) == 40
+    right = [
+        json.loads(line)["prediction"] == row["label"] for line, row in zip(lines, sentiment(40, seed=2), strict=True)
+    ]
+    assert np.mean(right) == record["best"]["metrics"]["dev"]["accuracy"]
+    assert (workdir / "errors-dev.jsonl").exists()
+    assert len(record["ensemble"]["runs"]) == 2
+    assert "mean" in (workdir / "results.txt").read_text()
+
+
+def test_only_the_best_parameters_are_kept_and_they_are_a_source_with_labels(learned: tuple[Path, dict[str, Any]]):
+    workdir, record = learned
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    assert steps == [record["best"]["best"]["step"]]
+    assert not list((workdir / "runs").glob("*/best"))
+    assert not list((workdir / "runs").glob("*/states"))
+    source = load_source(workdir)
+    assert source.architecture == "BertForSequenceClassification"
+    assert source.labels == ["bad", "good"]
+    assert source.record["metrics"]["dev"]["accuracy"] == record["best"]["metrics"]["dev"]["accuracy"]
+
+
+def test_a_finished_workdir_is_not_trained_again(
+    learned: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: Any
+):
+    workdir, record = learned
+    config = from_config_dict(dataclasses.asdict(own_config(workdir.parent / "data", train={"num_epochs": 6.0})))
+    monkeypatch.setattr(TaskProgram, "init_state", lambda *_: pytest.fail("trained again"))
+    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
+    again = experiment(workdir.parent, config, wanted=wanted).run_all()
+    assert again == record
+
+
+def test_a_stopped_run_goes_on_to_the_very_same_parameters(tmp_path: Path):
+    config = own_config(
+        write_sentiment(tmp_path / "data", train=64),
+        train={"num_epochs": 3.0},
+        checkpoint={"every": 2, "keep_latest": 2},
+        model={"hidden_dropout_prob": 0.1},
+    )
+    whole = experiment(tmp_path, config, workdir="whole").run_all()
+    calls = itertools.count()
+    with pytest.raises(Stopped):
+        experiment(tmp_path, config, workdir="parts", should_stop=lambda: next(calls) == 5).run_all()
+    assert (tmp_path / "parts" / "runs" / "b16-lr0.003-e3-s0" / "states").is_dir()
+    parts = experiment(tmp_path, config, workdir="parts").run_all()
+    assert parts["best"]["history"] == whole["best"]["history"]
+    first, second = load_source(tmp_path / "whole"), load_source(tmp_path / "parts")
+    for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_sweep_compiles_no_more_than_one_run(tmp_path: Path, monkeypatch: Any):
+    config = own_config(
+        write_sentiment(tmp_path / "data", train=64), sweep={"batch_size": (16,), "num_epochs": (1.0, 2.0)}
+    )
+    traced: list[tuple[int, ...]] = []
+    plain = TaskProgram._train_step
+
+    def counted(self: TaskProgram, state: Any, rows: Any, settings: Any) -> Any:
+        traced.append(rows.input_ids.shape)
+        return plain(self, state, rows, settings)
+
+    monkeypatch.setattr(TaskProgram, "_train_step", counted)
+    wanted = Wanted(runs=tuple(grid(config, sweep=True, seeds=2)))
+    record = experiment(tmp_path, config, wanted=wanted).run_all()
+    assert len(record["runs"]) == 1 * 3 * 2 * 2
+    assert len(traced) == len(set(traced))  # each shape once, whatever rate, length and seed
+    assert len(traced) <= 3
+
+
+def test_seeds_differ_and_repeat(tmp_path: Path):
+    config = own_config(write_sentiment(tmp_path / "data", train=32), train={"num_epochs": 1.0})
+    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)))
+    first = experiment(tmp_path, config, workdir="a", wanted=wanted).run_all()
+    second = experiment(tmp_path, config, workdir="b", wanted=wanted).run_all()
+    assert [run["history"] for run in first["runs"]] == [run["history"] for run in second["runs"]]
+    outputs = [load_outputs(tmp_path / "a" / "runs" / run["name"] / "outputs-dev.npz") for run in first["runs"]]
+    assert not np.allclose(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 8), (2, 2, 2), (8, 1, 1)])
+def test_outputs_and_first_step_do_not_depend_on_the_mesh(tmp_path: Path, mesh: tuple[int, int, int]):
+    folder = write_sentiment(tmp_path / "data", train=32)
+    results = []
+    for sizes in ((8, 1, 1), mesh):
+        fields = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+        config = own_config(folder, mesh=fields, train={"num_epochs": 1.0})
+        source = tiny_source(tmp_path / "source", num_attention_heads=8, hidden_size=64)
+        made = experiment(tmp_path, config, workdir=f"w{sizes}", source=source)
+        made.run_all()
+        results.append(load_outputs(next((tmp_path / f"w{sizes}").glob("runs/*/outputs-dev.npz"))))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+
+
+def test_batches_walk_through_each_epoch_once():
+    settings = RunSettings(batch_size=6, learning_rate=1.0, num_epochs=2.0, seed=3)
+    stream = np.concatenate([batch_examples(settings, examples=20, step=step) for step in range(10)])
+    assert sorted(stream[:20]) == list(range(20))
+    assert sorted(stream[20:40]) == list(range(20))
+    assert stream[:20].tolist() != stream[20:40].tolist()
+
+
+@pytest.mark.parametrize("recipe", ["modern", "original"])
+def test_the_learning_rate_is_that_of_pretrainings_schedule(recipe: str):
+    run = RunSettings(batch_size=8, learning_rate=2e-3, num_epochs=1.0, seed=0)
+    fixed = step_settings(run, num_steps=40, warmup_fraction=0.1)
+    declared = learning_rate_schedule((RateSegment(0, 40, 2e-3, 4),), recipe=recipe)
+    for step in range(40):
+        assert float(learning_rate(jnp.asarray(step), settings=fixed, recipe=recipe)) == pytest.approx(
+            float(declared(step)), rel=1e-6
+        )
+
+
+def test_layerwise_decay_slows_lower_layers():
+    encoder = {"embeddings": {"word_embeddings": jnp.ones((3, 2))}, "layers": {"query": {"kernel": jnp.ones((2, 4))}}}
+    params = {"encoder": encoder, "classifier": {"bias": jnp.ones(2)}}
+    scaled, _ = layerwise_decay(0.5, num_layers=2).update(params, None)
+    np.testing.assert_allclose(scaled["encoder"]["layers"]["query"]["kernel"][:, 0], [0.25, 0.5])
+    np.testing.assert_allclose(scaled["encoder"]["embeddings"]["word_embeddings"], 0.125)
+    np.testing.assert_allclose(scaled["classifier"]["bias"], 1)
+
+
+def test_layerwise_decay_trains(tmp_path: Path):
+    config = own_config(
+        write_sentiment(tmp_path / "data", train=32), optimizer={"layerwise_lr_decay": 0.5}, train={"num_epochs": 1.0}
+    )
+    assert experiment(tmp_path, config).run_all()["runs"]
+
+
+def test_the_grid_is_the_papers():
+    runs = grid(from_config_dict({"task": "mrpc"}), sweep=True, seeds=5)
+    assert len(runs) == 2 * 3 * 3 * 5
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.seed for run in runs} == set(range(5))
+
+
+def test_outputs_survive_the_disk(tmp_path: Path):
+    for outputs in (
+        [np.arange(3, dtype=np.float32), np.ones(3, np.float32)],
+        [np.zeros((4, 2), np.float32), np.ones((1, 2), np.float32), np.full((7, 2), 3, np.float32)],
+    ):
+        save_outputs(tmp_path / "o.npz", outputs=outputs)
+        back = load_outputs(tmp_path / "o.npz")
+        assert [o.shape for o in back] == [o.shape for o in outputs]
+        assert all((a == b).all() for a, b in zip(back, outputs, strict=True))
+    mean = average_outputs([[np.zeros(2)], [np.ones(2)]])
+    np.testing.assert_array_equal(mean[0], [0.5, 0.5])
+
+
+def test_evaluation_gives_each_example_its_own_output(tmp_path: Path):
+    config = own_config(write_sentiment(tmp_path / "data", train=32))
+    made = experiment(tmp_path, config)
+    params = made.program.init_state(made._initial(made.wanted.runs[0])).params
+    together = predict_outputs(made.program, params, features=made.evals[0].features)
+    for index in (0, 7, 39):
+        one = dataclasses.replace(
+            made.evals[0].features,
+            ids=made.evals[0].features.ids[index : index + 1],
+            first_lengths=made.evals[0].features.first_lengths[index : index + 1],
+            targets=made.evals[0].features.targets[index : index + 1],
+        )
+        alone = predict_outputs(made.program, params, features=one)
+        np.testing.assert_allclose(together[index], alone[0], atol=2e-5)
+
+
+def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp_path: Path):
+    folder = write_sentiment(tmp_path / "data", train=32)
+    config = own_config(folder, train={"num_epochs": 1.0})
+    experiment(tmp_path, config, workdir="first").run_all()
+    trained = load_source(tmp_path / "first")
+    lines: list[str] = []
+    again = experiment(tmp_path, config, workdir="second", source=trained, say=lines.append)
+    np.testing.assert_array_equal(
+        again._initial(again.wanted.runs[0])["classifier"]["kernel"], trained.params["classifier"]["kernel"]
+    )
+    rows = [{**row, "label": row["label"].upper()} for row in sentiment(40, seed=1)]
+    for split in ("train", "dev"):
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    with pytest.raises(UserError, match="labels bad, good, own has BAD, GOOD: type --init_missing=classifier"):
+        experiment(tmp_path, config, workdir="third", source=trained)
+    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=1)), fresh_parts=("classifier",))
+    assert experiment(tmp_path, config, workdir="third", source=trained, wanted=wanted)
+
+
+def request(tmp_path: Path, **changes: Any) -> finetune.Request:
+    return finetune.Request(**{"init": str(tmp_path / "source"), "workdir": str(tmp_path / "work"), **changes})
+
+
+def test_bad_input_is_one_line(tmp_path: Path):
+    folder = write_sentiment(tmp_path / "data", train=32)
+    config = own_config(folder, train={"num_epochs": 1.0})
+    write_source(tmp_path / "source")
+
+    def refused(config: FinetuneConfig, match: str, **changes: Any) -> None:
+        with pytest.raises(UserError, match=match) as error:
+            finetune.finetune(config, request=request(tmp_path, **changes))
+        assert "\n" not in str(error.value)
+
+    refused(config, "does not exist", init=str(tmp_path / "nowhere"), workdir=str(tmp_path / "a"))
+    refused(config, "give at least 1", seeds=0)
+    (folder / "dev.jsonl").write_text("")
+    refused(config, "the dev set of own is empty", workdir=str(tmp_path / "b"))
+    (folder / "dev.jsonl").unlink()
+    refused(config, "holds no dev.jsonl or dev.tsv", workdir=str(tmp_path / "c"))
+    write_jsonl(folder / "dev.jsonl", [{"text": "it was", "label": "middling"}])
+    refused(
+        config, r"dev.jsonl line 1: unknown label 'middling': the labels are bad, good", workdir=str(tmp_path / "d")
+    )
+    write_jsonl(folder / "dev.jsonl", [{"words": "it was", "label": "good"}])
+    refused(config, r"line 1: there is no column 'text' \(config.own.text\)", workdir=str(tmp_path / "e"))
+    other = dataclasses.replace(config, seed=7)
+    refused(other, "belongs to a run with another config .*config.seed was 0, is 7", workdir=str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"task": "mrcp"}, "config.task='mrcp': choose one of cola, sst2, mrpc"),
+        ({"tsk": "mrpc"}, "config.tsk: no such field; did you mean config.task"),
+        (
+            {"data": {"max_seq_len": 3}},
+            "config.data.max_seq_len: no such field; did you mean config.data.max_seq_length",
+        ),
+        ({"train": {"num_epochs": 0.0}}, "config.train.num_epochs=0.0: must be larger than 0"),
+        ({"train": {"batch_size": "8"}}, "config.train.batch_size: expected int, got '8'"),
+        ({"optimizer": {"warmup_fraction": 1.5}}, "warmup_fraction=1.5: must lie from 0 to below 1"),
+        ({"recipe": "original", "optimizer": {"name": "adamw"}}, "contradicts config.recipe=original"),
+        ({"squad": {"null_score_threshold": "low"}}, "write a number, or tune"),
+        ({"task": "squad_v1", "data": {"max_seq_length": 64}}, "leaves no room for the context"),
+        ({"own": {"kind": "choice"}, "task": "own"}, "config.own.choices is empty"),
+        ({"ner": {"features": "first"}}, "choose one of '', embeddings, second_to_last"),
+        ({"model": {"hidden_dropout_prob": 1.5}}, "must lie from 0 to below 1, or be -1"),
+        ({"seed": -1}, "config.seed=-1: must not be negative"),
+    ],
+)
+def test_a_wrong_field_is_one_line_that_names_it(changes: dict[str, Any], match: str):
+    with pytest.raises(UserError, match=match):
+        from_config_dict({"task": "mrpc", **changes})
+
+
+def test_a_position_table_that_is_too_short_is_one_line(tmp_path: Path):
+    config = own_config(write_sentiment(tmp_path / "data", train=32), data={"max_seq_length": 128})
+    with pytest.raises(UserError, match="longer than the position table of .*: set it to at most 64"):
+        experiment(tmp_path, config)

@@ -1,0 +1,326 @@
+"""Prediction: rows in, rows out, in order; batching changes nothing; what fails is told and loses nothing else."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from source_helpers import random_source
+
+from bert_jax.convert.export_folder import export_folder
+from bert_jax.errors import UserError
+from bert_jax.prediction import model as module
+from bert_jax.prediction.engine import Engine, batches, bucket
+from bert_jax.prediction.json_lines import predict_lines
+from bert_jax.prediction.model import Model
+from bert_jax.prediction.network import apply_parts, place, single
+from bert_jax.prediction.rows import Example
+
+ROOT = Path(__file__).resolve().parents[1]
+# float32 sums of padded and unpadded rows: measured 5e-7.
+ATOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> Model:
+    return Model(random_source("small-test"))
+
+
+def alone(source, ids, types, **options):
+    run = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=source.model, **options))
+    return run(place(source.params), single(np.array(ids), np.array(types)))
+
+
+def tokens_of(model: Model, text: str) -> list[int]:
+    tokenizer = model.tokenizer
+    return [tokenizer.cls_id, *tokenizer.encode(text), tokenizer.sep_id]
+
+
+TEXTS = ["the cat sat .", "a", "the red dog was not in the blue house !", "it ran", "of and to " * 6, ""]
+
+
+def test_embedding_is_the_mean_over_real_tokens_whatever_stands_beside_it(pretrained):
+    together = pretrained.embed(TEXTS)
+    for text, vector in zip(TEXTS, together, strict=True):
+        ids = tokens_of(pretrained, text)[:31] + [pretrained.tokenizer.sep_id] if len(tokens_of(pretrained, text)) > 32 else tokens_of(pretrained, text)
+        hidden = np.asarray(alone(pretrained.source, ids, np.zeros(len(ids), int)).hidden)[0]
+        mean = hidden.mean(0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=ATOL)
+        np.testing.assert_allclose(pretrained.embed(text), vector, atol=ATOL)
+    raw = pretrained.embed(TEXTS, normalize=False)
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1)
+    first = pretrained.embed(TEXTS[0], pooling="cls", normalize=False)
+    ids = tokens_of(pretrained, TEXTS[0])
+    np.testing.assert_allclose(first, alone(pretrained.source, ids, np.zeros(len(ids), int)).hidden[0, 0], atol=ATOL)
+
+
+def test_each_mask_gets_the_probabilities_of_its_own_position(pretrained):
+    text = "the [MASK] sat[MASK] ."
+    guesses = pretrained.fill_mask(text, top_k=3)
+    tokenizer = pretrained.tokenizer
+    the, sat, dot = (tokenizer.encode(word)[0] for word in ("the", "sat", "."))
+    ids = [tokenizer.cls_id, the, tokenizer.mask_id, sat, tokenizer.mask_id, dot, tokenizer.sep_id]
+    logits = alone(pretrained.source, ids, np.zeros(len(ids), int), positions=jnp.array([[2, 4]])).masked_lm[0]
+    expected = np.asarray(jax.nn.softmax(logits))
+    assert [len(guess) for guess in guesses] == [3, 3]
+    for guess, shares in zip(guesses, expected, strict=True):
+        assert [item["id"] for item in guess] == np.argsort(-shares)[:3].tolist()
+        np.testing.assert_allclose([item["probability"] for item in guess], np.sort(shares)[::-1][:3], atol=1e-5)
+        assert [tokenizer.pieces[item["id"]] for item in guess] == [item["token"] for item in guess]
+
+
+def test_next_sentence_reads_both_segments(pretrained):
+    pairs = [("the cat sat", "it ran ."), ("it ran .", "the cat sat")]
+    found = pretrained.nsp(pairs)
+    for (first, second), probability in zip(pairs, found, strict=True):
+        head = tokens_of(pretrained, first)
+        ids = head + tokens_of(pretrained, second)[1:]
+        types = [0] * len(head) + [1] * (len(ids) - len(head))
+        logits = alone(pretrained.source, ids, types).next_sentence[0]
+        assert probability == pytest.approx(float(jax.nn.softmax(logits)[0]), abs=1e-5)
+
+
+def test_features_are_the_layers_that_were_asked_for(pretrained):
+    names = ("last", "second_to_last", "embeddings", "sum_last_four", "concat_last_four", "sum_all", "1", "-1")
+    row = pretrained.features("the cat sat", layers=names)
+    ids = tokens_of(pretrained, "the cat sat")
+    states = np.asarray(alone(pretrained.source, ids, np.zeros(len(ids), int), output_hidden_states=True).all_hidden)[:, 0]
+    expected = {
+        "last": states[2],
+        "second_to_last": states[1],
+        "embeddings": states[0],
+        "sum_last_four": states[1] + states[2],  # there are two
+        "concat_last_four": np.concatenate([states[1], states[2]], axis=-1),
+        "sum_all": states[1] + states[2],
+        "1": states[1],
+        "-1": states[2],
+    }
+    assert row["tokens"] == ["[CLS]", "the", "cat", "sat", "[SEP]"]
+    for name in names:
+        np.testing.assert_allclose(row["features"][name], expected[name], atol=ATOL)
+
+
+def test_a_long_pair_loses_tokens_of_the_longer_text(pretrained):
+    from bert_jax.prediction.rows import pair
+
+    example = pair("a " * 40, "b b", tokenizer=pretrained.tokenizer, max_length=20)
+    assert (len(example.ids), example.first_length) == (20, 17)
+    example = pair("a b", "b " * 40, tokenizer=pretrained.tokenizer, max_length=20)
+    assert (len(example.ids), example.first_length) == (20, 4)
+    example = pair("a " * 40, "b " * 40, tokenizer=pretrained.tokenizer, max_length=21)
+    assert (len(example.ids), example.first_length) == (21, 11)
+
+
+def test_classifiers_name_their_labels():
+    model = Model(random_source("small-test", architecture="BertForSequenceClassification", num_labels=3))
+    answers = model.classify(["the cat", "a dog ran"])
+    ids = tokens_of(model, "the cat")
+    shares = np.asarray(jax.nn.softmax(alone(model.source, ids, np.zeros(len(ids), int)).classifier[0]))
+    assert answers[0]["probabilities"] == {f"LABEL_{i}": pytest.approx(float(s), abs=1e-5) for i, s in enumerate(shares)}
+    assert answers[0]["label"] == f"LABEL_{shares.argmax()}"
+    paired = next(model.predict("pair", [{"text_a": "the cat", "text_b": "a dog"}]))
+    assert set(paired) == {"label", "probability", "probabilities"}
+    rated = Model(random_source("small-test", architecture="BertForSequenceClassification", num_labels=1))
+    assert set(rated.classify("the cat")) == {"score"}
+
+
+def test_choices_are_compared_with_each_other():
+    model = Model(random_source("small-test", architecture="BertForMultipleChoice"))
+    rows = [{"text_a": "the cat", "choices": ["sat", "ran", "a house"]}, {"text_a": "it", "choices": ["was"]}]
+    first, second = model.predict("choice", rows)
+    assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert first["choice"] == int(np.argmax(first["probabilities"]))
+    assert second == {"choice": 0, "probabilities": [1.0]}
+
+
+def test_answers_are_spans_of_the_context_over_all_windows():
+    model = Model(random_source("small-test", architecture="BertForQuestionAnswering", max_position_embeddings=200))
+    context = "the cat sat on the mat . " * 40 + "a red dog ran ."
+    found = model.answer("was it red ?", context=context)
+    assert found["answer"]
+    assert context[found["start"] : found["end"]] == found["answer"]
+    assert len(found["answer"].split()) <= 30
+    never = model.answer("was it red ?", context=context, null_threshold=-1e9)
+    assert (never["answer"], never["start"]) == ("", None)
+    assert next(model.predict("qa", [{"question": "a", "context": " "}])) == {"error": "the context is empty"}
+
+
+def test_words_are_tagged_by_their_first_piece_and_entities_put_together():
+    source = random_source("small-test", architecture="BertForTokenClassification", num_labels=5)
+    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    source.label_fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    model = Model(source)
+    text = "the heart, it ran"
+    found = model.tag(text)
+    assert found["words"] == ["the", "heart", ",", "it", "ran"]
+    ids = tokens_of(model, text)
+    logits = np.asarray(alone(source, ids, np.zeros(len(ids), int)).classifier)[0]
+    assert found["labels"] == [labels[int(logits[place].argmax())] for place in (1, 2, 7, 8, 9)]
+    for entity in found["entities"]:
+        assert text[entity["start"] : entity["end"]].startswith(entity["words"][0])
+    given = next(model.predict("ner", [{"words": ["the", "heart", ",", "it", "ran"]}]))
+    assert given["labels"] == found["labels"]
+    long = next(model.predict("ner", [{"words": ["heart"] * 30}]))
+    assert len(long["labels"]) == 30
+
+
+def test_entities_follow_iob1_and_iob2():
+    from bert_jax.prediction.spans import _entities, _Words
+
+    labels = ["B-PER", "I-PER", "O", "I-LOC", "I-LOC", "B-LOC", "I-PER"]
+    words = _Words([f"w{i}" for i in range(7)], [(3 * i, 3 * i + 2) for i in range(7)], [(0, i) for i in range(7)])
+    found = _entities(words, labels, [0.5 + 0.05 * i for i in range(7)])
+    assert [(e["type"], e["start"], e["end"], e["words"]) for e in found] == [
+        ("PER", 0, 5, ["w0", "w1"]),
+        ("LOC", 9, 14, ["w3", "w4"]),
+        ("LOC", 15, 17, ["w5"]),
+        ("PER", 18, 20, ["w6"]),
+    ]
+    assert found[0]["probability"] == 0.5
+
+
+@pytest.mark.parametrize("task", ["classify", "qa", "ner", "choice"])
+def test_a_task_without_its_head_is_refused(pretrained, task):
+    with pytest.raises(UserError, match=f"cannot do --task={task}"):
+        pretrained.task(task)
+    with pytest.raises(UserError, match="choose one of fill_mask"):
+        pretrained.task("translate")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "told"),
+    [
+        ("features", {"layers": ("7",)}, "layers='7'"),
+        ("features", {"layers": ("middle",)}, "layers='middle'"),
+        ("embed", {"pooling": "max"}, "pooling='max'"),
+        ("fill_mask", {"top_k": 0}, "top_k=0"),
+    ],
+)
+def test_impossible_options_are_refused(pretrained, task, options, told):
+    with pytest.raises(UserError, match=told):
+        pretrained.task(task, **options)
+
+
+def test_batches_hold_every_example_once_within_the_limits():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(2, 513, 500).tolist()
+    seen = []
+    for indices, length in batches(lengths, max_tokens=2048, max_length=512):
+        assert len(indices) * length <= 2048
+        assert all(lengths[index] <= length for index in indices)
+        assert {bucket(lengths[index], max_length=512) for index in indices} == {length}
+        seen += indices
+    assert sorted(seen) == list(range(500))
+
+
+def test_padding_is_small():
+    lengths = np.random.default_rng(0).integers(5, 200, 4000).tolist()
+    padded = sum(len(indices) * length for indices, length in batches(lengths, max_tokens=2048, max_length=512))
+    assert padded < 1.10 * sum(lengths)
+
+
+def test_few_shapes_are_compiled(pretrained):
+    compiled = []
+
+    def compute(params, inputs, positions):
+        compiled.append(inputs.input_ids.shape)
+        return inputs.segment_ids.sum(-1)
+
+    engine = Engine({}, pad_id=0, max_length=512, max_tokens=512)
+    lengths = [3 + index % 60 for index in range(700)]
+    found = engine.run(compute, [Example([1] * length, length) for length in lengths])
+    assert [int(count) for count in found] == lengths
+    assert len(compiled) == len(set(compiled)) <= 8 * 4
+
+
+LINES = [
+    b'{"id": "x", "text": "the cat"}',
+    b"not json",
+    b"",
+    b'["text"]',
+    b'{"id": 2, "text": 5}',
+    b'{"text": "a \\ud800 dog"}',
+    b'{"text": "' + b"\xff\xfe" + b'"}',
+    b'{"text": ""}',
+]
+
+
+def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(LINES))
+    told = []
+    failed = predict_lines(
+        pretrained, task="embed", input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"), report=told.append
+    )
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert failed == 4
+    assert [("error" in a, a.get("id")) for a in answers] == [
+        (False, "x"),
+        (True, None),
+        (True, None),
+        (True, 2),
+        (False, None),
+        (True, None),
+        (False, None),
+    ]
+    assert "line 2: is not JSON" in told[0]
+    assert "4 of 7 lines failed" in told[-1]
+    np.testing.assert_allclose(answers[0]["embedding"], pretrained.embed("the cat"), atol=ATOL)
+
+
+def test_order_is_kept_over_many_batches(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr("bert_jax.prediction.json_lines._BATCH", 16)
+    texts = [" ".join(["cat"] * (1 + (7 * index) % 19)) for index in range(50)]
+    rows = [json.dumps({"id": index, "text": text}) for index, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    predict_lines(pretrained, task="features", input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == list(range(50))
+    assert [len(answer["tokens"]) - 2 for answer in answers] == [len(text.split()) for text in texts]
+
+
+def test_missing_and_empty_files_are_told(pretrained, tmp_path):
+    with pytest.raises(UserError, match="cannot be opened"):
+        predict_lines(pretrained, task="embed", input=str(tmp_path / "absent"))
+    (tmp_path / "empty").write_text("\n\n")
+    with pytest.raises(UserError, match="has no line"):
+        predict_lines(pretrained, task="embed", input=str(tmp_path / "empty"))
+
+
+def test_standard_streams_are_read_and_written(pretrained, monkeypatch):
+    class Stream:
+        def __init__(self, content: bytes):
+            self.buffer = io.BytesIO(content)
+
+    monkeypatch.setattr(sys, "stdin", Stream(b'{"text": "the cat"}\n'))
+    out = Stream(b"")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert predict_lines(pretrained, task="embed", input="-") == 0
+    assert len(json.loads(out.buffer.getvalue())["embedding"]) == 8
+
+
+def test_the_door_answers_and_complains_in_one_line(tmp_path):
+    export_folder(random_source("small-test"), out=tmp_path / "model", report=lambda line: None)
+    command = [sys.executable, "-m", "bert_jax.predict", f"--model={tmp_path / 'model'}"]
+
+    def run(*arguments, text=""):
+        return subprocess.run(
+            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, input=text, check=False
+        )
+
+    done = run("--task=fill_mask", "--top_k=2", text='{"id": 1, "text": "the [MASK] sat"}\n')
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["id"] == 1
+    assert len(answer["predictions"][0]) == 2
+    wrong = run("--task=qa")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    assert wrong.stderr.startswith("error: ")
+
+
+def test_every_task_has_a_method_or_a_door():
+    assert set(module.TASKS) >= {"fill_mask", "nsp", "classify", "pair", "qa", "ner", "features", "embed"}

@@ -1,0 +1,206 @@
+"""The training step: the same whatever the accumulation and the mesh; nothing changes where a gradient is not finite."""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+from tiny_model import SPECIAL, random_rows, tiny_config, worst_difference
+
+from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig
+from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.program import Program
+from bert_jax.training.metrics import Mean, Means
+from bert_jax.training.state import TrainState
+from bert_jax.training.steps import StepOutput, TrainStep
+
+# The same float32 sums over 16 rows in another order, forward and back.
+TOLERANCE = 2e-5
+ROWS = random_rows(0, batch=16, length=32, instances=2, empty_rows=1)
+
+
+def config(accumulation: int = 1, **sections: Any) -> Config:
+    """Return sixteen rows of two instances a step, dropout 0.1."""
+    train = TrainConfig(
+        num_steps=40,
+        batch_size=16,
+        gradient_accumulation_steps=accumulation,
+        phases=(PhaseConfig(max_seq_length=32, max_predictions_per_seq=6),),
+    )
+    made = tiny_config(train=train, **sections)
+    assert made.model.hidden_dropout_prob == made.model.attention_probs_dropout_prob == 0.1
+    return made
+
+
+@functools.cache
+def program(accumulation: int, shape: tuple[int, int, int]) -> Program:
+    """Return the program on a mesh of the first devices."""
+    devices = jax.devices()[: int(np.prod(shape))]
+    return Program(config(accumulation), mesh=meshes.make_mesh(MeshConfig(*shape), devices=devices))
+
+
+@functools.cache
+def start() -> Any:
+    """Return the state of step 3 (where the rate is not 0), on the host."""
+    state = program(1, (1, 1, 1)).init_state()
+    return jax.device_get(state.replace(step=state.step + 3))
+
+
+@functools.cache
+def stepper(accumulation: int, shape: tuple[int, int, int]) -> Any:
+    """Return the compiled step."""
+    here = program(accumulation, shape)
+    return here.train_step(here.phases[0], special=SPECIAL)
+
+
+def take_step(
+    accumulation: int = 1, shape: tuple[int, int, int] = (1, 1, 1), *, state: Any = None
+) -> tuple[TrainState, StepOutput]:
+    """Take one step from `state`, on the host; the moments are the clipped gradients times 1 - beta."""
+    here = program(accumulation, shape)
+    placed = jax.device_put(start() if state is None else state, here.state_shardings)
+    return jax.device_get(stepper(accumulation, shape)(placed, meshes.to_global(ROWS, mesh=here.mesh)))
+
+
+def gradients(state: TrainState) -> Any:
+    """Return the first moments, which after one step are the gradients times 0.1, without the keys' biases.
+
+    What is added to every score of a query does not change its softmax: those gradients are 0 but for rounding.
+    """
+    moments = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
+    tree = jax.tree.map(np.asarray, moments.mu)
+    tree["encoder"]["layers"]["key"].pop("bias")
+    return tree
+
+
+def assert_same_step(actual: tuple[TrainState, StepOutput]) -> None:
+    """Compare loss, gradients and figures with those of one device and no accumulation."""
+    (state, output), (expected_state, expected) = actual, take_step()
+    assert output.means.keys() == expected.means.keys()
+    for name, mean in expected.means.items():
+        assert output.means[name].weight == mean.weight, name
+        np.testing.assert_allclose(output.means[name].total, mean.total, rtol=TOLERANCE, err_msg=name)
+    assert worst_difference(gradients(state), gradients(expected_state)) < TOLERANCE
+    assert bool(output.finite)
+    assert state.step == 4
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_changes_neither_loss_nor_gradients_nor_figures(accumulation: int) -> None:
+    assert_same_step(take_step(accumulation))
+
+
+# Every mesh axis alone, all three, and the two that large models run on; the rest are soaked.
+QUICK = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)]
+FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(shape) == 8]
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=() if s in QUICK else pytest.mark.soak) for s in FACTORS], ids=str
+)
+def test_the_mesh_changes_neither_loss_nor_gradients_nor_figures(shape: tuple[int, int, int]) -> None:
+    assert_same_step(take_step(shape=shape))
+
+
+def test_accumulation_on_a_mesh_changes_nothing_either() -> None:
+    assert_same_step(take_step(2, (4, 2, 1)))
+
+
+def test_a_step_is_a_function_of_state_and_rows() -> None:
+    jax.tree.map(np.testing.assert_array_equal, take_step(), take_step())
+
+
+def test_each_step_draws_its_own_masks_and_dropout() -> None:
+    _, first = take_step()
+    _, second = take_step(state=dataclasses.replace(start(), step=np.int32(4)))
+    assert first.means["mlm_loss"].total != second.means["mlm_loss"].total
+    assert first.means["nsp_loss"].total != second.means["nsp_loss"].total
+
+
+def test_the_state_is_donated() -> None:
+    here = program(1, (1, 1, 1))
+    state = jax.device_put(start(), here.state_shardings)
+    stepper(1, (1, 1, 1))(state, meshes.to_global(ROWS, mesh=here.mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_a_nan_in_the_model_leaves_the_state_bit_equal() -> None:
+    poisoned = jax.tree.map(np.array, start())
+    poisoned.params["pooler"]["dense"]["kernel"][1, 2] = np.nan
+    state, output = take_step(state=poisoned)
+    assert not output.finite
+    assert output.bad_parameters["pooler"]["dense"]["kernel"]
+    assert state.step == 4
+    jax.tree.map(np.testing.assert_array_equal, state.params, poisoned.params)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, poisoned.opt_state)
+
+
+@struct.dataclass
+class Points:
+    """Hold a toy batch."""
+
+    x: jax.Array
+    weight: jax.Array
+
+
+class Roots:
+    """Sum w (a x + sqrt(b)): the gradient of `b` is infinite at 0, that of `a` is finite."""
+
+    def prepare(self, rows: Points, *, key: jax.Array) -> Points:
+        """Add noise that depends on the key, so that the order of things can be seen."""
+        return rows.replace(x=rows.x + jax.random.normal(key, rows.x.shape))
+
+    def weights(self, batch: Points) -> dict[str, jax.Array]:
+        """Return the sum of the weights."""
+        return {"points": batch.weight.sum()}
+
+    def loss(
+        self, params: Any, *, batch: Points, weights: dict[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, Means]:
+        """Return the part's share."""
+        values = params["a"]["kernel"] * batch.x + jnp.sqrt(params["b"]["kernel"])
+        mean = Mean.of(values, weights=batch.weight)
+        return mean.total / weights["points"], {"value": mean}
+
+
+def toy_step(b: float, *, accumulation: int = 1) -> tuple[TrainState, TrainState, StepOutput]:
+    """Return a toy state, the one behind it, and what the step said."""
+    params = {"a": {"kernel": jnp.float32(2.0)}, "b": {"kernel": jnp.float32(b)}}
+    optimizer = optax.adam(0.1)
+    step = TrainStep(Roots(), optimizer=optimizer, key=jax.random.key(1), gradient_accumulation_steps=accumulation)
+    rng = np.random.default_rng(0)
+    rows = Points(x=jnp.asarray(rng.normal(size=12), jnp.float32), weight=jnp.arange(12.0))
+    state = TrainState(step=jnp.int32(5), params=params, opt_state=optimizer.init(params))
+    return state, *jax.jit(step)(state, rows)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_an_infinite_gradient_leaves_parameters_and_moments_and_is_named(accumulation: int) -> None:
+    before, after, output = toy_step(0.0, accumulation=accumulation)
+    assert not bool(output.finite)
+    assert jax.tree.map(bool, output.bad_parameters) == {"a": {"kernel": False}, "b": {"kernel": True}}
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (before.params, before.opt_state))
+    assert int(after.step) == 6
+
+
+def test_a_finite_gradient_flags_nothing_and_moves_every_parameter() -> None:
+    before, after, output = toy_step(1.0)
+    assert bool(output.finite)
+    assert not any(jax.tree.leaves(jax.tree.map(bool, output.bad_parameters)))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(a != b), before.params, after.params)))
+
+
+def test_weights_are_those_of_the_whole_batch() -> None:
+    # Weights 0 to 11: the parts' own means would add up to another loss.
+    results = [toy_step(1.0, accumulation=parts)[2].means for parts in (1, 2, 3, 12)]
+    for means in results:
+        np.testing.assert_allclose(means["loss"].total, results[0]["loss"].total, rtol=1e-6)
+        np.testing.assert_allclose(means["value"].value(), results[0]["loss"].total, rtol=1e-6)
+        np.testing.assert_allclose(means["grad_norm"].total, results[0]["grad_norm"].total, rtol=1e-6)
+        assert float(means["value"].weight) == 66.0

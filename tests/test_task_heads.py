@@ -1,0 +1,191 @@
+"""Every head gives a packed instance what it gives it alone, and what HuggingFace's class gives it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bert_jax.finetuning.objective import PackedRows, TaskObjective
+from bert_jax.finetuning.packing import RowShape, packed_batch
+from bert_jax.model.task_heads import HEAD_PARAMETERS, make_task_model
+from bert_jax.tasks.interface import Features
+from bert_jax.types import EncoderInputs
+from tests.finetune_data import tiny_model
+
+LABELS = 3
+# float32 sums in another order; HuggingFace's LayerNorm takes two passes.
+SAME, PARITY = 2e-5, 1e-4
+KINDS = ["classification", "regression", "choice", "tags", "span"]
+
+
+def random_features(kind: str, *, seed: int = 0, examples: int = 10) -> Features:
+    """Return instances of 5 to 20 tokens with random targets."""
+    rng = np.random.default_rng(seed)
+    group = 4 if kind == "choice" else 1
+    ids, firsts, targets = [], [], []
+    for _ in range(examples * group):
+        length = int(rng.integers(5, 21))
+        ids.append(rng.integers(5, 50, length).astype(np.int32))
+        firsts.append(int(rng.integers(2, length + 1)))
+    for example in range(examples):
+        length = len(ids[example * group])
+        start = int(rng.integers(0, length))
+        targets.append(
+            {
+                "classification": int(rng.integers(LABELS)),
+                "regression": float(rng.normal()),
+                "choice": int(rng.integers(group)),
+                "tags": rng.integers(-1, LABELS, length).astype(np.int32),
+                "span": (start, int(rng.integers(start, length))),
+            }[kind]
+        )
+    return Features(ids, np.array(firsts, np.int32), targets, group=group)
+
+
+def params_of(kind: str) -> Any:
+    one = jnp.zeros((1, 1), jnp.int32)
+    model = make_task_model(kind, config=tiny_model(), num_labels=LABELS)
+    params = model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one)
+    rng = np.random.default_rng(2)  # biases that are not zero, scales that are not one
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.05, leaf.shape), jnp.float32), nn.meta.unbox(params["params"])
+    )
+
+
+def rows_of(features: Features, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
+    shape = RowShape(length, slots=per_row * features.group, group=features.group)
+    return PackedRows(**packed_batch(features, examples, shape=shape, kind=kind).arrays)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str):
+    features, params = random_features(kind), params_of(kind)
+    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+
+    def loss(params: Any, rows: PackedRows, weight: float) -> jax.Array:
+        batch = objective.prepare(rows, key=jax.random.key(0))
+        return objective.loss(params, batch=batch, weights={"examples": jnp.float32(weight)}, key=None)[0]
+
+    examples = list(range(features.num_examples))
+    packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
+    assert packed.input_ids.shape[0] < len(examples)  # rows are shared
+    batch = objective.prepare(packed, key=jax.random.key(0))
+    weight = float(objective.weights(batch)["examples"])
+    value, grads = jax.value_and_grad(loss)(params, packed, weight)
+    alone = [rows_of(features, [example], kind=kind, length=96, per_row=1) for example in examples]
+    step = jax.jit(jax.value_and_grad(loss))
+    parts = [step(params, rows, weight) for rows in alone]
+    assert value == pytest.approx(sum(float(part[0]) for part in parts), rel=SAME)
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *[part[1] for part in parts])
+    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(summed), strict=True):
+        np.testing.assert_allclose(one, other, atol=SAME * max(1.0, float(jnp.abs(one).max())))
+
+
+def huggingface(kind: str, params: Any) -> Any:
+    torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
+    transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
+    from bert_jax.convert import names
+
+    classes = {
+        "classification": transformers.BertForSequenceClassification,
+        "regression": transformers.BertForSequenceClassification,
+        "choice": transformers.BertForMultipleChoice,
+        "tags": transformers.BertForTokenClassification,
+        "span": transformers.BertForQuestionAnswering,
+    }
+    ours = tiny_model()
+    config = transformers.BertConfig(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.hidden_size,
+        num_hidden_layers=ours.num_hidden_layers,
+        num_attention_heads=ours.num_attention_heads,
+        intermediate_size=ours.intermediate_size,
+        max_position_embeddings=ours.max_position_embeddings,
+        hidden_act="gelu_new",
+        num_labels=1 if kind == "regression" else LABELS if kind != "span" else 2,
+        problem_type="regression" if kind == "regression" else None,
+    )
+    config._attn_implementation = "eager"
+    model = classes[kind](config).eval()
+    flat = names.flatten(jax.tree.map(np.asarray, params))
+    state = {}
+    for entry in names.entries(tuple(params)):
+        for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):
+            state[name] = torch.from_numpy(np.ascontiguousarray(array))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("position_ids" in name for name in missing)
+    return torch, model
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_and_loss_equal_huggingfaces(kind: str):
+    features, params = random_features(kind, seed=3), params_of(kind)
+    torch, model = huggingface(kind, params)
+    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+    examples = list(range(features.num_examples))
+    packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
+    batch = objective.prepare(packed, key=jax.random.key(0))
+    loss, _ = objective.loss(params, batch=batch, weights=objective.weights(batch), key=None)
+
+    longest = max(len(ids) for ids in features.ids)
+    ids = np.zeros((len(features.ids), longest), np.int64)
+    mask, types = ids.copy(), ids.copy()
+    for i, instance in enumerate(features.ids):
+        ids[i, : len(instance)], mask[i, : len(instance)] = instance, 1
+        types[i, features.first_lengths[i] : len(instance)] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    if kind == "choice":
+        inputs = {name: value.reshape(-1, 4, longest) for name, value in inputs.items()}
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    targets: Any = features.targets
+    if kind == "tags":
+        padded = np.full(ids.shape, -100)
+        for i, tags in enumerate(targets):
+            padded[i, : len(tags)] = np.where(tags < 0, -100, tags)
+        tensors["labels"] = torch.from_numpy(padded)
+    elif kind == "span":
+        # HuggingFace's softmax runs over padding too: one window a call has none.
+        losses = []
+        for i, (start, end) in enumerate(targets):
+            size = len(features.ids[i])
+            one = {name: value[i : i + 1, :size] for name, value in tensors.items()}
+            with torch.no_grad():
+                out = model(**one, start_positions=torch.tensor([start]), end_positions=torch.tensor([end]))
+            losses.append(float(out.loss))
+        assert float(loss) == pytest.approx(np.mean(losses), abs=PARITY)
+        return
+    else:
+        dtype = torch.float32 if kind == "regression" else torch.int64
+        tensors["labels"] = torch.tensor(targets, dtype=dtype)
+    with torch.no_grad():
+        out = model(**tensors)
+    assert float(loss) == pytest.approx(float(out.loss), abs=PARITY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_have_the_names_that_export_knows(kind: str):
+    from bert_jax.convert import names
+    from bert_jax.finetuning.initial import ARCHITECTURES
+
+    params = params_of(kind)
+    assert set(params) == set(names.ARCHITECTURES[ARCHITECTURES[kind]])
+    assert HEAD_PARAMETERS[kind] in params
+
+
+def test_dropout_drops_in_the_head_and_not_at_evaluation():
+    features, params = random_features("tags"), params_of("tags")
+    model = tiny_model(hidden_dropout_prob=0.5)
+    objective = TaskObjective(model, kind="tags", num_labels=LABELS)
+    rows = rows_of(features, [0, 1, 2], kind="tags", length=96, per_row=4)
+    batch = objective.prepare(rows, key=jax.random.key(0))
+    weights = objective.weights(batch)
+    loss = [float(objective.loss(params, batch=batch, weights=weights, key=jax.random.key(k))[0]) for k in (1, 1, 2)]
+    assert loss[0] == loss[1] != loss[2]
+    still = [float(objective.loss(params, batch=batch, weights=weights, key=None)[0]) for _ in range(2)]
+    assert still[0] == still[1]
