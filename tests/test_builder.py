@@ -165,7 +165,7 @@ def test_what_an_error_line_says_to_type_works_in_the_same_folder(tmp_path):
         build(config_for(text), tmp_path / "out")
     info, _ = build(config_for(text, objective="mlm"), tmp_path / "out")
     assert info.objective == "mlm"
-    with pytest.raises(UserError, match="objective='mlm', now it is 'mlm.sop'"):
+    with pytest.raises(UserError, match=r"objective='mlm', now it is 'mlm\+sop'"):
         build(config_for(text, objective="mlm+sop"), tmp_path / "out")
 
 

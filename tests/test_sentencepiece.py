@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +14,15 @@ from bert_jax.data.tokenization import SentencePieceTokenizer, WordPieceTokenize
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.errors import UserError
 
+SENTENCES = ("the cat sat on the mat", "a cat and a hat", "İstanbul café ﬁne", "deja vu is not far", "mask cls sep")
 
-def train_model(**options: object) -> bytes:
+
+def train_model(sentences: tuple[str, ...] = SENTENCES, **options: Any) -> bytes:
     """Train a SentencePiece model in ALBERT's layout."""
-    sentences = [
-        "the cat sat on the mat",
-        "a cat and a hat",
-        "İstanbul café ﬁne",
-        "deja vu is not far",
-        "mask cls sep",
-    ] * 20
     model = io.BytesIO()
     layout = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": "[CLS],[SEP],[MASK]"}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
+        sentence_iterator=iter(sentences * 20),
         model_writer=model,
         vocab_size=60,
         hard_vocab_limit=False,
@@ -100,7 +96,7 @@ def test_spans_of_a_sentencepiece_model_hold_no_white_space(model: bytes, text: 
 
 
 def test_a_sentencepiece_model_is_taken_for_uncased_where_no_piece_has_upper_case(model: bytes, tmp_path: Path):
-    assert SentencePieceTokenizer(train_model(normalization_rule_name="nmt_nfkc_cf")).do_lower_case
+    assert SentencePieceTokenizer(train_model(tuple(text.lower() for text in SENTENCES))).do_lower_case
     assert not SentencePieceTokenizer(model).do_lower_case  # İ
     (tmp_path / "m.model").write_bytes(model)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
@@ -117,7 +113,7 @@ def test_a_sentencepiece_model_is_taken_for_uncased_where_no_piece_has_upper_cas
         ({"pad_id": -1, "unk_id": 0}, r"no control symbol <pad> or \[PAD\]"),
     ],
 )
-def test_a_sentencepiece_model_in_another_layout_is_refused(options: dict[str, object], complaint: str, tmp_path: Path):
+def test_a_sentencepiece_model_in_another_layout_is_refused(options: dict[str, Any], complaint: str, tmp_path: Path):
     file = tmp_path / "other.model"
     file.write_bytes(train_model(**options))
     with pytest.raises(UserError, match=complaint) as caught:

@@ -168,7 +168,7 @@ def test_a_failed_save_leaves_the_old_files_whole(tmp_path: Path, monkeypatch: p
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vocabulary_module.os, "replace", full)
+    monkeypatch.setattr(vocabulary_module.pathlib.Path, "replace", full)
     with pytest.raises(UserError, match=r"vocab\.txt cannot be written: No space left on device"):
         save_vocabulary(Vocabulary((*SPECIAL_PIECES, "new"), do_lower_case=True), directory=tmp_path)
     assert load_vocabulary(tmp_path) == old

@@ -22,6 +22,11 @@ def _byte_table() -> np.ndarray:
 
 
 @functools.cache
+def _byte_list() -> list[int]:
+    return _byte_table().tolist()
+
+
+@functools.cache
 def _pair_table() -> np.ndarray:
     """Return the state after two bytes, by the state's low half xor the bytes."""
     table = _byte_table()
@@ -79,9 +84,9 @@ def _advance(state: int, buffer: np.ndarray) -> int:
             np.bitwise_xor(states, steps, out=states)
         state = _join(states.astype(np.uint32))
         buffer = tail
-    table = _byte_table()
+    bytewise = _byte_list()
     for byte in buffer.tolist():
-        state = int(table[(state ^ byte) & 0xFF]) ^ (state >> 8)
+        state = bytewise[(state ^ byte) & 0xFF] ^ (state >> 8)
     return state
 
 

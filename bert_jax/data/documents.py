@@ -81,14 +81,14 @@ def read_source(
         raise UserError(f"data.format: '{format}' is not known: type auto, {', '.join(formats.FORMATS)}")
     splitter = language if split_sentences else None
     if source.kind == "embedded":
+        report.add_format(source.name, "prose")
         for document in read_embedded_corpus():
             events = [*document.sentences, None]
             yield from _assemble(events, prefix=document.key, language=splitter, is_split=False, report=report)
-        report.add_format(source.name, "prose")
     elif source.kind == "tfds":
+        report.add_format(source.name, "tfds")
         events = tfds_text.read_tfds_events(source, report=report)
         yield from _assemble(events, prefix=source.name, language=splitter, is_split=False, report=report)
-        report.add_format(source.name, "tfds")
     else:
         yield from _read_file(source, format=format, language=splitter, report=report)
 

@@ -16,6 +16,7 @@ from bert_jax.errors import UserError
 
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # pi: a first block; sqrt(pi): the end of an empty file
 _ZSTD_OUTPUT = 1 << 20  # bytes that one step of the zstd decoder should give
+_ZSTD = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # whatever `zstd --long` was told
 
 
 class Readable(Protocol):
@@ -74,7 +75,7 @@ class _ZstdFile:
 
     def __init__(self, source: Readable):
         self._source = source
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = _ZSTD.decompressobj()
         self._portion = 1 << 10  # compressed bytes a step; adapts, as a step's output has no other bound
         self._input = b""
         self._output = b""
@@ -92,7 +93,7 @@ class _ZstdFile:
             self._output = self._frame.decompress(portion)
             if self._frame.eof:
                 self._input = self._frame.unused_data + self._input
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = _ZSTD.decompressobj()
                 self._in_frame = False
             grow = len(self._output) < _ZSTD_OUTPUT // 4
             self._portion = min(self._portion * 2, 1 << 16) if grow else max(self._portion // 2, 16)

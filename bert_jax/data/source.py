@@ -26,7 +26,7 @@ class Source:
     """Something that is read from its start to its end by one process: the unit of parallel reading."""
 
     name: str  # does not change when the whole corpus moves to another folder or machine
-    size: int  # bytes on disk, before decompression
+    size: int  # bytes on disk, before decompression; of the embedded corpus, an estimate of the text
     kind: Literal["file", "tfds", "embedded"] = "file"
     path: str = ""  # the file; for TFDS the registered name or the directory
     split: str = ""  # TFDS only: the range of records, as "train[0:5000]"

@@ -199,13 +199,13 @@ def write_whole(file: pathlib.Path, *, content: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
-            temporary = handle.name
+            temporary = pathlib.Path(handle.name)
             handle.write(content)
-        os.chmod(temporary, 0o644)  # temporary files are born 0600; others read vocabularies too
-        os.replace(temporary, file)
+        temporary.chmod(0o644)  # temporary files are born 0600; others read vocabularies too
+        temporary.replace(file)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error.strerror}; name a directory you may write to") from None
 
 

@@ -94,7 +94,8 @@ def segments(text: str, *, max_chars: int = 1 << 20) -> Iterator[str]:
             break
         yield text[start : cut.end()]
         start = cut.end()
-    yield text[start:] if start else text
+    if start < len(text) or not text:
+        yield text[start:]
 
 
 def basic_words(text: str, *, do_lower_case: bool) -> list[str]:

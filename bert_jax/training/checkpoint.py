@@ -132,8 +132,8 @@ class Checkpointer:
         if steps or aside:
             which = f"steps {sorted(steps)}" if steps else f"set aside before: {', '.join(aside)}"
             raise UserError(
-                f"none of the checkpoints in {self._directory} can be read ({which}; all damaged): restore the directory "
-                "from a backup, or start anew with another --workdir"
+                f"none of the checkpoints in {self._directory} can be read ({which}; all damaged): restore the "
+                "directory from a backup, or start anew with another --workdir"
             )
         return None
 
