@@ -2,7 +2,7 @@
 
     fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
     embed, features, classify, ner  {"text": "..."}               ner also   {"words": ["...", "..."]}
-    qa  {"question": "...", "context": "..."}                     choice     {"text_a": "...", "choices": ["...", "..."]}
+    qa  {"question": "...", "context": "..."}                     choice    {"text_a": "...", "choices": ["..."]}
 
 `--input=-` reads the standard input. A field `id` is handed through.
 """
@@ -17,11 +17,15 @@ INPUT = flags.DEFINE_string("input", "-", "File of JSON lines; - is the standard
 OUTPUT = flags.DEFINE_string("output", "-", "File for the answers; - is the standard output.")
 TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: guesses for each mask.")
 LAYERS = flags.DEFINE_list(
-    "layers", ["last"], "features: embeddings, second_to_last, last, sum_last_four, concat_last_four, sum_all, or numbers."
+    "layers",
+    ["last"],
+    "features: embeddings, second_to_last, last, sum_last_four, concat_last_four, sum_all, or numbers.",
 )
 POOLING = flags.DEFINE_string("pooling", "mean", "embed: mean or cls.")
 NORMALIZE = flags.DEFINE_bool("normalize", True, "embed: scale to length 1.")
-NULL_THRESHOLD = flags.DEFINE_float("null_threshold", None, "qa: answer nothing where null_odds exceed this (SQuAD 2.0).")
+NULL_THRESHOLD = flags.DEFINE_float(
+    "null_threshold", None, "qa: answer nothing where null_odds exceed this (SQuAD 2.0)."
+)
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew where the SOURCE lacks them.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the SOURCE to leave out.")
 

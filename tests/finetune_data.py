@@ -49,7 +49,8 @@ def tiny_source(path: Path, **changes: Any) -> Source:
     """Return a random encoder with a pooler as a SOURCE."""
     model = tiny_model(**changes)
     one = jnp.zeros((1, 1), jnp.int32)
-    params = SequenceClassifier(model, 2).init(jax.random.key(0), EncoderInputs(one, one, one, one), cls_positions=one)
+    init = SequenceClassifier(model, 2).init
+    params = jax.jit(lambda: init(jax.random.key(0), EncoderInputs(one, one, one, one), cls_positions=one))()
     arrays = jax.tree.map(np.asarray, nn.meta.unbox(params["params"]))
     kept = {part: arrays[part] for part in ("encoder", "pooler")}
     return Source(path, "huggingface", model, "BertModel", kept, "float32", tokenizer())

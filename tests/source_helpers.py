@@ -12,7 +12,8 @@ from bert_jax.convert.source import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 
-WORDS = "the cat dog sat on mat ran a red blue house . , ? ! in of and to it was not".split()
+WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "red", "blue", "house", ".", ",", "?", "!"]
+WORDS += ["in", "of", "and", "to", "it", "was", "not"]
 
 
 def vocabulary(*, do_lower_case: bool = True) -> Vocabulary:
@@ -23,17 +24,27 @@ def vocabulary(*, do_lower_case: bool = True) -> Vocabulary:
     unused = [f"[unused{number}]" for number in range(3)]
     words = [word for word in WORDS if word not in letters]
     return Vocabulary(
-        (*SPECIAL_PIECES, *unused, *words, *letters, *(f"##{letter}" for letter in letters)), do_lower_case=do_lower_case
+        (*SPECIAL_PIECES, *unused, *words, *letters, *(f"##{letter}" for letter in letters)),
+        do_lower_case=do_lower_case,
     )
 
 
 def random_source(
-    preset: str = "tiny", *, architecture: str = "BertForPreTraining", num_labels: int = 3, seed: int = 0, **fields: object
+    preset: str = "tiny",
+    *,
+    architecture: str = "BertForPreTraining",
+    num_labels: int = 3,
+    seed: int = 0,
+    **fields: object,
 ) -> Source:
     """Return a model with random weights, none of them at its initial value."""
     words = vocabulary()
-    model = model_preset(preset) if preset != "small-test" else ModelConfig(
-        num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32
+    model = (
+        model_preset(preset)
+        if preset != "small-test"
+        else ModelConfig(
+            num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32
+        )
     )
     model = dataclasses.replace(model, vocab_size=words.size, dtype="float32", **fields)
     generator = np.random.default_rng(seed)

@@ -51,17 +51,18 @@ def damage(data: bytes, generator: np.random.Generator) -> bytes:
 def check(read, path, *, data: bytes, expected) -> bool:
     """Read a damaged file; return whether it was refused. What is taken must be what was there."""
     path.write_bytes(data)
+    message = ""
     tracemalloc.start()
     try:
         found = read()
     except UserError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 3000
-        found = None
+        message, found = str(error), None
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < FACTOR * len(data) + CONSTANT
+    assert "\n" not in message
+    assert len(message) < 3000
     if found is None:
         return True
     assert found.keys() == expected.keys()
@@ -96,9 +97,7 @@ def test_damaged_safetensors_of_ours_are_never_taken_for_good(folder, tmp_path, 
     expected = {name: np.array(array) for name, array in read_safetensors(folder / "model.safetensors").items()}
     path = tmp_path / "model.safetensors"
     refused = sum(
-        check(
-            lambda: read_safetensors(path), path, data=damage(data, np.random.default_rng(number)), expected=expected
-        )
+        check(lambda: read_safetensors(path), path, data=damage(data, np.random.default_rng(number)), expected=expected)
         for number in range(count)
     )
     assert refused > 0.9 * count  # some damage is none: bytes overwritten by themselves
@@ -215,7 +214,11 @@ def test_a_file_too_short_for_a_header_is_refused(tmp_path, size):
 def test_what_may_be_absent_or_empty_is_read(tmp_path):
     header_file(tmp_path / "a", {}, data=b"")
     assert read_safetensors(tmp_path / "a") == {}
-    header_file(tmp_path / "b", {"e": tensor(shape=(0, 3), offsets=(0, 0)), "s": tensor(shape=(), offsets=(0, 4))}, data=b"\0" * 4)
+    header_file(
+        tmp_path / "b",
+        {"e": tensor(shape=(0, 3), offsets=(0, 0)), "s": tensor(shape=(), offsets=(0, 4))},
+        data=b"\0" * 4,
+    )
     assert {name: array.shape for name, array in read_safetensors(tmp_path / "b").items()} == {"e": (0, 3), "s": ()}
 
 
@@ -232,8 +235,8 @@ def test_damaged_json_beside_the_weights_is_told_or_harmless(folder, tmp_path, c
         (tmp_path / name).write_bytes(damage((folder / name).read_bytes(), generator))
         try:
             found = flat(load_source(tmp_path))
-        except UserError as error:
-            assert "\n" not in str(error)
+        except UserError:
+            pass
         else:
             assert all(found[key].tobytes() == weights[key].tobytes() for key in weights)
         (tmp_path / name).write_bytes((folder / name).read_bytes())

@@ -105,7 +105,14 @@ def test_card_tells_data_recipe_steps_and_measured_figures(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text(text + '{"step": 12, "eval/ml')
     export_folder(load_source(tmp_path / "run", report=quiet), out=tmp_path / "out", report=quiet)
     card = (tmp_path / "out" / "README.md").read_text()
-    for told in ("d" * 64, "v" * 64, "| recipe | modern |", "| steps | 3 of", "| mlm_loss | 1.2500 |", "pipeline_tag: fill-mask"):
+    for told in (
+        "d" * 64,
+        "v" * 64,
+        "| recipe | modern |",
+        "| steps | 3 of",
+        "| mlm_loss | 1.2500 |",
+        "pipeline_tag: fill-mask",
+    ):
         assert told in card
     assert "0.5000" not in card  # measured after this checkpoint
 
@@ -155,7 +162,9 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
     swapped = [
         dataclasses.replace(
             entry,
-            huggingface=entry.huggingface.replace(".query.", ".x.").replace(".value.", ".query.").replace(".x.", ".value."),
+            huggingface=entry.huggingface.replace(".query.", ".x.")
+            .replace(".value.", ".query.")
+            .replace(".x.", ".value."),
         )
         for entry in names.TABLE
     ]
@@ -166,12 +175,18 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
 
 def test_a_left_to_right_model_cannot_be_exported(tmp_path):
     with pytest.raises(UserError, match="attention_direction"):
-        export_folder(random_source("small-test", attention_direction="left_to_right"), out=tmp_path / "out", report=quiet)
+        export_folder(
+            random_source("small-test", attention_direction="left_to_right"), out=tmp_path / "out", report=quiet
+        )
 
 
 def test_sentence_transformers_files_are_added(tmp_path):
     export_folder(
-        random_source("small-test", architecture="BertModel"), out=tmp_path / "out", sentence_transformers=True, pooling="cls", report=quiet
+        random_source("small-test", architecture="BertModel"),
+        out=tmp_path / "out",
+        sentence_transformers=True,
+        pooling="cls",
+        report=quiet,
     )
     files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
     more = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
@@ -240,7 +255,10 @@ def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):
     write_workdir(tmp_path / "run", random_source("small-test"))
     (tmp_path / "words.txt").write_text("heart\n")
     done = run_door(
-        f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", f"--extend_vocab={tmp_path / 'words.txt'}", "--dtype=bfloat16"
+        f"--checkpoint={tmp_path / 'run'}",
+        f"--out={tmp_path / 'out'}",
+        f"--extend_vocab={tmp_path / 'words.txt'}",
+        "--dtype=bfloat16",
     )
     assert done.returncode == 0, done.stderr
     assert "BertForPreTraining" in done.stdout

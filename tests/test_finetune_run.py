@@ -300,5 +300,5 @@ def test_a_wrong_field_is_one_line_that_names_it(changes: dict[str, Any], match:
 
 def test_a_position_table_that_is_too_short_is_one_line(tmp_path: Path):
     config = own_config(write_sentiment(tmp_path / "data", train=32), data={"max_seq_length": 128})
-    with pytest.raises(UserError, match="longer than the position table of .*: set it to at most 64"):
+    with pytest.raises(UserError, match=r"longer than the position table of .*: set it to at most 64"):
         experiment(tmp_path, config)

@@ -10,7 +10,7 @@ import pytest
 from source_helpers import assert_same_params, flat, minilm, random_source
 
 from bert_jax.convert.export_folder import export_folder
-from bert_jax.convert.huggingface import read_tensors, to_tensors, write_tensors
+from bert_jax.convert.huggingface import read_tensors, to_tensors
 from bert_jax.convert.names import ARCHITECTURES
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from bert_jax.convert.source import initial_params, load_source, model_of

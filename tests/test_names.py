@@ -54,9 +54,7 @@ def test_table_names_every_parameter_of_the_model_with_its_shape(architecture):
 
 @pytest.mark.parametrize("side", ["huggingface", "tf1"])
 def test_no_two_parameters_share_a_name(side):
-    every = [
-        name for entry in names.TABLE for name in names.unstacked_names(entry, side=side, num_layers=12)
-    ]
+    every = [name for entry in names.TABLE for name in names.unstacked_names(entry, side=side, num_layers=12)]
     assert len(every) == len(set(every))
 
 

@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 from source_helpers import flat, minilm, random_source, vocabulary
 
-torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
-os.environ["HF_HUB_OFFLINE"] = "1"
-transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
-
 from bert_jax.config import model_preset
 from bert_jax.convert import names
 from bert_jax.convert.export_folder import export_folder
@@ -24,6 +20,10 @@ from bert_jax.model.heads import BertForPreTraining
 from bert_jax.prediction.model import Model, load
 from bert_jax.prediction.network import apply_parts, place
 from bert_jax.types import EncoderInputs
+
+torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
 
 pytestmark = [
     pytest.mark.parity,
@@ -260,7 +260,9 @@ def torch_embeddings(folder, chosen) -> np.ndarray:
 
 
 def test_exported_folder_is_a_sentence_transformer(shared_data, tmp_path):
-    library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers: pip install sentence-transformers")
+    library = pytest.importorskip(
+        "sentence_transformers", reason="needs sentence-transformers: pip install sentence-transformers"
+    )
     source = load_source(minilm())
     export_folder(source, out=tmp_path / "out", sentence_transformers=True, report=lambda line: None)
     chosen = sentences(shared_data, 40)

@@ -47,7 +47,9 @@ TEXTS = ["the cat sat .", "a", "the red dog was not in the blue house !", "it ra
 def test_embedding_is_the_mean_over_real_tokens_whatever_stands_beside_it(pretrained):
     together = pretrained.embed(TEXTS)
     for text, vector in zip(TEXTS, together, strict=True):
-        ids = tokens_of(pretrained, text)[:31] + [pretrained.tokenizer.sep_id] if len(tokens_of(pretrained, text)) > 32 else tokens_of(pretrained, text)
+        ids = tokens_of(pretrained, text)
+        if len(ids) > 32:
+            ids = [*ids[:31], pretrained.tokenizer.sep_id]
         hidden = np.asarray(alone(pretrained.source, ids, np.zeros(len(ids), int)).hidden)[0]
         mean = hidden.mean(0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=ATOL)
@@ -89,7 +91,9 @@ def test_features_are_the_layers_that_were_asked_for(pretrained):
     names = ("last", "second_to_last", "embeddings", "sum_last_four", "concat_last_four", "sum_all", "1", "-1")
     row = pretrained.features("the cat sat", layers=names)
     ids = tokens_of(pretrained, "the cat sat")
-    states = np.asarray(alone(pretrained.source, ids, np.zeros(len(ids), int), output_hidden_states=True).all_hidden)[:, 0]
+    states = np.asarray(alone(pretrained.source, ids, np.zeros(len(ids), int), output_hidden_states=True).all_hidden)[
+        :, 0
+    ]
     expected = {
         "last": states[2],
         "second_to_last": states[1],
@@ -121,7 +125,9 @@ def test_classifiers_name_their_labels():
     answers = model.classify(["the cat", "a dog ran"])
     ids = tokens_of(model, "the cat")
     shares = np.asarray(jax.nn.softmax(alone(model.source, ids, np.zeros(len(ids), int)).classifier[0]))
-    assert answers[0]["probabilities"] == {f"LABEL_{i}": pytest.approx(float(s), abs=1e-5) for i, s in enumerate(shares)}
+    assert answers[0]["probabilities"] == {
+        f"LABEL_{i}": pytest.approx(float(s), abs=1e-5) for i, s in enumerate(shares)
+    }
     assert answers[0]["label"] == f"LABEL_{shares.argmax()}"
     paired = next(model.predict("pair", [{"text_a": "the cat", "text_b": "a dog"}]))
     assert set(paired) == {"label", "probability", "probabilities"}
@@ -254,7 +260,11 @@ def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(LINES))
     told = []
     failed = predict_lines(
-        pretrained, task="embed", input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"), report=told.append
+        pretrained,
+        task="embed",
+        input=str(tmp_path / "in.jsonl"),
+        output=str(tmp_path / "out.jsonl"),
+        report=told.append,
     )
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert failed == 4
@@ -308,9 +318,7 @@ def test_the_door_answers_and_complains_in_one_line(tmp_path):
     command = [sys.executable, "-m", "bert_jax.predict", f"--model={tmp_path / 'model'}"]
 
     def run(*arguments, text=""):
-        return subprocess.run(
-            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, input=text, check=False
-        )
+        return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, input=text, check=False)
 
     done = run("--task=fill_mask", "--top_k=2", text='{"id": 1, "text": "the [MASK] sat"}\n')
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ SAME, PARITY = 2e-5, 1e-4
 KINDS = ["classification", "regression", "choice", "tags", "span"]
 
 
-def random_features(kind: str, *, seed: int = 0, examples: int = 10) -> Features:
+def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
     """Return instances of 5 to 20 tokens with random targets."""
     rng = np.random.default_rng(seed)
     group = 4 if kind == "choice" else 1
@@ -48,10 +48,11 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 10) -> Features
 def params_of(kind: str) -> Any:
     one = jnp.zeros((1, 1), jnp.int32)
     model = make_task_model(kind, config=tiny_model(), num_labels=LABELS)
-    params = model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one)
+    params = jax.jit(lambda: model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one))()
     rng = np.random.default_rng(2)  # biases that are not zero, scales that are not one
     return jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.05, leaf.shape), jnp.float32), nn.meta.unbox(params["params"])
+        lambda leaf: np.asarray(leaf) + rng.normal(0, 0.05, leaf.shape).astype(np.float32),
+        nn.meta.unbox(params["params"]),
     )
 
 
@@ -65,23 +66,25 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
     features, params = random_features(kind), params_of(kind)
     objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
 
-    def loss(params: Any, rows: PackedRows, weight: float) -> jax.Array:
-        batch = objective.prepare(rows, key=jax.random.key(0))
-        return objective.loss(params, batch=batch, weights={"examples": jnp.float32(weight)}, key=None)[0]
+    @jax.jit
+    def step(params: Any, rows: PackedRows, weight: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
+            batch = objective.prepare(rows, key=jax.random.key(0))
+            return objective.loss(params, batch=batch, weights={"examples": weight}, key=None)[0]
+
+        return jax.value_and_grad(loss)(params)
 
     examples = list(range(features.num_examples))
     packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
     assert packed.input_ids.shape[0] < len(examples)  # rows are shared
-    batch = objective.prepare(packed, key=jax.random.key(0))
-    weight = float(objective.weights(batch)["examples"])
-    value, grads = jax.value_and_grad(loss)(params, packed, weight)
-    alone = [rows_of(features, [example], kind=kind, length=96, per_row=1) for example in examples]
-    step = jax.jit(jax.value_and_grad(loss))
-    parts = [step(params, rows, weight) for rows in alone]
-    assert value == pytest.approx(sum(float(part[0]) for part in parts), rel=SAME)
-    summed = jax.tree.map(lambda *leaves: sum(leaves), *[part[1] for part in parts])
-    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(summed), strict=True):
-        np.testing.assert_allclose(one, other, atol=SAME * max(1.0, float(jnp.abs(one).max())))
+    scored = packed.targets >= 0 if kind == "tags" else packed.weights
+    weight = jnp.float32(scored.sum())
+    value, grads = step(params, packed, weight)
+    parts = [step(params, rows_of(features, [e], kind=kind, length=96, per_row=1), weight) for e in examples]
+    assert float(value) == pytest.approx(sum(float(part[0]) for part in parts), rel=SAME)
+    for leaf, *leaves in zip(*(jax.tree.leaves(tree) for tree in (grads, *(part[1] for part in parts))), strict=True):
+        whole = np.asarray(leaf)
+        np.testing.assert_allclose(whole, np.sum(leaves, axis=0), atol=SAME * max(1.0, np.abs(whole).max()))
 
 
 def huggingface(kind: str, params: Any) -> Any:
@@ -130,8 +133,13 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
     objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
     examples = list(range(features.num_examples))
     packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
-    batch = objective.prepare(packed, key=jax.random.key(0))
-    loss, _ = objective.loss(params, batch=batch, weights=objective.weights(batch), key=None)
+
+    @jax.jit
+    def loss_of(params: Any, rows: PackedRows) -> jax.Array:
+        batch = objective.prepare(rows, key=jax.random.key(0))
+        return objective.loss(params, batch=batch, weights=objective.weights(batch), key=None)[0]
+
+    loss = loss_of(params, packed)
 
     longest = max(len(ids) for ids in features.ids)
     ids = np.zeros((len(features.ids), longest), np.int64)
@@ -183,9 +191,12 @@ def test_dropout_drops_in_the_head_and_not_at_evaluation():
     model = tiny_model(hidden_dropout_prob=0.5)
     objective = TaskObjective(model, kind="tags", num_labels=LABELS)
     rows = rows_of(features, [0, 1, 2], kind="tags", length=96, per_row=4)
-    batch = objective.prepare(rows, key=jax.random.key(0))
-    weights = objective.weights(batch)
-    loss = [float(objective.loss(params, batch=batch, weights=weights, key=jax.random.key(k))[0]) for k in (1, 1, 2)]
-    assert loss[0] == loss[1] != loss[2]
-    still = [float(objective.loss(params, batch=batch, weights=weights, key=None)[0]) for _ in range(2)]
-    assert still[0] == still[1]
+
+    @jax.jit
+    def loss_of(key: jax.Array | None) -> jax.Array:
+        batch = objective.prepare(rows, key=jax.random.key(0))
+        return objective.loss(params, batch=batch, weights=objective.weights(batch), key=key)[0]
+
+    first, again, other = (float(loss_of(jax.random.key(number))) for number in (1, 1, 2))
+    assert first == again != other
+    assert float(loss_of(None)) not in (first, other)

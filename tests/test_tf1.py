@@ -1,4 +1,4 @@
-"""TF1 checkpoints: the released format is read without TensorFlow, every variable accounted for, nothing damaged let through."""
+"""TF1 checkpoints: read without TensorFlow, every variable accounted for, nothing damaged let through."""
 
 import json
 import zlib

@@ -38,17 +38,15 @@ def assemble(
 ) -> Assembled:
     """Return our tree of `tensors`, which `side` names ("huggingface" or "tf1").
 
-    `architecture` is the class that the source says it is, "" if it says nothing. `init_missing` and `drop` name parts (`pooler`),
-    parameters of ours or tensors of theirs; wildcards are allowed.
+    `architecture` is the class that the source says it is, "" if it says nothing. `init_missing` and `drop` name parts
+    (`pooler`), parameters of ours or tensors of theirs; wildcards are allowed.
 
     Raises:
       UserError: if a tensor is missing, unexpected, of another shape or type, or not finite; the line lists names.
     """
     known = _known_names(tensors, side=side, model=model, where=where)
     dropped = {theirs for theirs, entry in known.items() if matches(entry.ours, drop) or matches(theirs, drop)}
-    found = {
-        name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)
-    }
+    found = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in found}
     wanted = _wanted_parts(present, architecture=architecture, init_missing=init_missing, drop=drop)
     problems = _Problems(where)
@@ -98,7 +96,8 @@ def name_architecture(parts: Sequence[str], *, declared: str, where: Path) -> st
     expected = names.ARCHITECTURES.get(declared, ("encoder",))
     extra = sorted(set(parts) - set(expected))
     raise UserError(
-        f"{where}: no BERT class holds exactly these parts: {', '.join(parts)}; leave some out with --drop={','.join(extra)} "
+        f"{where}: no BERT class holds exactly these parts: {', '.join(parts)}; leave some out with "
+        f"--drop={','.join(extra)} "
         "or add what is missing with --init_missing=PART"
     )
 
@@ -124,7 +123,8 @@ def _known_names(
 ) -> dict[str, names.Entry]:
     if model.num_hidden_layers > len(tensors):
         raise UserError(
-            f"{where}: the config says num_hidden_layers={model.num_hidden_layers} but there are only {len(tensors)} tensors: "
+            f"{where}: the config says num_hidden_layers={model.num_hidden_layers} but there are only {len(tensors)} "
+            f"tensors: "
             "restore the config, or copy the weights again"
         )
     return {
@@ -186,5 +186,7 @@ class _Problems:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             told.append(f"{len(found)} {kind}: {', '.join(name[:120] for name in found[:_SHOWN])}{more}")
         advice = " ".join(f"--{flag}={','.join(values)}" for flag, values in self._advice.items())
-        way_out = f"; to go on all the same type {advice}" if advice else "; restore the config, or copy the files again"
+        way_out = (
+            f"; to go on all the same type {advice}" if advice else "; restore the config, or copy the files again"
+        )
         raise UserError(f"{self._where}: {'; '.join(told)}{way_out}")

@@ -77,7 +77,9 @@ def export_folder(
         partial.chmod(0o755)
         partial.replace(final)
     except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror or error}): free disk space or mend the rights") from None
+        raise UserError(
+            f"--out={out}: cannot be written ({error.strerror or error}): free disk space or mend the rights"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(
@@ -116,7 +118,7 @@ def _write(
 
 
 def _label_fields(source: Source) -> dict[str, Any]:
-    """Return the fields about labels; HuggingFace takes the size of a classifier from them, two where they are missing."""
+    """Return the fields about labels: HuggingFace takes a classifier's size from them, two without."""
     fields = dict(source.label_fields)
     if source.num_labels and source.architecture != "BertForMultipleChoice":
         fields["id2label"] = {str(index): label for index, label in enumerate(source.labels)}
@@ -146,11 +148,14 @@ def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) ->
         if mine != theirs:
             wrong.append(what)
     if wrong:
-        raise UserError(f"the export read back differs from what was written ({', '.join(wrong[:6])}): check the disk, export again")
+        raise UserError(
+            f"the export read back differs from what was written ({', '.join(wrong[:6])}): check the disk, export again"
+        )
     difference = _output_difference(back, folder, read)
     if not difference < _TOLERANCE:
         raise UserError(
-            f"the exported tensors give outputs that differ by {difference:.1e} from the model's: this is a defect, report it"
+            f"the exported tensors give outputs that differ by {difference:.1e} from the model's: this is a defect, "
+            f"report it"
         )
     return difference
 
@@ -182,4 +187,3 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
         for name, values in theirs.items()
     ]
     return max(differences)
-

@@ -45,9 +45,11 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 def pickle_message(file: Path) -> str:
     """Return the line that refuses a pickle and says how to convert it."""
     return (
-        f"{file}: is a pickle, which can run any program when it is read, so it is not read: convert it where you trust it, "
-        "with torch and transformers installed: python -c \"from transformers import AutoModelForPreTraining as M; "
-        f"M.from_pretrained('{file.parent}').save_pretrained('{file.parent}-safetensors')\" (for a fine-tuned model write its "
+        f"{file}: is a pickle, which can run any program when it is read, so it is not read: convert it where you "
+        f"trust it, "
+        'with torch and transformers installed: python -c "from transformers import AutoModelForPreTraining as M; '
+        f"M.from_pretrained('{file.parent}').save_pretrained('{file.parent}-safetensors')\" (for a fine-tuned model "
+        f"write its "
         "class for AutoModelForPreTraining), then name that folder"
     )
 
@@ -60,7 +62,9 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     files = sorted(set(weight_map.values()))
     for file in files:
         if Path(file).name != file or not file.endswith(".safetensors") or "\\" in file or "\0" in file:
-            raise UserError(f"{index}: names the file {file[:100]!r}: only .safetensors files of the same folder are read")
+            raise UserError(
+                f"{index}: names the file {file[:100]!r}: only .safetensors files of the same folder are read"
+            )
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         if not (folder / file).is_file():
@@ -75,7 +79,7 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
 
 
 def canonical(tensors: Mapping[str, np.ndarray], *, where: Path, drop: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Return the tensors under the table's names: prefixed, LayerNorm by weight and bias, buffers and second names gone.
+    """Return the tensors under the table's names; buffers and second names are gone.
 
     Raises:
       UserError: if two tensors claim one name, or tied parameters differ.

@@ -119,7 +119,9 @@ def read_config(folder: Path) -> FolderConfig:
     raw = read_json(file)
     model_type = raw.get("model_type", "bert")
     if model_type != "bert":
-        raise UserError(f"{file}: model_type is {str(model_type)[:40]!r}: only bert is read; name a folder of a BERT model")
+        raise UserError(
+            f"{file}: model_type is {str(model_type)[:40]!r}: only bert is read; name a folder of a BERT model"
+        )
     for name, value in _FIXED.items():
         if raw.get(name, value) != value:
             raise UserError(f"{file}: {name} is {str(raw[name])[:40]!r}: only {value!r} is read; name another model")
@@ -140,7 +142,9 @@ def read_config(folder: Path) -> FolderConfig:
 def _check_labels(fields: Mapping[str, Any], *, file: Path) -> None:
     names = fields.get("id2label", {})
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
-        raise UserError(f'{file}: id2label must name every label by its number from 0 on, as in {{"0": "no", "1": "yes"}}')
+        raise UserError(
+            f'{file}: id2label must name every label by its number from 0 on, as in {{"0": "no", "1": "yes"}}'
+        )
 
 
 def to_json(
@@ -153,7 +157,8 @@ def to_json(
     """
     if model.attention_direction != "bidirectional":
         raise UserError(
-            f"model.attention_direction={model.attention_direction} cannot be exported: HuggingFace's BERT encoder looks both "
+            f"model.attention_direction={model.attention_direction} cannot be exported: HuggingFace's BERT encoder "
+            f"looks both "
             "ways; train with attention_direction=bidirectional"
         )
     fields = {

@@ -20,7 +20,7 @@ _PIPELINES = {
 
 
 def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> str:
-    """Return the card of `source` as exported in `dtype`; `pooling` is set where sentence-transformers' files are written."""
+    """Return the card of `source` as exported in `dtype`; `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
         sections += [_training(source.record), _metrics(source)]
@@ -48,7 +48,8 @@ def _shape(source: Source, *, dtype: str) -> str:
     count = sum(array.size for array in flatten(source.params).values())
     return (
         f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
-        f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, {count:,} parameters "
+        f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, "
+        f"{count:,} parameters "
         f"in {dtype}, activation `{model.hidden_act}`. Exported by bert_jax."
     )
 
@@ -115,17 +116,18 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 def _vocabulary(source: Source) -> str:
     tokenizer = source.require_tokenizer()
+    casing = "uncased" if tokenizer.do_lower_case else "cased"
     return (
-        f"## Vocabulary\n\nWordPiece, {tokenizer.vocab_size:,} pieces, {'uncased' if tokenizer.do_lower_case else 'cased'}, "
-        f"fingerprint `{tokenizer.fingerprint}`. Words of up to 200 characters are cut into pieces, as in the original. The "
-        '`tokenizers` library differs from the original on private-use characters and some CJK code points, and takes a literal '
-        '"[MASK]" in raw text for the mask.'
+        f"## Vocabulary\n\nWordPiece, {tokenizer.vocab_size:,} pieces, {casing}, fingerprint `{tokenizer.fingerprint}`. "
+        "Words of up to 200 characters are cut into pieces, as in the original. The `tokenizers` library differs from the "
+        'original on private-use characters and some CJK code points, and takes a literal "[MASK]" in raw text for the mask.'
     )
 
 
 def _use(source: Source, *, name: str, pooling: str) -> str:
     if pooling:
-        code = f"from sentence_transformers import SentenceTransformer\n\nSentenceTransformer('{name}').encode(['A sentence.'])"
+        load = f"SentenceTransformer('{name}')"
+        code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
     elif (task := _PIPELINES.get(source.architecture, "")) and task != "multiple-choice":
         text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
         call = "question='Who?', context='Somebody.'" if task == "question-answering" else f"'{text}'"

@@ -33,7 +33,8 @@ ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
 class Entry:
     """Hold the names of one parameter; `{layer}` stands for the number of the layer.
 
-    `axes` are those of one array as we hold it (without the layers); `*_transposed` says that the other side swaps them.
+    `axes` are those of one array as we hold it (without the layers); `*_transposed` says that the other side swaps
+    them.
     """
 
     ours: str
@@ -93,9 +94,7 @@ def _norm(ours: str, huggingface: str, tf1: str) -> tuple[Entry, Entry]:
 
 
 def _table(name: str, axis: str) -> Entry:
-    return Entry(
-        f"encoder/embeddings/{name}", f"bert.embeddings.{name}.weight", f"bert/embeddings/{name}", (axis, "D")
-    )
+    return Entry(f"encoder/embeddings/{name}", f"bert.embeddings.{name}.weight", f"bert/embeddings/{name}", (axis, "D"))
 
 
 def _layer(ours: str, huggingface: str) -> tuple[str, str, str]:

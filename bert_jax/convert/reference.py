@@ -89,4 +89,6 @@ class _Network:
         hidden = self.activate(self.dense(hidden, "cls.predictions.transform.dense"))
         hidden = self.norm(hidden, "cls.predictions.transform.LayerNorm")
         words = self._tensors[f"{self._prefix}embeddings.word_embeddings.weight"]
-        return (hidden.astype(np.float32) @ words.astype(np.float32).T).astype(np.float64) + self._get("cls.predictions.bias")
+        return (hidden.astype(np.float32) @ words.astype(np.float32).T).astype(np.float64) + self._get(
+            "cls.predictions.bias"
+        )

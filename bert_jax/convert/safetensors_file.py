@@ -3,8 +3,8 @@
 A file is: 8 bytes, the little-endian length of the header; the header, a JSON object from names to dtype, shape and the
 half-open span of bytes; the tensors, end to end in the order of their spans.
 
-The format has no checksums. Files written here carry a CRC-32 a tensor in the header's `__metadata__` (string to string, which
-every reader passes over), and they are checked when such a file is read.
+The format has no checksums. Files written here carry a CRC-32 a tensor in the header's `__metadata__` (string to
+string, which every reader passes over), and they are checked when such a file is read.
 """
 
 import json
@@ -53,9 +53,7 @@ def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except _Bad as error:
-        raise UserError(
-            f"{path}: is no safetensors file or is damaged ({error}): copy or download it again"
-        ) from None
+        raise UserError(f"{path}: is no safetensors file or is damaged ({error}): copy or download it again") from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -75,7 +73,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return {}
     data = np.memmap(path, mode="r", dtype=np.uint8)[8 + length :] if size > 8 + length else np.zeros(0, np.uint8)
     tensors = {
-        name: np.ndarray.view(data[start:end], dtype).reshape(shape) for name, (dtype, shape, start, end) in spans.items()
+        name: np.ndarray.view(data[start:end], dtype).reshape(shape)
+        for name, (dtype, shape, start, end) in spans.items()
     }
     _compare_checksums(tensors, metadata.get(CHECKSUMS))
     return tensors

@@ -1,7 +1,7 @@
 """Open a model SOURCE, written the same everywhere and found out by looking.
 
-A SOURCE is a workdir of ours, one checkpoint `WORKDIR/checkpoints/STEP`, a HuggingFace folder, or the prefix of a TF1 checkpoint
-(`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
+A SOURCE is a workdir of ours, one checkpoint `WORKDIR/checkpoints/STEP`, a HuggingFace folder, or the prefix of a TF1
+checkpoint (`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
 """
 
 import dataclasses

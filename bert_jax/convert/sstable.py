@@ -1,7 +1,8 @@
 """Read an SSTable, the table format of LevelDB that holds a TF1 checkpoint's index; nothing in the file is trusted.
 
-Footer (48 bytes): two block handles (offset and size as varints), padding, a magic number. A handle's block is followed by a byte
-for its compression and a masked CRC-32C. A block is entries (shared prefix, rest of the key, value), then restart points.
+Footer (48 bytes): two block handles (offset and size as varints), padding, a magic number. A handle's block is
+followed by a byte for its compression and a masked CRC-32C. A block is entries (shared prefix, rest of the key,
+value), then restart points.
 """
 
 from bert_jax.convert.crc32c import masked_crc32c

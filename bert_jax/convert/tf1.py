@@ -1,8 +1,8 @@
 """Read a TF1 checkpoint (`PREFIX.index` and `PREFIX.data-00000-of-00001`) without TensorFlow.
 
-The index is an SSTable from variable names to BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto): type, shape,
-shard, offset, size and the masked CRC-32C of the bytes. Every size is checked against the files before it is used, and every
-checksum of what is read.
+The index is an SSTable from variable names to BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto): type,
+shape, shard, offset, size and the masked CRC-32C of the bytes. Every size is checked against the files before it is
+used, and every checksum of what is read.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ _MAX_RANK = 8
 
 
 def find_prefix(path: Path) -> Path | None:
-    """Return the prefix of the TF1 checkpoint that `path` names: itself, one of its files, or the folder of one; else None."""
+    """Return the prefix of the TF1 checkpoint that `path`, a prefix, file or folder, names; else None."""
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
     prefix = path.with_name(name) if name else path
     if prefix.with_name(f"{prefix.name}.index").is_file():
@@ -42,7 +42,9 @@ def find_prefix(path: Path) -> Path | None:
         indexes = sorted(path.glob("*.index"))
         if len(indexes) > 1:
             listed = ", ".join(index.stem for index in indexes[:5])
-            raise UserError(f"{path}: holds several TF1 checkpoints ({listed}): name one, for example {path / indexes[0].stem}")
+            raise UserError(
+                f"{path}: holds several TF1 checkpoints ({listed}): name one, for example {path / indexes[0].stem}"
+            )
         if indexes:
             return indexes[0].with_suffix("")
     return None
@@ -94,7 +96,7 @@ class _Variable:
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
-    """Return the weights of a checkpoint, mapped from its files; what training left is listed but not read (empty arrays).
+    """Return the weights of a checkpoint; what training left beside them is listed as empty arrays.
 
     Raises:
       UserError: if it is damaged or partitioned.
@@ -105,7 +107,9 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{error.filename or prefix}: cannot be read: {error.strerror or error}") from None
     except TableError as error:
-        raise UserError(f"{prefix}: the TF1 checkpoint is damaged ({error}): copy or download its files again") from None
+        raise UserError(
+            f"{prefix}: the TF1 checkpoint is damaged ({error}): copy or download its files again"
+        ) from None
 
 
 def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
@@ -208,7 +212,8 @@ def _parse_entry(message: bytes, *, name: str) -> _Variable:
     for field, value in _fields(message):
         if field == 7:
             raise UserError(
-                f"{name[:100]} is stored in slices (a partitioned variable), which is not read: save the checkpoint again without "
+                f"{name[:100]} is stored in slices (a partitioned variable), which is not read: save the checkpoint "
+                f"again without "
                 "a partitioner"
             )
         if field == 2 and isinstance(value, bytes):

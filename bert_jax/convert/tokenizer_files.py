@@ -1,8 +1,8 @@
-"""Write the tokenizer files of a HuggingFace folder, and read a vocabulary out of a folder that has only tokenizer.json.
+"""Write the tokenizer files of a HuggingFace folder, and find the tokenizer of one.
 
-A fast tokenizer made from these files gives the ids of ours on ordinary text. The `tokenizers` library itself differs on
-private-use characters and some CJK code points (its tables are of another Unicode version), and it takes a literal "[MASK]"
-in raw text for the mask; our word limit of 200 characters, the original's, is written into the file.
+A fast tokenizer made from these files gives the ids of ours on ordinary text. The `tokenizers` library itself differs
+on private-use characters and some CJK code points (its tables are of another Unicode version), and it takes a literal
+"[MASK]" in raw text for the mask; our word limit of 200 characters, the original's, is written into the file.
 """
 
 import json
@@ -26,7 +26,8 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
     """
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(
-            "a SentencePiece tokenizer cannot be exported: HuggingFace's BERT tokenizer is WordPiece; train with a WordPiece "
+            "a SentencePiece tokenizer cannot be exported: HuggingFace's BERT tokenizer is WordPiece; train with a "
+            "WordPiece "
             "vocabulary (prepare without --vocab learns one)"
         )
     tokenizer.save(folder)
@@ -108,7 +109,7 @@ def _sequence(name: str, type_id: int) -> dict[str, Any]:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer of a folder: from vocab.txt or a SentencePiece model, else from tokenizer.json; None without.
+    """Return the tokenizer of a folder: of vocab.txt or a .model file, else of tokenizer.json; or None.
 
     Raises:
       UserError: if what is there is broken, or does what our tokenizer does not.
@@ -129,7 +130,9 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
     if any(normalizer.get(name) != wanted for name, wanted in expected.items()) or not isinstance(lower, bool):
         raise UserError(f"{file}: its normalizer is not BERT's: name a model with BERT's own tokenizer")
     if normalizer.get("strip_accents") not in (None, lower):
-        raise UserError(f"{file}: strip_accents differs from lowercase, which BERT's tokenizer cannot do: name another model")
+        raise UserError(
+            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer cannot do: name another model"
+        )
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not all(type(index) is int for index in ids.values()):
         raise UserError(f"{file}: model.vocab must give each piece its id: restore the file")

@@ -1,4 +1,4 @@
-"""Add words to a model's vocabulary: unused slots first, then new rows; each begins as the mean of the word's old pieces."""
+"""Add words to a model's vocabulary: unused slots first, then new rows, begun as the mean of the old pieces."""
 
 import collections
 import dataclasses
@@ -20,7 +20,8 @@ _UNUSED = re.compile(r"\[unused\d+\]")
 def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str], None] = print) -> Source:
     """Return `source` with `words` in its vocabulary; words that it has already are passed over.
 
-    Rows of the word embeddings and values of the masked-LM bias are the means over the pieces that each word was cut into.
+    Rows of the word embeddings and values of the masked-LM bias are the means over the pieces that each word was cut
+    into.
 
     Raises:
       UserError: if the vocabulary is no WordPiece, or something is not one normalised word.
@@ -45,7 +46,8 @@ def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str
         pieces[place] = word
     vocab_size = max(len(pieces), source.model.vocab_size)
     report(
-        f"{len(new)} new words: {min(len(new), len(unused))} in unused slots, {max(0, len(new) - len(unused))} in new rows; "
+        f"{len(new)} new words: {min(len(new), len(unused))} in unused slots, {max(0, len(new) - len(unused))} in new "
+        f"rows; "
         f"vocab_size {source.model.vocab_size} -> {vocab_size}"
     )
     params = dict(source.params)
@@ -89,14 +91,16 @@ def read_words(file: str | Path) -> list[str]:
     try:
         return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line") from None
+        raise UserError(
+            f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line"
+        ) from None
 
 
 def find_new_words(texts: Iterable[str], *, tokenizer: Tokenizer, count: int, min_occurrences: int = 5) -> list[str]:
     """Return the `count` words of `texts` whose addition shortens the token sequences most, the best first.
 
-    A word that is cut into n pieces and occurs k times saves k (n - 1) tokens. Words with anything but letters are left out; ties go by
-    the alphabet.
+    A word that is cut into n pieces and occurs k times saves k (n - 1) tokens. Words with anything but letters are
+    left out; ties go by the alphabet.
     """
     seen: collections.Counter[str] = collections.Counter()
     for text in texts:

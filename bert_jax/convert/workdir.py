@@ -19,6 +19,7 @@ from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.training.checkpoint import Checkpointer, checksums
 
+
 class _Damaged(Exception):
     """Say what is wrong with a checkpoint."""
 
@@ -112,9 +113,9 @@ def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, An
             raise _Damaged(f"it claims {claimed} bytes of parameters in {size} bytes of files")
         item = {"params": shapes}
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        params = reader.restore(
-            state, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
-        )["params"]
+        params = reader.restore(state, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True))[
+            "params"
+        ]
     recorded = record.get("checksums", {})
     for name, checksum in checksums({"params": params}).items():
         if recorded.get(name, checksum) != checksum:

@@ -165,7 +165,7 @@ class _StrictTarInfo(tarfile.TarInfo):
     """Refuse an archive with a bad header or no end mark, where `tarfile` would stop as if all were read."""
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:  # the base class's parameter name
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:  # a name that hides the module's, as in the base
         try:
             return super().fromtarfile(tarfile)
         except _TAR_END:

@@ -102,7 +102,7 @@ def _find_split(builder: Any, path: str) -> str:
 
 def _check_feature(builder: Any, path: str, feature: str) -> None:
     known = builder.info.features or {}
-    texts = [name for name in known if known[name].shape == () and np.dtype(known[name].np_dtype).hasobject]
+    texts = [name for name in sorted(known) if known[name].shape == () and np.dtype(known[name].np_dtype).hasobject]
     if feature not in texts:
         what = "is not text" if feature in known else "does not exist"
         there = ", ".join(texts) or "none"

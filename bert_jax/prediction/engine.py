@@ -1,4 +1,4 @@
-"""Run examples through a jitted function in batches of like length: few padded tokens, few compiled shapes, order kept."""
+"""Run examples through a jitted function in batches of like length: little padding, few shapes, order kept."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -125,7 +125,7 @@ def batches(lengths: Sequence[int], *, max_tokens: int, max_length: int) -> Iter
 def padded(
     examples: Sequence[Example], *, length: int, pad_id: int, max_rows: int
 ) -> tuple[EncoderInputs, Int[Array, "B P"]]:
-    """Return the batch; rows and positions are padded to a power of two (or `max_rows`), so that few shapes are compiled."""
+    """Return the batch; rows (up to `max_rows`) and positions are padded to a power of two: few shapes."""
     rows = min(_power_of_two(len(examples)), max(max_rows, len(examples)))
     input_ids = np.full((rows, length), pad_id, np.int32)
     first = np.zeros((rows, 1), np.int32)

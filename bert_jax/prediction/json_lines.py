@@ -1,4 +1,4 @@
-"""Predict from JSON lines to JSON lines: a line out for every line in, in order; lines that fail are reported and counted."""
+"""Predict from JSON lines to JSON lines: an answer for every line, in order; failures are reported and counted."""
 
 import contextlib
 import json
@@ -58,13 +58,11 @@ def predict_lines(
     if not total:
         raise UserError(f"--input={input}: has no line: give a JSON object a line")
     if failed:
-        report(f"{failed} of {total} lines failed; their answers are {{\"error\": ...}}")
+        report(f'{failed} of {total} lines failed; their answers are {{"error": ...}}')
     return failed
 
 
-def _numbered(
-    source: IO[bytes], *, progress: Progress | None
-) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield each line's number, its row (None where it is no JSON object), and what is wrong with it."""
     for number, line in enumerate(source, start=1):
         if progress is not None:
@@ -89,7 +87,7 @@ def _opened(name: str, mode: str) -> Iterator[IO[bytes]]:
         return
     flag = "input" if mode == "rb" else "output"
     try:
-        stream = open(name, mode)  # noqa: SIM115 - closed below
+        stream = Path(name).open(mode)  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(f"--{flag}={name}: cannot be opened ({error.strerror}): name another file") from None
     with stream:

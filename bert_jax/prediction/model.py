@@ -119,7 +119,9 @@ class Model:
         )
         if missing or wrong_head:
             lacks = f"has no {', '.join(missing)}" if missing else "has another head"
-            raise UserError(f"{self.source.path}: {kind} {lacks}, so it cannot do --task={name}: name a model trained for it")
+            raise UserError(
+                f"{self.source.path}: {kind} {lacks}, so it cannot do --task={name}: name a model trained for it"
+            )
 
     def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:
         one = isinstance(texts, str)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -19,8 +20,8 @@ from bert_jax.types import EncoderInputs
 class Outputs:
     """Hold the float32 outputs of each part; None where the model has no such part or it was not asked for.
 
-    `next_sentence` column 1 means random. `classifier` is [B, C] behind a pooler and [B, T, C] without one; `qa_outputs` holds
-    the logits of start and end.
+    `next_sentence` column 1 means random. `classifier` is [B, C] behind a pooler and [B, T, C] without one;
+    `qa_outputs` holds the logits of start and end.
     """
 
     hidden: Float[Array, "B T D"]
@@ -41,21 +42,20 @@ def apply_parts(
     output_hidden_states: bool = False,
 ) -> Outputs:
     """Return the outputs of every part in `params`, those of the masked LM at `positions` alone."""
-    encoded = BertEncoder(model).apply(
-        {"params": params["encoder"]}, inputs, output_hidden_states=output_hidden_states
-    )
-    hidden, values = encoded.hidden, {}
+
+    def apply(module: nn.Module, part: str, *args: Any, **options: Any) -> Any:
+        return module.apply({"params": params[part]}, *args, **options)
+
+    encoded = apply(BertEncoder(model), "encoder", inputs, output_hidden_states=output_hidden_states)
+    hidden: Array = encoded.hidden
+    values: dict[str, Any] = {}
     if "pooler" in params:
-        values["pooled"] = Pooler(model).apply({"params": params["pooler"]}, hidden[:, :1])[:, 0]
+        values["pooled"] = apply(Pooler(model), "pooler", hidden[:, :1])[:, 0]
     if "masked_lm" in params and positions is not None:
         words = params["encoder"]["embeddings"]["word_embeddings"]
-        head = MaskedLMHead(model)
-        values["masked_lm"] = head.apply(
-            {"params": params["masked_lm"]}, gather(hidden, positions), word_embeddings=words
-        )
+        values["masked_lm"] = apply(MaskedLMHead(model), "masked_lm", gather(hidden, positions), word_embeddings=words)
     if "next_sentence" in params and "pooler" in params:
-        head = NextSentenceHead(model)
-        values["next_sentence"] = head.apply({"params": params["next_sentence"]}, values["pooled"][:, None])[:, 0]
+        values["next_sentence"] = apply(NextSentenceHead(model), "next_sentence", values["pooled"][:, None])[:, 0]
     if "classifier" in params:
         values["classifier"] = _linear(params["classifier"], values.get("pooled", hidden))
     if "qa_outputs" in params:

@@ -42,7 +42,7 @@ def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> 
 
 
 def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int) -> Example:
-    """Return `[CLS] A [SEP] B [SEP]`; where it is too long, tokens are cut off the end of the longer text one by one."""
+    """Return `[CLS] A [SEP] B [SEP]`; too long, it loses tokens off the end of the longer text, one by one."""
     a, b = tokenizer.encode_batch([first, second])
     room = max_length - 3
     shorter = min(len(a), len(b), room // 2)

@@ -24,8 +24,8 @@ QA_LENGTH = 384  # tokens of a window: run_squad.py of the original
 class AnswerQuestion:
     """Answer: `{"question", "context"}` becomes `{"answer", "start", "end", "probability", "null_odds"}`.
 
-    Start and end are characters of the context. `null_odds` is the score of "no answer" minus that of the best one; with a
-    `null_threshold` the answer is empty where the odds exceed it (SQuAD 2.0).
+    Start and end are characters of the context. `null_odds` is the score of "no answer" minus that of the best one;
+    with a `null_threshold` the answer is empty where the odds exceed it (SQuAD 2.0).
     """
 
     parts = ("encoder", "qa_outputs")
@@ -46,8 +46,7 @@ class AnswerQuestion:
         asked = Question(id="", question=question, context=context, answers=(), group=None)
         features = self._windows.featurise([asked], tokenizer=self.tokenizer, training=False)
         examples = [
-            Example(ids.tolist(), int(first))
-            for ids, first in zip(features.ids, features.first_lengths, strict=True)
+            Example(ids.tolist(), int(first)) for ids, first in zip(features.ids, features.first_lengths, strict=True)
         ]
         return examples, (context, features.places)
 
@@ -90,7 +89,8 @@ class _Words:
 class TagWords:
     """Tag words and find entities: `{"text"}` or `{"words": [...]}` becomes `{"words", "labels", "entities"}`.
 
-    A word's label is that of its first piece (section 5.3 of the paper). Texts longer than the model are tagged in parts.
+    A word's label is that of its first piece (section 5.3 of the paper). Texts longer than the model are tagged in
+    parts.
     """
 
     parts = ("encoder", "classifier")
@@ -158,7 +158,7 @@ class TagWords:
 
 
 def _entities(words: _Words, labels: Sequence[str], sure: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the stretches of one type; B- begins a new one, in IOB1 as in IOB2. Labels without B- or I- are no entities."""
+    """Return the stretches of one type; B- begins a new one, in IOB1 as in IOB2."""
     found: list[dict[str, Any]] = []
     before = "O"
     for number, label in enumerate(labels):

@@ -89,6 +89,7 @@ class NextSentence(_Base):
         """Return the probability of column 0, the true next sentence."""
         del positions
         logits = apply_parts({name: params[name] for name in self.parts}, inputs, model=self.model).next_sentence
+        assert logits is not None
         return jax.nn.softmax(logits)[:, 0]
 
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
@@ -98,10 +99,10 @@ class NextSentence(_Base):
 
 
 class Features(_Base):
-    """Return hidden states a token: `{"text"}` or `{"text_a", "text_b"}` becomes `{"tokens", "features": {layer: [[...]]}}`."""
+    """Return hidden states a token: a text or a pair becomes `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
-        """Return each of `layers`: a name of `COMBINATIONS`, or the number of a layer, 0 being the embeddings and -1 the last."""
+        """Return each of `layers`: a name of `COMBINATIONS`, or a number, 0 the embeddings, -1 the last."""
         super().__init__(model, tokenizer=tokenizer)
         self.layers = layers
         self._layers_of = {name: self._numbers(name) for name in layers}
@@ -132,7 +133,9 @@ class Features(_Base):
         example = self.pair(row) if "text_b" in row else self.single(row)
         return [example], example
 
-    def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> dict[str, Float[Array, "B T n"]]:
+    def compute(
+        self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]
+    ) -> dict[str, Float[Array, "B T n"]]:
         """Return the combinations of layers."""
         del positions
         only = {"encoder": params["encoder"]}
@@ -141,7 +144,7 @@ class Features(_Base):
         return {name: _combine(name, states[jnp.array(numbers)]) for name, numbers in self._layers_of.items()}
 
     def result(self, prepared: Example, outputs: list[Any]) -> dict[str, Any]:
-        """Return the tokens and a vector each; numbers have 6 decimals, as extract_features.py of the original writes them."""
+        """Return tokens and a vector each, of 6 decimals as extract_features.py of the original writes."""
         count = len(prepared.ids)
         return {
             "tokens": self.tokenizer.convert_ids_to_pieces(prepared.ids),
@@ -202,11 +205,13 @@ class _Labelled(_Base):
 
 
 class Classify(_Labelled):
-    """Classify a text, or rate it where the head has one output: `{"label", "probability", "probabilities"}` or `{"score"}`."""
+    """Classify a text or a pair: `{"label", "probability", "probabilities"}`, or `{"score"}` of a regression."""
 
     parts = ("encoder", "pooler", "classifier")
 
-    def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str], problem: str = "", pairs: bool = False):
+    def __init__(
+        self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str], problem: str = "", pairs: bool = False
+    ):
         """Read `text`, or with `pairs` `text_a` and `text_b`; `problem` is HuggingFace's problem_type."""
         super().__init__(model, tokenizer=tokenizer, labels=labels)
         self.problem = problem or ("regression" if len(labels) == 1 else "")

@@ -1,0 +1,243 @@
+"""The loop's order is law; the step log writes the contract's figures and stops what is not finite."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.training.loop import run_loop
+from bert_jax.training.metrics import Mean, MetricWindow
+from bert_jax.training.progress import Progress, duration
+from bert_jax.training.state import TrainState
+from bert_jax.training.step_log import StepLog
+from bert_jax.training.steps import StepOutput
+from bert_jax.training.writers import JsonLinesWriter
+
+
+def output(loss: float, *, finite: bool = True, weight: float = 1.0) -> StepOutput:
+    """Return the figures of one step."""
+    means = {
+        "loss": Mean(jnp.float32(loss * weight), jnp.float32(weight)),
+        "padding_fraction": Mean(jnp.float32(3.0), jnp.float32(12.0)),
+    }
+    return StepOutput(
+        means=means,
+        finite=jnp.asarray(finite),
+        bad_parameters={"encoder": {"kernel": jnp.asarray(False)}, "pooler": {"kernel": jnp.asarray(not finite)}},
+    )
+
+
+def state(step: int) -> TrainState:
+    """Return a state that is nothing but its step."""
+    return TrainState(step=jnp.int32(step), params={}, opt_state={})
+
+
+class Recorder(StepLog):
+    """Write down what the loop does instead of doing it."""
+
+    def __init__(self, events: list[str]):
+        self.events = events
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        yield
+        self.events.append("data")
+
+    @contextlib.contextmanager
+    def outside_steps(self) -> Iterator[None]:
+        yield
+
+    def finished_step(self, step: int, output: StepOutput) -> None:
+        self.events.append(f"log {step}")
+
+
+class Feature:
+    """Write down when it is called, and with which state."""
+
+    def __init__(self, name: str, every: int, events: list[str]):
+        self.name, self.every, self.events = name, every, events
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        assert int(state.step) == step
+        self.events.append(f"{self.name} {step}")
+
+
+def play(
+    *, start: int, end: int, features: list[tuple[str, int]], stop: Callable[[list[str]], bool] = lambda events: False
+) -> tuple[list[str], int]:
+    """Return what a loop did, and the step it ended at."""
+    events: list[str] = []
+
+    def train_step(step: int) -> Callable[[TrainState, Any], tuple[TrainState, StepOutput]]:
+        def take(before: TrainState, rows: Any) -> tuple[TrainState, StepOutput]:
+            assert rows == step == int(before.step)
+            events.append(f"step {step + 1}")
+            return state(step + 1), output(1.0)
+
+        return take
+
+    last, step = run_loop(
+        state(start),
+        start=start,
+        end=end,
+        batches=iter(range(start, end)),
+        train_step=train_step,
+        log=Recorder(events),
+        features=[Feature(name, every, events) for name, every in features],
+        should_stop=lambda: stop(events),
+    )
+    assert int(last.step) == step
+    return events, step
+
+
+def test_the_order_of_the_loop_is_law() -> None:
+    events, step = play(start=0, end=4, features=[("evaluate", 2), ("save", 2)])
+    assert step == 4
+    assert events == [
+        *("data", "step 1"),
+        *("data", "step 2", "log 1"),
+        *("log 2", "evaluate 2", "save 2", "data", "step 3"),
+        *("data", "step 4", "log 3"),
+        *("log 4", "evaluate 4", "save 4"),
+    ]
+
+
+def test_figures_of_a_step_are_fetched_after_the_next_is_dispatched() -> None:
+    events, _ = play(start=0, end=6, features=[])
+    for step in range(1, 5):
+        assert events.index(f"log {step}") > events.index(f"step {step + 1}")
+
+
+def test_every_feature_runs_at_the_end_whatever_its_interval() -> None:
+    events, _ = play(start=0, end=5, features=[("evaluate", 3), ("save", 100)])
+    assert [event for event in events if event.split()[0] in ("evaluate", "save")] == [
+        *("evaluate 3", "evaluate 5", "save 5")
+    ]
+
+
+@pytest.mark.parametrize("killed_at", range(1, 8))
+def test_a_resumed_loop_does_the_rest_of_what_the_undisturbed_one_does(killed_at: int) -> None:
+    features = [("evaluate", 3), ("save", 2)]
+    whole, _ = play(start=0, end=8, features=features)
+    resumed, _ = play(start=killed_at, end=8, features=features)
+
+    def of(events: list[str], kind: str) -> list[str]:
+        return [event for event in events if event.startswith(kind)]
+
+    for kind in ("step", "log", "evaluate", "save"):
+        behind = [event for event in of(whole, kind) if int(event.split()[1]) > killed_at]
+        assert of(resumed, kind) == behind
+
+
+def test_a_request_to_stop_ends_at_a_boundary_with_everything_logged() -> None:
+    events, step = play(
+        start=0, end=100, features=[("save", 50)], stop=lambda events: events.count("data") == 3
+    )
+    assert step == 3
+    assert events[-1] == "log 3"
+    assert "save 3" not in events  # the run saves behind the loop
+
+
+def test_a_request_to_stop_before_the_first_step_takes_none() -> None:
+    assert play(start=7, end=9, features=[("save", 7)], stop=lambda events: True) == ([], 7)
+
+
+def make_log(path: Path, *, every: int = 2, end: int = 100, good: int | None = None) -> StepLog:
+    """Return a real step log that writes to `path`."""
+    return StepLog(
+        every=every,
+        end=end,
+        window=MetricWindow(),
+        writers=[JsonLinesWriter(path)],
+        progress=Progress(start=0, end=end),
+        learning_rate=lambda step: step / 1000,
+        cost_of_step=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
+        peak_flops=1e12,
+        last_good=lambda: good,
+    )
+
+
+def test_an_interval_is_one_line_of_the_contracts_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = make_log(tmp_path / "metrics.jsonl", every=2, end=5)
+    for step, (loss, weight) in enumerate([(1.0, 1.0), (4.0, 2.0), (2.0, 1.0), (2.0, 1.0), (9.0, 1.0)], start=1):
+        log.finished_step(step, output(loss, weight=weight))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["train/loss"] for line in lines] == [3.0, 2.0, 9.0]
+    assert [line["train/learning_rate"] for line in lines] == [0.001, 0.003, 0.004]  # of the update that made the step
+    assert {name for name in lines[1] if name.startswith("perf/")} == {
+        "perf/step_seconds",
+        "perf/sequences_per_second",
+        "perf/tokens_per_second",
+        "perf/mfu",
+        "perf/data_wait_fraction",
+        "perf/padding_fraction",
+    }
+    assert lines[1]["perf/padding_fraction"] == 0.25
+    assert lines[1]["perf/tokens_per_second"] == pytest.approx(32 * lines[1]["perf/sequences_per_second"])
+    assert lines[1]["perf/step_seconds"] == pytest.approx(16 / lines[1]["perf/sequences_per_second"])
+    assert "step 4/5  loss 2.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("good", "words"), [(40, "the checkpoint of step 40 is kept"), (None, "no checkpoint")])
+def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
+    tmp_path: Path, good: int | None, words: str
+) -> None:
+    log = make_log(tmp_path / "metrics.jsonl", good=good)
+    with pytest.raises(UserError) as caught:
+        log.finished_step(44, output(float("nan"), finite=False))
+    text = str(caught.value)
+    for part in ("step 44", "batch number 43", "pooler/kernel", "1 bad in all", words, "learning_rate"):
+        assert part in text
+    assert "encoder/kernel" not in text
+    assert "\n" not in text
+
+
+def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = make_log(tmp_path / "metrics.jsonl", every=1)
+    log.finished_step(1, output(1.0))  # the compiler's step counts for nothing
+    assert "waits for data" not in capsys.readouterr().out
+    with log.waiting_for_data():
+        _spin()
+    log.finished_step(2, output(1.0))
+    assert "training waits for data" in capsys.readouterr().out
+    with log.outside_steps():
+        _spin()
+    log.finished_step(3, output(1.0))
+    assert "waits for data" not in capsys.readouterr().out
+
+
+def _spin() -> None:
+    """Take some milliseconds."""
+    sum(range(200_000))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (18_600, "5 h 10 min"),
+        (187_200, "2 d 4 h"),
+    ],
+)
+def test_durations_are_said_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_other_hosts_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(start=0, end=10, enabled=False)
+    progress.advance(1)
+    progress.line(1, figures={"train/loss": 1.0})
+    progress.say("anything")
+    progress.close()
+    assert capsys.readouterr().out == ""
