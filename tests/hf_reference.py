@@ -14,7 +14,7 @@ from bert_jax.config import ModelConfig
 
 
 def make_reference(model: ModelConfig, *, seed: int = 0) -> Any:
-    """Return a `BertForPreTraining` of `model`'s shape with random weights, biases and LayerNorms that matter, no dropout."""
+    """Return a `BertForPreTraining` of `model`'s shape with random weights, without dropout."""
     config = transformers.BertConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,

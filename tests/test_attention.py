@@ -78,9 +78,7 @@ def test_a_row_with_nothing_to_see_is_finite_and_so_are_its_gradients(implementa
     mask = jnp.zeros((2, 1, 8, 8), bool)
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attend(
-            q, key=k, value=v, mask=mask, dropout=None, rate=0.0, site=1, implementation=implementation
-        ).sum()
+        return attend(q, key=k, value=v, mask=mask, dropout=None, rate=0.0, site=1, implementation=implementation).sum()
 
     values, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
     assert np.isfinite(values)

@@ -312,9 +312,13 @@ def test_a_full_disk_is_one_clear_line_and_keeps_the_last_good_one(copy: Path) -
     noise = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)  # 1 MiB that does not compress
     state = TrainState(step=jnp.int32(30), params={"kernel": jnp.asarray(noise)}, opt_state={})
     checkpointer = Checkpointer(copy, config=CheckpointConfig(), report=[].append)
-    with full_disk(64 * 1024), pytest.raises(UserError, match="could not be written .* step 20") as caught:
+
+    def save_to_the_end() -> None:
         checkpointer.save(30, state=state, metadata=METADATA)
         checkpointer.wait()
+
+    with full_disk(64 * 1024), pytest.raises(UserError, match=r"could not be written .* step 20") as caught:
+        save_to_the_end()
     assert "\n" not in str(caught.value)
     with contextlib.suppress(UserError):
         checkpointer.close()

@@ -13,8 +13,8 @@ from bert_jax.config import MeshConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.parallel import mesh as meshes
 
-# Bounds are so many standard deviations of what independent fair draws would give. Some tests look at hundreds of pairs:
-# the largest of 1000 normal draws exceeds 4.5 once in 150 tries, and the seeds are fixed.
+# Bounds are so many standard deviations of what independent fair draws would give. Some tests look at hundreds of
+# pairs: the largest of 1000 normal draws exceeds 4.5 once in 150 tries, and the seeds are fixed.
 SIGMAS = 4.5
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,7 @@ def test_a_resumed_loop_does_the_rest_of_what_the_undisturbed_one_does(killed_at
 
 
 def test_a_request_to_stop_ends_at_a_boundary_with_everything_logged() -> None:
-    events, step = play(
-        start=0, end=100, features=[("save", 50)], stop=lambda events: events.count("data") == 3
-    )
+    events, step = play(start=0, end=100, features=[("save", 50)], stop=lambda events: events.count("data") == 3)
     assert step == 3
     assert events[-1] == "log 3"
     assert "save 3" not in events  # the run saves behind the loop
@@ -147,27 +146,29 @@ def test_a_request_to_stop_before_the_first_step_takes_none() -> None:
     assert play(start=7, end=9, features=[("save", 7)], stop=lambda events: True) == ([], 7)
 
 
-def make_log(path: Path, *, every: int = 2, end: int = 100, good: int | None = None) -> StepLog:
-    """Return a real step log that writes to `path`."""
-    return StepLog(
+@contextlib.contextmanager
+def opened_log(path: Path, *, every: int = 2, end: int = 100, good: int | None = None) -> Iterator[StepLog]:
+    """Open a real step log that writes to `path`."""
+    writer = JsonLinesWriter(path)
+    yield StepLog(
         every=every,
         end=end,
         window=MetricWindow(),
-        writers=[JsonLinesWriter(path)],
+        writers=[writer],
         progress=Progress(start=0, end=end),
         learning_rate=lambda step: step / 1000,
         cost_of_step=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
         peak_flops=1e12,
         last_good=lambda: good,
     )
+    writer.close()
 
 
-def test_an_interval_is_one_line_of_the_contracts_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = make_log(tmp_path / "metrics.jsonl", every=2, end=5)
-    for step, (loss, weight) in enumerate([(1.0, 1.0), (4.0, 2.0), (2.0, 1.0), (2.0, 1.0), (9.0, 1.0)], start=1):
-        log.finished_step(step, output(loss, weight=weight))
+def test_an_interval_is_one_line_of_the_contracts_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [(1.0, 1.0), (4.0, 2.0), (2.0, 1.0), (2.0, 1.0), (9.0, 1.0)]
+    with opened_log(tmp_path / "metrics.jsonl", every=2, end=5) as log:
+        for step, (loss, weight) in enumerate(steps, start=1):
+            log.finished_step(step, output(loss, weight=weight))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["train/loss"] for line in lines] == [3.0, 2.0, 9.0]
@@ -190,8 +191,7 @@ def test_an_interval_is_one_line_of_the_contracts_figures(
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
     tmp_path: Path, good: int | None, words: str
 ) -> None:
-    log = make_log(tmp_path / "metrics.jsonl", good=good)
-    with pytest.raises(UserError) as caught:
+    with opened_log(tmp_path / "metrics.jsonl", good=good) as log, pytest.raises(UserError) as caught:
         log.finished_step(44, output(float("nan"), finite=False))
     text = str(caught.value)
     for part in ("step 44", "batch number 43", "pooler/kernel", "1 bad in all", words, "learning_rate"):
@@ -201,22 +201,21 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
 
 
 def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = make_log(tmp_path / "metrics.jsonl", every=1)
-    log.finished_step(1, output(1.0))  # the compiler's step counts for nothing
-    assert "waits for data" not in capsys.readouterr().out
-    with log.waiting_for_data():
-        _spin()
-    log.finished_step(2, output(1.0))
-    assert "training waits for data" in capsys.readouterr().out
-    with log.outside_steps():
-        _spin()
-    log.finished_step(3, output(1.0))
-    assert "waits for data" not in capsys.readouterr().out
-
-
-def _spin() -> None:
-    """Take some milliseconds."""
-    sum(range(200_000))
+    with opened_log(tmp_path / "metrics.jsonl", every=1) as log:
+        log.finished_step(1, output(1.0))  # the compiler's step counts for nothing
+        assert "waits for data" not in capsys.readouterr().out
+        with log.waiting_for_data():
+            time.sleep(0.05)
+        log.finished_step(2, output(1.0))
+        assert "training waits for data" in capsys.readouterr().out
+        with log.outside_steps():
+            time.sleep(0.05)
+        time.sleep(0.01)
+        log.finished_step(3, output(1.0))
+        assert "waits for data" not in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[1]["perf/data_wait_fraction"] > 0.1
+    assert lines[2]["perf/data_wait_fraction"] == 0.0
 
 
 @pytest.mark.parametrize(

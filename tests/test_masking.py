@@ -17,7 +17,7 @@ from bert_jax.types import PretrainingBatch, Rows
 
 # Four standard deviations: a right share fails once in 16,000 draws, and the seeds are fixed.
 SIGMAS = 4.0
-WHOLE_WORD = MaskingConfig(whole_word=True)
+TOKENS, WHOLE_WORD = MaskingConfig(), MaskingConfig(whole_word=True)
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def jitted(
 
 
 def masked(
-    rows: Rows, *, seed: int = 0, masking: MaskingConfig = MaskingConfig(), max_predictions: int = 20
+    rows: Rows, *, seed: int = 0, masking: MaskingConfig = TOKENS, max_predictions: int = 20
 ) -> PretrainingBatch:
     """Return the masked rows as NumPy arrays."""
     return jax.device_get(jitted(masking, max_predictions)(to_device(rows), jax.random.key(seed)))
@@ -92,7 +92,7 @@ def test_a_full_row_of_any_length_has_a_slot_for_each_prediction() -> None:
         assert default_max_predictions(length, rate=0.15) >= original_count(length, rate=0.15, limit=10**9)
 
 
-@pytest.mark.parametrize("masking", [MaskingConfig(), WHOLE_WORD], ids=["tokens", "whole_words"])
+@pytest.mark.parametrize("masking", [TOKENS, WHOLE_WORD], ids=["tokens", "whole_words"])
 def test_special_tokens_and_padding_are_never_chosen_nor_changed(masking: MaskingConfig) -> None:
     rows = random_rows(1, batch=64, length=48, instances=3, empty_rows=2)
     batch = masked(rows, masking=dataclasses.replace(masking, rate=0.9), max_predictions=48)
@@ -129,7 +129,7 @@ def test_labels_positions_and_weights_agree_with_the_rows() -> None:
 
 def test_rows_without_tokens_predict_nothing() -> None:
     rows = random_rows(3, batch=8, length=32, empty_rows=8)
-    for masking in (MaskingConfig(), WHOLE_WORD):
+    for masking in (TOKENS, WHOLE_WORD):
         batch = masked(rows, masking=masking)
         assert not batch.weights.any()
         assert not batch.next_sentence_weights.any()
@@ -188,7 +188,7 @@ def original_words(rows: Rows, row: int, *, begin: int, end: int, count: int, or
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("masking", [MaskingConfig(), MaskingConfig(rate=0.4)], ids=["rate15", "rate40"])
+@pytest.mark.parametrize("masking", [TOKENS, MaskingConfig(rate=0.4)], ids=["rate15", "rate40"])
 def test_masking_equals_a_transcript_of_the_original(masking: MaskingConfig, seed: int) -> None:
     rows = random_rows(seed, batch=64, length=48, instances=3, empty_rows=1)
     batch = masked(rows, seed=seed, masking=masking, max_predictions=9)
@@ -284,7 +284,7 @@ def test_every_maskable_place_is_chosen_equally_often() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-@pytest.mark.parametrize("masking", [MaskingConfig(), WHOLE_WORD], ids=["tokens", "whole_words"])
+@pytest.mark.parametrize("masking", [TOKENS, WHOLE_WORD], ids=["tokens", "whole_words"])
 def test_masking_is_independent_of_the_mesh(masking: MaskingConfig, shape: tuple[int, int, int]) -> None:
     rows = random_rows(11, batch=16, length=32, instances=2)
     alone = masked(rows, seed=3, masking=masking, max_predictions=5)

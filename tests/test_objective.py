@@ -29,9 +29,9 @@ def params() -> Any:
     """Return fresh parameters."""
     sample = jnp.zeros((1, 1), jnp.int32)
     inputs = EncoderInputs(sample, sample, sample, sample)
-    init = jax.jit(lambda: BertForPreTraining(tiny_model()).init(
-        jax.random.key(0), inputs, positions=sample, cls_positions=sample
-    ))
+    init = jax.jit(
+        lambda: BertForPreTraining(tiny_model()).init(jax.random.key(0), inputs, positions=sample, cls_positions=sample)
+    )
     return nn.meta.unbox(init()["params"])
 
 

@@ -209,10 +209,9 @@ def shapes(preset: str) -> Any:
 def test_every_parameter_is_matched_and_decays_as_in_the_original(preset: str) -> None:
     tree = shapes(preset)
     layers = model_preset(preset).num_hidden_layers
-    decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=tree))
-    stacked = jax.tree.leaves(apply_policy(STACKED_POLICY, params=tree))
-    for name, leaf, decay, is_stacked in zip(parameter_names(tree), jax.tree.leaves(tree), decays, stacked, strict=True):
-        # The original excludes what has "LayerNorm", "layer_norm" or "bias" in its name: the vectors. All matrices decay.
+    policies = [jax.tree.leaves(apply_policy(policy, params=tree)) for policy in (DECAY_POLICY, STACKED_POLICY)]
+    for name, leaf, decay, is_stacked in zip(parameter_names(tree), jax.tree.leaves(tree), *policies, strict=True):
+        # The original excludes what has "LayerNorm", "layer_norm" or "bias" in its name: vectors. All matrices decay.
         assert decay == (leaf.ndim - is_stacked == 2), name
         assert not is_stacked or leaf.shape[0] == layers, name
         assert is_stacked == name.startswith("encoder/layers/"), name

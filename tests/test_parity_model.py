@@ -121,9 +121,7 @@ def test_base_equals_huggingface() -> None:
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_left_to_right_equals_huggingfaces_decoder(scan_layers: bool) -> None:
     assert_outputs_equal(
-        no_dropout(
-            model_preset("tiny"), vocab_size=1000, attention_direction="left_to_right", scan_layers=scan_layers
-        )
+        no_dropout(model_preset("tiny"), vocab_size=1000, attention_direction="left_to_right", scan_layers=scan_layers)
     )
 
 

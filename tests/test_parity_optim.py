@@ -27,9 +27,7 @@ def test_twenty_steps_of_adamw_equal_pytorchs(scale: float) -> None:
     kernel, bias = rng.normal(size=(8, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)
     params: Any = {"pooler": {"dense": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
     table = jnp.asarray(rates, jnp.float32)
-    optimizer = make_optimizer(
-        config, rule=optimizer_rule(Config(optimizer=config)), schedule=lambda step: table[step]
-    )
+    optimizer = make_optimizer(config, rule=optimizer_rule(Config(optimizer=config)), schedule=lambda step: table[step])
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
 

@@ -1,6 +1,7 @@
 """Phases and learning rate: the original's formula, the modern one, restarts, resume."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -14,9 +15,7 @@ from bert_jax.training.schedule import Phase, learning_rate_schedule, phase_at, 
 TOLERANCE = 1e-6
 
 
-def make(
-    *, steps: int, warmup: int, rate: float = 1e-4, items: tuple[PhaseConfig, ...] = (PhaseConfig(),)
-) -> Config:
+def make(*, steps: int, warmup: int, rate: float = 1e-4, items: tuple[PhaseConfig, ...] = (PhaseConfig(),)) -> Config:
     """Return a config of `steps` steps."""
     return Config(
         optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=warmup),
@@ -88,13 +87,15 @@ def test_one_schedule_runs_through_phases_that_name_no_rate() -> None:
         np.testing.assert_array_equal(rates(make(steps=1000, warmup=100, items=halves), recipe), whole)
 
 
-@pytest.mark.parametrize(("shares", "steps"), [((0.1,) * 10, 7), ((0.9, 0.1), 3), ((1 / 3,) * 3, 1000), ((0.5, 0.5), 1)])
+@pytest.mark.parametrize(
+    ("shares", "steps"), [((0.1,) * 10, 7), ((0.9, 0.1), 3), ((1 / 3,) * 3, 1000), ((0.5, 0.5), 1)]
+)
 def test_every_step_belongs_to_one_phase(shares: tuple[float, ...], steps: int) -> None:
     config = make(steps=steps, warmup=0, items=tuple(PhaseConfig(fraction=share) for share in shares))
     parts = all_phases(config)
     assert parts[0].start == 0
     assert parts[-1].end == steps
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         assert before.end == after.start
     for step in range(steps):
         owners = [phase for phase in parts if phase.start <= step < phase.end]

@@ -1,4 +1,4 @@
-"""The training step: the same whatever the accumulation and the mesh; nothing changes where a gradient is not finite."""
+"""The training step: the same whatever accumulation and mesh; no update where a gradient is not finite."""
 
 import dataclasses
 import functools

@@ -60,7 +60,9 @@ def test_figures_keep_their_bits(tmp_path: Path) -> None:
     assert read(path)[0]["train/loss"] == 0.1 + 0.2
 
 
-@pytest.mark.parametrize(("resume", "kept"), [(0, []), (10, [10]), (15, [10]), (20, [10, 20, 20]), (99, [10, 20, 20, 30])])
+@pytest.mark.parametrize(
+    ("resume", "kept"), [(0, []), (10, [10]), (15, [10]), (20, [10, 20, 20]), (99, [10, 20, 20, 30])]
+)
 def test_lines_behind_the_resumed_step_are_removed(tmp_path: Path, resume: int, kept: list[int]) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, 10, 20, 20, 30)  # an evaluation shares its step with a training line

@@ -17,7 +17,7 @@ SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB_SIZE)
 
 
 def tiny_model(**changes: Any) -> ModelConfig:
-    """Return two layers of width 32 in float32, dropout as in the paper; weights ten times as large as a fresh BERT's."""
+    """Return two layers of width 32, float32, dropout as in the paper; weights ten times as large as a fresh BERT's."""
     model = ModelConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,

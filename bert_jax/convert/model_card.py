@@ -118,9 +118,11 @@ def _vocabulary(source: Source) -> str:
     tokenizer = source.require_tokenizer()
     casing = "uncased" if tokenizer.do_lower_case else "cased"
     return (
-        f"## Vocabulary\n\nWordPiece, {tokenizer.vocab_size:,} pieces, {casing}, fingerprint `{tokenizer.fingerprint}`. "
-        "Words of up to 200 characters are cut into pieces, as in the original. The `tokenizers` library differs from the "
-        'original on private-use characters and some CJK code points, and takes a literal "[MASK]" in raw text for the mask.'
+        "## Vocabulary\n\n"
+        f"WordPiece, {tokenizer.vocab_size:,} pieces, {casing}, fingerprint `{tokenizer.fingerprint}`. Words of up to "
+        "200 characters are cut into pieces, as in the original. The `tokenizers` library differs from the original on "
+        "private-use characters and some CJK code points, and takes a literal "
+        '"[MASK]" in raw text for the mask.'
     )
 
 

@@ -10,6 +10,7 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.prediction import tasks
 from bert_jax.prediction.engine import Engine, Task
+from bert_jax.prediction.rows import Example
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
 TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "qa", "ner")
@@ -54,7 +55,7 @@ class Model:
         task = self.task("embed", pooling=pooling, normalize=normalize)
         one = isinstance(texts, str)
         examples = [task.prepare({"text": text})[0][0] for text in ([texts] if one else texts)]
-        vectors = self._engine.run(task.compute, examples)
+        vectors = self.run(task, examples)
         stacked = np.stack(vectors) if vectors else np.zeros((0, self.source.model.hidden_size), np.float32)
         return stacked[0] if one else stacked
 
@@ -78,6 +79,10 @@ class Model:
           UserError: for an unknown task, or one that the model has no head for.
         """
         return self._engine.predict(self.task(task, **options), rows)
+
+    def run(self, task: Task[Any], examples: Sequence[Example]) -> list[Any]:
+        """Return the outputs of prepared examples, as NumPy trees in order: what `predict` does between rows and rows."""
+        return self._engine.run(task.compute, examples)
 
     def task(self, name: str, **options: Any) -> Task[Any]:
         """Return the task of a name, made once for each set of options.

@@ -1,0 +1,79 @@
+"""Begin pre-training from a SOURCE: its shape, its vocabulary, its parameters, and the perplexity before and after."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from bert_jax.config import Config, validate
+from bert_jax.convert.source import Source, model_of
+from bert_jax.errors import UserError
+
+VOCABULARY = "source_vocab"  # in the workdir
+
+
+def adopt_source(config: Config, *, source: Source, workdir: str | Path, report: Callable[[str], None]) -> Config:
+    """Return `config` with the SOURCE's shape and, where it names neither data set nor vocabulary, its vocabulary.
+
+    How to compute (dtype, scan_layers, dropout) stays as the config says. The vocabulary is written to
+    WORKDIR/source_vocab.
+
+    Raises:
+      UserError: if the config does not fit the shape (rows longer than the position table), or names another
+      vocabulary.
+    """
+    model = model_of(source, model=config.model)
+    data = config.data
+    tokenizer = source.require_tokenizer()
+    if data.vocab:
+        _check_vocabulary(config, source=source)
+    else:
+        tokenizer.save(Path(workdir).absolute() / VOCABULARY)
+        data = dataclasses.replace(
+            data, vocab=str(Path(workdir).absolute() / VOCABULARY), do_lower_case=tokenizer.do_lower_case
+        )
+    changed = [
+        f"{field.name}={getattr(model, field.name)}"
+        for field in dataclasses.fields(model)
+        if getattr(model, field.name) != getattr(config.model, field.name)
+    ]
+    parts = ", ".join(source.parts)
+    report(
+        f"beginning from {source.path} ({source.architecture}: {parts}); config.model takes its shape: {' '.join(changed)}"
+    )
+    return validate(dataclasses.replace(config, model=model, data=data))
+
+
+def _check_vocabulary(config: Config, *, source: Source) -> None:
+    from bert_jax.data.tokenization import load_tokenizer
+
+    given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    theirs = source.require_tokenizer()
+    if given.fingerprint != theirs.fingerprint:
+        raise UserError(
+            f"config.data.vocab={config.data.vocab} (fingerprint {given.fingerprint[:12]}) is not the vocabulary of "
+            f"--init={source.path} ({theirs.fingerprint[:12]}): leave config.data.vocab empty, or add words to the "
+            f"model's with "
+            "`python -m bert_jax.export --checkpoint=SOURCE --extend_vocab=WORDS --out=DIR` and name DIR"
+        )
+
+
+def perplexity_before_and_after(metrics: str | Path) -> str:
+    """Return one line from a run's metrics.jsonl: held-out masked-LM perplexity at its first and at its last evaluation.
+
+    Raises:
+      UserError: if there are not two evaluations.
+    """
+    found: list[tuple[int, float]] = []
+    for line in Path(metrics).read_text(encoding="utf-8").splitlines():
+        value = json.loads(line)
+        if "eval/mlm_loss" in value:
+            found.append((value["step"], value["eval/mlm_loss"]))
+    if len(found) < 2:
+        raise UserError(f"{metrics}: holds {len(found)} evaluations, two are needed: set --config.eval.every")
+    (first, before), (last, after) = found[0], found[-1]
+    return (
+        f"held-out perplexity before (step {first}) {math.exp(min(before, 700)):,.1f}, after (step {last}) "
+        f"{math.exp(min(after, 700)):,.1f}"
+    )

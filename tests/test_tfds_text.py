@@ -1,0 +1,103 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.data import tfds_text
+from bert_jax.data.documents import ReadReport, find_sources, read_source
+from bert_jax.errors import UserError
+from tests.texts import PARAGRAPHS, read
+
+
+@pytest.fixture(scope="module")
+def tfds_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+
+    class SmallText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "text": tfds.features.Text(),
+                "title": tfds.features.Text(),
+                "id": tfds.features.Scalar(np.int32),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))  # type: ignore
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(300), "test": self._generate_examples(5)}
+
+        def _generate_examples(self, count: int):
+            for index in range(count):
+                text = f"Document {index} begins. {PARAGRAPHS[0]}\n\n{PARAGRAPHS[1]}\n"
+                yield index, {"text": text, "title": f"The title is {index}.", "id": index}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    builder = SmallText(data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+    return folder
+
+
+def test_tfds_directory_is_read_once_in_ranges(tfds_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    item = f"tfds:{tfds_folder}/small_text/1.0.0"
+    [whole] = find_sources(item)
+    expected = list(read_source(whole, split_sentences=False))
+    assert len(expected) == 300
+    assert {int(document.sentences[0].split()[1]) for document in expected} == set(range(300))
+    assert all(document.sentences[1] == PARAGRAPHS[1] for document in expected)
+    monkeypatch.setattr(tfds_text, "RANGE_BYTES", 10_000)
+    monkeypatch.setattr(tfds_text, "_BATCH_BYTES", 1000)
+    sources = find_sources(item)
+    assert len(sources) > 5
+    assert len({source.name for source in sources}) == len(sources)
+    report = ReadReport()
+    ranges = [d for source in sources for d in read_source(source, split_sentences=False, report=report)]
+    assert [document.sentences for document in ranges] == [document.sentences for document in expected]
+    assert len({document.key for document in ranges}) == report.documents == 300
+    assert abs(sum(source.size for source in sources) - whole.size) < len(sources)
+    assert str(tfds_folder) not in ranges[0].key  # keys do not change with the place
+
+
+def test_tfds_feature_can_be_named(tfds_folder: Path):
+    found = read(f"tfds:{tfds_folder}/small_text/1.0.0:title")
+    assert {sentence for document in found for sentence in document.sentences} == {
+        f"The title is {index}." for index in range(300)
+    }
+    for feature, what in (("body", "does not exist"), ("id", "is not text")):
+        with pytest.raises(UserError, match=rf"feature '{feature}' .* {what}: .*\(text features: text, title\)"):
+            find_sources(f"tfds:{tfds_folder}/small_text/1.0.0:{feature}")
+
+
+def test_tfds_name_is_read_without_tensorflow(tfds_folder: Path):
+    code = (
+        "import sys; from bert_jax.data.documents import read_documents;"
+        "print(sum(1 for _ in read_documents('tfds:small_text')), 'tensorflow' in sys.modules)"
+    )
+    environment = os.environ | {"TFDS_DATA_DIR": str(tfds_folder), "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["300", "False"]
+
+
+def test_tfds_data_set_that_cannot_be_read_is_refused(tfds_folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"no TFDS data set 'no_such_set' .*TFDS_DATA_DIR"):
+        find_sources("tfds:no_such_set")
+    with pytest.raises(UserError, match=r"no TFDS data set '.*' .*dataset_info\.json"):
+        find_sources(f"tfds:{tmp_path}")
+    folder = shutil.copytree(tfds_folder / "small_text" / "1.0.0", tmp_path / "small_text" / "1.0.0")
+    info = folder / "dataset_info.json"
+    original = info.read_text()
+    info.write_text(original.replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"not in a random-access format: .*array_record"):
+        find_sources(f"tfds:{folder}")
+    info.write_text(original)
+    [source] = find_sources(f"tfds:{folder}")
+    [shard] = folder.glob("*train*")
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"TFDS data set '.*' is damaged .*prepare it again"):
+        list(read_source(source))
