@@ -28,7 +28,7 @@ def sentences(file: str, *, count: int) -> list[str]:
 
 def main() -> None:
     """Print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", required=True)
     parser.add_argument("--model", default="")
     parser.add_argument("--count", type=int, default=2000)

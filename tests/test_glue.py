@@ -1,4 +1,4 @@
-"""GLUE's files are read with their quirks, scored officially, written for the server, and refused with a line number."""
+"""GLUE's files are read with their quirks, scored officially, written for the server, refused with a line number."""
 
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def test_a_wrong_row_is_one_line_with_its_number(tmp_path: Path, name: str, cont
 
 
 def test_missing_files_and_bad_bytes_are_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match="holds no train.tsv"):
+    with pytest.raises(UserError, match=r"holds no train\.tsv"):
         task_of(tmp_path, "rte").read("train")
     with pytest.raises(UserError, match=r"config.data.directory is empty: give --data_dir"):
         GlueTask("rte", data=DataOptions()).read("train")
@@ -180,7 +180,7 @@ def test_a_predictions_file_is_scored_against_the_official_file(shared_data: Pat
     data = str(shared_data / "glue" / "RTE" / "dev.tsv")
     assert score_predictions(task="rte", predictions=str(path), data=data) == {"accuracy": pytest.approx(250 / 277)}
     path.write_text("index\tprediction\n0\tentailment\n")
-    with pytest.raises(UserError, match="1 predictions .* has 277 rows"):
+    with pytest.raises(UserError, match=r"1 predictions .* has 277 rows"):
         score_predictions(task="rte", predictions=str(path), data=data)
     path.write_text("index\tprediction\n" + "0\tmaybe\n" * 277)
     with pytest.raises(UserError, match="line 2: unknown label 'maybe'"):

@@ -125,7 +125,10 @@ def test_text_is_the_same_whatever_the_size_of_blocks(
 ):
     content = b"a" + content  # Hypothesis would make it the start of a compressed file
     path = write(tmp_path / "a.txt", content)
-    expected = re.sub("[\0\ufeff]", "", content.decode(errors="replace"))
+    expected = [
+        re.sub("[\x0b\x0c\x85\u2028\u2029]", " ", re.sub("[\0\ufeff]", "", line))
+        for line in re.split("\r\n|\r|\n", content.decode(errors="replace"))
+    ]
     for block, batch in ((1 << 20, 1 << 18), (unit, unit)):
         monkeypatch.setattr(lines, "BLOCK", block)
         monkeypatch.setattr(lines, "_BATCH", batch)
@@ -133,7 +136,7 @@ def test_text_is_the_same_whatever_the_size_of_blocks(
         report = ReadReport()
         streams = opening.open_texts(str(path))
         found = [line for batch in lines.read_lines(next(streams), report=report) for line in batch]
-        reference = re.split("\r\n|\r|\n", re.sub("[\x0b\x0c\x85\u2028\u2029]", " ", expected))
+        reference = expected.copy()
         while reference and not reference[-1]:
             reference.pop()
         while found and not found[-1]:

@@ -112,7 +112,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, content: str, match: str):
         read_conll(tmp_path / "eng.train", tag_column=-1)
     (tmp_path / "eng.train").write_text("Bob NNP I-NP I-PER\n")
     (tmp_path / "eng.testa").write_text("Rome NNP I-NP I-LOC\n")
-    with pytest.raises(UserError, match="word 'Rome': unknown label 'B-LOC': train has O, PER"):
+    with pytest.raises(UserError, match=r"unknown label 'B-LOC' \(word 'Rome'\): train has O, PER"):
         ner(tmp_path).load("dev", tokenizer=tokenizer())
-    with pytest.raises(UserError, match="config.ner.tag_column=5: .* has 4 columns"):
+    with pytest.raises(UserError, match=r"config.ner.tag_column=5: .* has 4 columns"):
         read_conll(tmp_path / "eng.train", tag_column=5)

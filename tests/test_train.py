@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_that_names_the_field(tiny_dataset: Path, tmp_path
 def test_a_workdir_of_another_config_is_refused(undisturbed: Path, tiny_dataset: Path):
     done = run(train_command(undisturbed, *STEPS, "optimizer.learning_rate=0.5", data=tiny_dataset))
     assert done.returncode == 2
-    assert "config.optimizer.learning_rate was 0.002, is 0.5" in done.stderr
+    assert "config.optimizer.learning_rate was 0.003, is 0.5" in done.stderr
 
 
 def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_dataset: Path, tmp_path: Path):

@@ -39,9 +39,8 @@ def adopt_source(config: Config, *, source: Source, workdir: str | Path, report:
         if getattr(model, field.name) != getattr(config.model, field.name)
     ]
     parts = ", ".join(source.parts)
-    report(
-        f"beginning from {source.path} ({source.architecture}: {parts}); config.model takes its shape: {' '.join(changed)}"
-    )
+    taken = f"; config.model takes its shape: {' '.join(changed)}" if changed else ""
+    report(f"beginning from {source.path} ({source.architecture}: {parts}){taken}")
     return validate(dataclasses.replace(config, model=model, data=data))
 
 
@@ -53,14 +52,13 @@ def _check_vocabulary(config: Config, *, source: Source) -> None:
     if given.fingerprint != theirs.fingerprint:
         raise UserError(
             f"config.data.vocab={config.data.vocab} (fingerprint {given.fingerprint[:12]}) is not the vocabulary of "
-            f"--init={source.path} ({theirs.fingerprint[:12]}): leave config.data.vocab empty, or add words to the "
-            f"model's with "
+            f"--init={source.path} ({theirs.fingerprint[:12]}): leave config.data.vocab empty, or add words to it with "
             "`python -m bert_jax.export --checkpoint=SOURCE --extend_vocab=WORDS --out=DIR` and name DIR"
         )
 
 
 def perplexity_before_and_after(metrics: str | Path) -> str:
-    """Return one line from a run's metrics.jsonl: held-out masked-LM perplexity at its first and at its last evaluation.
+    """Return the held-out masked-LM perplexity at a run's first and last evaluation, in a line.
 
     Raises:
       UserError: if there are not two evaluations.

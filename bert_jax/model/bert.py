@@ -80,7 +80,7 @@ class Embeddings(nn.Module):
         """Embed the tokens; also called once to create the parameters."""
         config = self.config
 
-        def table(name: str, size: int, axis: str | None) -> Float[Array, "size D"]:
+        def table(name: str, size: int, axis: str | None) -> Any:
             return self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
 
         hidden = jnp.take(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids, axis=0)

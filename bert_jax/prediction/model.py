@@ -81,7 +81,7 @@ class Model:
         return self._engine.predict(self.task(task, **options), rows)
 
     def run(self, task: Task[Any], examples: Sequence[Example]) -> list[Any]:
-        """Return the outputs of prepared examples, as NumPy trees in order: what `predict` does between rows and rows."""
+        """Return the outputs of prepared examples, NumPy trees in order: the core of `predict`."""
         return self._engine.run(task.compute, examples)
 
     def task(self, name: str, **options: Any) -> Task[Any]:
