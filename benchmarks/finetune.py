@@ -32,7 +32,7 @@ LIMIT = {"sst2": 10_000}
 
 def main() -> None:
     """Compare, and print a line a task and seed and a JSON summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Fine-tune beside HuggingFace PyTorch.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="mrpc,rte,stsb,cola,sst2")

@@ -74,7 +74,7 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
     [
         ("classification", '{"text": "x"', {}, r"train.jsonl line 2: not JSON"),
         ("classification", "[1]", {}, r"line 2: not a JSON object"),
-        ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'label' \(config.own.label\)"),
+        ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text' \(config.own.text\)"),
         ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: mend column label"),
         ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words and 1 tags: give one tag a word"),
         ("tags", '{"text": ["a"], "label": ["PER"]}', {}, r"line 2: tag 'PER' is neither"),

@@ -96,8 +96,8 @@ def test_accumulation_changes_neither_loss_nor_gradients_nor_figures(accumulatio
     assert_same_step(take_step(accumulation))
 
 
-# Compiling takes all the time: what shards parameters fully, heads fully, and both; the rest are soaked, and `data` comes
-# with the accumulation below.
+# Compiling takes all the time: what shards parameters fully, heads fully, and both; the rest are soaked, and `data`
+# comes with the accumulation below.
 QUICK = [(1, 8, 1), (1, 1, 8), (2, 2, 2)]
 FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(shape) == 8]
 
