@@ -1,7 +1,7 @@
 """Compute CRC-32C (Castagnoli, RFC 3720 appendix B.4) of large buffers with NumPy.
 
 A checksum is linear over GF(2): equal lanes are advanced side by side, two bytes a step, and then joined in a tree
-with the operator that appends zeros. That takes about 3 s for the 440 MB of BERT-Base on one core, where a loop over
+with the operator that appends zeros. That takes 0.57 s for 100 MB on one busy core, where a loop over
 bytes takes minutes.
 """
 
