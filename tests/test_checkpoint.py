@@ -1,11 +1,12 @@
 """Checkpoints: bit-equal, on any mesh, kept as told, and never a damaged one for a good one."""
 
 import contextlib
-import gc
 import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,6 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.training.checkpoint import Checkpointer, Restored, checksums
 from bert_jax.training.state import TrainState
-
-# Behind a failed read TensorStore answers into an event loop that Orbax has closed.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collect_failed_reads() -> Iterator[None]:
-    """Let the errors that Orbax keeps be dropped here, and not in whatever test comes next."""
-    yield
-    gc.collect()
-
 
 METADATA = {"config": {"seed": 3}, "window": {"loss": [1.5, 2.0]}, "fingerprints": {"vocabulary": "abc"}}
 
@@ -249,6 +239,27 @@ def damage(path: Path, how: str) -> None:
         content = bytearray(path.read_bytes())
         content[int(len(content) * float(how.split()[-1]))] ^= 1
         path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_costs_two_lines_and_no_traceback(two: Path, tmp_path: Path) -> None:
+    """Whatever the reader's threads have to say of it, and whenever: a fresh process prints what was reported."""
+    damaged = 0
+    for index in range(3):
+        directory = Path(shutil.copytree(two, tmp_path / str(index)))
+        damage(files(directory / "20")[index], "flipped at 0.5")
+        code = (
+            "import gc, sys; sys.path.insert(0, 'tests'); import pathlib, test_checkpoint as t; "
+            f"restored = t.Checkpointer(pathlib.Path({str(directory)!r}), config=t.CheckpointConfig())"
+            ".restore(t.abstract(t.make_state(0))); gc.collect()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        )
+        lines = done.stdout.splitlines()
+        assert done.stderr == "", done.stderr
+        assert len(lines) in (0, 2), lines
+        damaged += bool(lines)
+    assert damaged
 
 
 def test_training_goes_on_behind_a_damaged_checkpoint(copy: Path) -> None:

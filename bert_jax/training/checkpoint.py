@@ -5,9 +5,11 @@ when it is read back: a damaged checkpoint is set aside by name and the last goo
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,8 @@ class Checkpointer:
         """
         self._directory = Path(directory).absolute()
         self._report = report
-        # Orbax's own log lines (dozens a save) would bury the run's; its errors still arrive.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax's own log lines (dozens a save) would bury the run's; what fails is raised, and reported here in a line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_latest if config else None,
             keep_period=(config.keep_every or None) if config else None,
@@ -117,17 +119,12 @@ class Checkpointer:
         if step is not None and not steps:
             raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {self.steps() or 'none'}")
         for candidate in steps:
-            try:
-                restored = self._read(candidate, target)
-            except UserError:
-                raise
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                self._report(f"checkpoint of step {candidate} is damaged and is passed over: {reason}")
-                self._set_aside(candidate)
-                continue
-            self.last_good = candidate
-            return restored
+            restored = self._read_or_reason(candidate, target)
+            if isinstance(restored, Restored):
+                self.last_good = candidate
+                return restored
+            self._report(f"checkpoint of step {candidate} is damaged and is passed over: {restored}")
+            self._set_aside(candidate)
         aside = sorted(path.name for path in self._directory.glob("*.damaged-*"))
         if steps or aside:
             which = f"steps {sorted(steps)}" if steps else f"set aside before: {', '.join(aside)}"
@@ -136,6 +133,15 @@ class Checkpointer:
                 "directory from a backup, or start anew with another --workdir"
             )
         return None
+
+    def _read_or_reason(self, step: int, target: Any) -> Restored | str:
+        _quiet_abandoned_reads()
+        try:
+            return self._read(step, target)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            return " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
 
     def _read(self, step: int, target: Any) -> Restored:
         metadata = self.metadata(step)
@@ -174,6 +180,24 @@ class Checkpointer:
             ) from error
         steps = self.steps()
         self.last_good = steps[-1] if steps else None
+
+
+@functools.cache
+def _quiet_abandoned_reads() -> None:
+    """Print nothing of the errors of reads that Orbax has given up, from now on.
+
+    It reads arrays concurrently and gives up at the first error: the reads still under way then fail on TensorStore's
+    threads ("Event loop is closed") and, at any later time, when they are collected, each with a traceback of a
+    hundred lines about a file that is reported in one. Everything else goes to the hook that was there.
+    """
+    before = sys.unraisablehook
+
+    def hook(event: "sys.UnraisableHookArgs", /) -> None:
+        collected = "_read_array_index_and_device_put" in repr(event.object)
+        if not collected and str(event.exc_value) != "Event loop is closed":
+            before(event)
+
+    sys.unraisablehook = hook
 
 
 def _digest(record: dict[str, Any]) -> str:
