@@ -1,9 +1,10 @@
-"""A `mini` BERT on real English (Wikipedia articles and novels) with a vocabulary learned from them: a config.
+r"""A `mini` BERT on real English (Wikipedia articles and novels) with a vocabulary learned from them: a config.
 
     mkdir -p /tmp/novels && tar -C /tmp/novels -xJf ../shared/data/pretrain_en/100_english_novels.tar.xz
-    python -m bert_jax.prepare --input='../shared/data/pretrain_en/wiki_0[0-2],/tmp/novels/corpus/*.txt' --vocab_size=30522 \\
-        --max_seq_length=64 --heldout_fraction=0.05 --out=/tmp/english
-    python -m bert_jax.train --config=benchmarks/mini_english.py --config.data.directory=/tmp/english --workdir=/tmp/mini_english
+    python -m bert_jax.prepare --input='../shared/data/pretrain_en/wiki_0[0-2],/tmp/novels/corpus/*.txt' \
+        --vocab_size=30522 --max_seq_length=64 --heldout_fraction=0.05 --out=/tmp/english
+    python -m bert_jax.train --config=benchmarks/mini_english.py \
+        --config.data.directory=/tmp/english --workdir=/tmp/mini_english
 
 Cost and result: see `RESULTS.md`. Length, batch and schedule fit an hour of two CPU cores, not the paper's procedure.
 """

@@ -8,7 +8,7 @@ import pytest
 from source_helpers import random_source, vocabulary
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
-from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after
+from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
 from bert_jax.convert.names import flatten
 from bert_jax.convert.source import initial_params
 from bert_jax.data.tokenization import load_tokenizer
@@ -31,6 +31,7 @@ def test_shape_and_vocabulary_come_from_the_source_and_the_way_of_computing_stay
     source = random_source("small-test", hidden_act="gelu")
     adopted = adopt_source(config(), source=source, workdir=tmp_path, report=quiet)
     assert adopted.model == dataclasses.replace(source.model, dtype="bfloat16")
+    save_vocabulary_of(source, workdir=tmp_path)
     tokenizer = load_tokenizer(adopted.data.vocab)
     assert tokenizer.fingerprint == source.require_tokenizer().fingerprint
     assert adopted.data.do_lower_case == tokenizer.do_lower_case

@@ -116,3 +116,28 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_
     assert "not finite at step" in done.stderr
     assert "first bad parameter group" in done.stderr
     assert any((tmp_path / "checkpoints").iterdir())
+
+
+def test_training_goes_on_from_a_source_on_its_vocabulary(undisturbed: Path, tiny_dataset: Path, tmp_path: Path):
+    steps = [*STEPS, "model.hidden_size=128", "seed=7", "optimizer.learning_rate=1e-6"]  # the SOURCE gives the shape
+    begin = [*train_command(tmp_path / "more", *steps, data=tiny_dataset), f"--init={undisturbed}"]
+    begin = [arg for arg in begin if "initializer_range" not in arg]
+    done = run(begin)
+    assert done.returncode == 0, done.stderr
+    assert "hidden_size=32" in done.stdout
+    assert "held-out perplexity before (step 0)" in done.stdout
+    first = next(line for line in figures(tmp_path / "more") if "eval/mlm_loss" in line)
+    last = [line for line in figures(undisturbed) if "eval/mlm_loss" in line][-1]
+    assert first["step"] == 0
+    # Other masks (another seed) on the same rows: near the SOURCE's loss, where fresh parameters have that of chance.
+    assert abs(first["eval/mlm_loss"] - last["eval/mlm_loss"]) < 0.15
+    again = run(begin)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+
+
+def test_a_source_without_the_heads_says_what_to_type(tiny_dataset: Path, tmp_path: Path):
+    done = run([*train_command(tmp_path, *STEPS, data=tiny_dataset), f"--init={tmp_path / 'nothing'}"])
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    assert "Traceback" not in done.stderr

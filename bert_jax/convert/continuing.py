@@ -16,8 +16,8 @@ VOCABULARY = "source_vocab"  # in the workdir
 def adopt_source(config: Config, *, source: Source, workdir: str | Path, report: Callable[[str], None]) -> Config:
     """Return `config` with the SOURCE's shape and, where it names neither data set nor vocabulary, its vocabulary.
 
-    How to compute (dtype, scan_layers, dropout) stays as the config says. The vocabulary is written to
-    WORKDIR/source_vocab.
+    How to compute (dtype, scan_layers, dropout) stays as the config says. `save_vocabulary_of` writes the vocabulary
+    that the returned config names, WORKDIR/source_vocab.
 
     Raises:
       UserError: if the config does not fit the shape (rows longer than the position table), or names another
@@ -29,7 +29,6 @@ def adopt_source(config: Config, *, source: Source, workdir: str | Path, report:
     if data.vocab:
         _check_vocabulary(config, source=source)
     else:
-        tokenizer.save(Path(workdir).absolute() / VOCABULARY)
         data = dataclasses.replace(
             data, vocab=str(Path(workdir).absolute() / VOCABULARY), do_lower_case=tokenizer.do_lower_case
         )
@@ -42,6 +41,11 @@ def adopt_source(config: Config, *, source: Source, workdir: str | Path, report:
     taken = f"; config.model takes its shape: {' '.join(changed)}" if changed else ""
     report(f"beginning from {source.path} ({source.architecture}: {parts}){taken}")
     return validate(dataclasses.replace(config, model=model, data=data))
+
+
+def save_vocabulary_of(source: Source, *, workdir: Path) -> None:
+    """Write the SOURCE's vocabulary to WORKDIR/source_vocab."""
+    source.require_tokenizer().save(workdir / VOCABULARY)
 
 
 def _check_vocabulary(config: Config, *, source: Source) -> None:

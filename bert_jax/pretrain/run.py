@@ -10,13 +10,15 @@
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from bert_jax.config import Config
+from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
+from bert_jax.convert.source import initial_params, load_source
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
@@ -43,23 +45,37 @@ from bert_jax.types import Rows
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
 
 
-def pretrain(config: Config, *, workdir: str | Path, command: str = "the same command") -> int:
+def pretrain(
+    config: Config,
+    *,
+    workdir: str | Path,
+    command: str = "the same command",
+    init: str = "",
+    init_missing: Sequence[str] = (),
+) -> int:
     """Train to the end of the schedule, or resume there; return the exit status.
 
-    `command` is what the user is told to type to resume.
+    `command` is what the user is told to type to resume. `init` names a SOURCE to begin from, which gives shape and
+    vocabulary; `init_missing` names parts to draw where it lacks them.
 
     Raises:
       UserError: for anything the user can mend.
     """
     report = print if jax.process_index() == 0 else _silent
+    source = load_source(init, init_missing=init_missing, report=report) if init else None
+    if source is not None:
+        config = adopt_source(config, source=source, workdir=workdir, report=report)
     path = open_workdir(workdir, config=config)
+    if source is not None and jax.process_index() == 0:
+        save_vocabulary_of(source, workdir=path)
     program = Program(config, mesh=meshes.make_mesh(config.mesh))
     lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
     datasets = open_datasets(config, workdir=path, max_seq_lengths=lengths, report=report)
     tokenizer = open_tokenizer(next(iter(datasets.values())))
     if jax.process_index() == 0 and not (path / "vocab").exists():
         tokenizer.save(path / "vocab")
-    run = _Run(program, datasets=datasets, special=special_ids(tokenizer), report=report)
+    params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
+    run = _Run(program, datasets=datasets, special=special_ids(tokenizer), report=report, params=params)
     checkpointer = Checkpointer(path / "checkpoints", config=config.checkpoint, report=report)
     try:
         return run.train(path, checkpointer=checkpointer, command=command)
@@ -107,8 +123,11 @@ class _Run:
         datasets: dict[int, DatasetInfo],
         special: SpecialIds,
         report: Callable[[str], None],
+        params: Any = None,
     ):
+        """Take what was opened; `params` to begin from, in host memory, or None for fresh ones."""
         self.program, self.config = program, program.config
+        self._params = params
         self._datasets, self._special, self._report = datasets, special, report
         self._steps: dict[int, Any] = {}
 
@@ -121,7 +140,7 @@ class _Run:
                 f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}"
             )
             return FINISHED
-        state = restored.state if restored else self.program.init_state()
+        state = restored.state if restored else self._first_state()
         self._report(
             f"resuming at step {start} of {end}" if restored else f"starting: {end} steps on {self._devices()}"
         )
@@ -139,6 +158,8 @@ class _Run:
             checkpointer.save(step, state=state, metadata=self._metadata(window))
 
         evaluate = _Evaluate(self, writers=writers, progress=progress)
+        if self._params is not None and not restored:
+            evaluate(0, state=state)  # what the SOURCE knows before it sees this text
         try:
             with StopRequest() as stop:
                 state, step = run_loop(
@@ -165,7 +186,15 @@ class _Run:
             return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
         self._report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
         self._report(verdict(evaluate.last))
+        if self._params is not None and main_host:
+            self._report(perplexity_before_and_after(path / "metrics.jsonl"))
         return FINISHED
+
+    def _first_state(self) -> TrainState:
+        state = self.program.init_state()
+        if self._params is None:
+            return state
+        return dataclasses.replace(state, params=jax.device_put(self._params, self.program.state_shardings.params))
 
     def evaluator(self, phase: Phase) -> Evaluator:
         """Return the evaluation on the held-out rows of `phase`'s length."""
