@@ -182,6 +182,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 # The released family (google-research/bert README) by its usual names: layers, hidden size, heads.
+MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens a side and one to spare
+
 _FAMILY = {
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -312,6 +314,11 @@ def validate(config: Config) -> Config:
             f"config.model.num_attention_heads={model.num_attention_heads} does not divide "
             f"config.model.hidden_size={model.hidden_size}: change one of them"
         )
+    if model.type_vocab_size < 2 and config.data.objective != "mlm":
+        raise UserError(
+            f"config.model.type_vocab_size={model.type_vocab_size}: pairs of segments need 2; or set "
+            "config.data.objective=mlm"
+        )
     shares = masking.mask_share + masking.random_share + masking.same_share
     if abs(shares - 1) > 1e-6:
         raise UserError(f"config.masking: mask_share + random_share + same_share must be 1, they add up to {shares:g}")
@@ -331,6 +338,13 @@ def validate(config: Config) -> Config:
             raise UserError(
                 f"{field}.max_predictions_per_seq={item.max_predictions_per_seq} is more than "
                 f"max_seq_length={item.max_seq_length}: set it to 0 to have it computed"
+            )
+        if item.max_seq_length < MIN_SEQ_LENGTH:
+            raise UserError(f"{field}.max_seq_length={item.max_seq_length}: must be at least {MIN_SEQ_LENGTH}")
+        if item.warmup_steps and not item.learning_rate:
+            raise UserError(
+                f"{field}.warmup_steps={item.warmup_steps} belongs to a schedule of its own: set {field}.learning_rate "
+                "too, or only config.optimizer.warmup_steps"
             )
         batch = item.batch_size or train.batch_size
         if batch % train.gradient_accumulation_steps:

@@ -1,8 +1,9 @@
 """Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
 
+import logging
 import os
 import re
-import signal
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from absl import app, flags
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
+PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -21,11 +23,12 @@ def run(main: Callable[[], int | None]) -> None:
 
     A `UserError`, a wrong flag or a wrong config override is printed as one line, exit status 2. Ctrl-C exits with 130.
     """
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly, as for any other command
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: flags are written --name=value; --help lists them")
+        # jax says in a line what kinds of accelerator it did not find.
+        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
         try:
             sys.exit(main())
         except UserError as error:
@@ -33,6 +36,10 @@ def run(main: Callable[[], int | None]) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:
+            if not _reader_left():
+                raise
+            sys.exit(PIPE_CLOSED)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -43,18 +50,27 @@ def fail(message: str) -> None:
     sys.exit(USAGE_ERROR)
 
 
+def _reader_left() -> bool:
+    """Return whether nobody reads the standard output any more (`... | head`), which ends a command quietly."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if left:  # what is still in the buffer would fail again when the interpreter closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parse flags; whatever absl or ml_collections raise for wrong ones becomes one line."""
+    _check_config_file(argv)
     try:
         return flags.FLAGS(list(argv), known_only=False)
     except UserError as error:
         fail(str(error))
-    except FileNotFoundError as error:
-        fail(f"--config: no such file: {error.filename}")
     except flags.Error as error:
-        text = " ".join(str(error).split())
+        text = _reason(error)
         fail(re.sub(r"^(FATAL Flags parsing error:)?\s*", "", text) + "; --help lists the flags")
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
         fail(_config_error(argv, error))
     raise AssertionError("fail() exits")
 
@@ -72,6 +88,29 @@ def _config_error(argv: Sequence[str], error: Exception) -> str:
         base = re.sub(r"\[\d+\]", "[0]", path)
         if base not in known and not any(name.startswith((base + ".", base + "[")) for name in known):
             return config.unknown_field_message(path, known)
+        if isinstance(error, IndexError) and "[" in path:
+            return f"--config.{path}: the config has no element of that number; they count from 0"
         if path in str(error) or (match.group(3) and match.group(3) in str(error)):
-            return f"--config.{path}={match.group(3)}: {' '.join(str(error).split())}"
-    return f"--config: {type(error).__name__}: {' '.join(str(error).split())}"
+            return f"--config.{path}={match.group(3)}: {_reason(error)}"
+    return f"--config: {type(error).__name__}: {_reason(error)}"
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    """Look for the config file first: ml_collections reports a missing one by whatever the config is used for next."""
+    for index, argument in enumerate(argv[1:], start=1):
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument, flags=re.DOTALL)
+        if match:
+            value = match.group(1) if match.group(1) is not None else "".join(argv[index + 1 : index + 2])
+            file = value.partition(":")[0]
+            if not os.path.isfile(file):  # noqa: PTH113  "" is no file, and Path("") is the current folder
+                fail(f"--config={value}: there is no file {file!r}; look in the folder configs/")
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's text in one line; of a traceback in it, what it ends with."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        text = text.strip().splitlines()[-1]
+        if "positional argument" in text:
+            text = f"the config takes no argument behind a colon ({text})"
+    return " ".join(text.split())

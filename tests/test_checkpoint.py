@@ -293,13 +293,29 @@ def test_nothing_but_damaged_checkpoints_is_one_clear_line(copy: Path) -> None:
     assert str(copy) in str(caught.value)
 
 
-def test_after_all_were_set_aside_a_run_does_not_silently_start_anew(copy: Path) -> None:
+def test_where_all_are_damaged_they_stay_and_no_run_silently_starts_anew(copy: Path) -> None:
     for step in ("10", "20"):
         damage(files(copy / step)[0], "truncated")
-    with pytest.raises(UserError):
-        restore(copy)
-    with pytest.raises(UserError, match="none of the checkpoints"):
-        restore(copy)
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of the checkpoints"):
+            restore(copy)
+        assert {path.name for path in copy.iterdir()} >= {"10", "20"}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("8 GiB"), PermissionError(13, "denied"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB of HBM")]
+)
+def test_what_is_no_damage_sets_nothing_aside(copy: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with opened(copy) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "restore", fail)
+        with pytest.raises(UserError, match="not taken for damaged"):
+            checkpointer.restore(abstract(make_state(0)))
+    again = restore(copy)
+    assert again is not None
+    assert again.step == 20
 
 
 def test_a_checkpoint_left_half_written_by_a_kill_is_not_one(copy: Path) -> None:

@@ -32,6 +32,7 @@ def load_workdir(
     Raises:
       UserError: if there is no checkpoint, none can be read, or the one that was named is damaged.
     """
+    path = path.absolute()  # Orbax reads nothing by a relative one
     named = None if (path / CHECKPOINTS).is_dir() else int(path.name)
     workdir = path if named is None else path.parent.parent
     directory = workdir / CHECKPOINTS

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import CHOICES, DataConfig
+from bert_jax.config import CHOICES, MIN_SEQ_LENGTH, DataConfig
 from bert_jax.data.dataset_info import (
     DatasetInfo,
     ShardFile,
@@ -25,7 +25,6 @@ from bert_jax.data.dataset_info import (
 from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
 from bert_jax.data.manifest import check_manifest, make_manifest
-from bert_jax.data.pairs import MIN_SEQ_LENGTH
 from bert_jax.data.progress import Progress
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
@@ -52,13 +51,14 @@ def build_dataset(
     recipe: str = "modern",
     runner: str = "local",
     beam_arguments: Sequence[str] = (),
+    leave_out: Sequence[Path] = (),
     report: Callable[[str], None] = print,
 ) -> DatasetInfo:
     """Build the data set of every length of `max_seq_lengths` in `out` and return the facts of the first one.
 
     What is finished already is kept: a second call says so and does nothing, a call after a crash goes on, a call with
     one more length adds it. `vocab_size` is that of the vocabulary to learn, or the most a given one may have; 0 stands
-    for the usual 30522, or any.
+    for the usual 30522, or any. Folders `leave_out`, and `out`, are no input though they lie in a folder that is.
 
     Raises:
       UserError: wrong settings; no text; `out` was made from other text or with other settings; no room, no permission.
@@ -66,11 +66,11 @@ def build_dataset(
     out = Path(out).expanduser().absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
-    sources = find_sources(config.input)
+    sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)
     given = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
-    manifest = make_manifest(config, sources=sources, tokenizer=given, vocab_size=vocab_size, recipe=recipe)
     with _mendable(out):
+        manifest = make_manifest(config, sources=sources, tokenizer=given, vocab_size=vocab_size, recipe=recipe)
         check_manifest(out, manifest)
         missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
         if not missing:
@@ -87,6 +87,17 @@ def build_dataset(
             run = _runner(runner, config.num_workers, beam_arguments)
             _Build(out, config, recipe, report, run).build(sources, missing, given, vocab_size, text_bytes)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
+
+
+def _find_sources(inputs: str, *, out: Path, leave_out: Sequence[Path], max_seq_lengths: Sequence[int]) -> list[Source]:
+    try:
+        return find_sources(inputs, leave_out=[out, *leave_out])
+    except UserError as error:
+        if all(is_finished(out, max_seq_length=length) for length in max_seq_lengths):
+            raise UserError(
+                f"{error}; the data set made of it is whole: --config.data.directory={out} goes on without the text"
+            ) from None
+        raise
 
 
 def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:

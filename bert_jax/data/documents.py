@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
@@ -17,13 +17,13 @@ __all__ = ["Document", "ReadReport", "Source", "find_sources", "read_documents",
 MAX_PART = 1 << 20  # characters; a longer document comes in parts
 
 
-def find_sources(inputs: str | Sequence[str]) -> list[Source]:
+def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ()) -> list[Source]:
     """Find the sources that the user named, in an order that depends on their names alone.
 
     Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with
     ":FEATURE" where the text is not in `text`), or "embedded"; a string may hold several, with commas between. Hidden
-    files in folders are left out. A source that is a file is named by its path below the deepest folder that holds all
-    the files.
+    files in folders are left out, and so are the folders `leave_out` (a run's own, beside its texts). A source
+    that is a file is named by its path below the deepest folder that holds all the files.
 
     Raises:
         UserError: an input matches nothing, or is a data set that cannot be read.
@@ -36,7 +36,7 @@ def find_sources(inputs: str | Sequence[str]) -> list[Source]:
         elif item.startswith(tfds_text.PREFIX):
             others.extend(tfds_text.find_tfds_sources(item))
         else:
-            files.update(_find_files(item))
+            files.update(_find_files(item, leave_out={folder.resolve() for folder in leave_out}))
     return _file_sources(sorted(files)) + others
 
 
@@ -148,11 +148,11 @@ def _items(inputs: str | Sequence[str]) -> list[str]:
     return items
 
 
-def _find_files(item: str) -> list[Path]:
+def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     path = Path(item).expanduser()
     names = [path] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207  takes absolute globs
     matches = [Path(name) for name in names]
-    found = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
+    found = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
     if not found:
         hint = (
             "copy it to a local disk"
@@ -160,16 +160,19 @@ def _find_files(item: str) -> list[Path]:
             else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
         )
         raise UserError(f"data.input: '{item}' matches no file: {hint}")
+    for file in found:
+        if file.exists() and not file.is_file():
+            raise UserError(f"data.input: '{file}' is no regular file and is read more than once: write it to a file")
     return [Path(os.path.normpath(file.absolute())) for file in found]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, leave_out: Set[Path]) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"data.input: cannot read the folder {error.filename}: {error.strerror}") from error
 
     entered: set[Path] = set()  # links between folders may make a circle
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if (real := Path(parent).resolve()) in entered:
+        if (real := Path(parent).resolve()) in entered or real in leave_out:
             folders.clear()
             continue
         entered.add(real)

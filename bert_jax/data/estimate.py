@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.data.opening import without_compression
 from bert_jax.data.progress import format_bytes, format_time
 from bert_jax.data.records import row_spec
 from bert_jax.data.source import Source
@@ -19,7 +20,7 @@ _TEXT_BYTES_A_SECOND = 5e6  # a core, one length: benchmarks/data_set.py
 
 def estimate_text(sources: Sequence[Source]) -> int:
     """Return about how many bytes of text the sources hold."""
-    return int(sum(source.size * _EXPANSION.get(Path(source.path).suffix, 1.0) for source in sources))
+    return int(sum(source.size * _EXPANSION.get(without_compression(source.path)[1], 1.0) for source in sources))
 
 
 def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_workers: int) -> str:

@@ -42,10 +42,13 @@ def _sample_hash(source: Source) -> str:
     if source.kind != "file":
         return source.kind
     digest = hashlib.blake2b(digest_size=16)
-    with Path(source.path).open("rb") as file:
-        for offset in (0, source.size // 2, max(source.size - _SAMPLE_BYTES, 0)):
-            file.seek(offset)
-            digest.update(file.read(_SAMPLE_BYTES))
+    try:
+        with Path(source.path).open("rb") as file:
+            for offset in (0, source.size // 2, max(source.size - _SAMPLE_BYTES, 0)):
+                file.seek(offset)
+                digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise UserError(f"data.input: cannot read {source.path}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from bert_jax.errors import UserError
 
-MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens a side and one to spare
 Pair = tuple[int, int, int, int, int]  # start and end of A, start and end of B, label
 ONE_DOCUMENT = (
     "next-sentence prediction draws B from another document and there is only one: "

@@ -60,8 +60,8 @@ class Survey:
 def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) -> Survey:
     """Look over the spool in `directory`, which is finished.
 
-    At least one document is held out where `heldout_fraction` is not 0 and there are two; at least one is left to train
-    on, or two under mlm+nsp.
+    Both splits get at least one document where `heldout_fraction` is not 0 and there are two; under mlm+nsp two each,
+    so that no random B of the held-out rows is text that was trained on.
 
     Raises:
       UserError: when there is no text, or too few documents for that.
@@ -75,8 +75,8 @@ def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) 
         blocks += [f"{portion.index:06d}/{block:06d}" for block in range(done["blocks"])]
     report.require_text(config.input)
     spool = Spool(directory=str(directory), blocks=tuple(blocks), heldout_below=0)
-    min_train = 2 if config.objective == "mlm+nsp" else 1
-    num_documents, below = _divide(spool, heldout_fraction=config.heldout_fraction, min_train=min_train)
+    at_least = 2 if config.objective == "mlm+nsp" else 1
+    num_documents, below = _divide(spool, heldout_fraction=config.heldout_fraction, at_least=at_least)
     spool = dataclasses.replace(spool, heldout_below=below)
     shards, text_bytes = [], 0
     for split in ("train", "validation"):
@@ -94,26 +94,26 @@ def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) 
     )
 
 
-def _divide(spool: Spool, *, heldout_fraction: float, min_train: int) -> tuple[int, int]:
+def _divide(spool: Spool, *, heldout_fraction: float, at_least: int) -> tuple[int, int]:
     """Return the number of documents and the key hash below which they are held out."""
     count, smallest, largest = 0, np.empty(0, np.uint64), np.empty(0, np.uint64)
     for _, index in spool.indexes():
         keys = index["key"][index["flags"] & IS_FIRST_PART > 0]
         count += len(keys)
-        smallest = np.sort(np.concatenate([smallest, keys]))[:1]
-        largest = np.sort(np.concatenate([largest, keys]))[-min_train:]
-    if count < min_train:
+        smallest = np.sort(np.concatenate([smallest, keys]))[:at_least]
+        largest = np.sort(np.concatenate([largest, keys]))[-at_least:]
+    if count < at_least:
         raise UserError(ONE_DOCUMENT)
     if heldout_fraction == 0 or count == 1:
         return count, 0
-    if count <= min_train:
+    if count < 2 * at_least:
         raise UserError(
-            f"{count} documents are too few to hold one out and draw random next sentences from the others: give more "
-            "documents, or set config.data.objective=mlm, or config.data.heldout_fraction=0"
+            f"{count} documents are too few: two to train on and two to hold out draw each other's random next "
+            "sentences; give more documents, or set config.data.objective=mlm, or config.data.heldout_fraction=0"
         )
     # Hash values are uniform, so the share below fraction * 2**64 is the fraction; the bounds matter for small corpora.
     wanted = int(heldout_fraction * float(1 << 64))
-    return count, min(max(wanted, int(smallest[0]) + 1), int(largest[0]))
+    return count, min(max(wanted, int(smallest[-1]) + 1), int(largest[0]))
 
 
 def _histogram(spool: Spool, split: str) -> np.ndarray:

@@ -30,6 +30,7 @@ def open_datasets(
             max_seq_lengths=max_seq_lengths,
             vocab_size=config.model.vocab_size,
             recipe=config.recipe,
+            leave_out=[workdir],
             report=report,
         )
     else:

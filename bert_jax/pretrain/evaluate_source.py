@@ -30,23 +30,37 @@ def evaluate_source(
 ) -> dict[str, Any]:
     """Return `eval/...` figures of the model on the held-out rows of a data set, with what they were measured on.
 
-    Empty or 0 takes what the model was trained with: its data set, the length of its last phase, its batch size, seed
-    and masking; so a checkpoint gets exactly the figures that the loop wrote for it.
+    Empty or 0 takes what the model was trained with: its data set, the length and batch size of the phase that its step
+    ended, its seed and masking; so a checkpoint gets the figures that the loop wrote for it (masks depend on the
+    batch size). Another length takes the last phase of that length.
 
     Raises:
       UserError: if there is no model or data set, or vocabulary or casing differ; the line names both sides.
     """
+    for flag, value in (("max_seq_length", max_seq_length), ("max_examples", max_examples), ("batch_size", batch_size)):
+        if value < 0:
+            raise UserError(f"--{flag}={value}: must not be negative; 0 is what the model was trained with")
     source = load_source(path, report=report)
     config = _config(source)
     directory = _directory(source, config, data)
     lengths = finished_lengths(directory)
-    length = max_seq_length or config.train.phases[-1].max_seq_length
-    if not max_seq_length and length not in lengths and lengths:
-        length = max(item for item in lengths if item <= source.model.max_position_embeddings)
+    phase = _phase(config, step=source.record.get("step"))
+    length = max_seq_length or phase.max_seq_length
+    if not max_seq_length and length not in lengths:
+        fitting = [item for item in lengths if item <= source.model.max_position_embeddings]
+        if not fitting:
+            raise UserError(
+                f"{directory} holds rows of {', '.join(map(str, lengths)) or 'no length'}, none of which fits the "
+                f"{source.model.max_position_embeddings} positions of {path}: prepare the text with a --max_seq_length"
+            )
+        length = max(fitting)
+    if length != phase.max_seq_length:
+        same = [item for item in config.train.phases if item.max_seq_length == length]
+        phase = same[-1] if same else PhaseConfig(max_seq_length=length)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
     next_sentence = info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params
-    rows = batch_size or config.train.phases[-1].batch_size or config.train.batch_size
+    rows = batch_size or phase.batch_size or config.train.batch_size
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, objective=info.objective if next_sentence else "mlm"),
@@ -55,7 +69,7 @@ def evaluate_source(
             num_steps=1,
             batch_size=rows,
             gradient_accumulation_steps=1,
-            phases=(_phase(config, length),),
+            phases=(dataclasses.replace(phase, fraction=1.0, batch_size=0, learning_rate=0.0, warmup_steps=0),),
         ),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=0),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
@@ -75,7 +89,7 @@ def evaluate_source(
         "step": source.record.get("step"),
         "data": str(directory),
         "max_seq_length": length,
-        "examples": min(max_examples or config.eval.max_examples, info.num_validation_rows),
+        "examples": evaluator.num_examples,
     }
 
 
@@ -87,11 +101,14 @@ def _config(source: Source) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=_BATCH_SIZE, phases=(phase,)))
 
 
-def _phase(config: Config, length: int) -> PhaseConfig:
-    """Return the phase of the training config that has this length, so that P is the same, or a fresh one."""
-    same = [phase for phase in config.train.phases if phase.max_seq_length == length]
-    predictions = same[-1].max_predictions_per_seq if same else 0
-    return PhaseConfig(max_seq_length=length, max_predictions_per_seq=predictions)
+def _phase(config: Config, *, step: int | None) -> PhaseConfig:
+    """Return the phase that made the state of `step`, as the loop has it; the last one where no step is known."""
+    share = 0.0
+    for phase in config.train.phases:
+        share += phase.fraction
+        if step is not None and step <= round(share * config.train.num_steps):
+            return phase
+    return config.train.phases[-1]
 
 
 def _directory(source: Source, config: Config, data: str) -> Path:

@@ -33,6 +33,7 @@ class Evaluator:
         self._program = program
         self._batches = self._open(info, phase, host_index=jax.process_index(), host_count=jax.process_count())
         self._count = -(-min(max_examples, info.num_validation_rows) // phase.batch_size)
+        self.num_examples = min(self._count * phase.batch_size, info.num_validation_rows)
         self._step = program.eval_step(phase, special=special)
         whole = self._open(info, phase, host_index=0, host_count=1)
         self._unigram = jnp.asarray(

@@ -72,8 +72,8 @@ def pretrain(
     lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
     datasets = open_datasets(config, workdir=path, max_seq_lengths=lengths, report=report)
     tokenizer = open_tokenizer(next(iter(datasets.values())))
-    if jax.process_index() == 0 and not (path / "vocab").exists():
-        tokenizer.save(path / "vocab")
+    if jax.process_index() == 0:
+        tokenizer.save(path / "vocab")  # for export; anew, as a run that came to no checkpoint may have had another
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     run = _Run(program, datasets=datasets, special=special_ids(tokenizer), report=report, params=params)
     checkpointer = Checkpointer(path / "checkpoints", config=config.checkpoint, report=report)
@@ -97,16 +97,19 @@ class _Save:
 class _Evaluate:
     """Evaluate every so many steps: the loop's first feature."""
 
-    def __init__(self, run: "_Run", *, writers: list[Writer], progress: Progress):
+    def __init__(self, run: "_Run", *, start: int, writers: list[Writer], progress: Progress):
+        """Open the held-out rows of all phases to come: a shard that is damaged is found before the first step."""
         self.every = run.config.eval.every
-        self._run, self._writers, self._progress = run, writers, progress
-        self._evaluators: dict[int, Evaluator] = {}
+        self._phases, self._writers, self._progress = run.program.phases, writers, progress
+        self._evaluators = {
+            phase.start: run.evaluator(phase) for phase in self._phases if phase.end > start and run.can_evaluate(phase)
+        }
         self.last: dict[str, float] = {}
 
     def __call__(self, step: int, *, state: TrainState) -> None:
-        phase = phase_at(self._run.program.phases, step=max(step - 1, 0))
+        phase = phase_at(self._phases, step=max(step - 1, 0))
         if phase.start not in self._evaluators:
-            self._evaluators[phase.start] = self._run.evaluator(phase)
+            return
         self.last = self._evaluators[phase.start](state.params)
         for writer in self._writers:
             writer.write(step, figures=self.last)
@@ -157,19 +160,18 @@ class _Run:
         def save(step: int, state: TrainState) -> None:
             checkpointer.save(step, state=state, metadata=self._metadata(window))
 
-        evaluate = _Evaluate(self, writers=writers, progress=progress)
-        if self._params is not None and not restored:
-            evaluate(0, state=state)  # what the SOURCE knows before it sees this text
+        tracer = StepTracer(self._train_step, steps=self.config.profile.steps, directory=path / "profile")
         try:
+            evaluate = _Evaluate(self, start=start, writers=writers, progress=progress)
+            if self._params is not None and not restored:
+                evaluate(0, state=state)  # what the SOURCE knows before it sees this text
             with StopRequest() as stop:
                 state, step = run_loop(
                     state,
                     start=start,
                     end=end,
                     batches=self._batches(start),
-                    train_step=StepTracer(
-                        self._train_step, steps=self.config.profile.steps, directory=path / "profile"
-                    ),
+                    train_step=tracer,
                     log=log,
                     features=[evaluate, _Save(self.config.checkpoint.every, save)],
                     should_stop=stop,
@@ -178,6 +180,7 @@ class _Run:
                     save(step, state)
                 checkpointer.wait()
         finally:
+            tracer.close()
             progress.close()
             for writer in writers:
                 writer.close()
@@ -185,6 +188,8 @@ class _Run:
             self._report(f"stopped at step {step} of {end}, checkpoint saved; {command} resumes there")
             return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
         self._report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
+        if not evaluate.last:
+            return FINISHED
         self._report(verdict(evaluate.last))
         if self._params is not None and main_host:
             self._report(perplexity_before_and_after(path / "metrics.jsonl"))
@@ -195,6 +200,15 @@ class _Run:
         if self._params is None:
             return state
         return dataclasses.replace(state, params=jax.device_put(self._params, self.program.state_shardings.params))
+
+    def can_evaluate(self, phase: Phase) -> bool:
+        """Return whether the data set of `phase` has held-out rows; say so where it has none."""
+        info = self._datasets[phase.max_seq_length]
+        if not info.num_validation_rows:
+            self._report(
+                f"no evaluation: the data set in {info.directory} has no held-out rows of {phase.max_seq_length}"
+            )
+        return bool(info.num_validation_rows)
 
     def evaluator(self, phase: Phase) -> Evaluator:
         """Return the evaluation on the held-out rows of `phase`'s length."""

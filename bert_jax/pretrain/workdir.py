@@ -17,6 +17,8 @@ _FREE = re.compile(
 def open_workdir(workdir: str | Path, *, config: Config) -> Path:
     """Create `workdir` if need be and write `config.json`, or check that the one there is of the same run.
 
+    A run that came to no checkpoint has nothing to lose: its config may be mended.
+
     Raises:
       UserError: if the directory cannot be written, or belongs to another config; the line names fields and both
       values.
@@ -24,7 +26,7 @@ def open_workdir(workdir: str | Path, *, config: Config) -> Path:
     path = Path(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if (path / "config.json").exists():
+        if (path / "config.json").exists() and any((path / "checkpoints").glob("[0-9]*")):
             _check_same_run(read_config(path), config, workdir=path)
         temporary = path / "config.json.tmp"
         temporary.write_text(to_json(config))

@@ -22,6 +22,9 @@ from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.training.policy import parameter_names
 
+# What TensorStore and the device runtime say when files may be whole but cannot be had now.
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Input/output error")
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -62,7 +65,12 @@ class Checkpointer:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
             raise UserError(f"checkpoints cannot be kept in {self._directory}: {error.strerror or error}") from error
-        self.last_good: int | None = None
+
+    @property
+    def last_good(self) -> int | None:
+        """Return the newest step whose checkpoint is whole on disk (one that is being written has another name)."""
+        steps = [int(path.name) for path in self._directory.glob("*") if path.name.isdecimal()]
+        return max(steps, default=None)
 
     def save(self, step: int, *, state: Any, metadata: dict[str, Any]) -> None:
         """Begin to save; returns once the state is copied off the devices, or at once if `step` is saved already.
@@ -110,21 +118,22 @@ class Checkpointer:
         """Return the newest good checkpoint (or that of `step`), or None if there is none at all.
 
         `target` is the abstract state with its shardings, or a function that makes it from the metadata. A damaged
-        checkpoint is reported and, unless reading only, renamed to `STEP.damaged`, and the one before it is tried.
+        checkpoint is reported, and the one before it is tried; once that is read, unless reading only, the
+        damaged one is renamed to `STEP.damaged-N`.
 
         Raises:
-          UserError: if there are checkpoints but none can be read.
+          UserError: if there are checkpoints but none can be read, or memory or permission to read one is lacking.
         """
         steps = [s for s in reversed(self.steps()) if step is None or s == step]
         if step is not None and not steps:
             raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {self.steps() or 'none'}")
-        for candidate in steps:
+        for index, candidate in enumerate(steps):
             restored = self._read_or_reason(candidate, target)
             if isinstance(restored, Restored):
-                self.last_good = candidate
+                for damaged in steps[:index]:
+                    self._set_aside(damaged)
                 return restored
             self._report(f"checkpoint of step {candidate} is damaged and is passed over: {restored}")
-            self._set_aside(candidate)
         aside = sorted(path.name for path in self._directory.glob("*.damaged-*"))
         if steps or aside:
             which = f"steps {sorted(steps)}" if steps else f"set aside before: {', '.join(aside)}"
@@ -141,7 +150,13 @@ class Checkpointer:
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes the reader raise
-            return " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+            if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
+                raise UserError(
+                    f"checkpoint of step {step} in {self._directory} could not be read, and is not taken for damaged "
+                    f"({reason}): mend that and run the same command again"
+                ) from error
+            return reason
 
     def _read(self, step: int, target: Any) -> Restored:
         metadata = self.metadata(step)
@@ -171,15 +186,11 @@ class Checkpointer:
             action()
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            good = (
-                f"the last good one is that of step {self.steps()[-1]}" if self.steps() else "there is none before it"
-            )
+            good = "there is none before it" if self.last_good is None else f"the last good one is of {self.last_good}"
             raise UserError(
                 f"checkpoint could not be written to {self._directory} ({reason}); {good}: free disk space or mend the "
                 "permissions, then run the same command again to resume"
             ) from error
-        steps = self.steps()
-        self.last_good = steps[-1] if steps else None
 
 
 @functools.cache

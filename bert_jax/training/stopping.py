@@ -1,5 +1,6 @@
 """Turn Ctrl-C and SIGTERM into a request to stop at the next step boundary."""
 
+import os
 import signal
 import types
 
@@ -32,3 +33,5 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        # os.write: printing is not safe in the middle of another print.
+        os.write(2, b"\nstopping behind this step, then saving; a second Ctrl-C stops at once, without\n")

@@ -1,8 +1,11 @@
 """Write figures: always to metrics.jsonl, by choice to TensorBoard and Weights & Biases."""
 
+import contextlib
+import errno
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,24 +33,42 @@ class JsonLinesWriter:
         """Open for appending; lines of later steps than `resume_step`, and a half-written last one, are removed.
 
         They belong to work that was lost with a kill and is about to be done again.
+
+        Raises:
+          UserError: here and when writing, if the file cannot be written.
         """
         self._path = Path(path)
-        if self._path.exists():
-            kept = [line for line in self._path.read_bytes().splitlines(keepends=True) if _step(line) <= resume_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(kept))
-            temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        with self._mendable():
+            if self._path.exists():
+                lines = self._path.read_bytes().splitlines(keepends=True)
+                temporary = self._path.with_suffix(".tmp")
+                temporary.write_bytes(b"".join(line for line in lines if _step(line) <= resume_step))
+                temporary.replace(self._path)
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            self._file = self._path.open("ab", buffering=0)
 
     def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Append one line and flush it."""
+        """Append one line."""
         finite = {name: _finite(value) for name, value in figures.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **finite}) + "\n"
+        with self._mendable():
+            written = self._file.write(line.encode())
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    @contextlib.contextmanager
+    def _mendable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror or error}): free disk space or mend the permissions, "
+                "then run the same command again to resume from the last checkpoint"
+            ) from error
 
 
 class TensorBoardWriter:
