@@ -17,15 +17,17 @@ INIT = flags.DEFINE_string("init", "", "SOURCE to begin from: a workdir, a Huggi
 INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to draw where the SOURCE lacks them: masked_lm,next_sentence."
 )
+HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, and stop.")
 
 
 def main() -> int:
-    """Read the flags and call the one function."""
+    """Read the flags, join the other hosts if there are any, and call the one function."""
     from bert_jax import config as configs
     from bert_jax.convert.continuing import adopt_source
     from bert_jax.convert.source import load_source
     from bert_jax.errors import UserError
+    from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, program, run
 
@@ -41,9 +43,21 @@ def main() -> int:
     if not WORKDIR.value:
         raise UserError("--workdir is missing: give the directory that is to hold checkpoints and metrics")
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
-    return run.pretrain(
-        config, workdir=WORKDIR.value, command=command, init=INIT.value, init_missing=INIT_MISSING.value
-    )
+    try:
+        hosts = distributed.start(seconds=HOST_TIMEOUT.value)
+    except distributed.HostMissing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return distributed.LOST_A_HOST
+    with distributed.leaving_together(hosts):
+        return run.pretrain(
+            config,
+            workdir=WORKDIR.value,
+            command=command,
+            init=INIT.value,
+            init_missing=INIT_MISSING.value,
+            hosts=hosts,
+        )
+    raise AssertionError("leaving_together ends the process")
 
 
 if __name__ == "__main__":

@@ -310,7 +310,7 @@ def test_what_is_no_damage_sets_nothing_aside(copy: Path, monkeypatch: pytest.Mo
         raise error
 
     with opened(copy) as checkpointer:
-        monkeypatch.setattr(checkpointer._manager, "restore", fail)
+        monkeypatch.setattr(checkpointer, "metadata", fail)
         with pytest.raises(UserError, match="not taken for damaged"):
             checkpointer.restore(abstract(make_state(0)))
     again = restore(copy)

@@ -1,7 +1,7 @@
 """Load batches of rows: batch k is a function of (seed, k), so the step number is all the state there is.
 
-Row r of global batch k is the same for any number of hosts; host h of H feeds rows [h B/H, (h+1) B/H) of it, which is
-what `jax.make_array_from_process_local_data` expects of a batch sharded in the order of the hosts.
+Row r of global batch k is the same for any number of hosts: a batch is cut into equal shares of rows in order, and a
+host reads those that its devices hold.
 """
 
 import bisect
@@ -9,7 +9,7 @@ import itertools
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,20 +43,20 @@ class PretrainingBatches:
         split: str = "train",
         batch_size: int,
         seed: int,
-        host_index: int = 0,
-        host_count: int = 1,
+        shares: Sequence[int] = (0,),
+        share_count: int = 1,
         shuffle: bool = True,
     ):
-        """Open the data set; `batch_size` is the global one.
+        """Open the data set; `batch_size` is the global one, cut into `share_count` shares of which `shares` are read.
 
         Raises:
-          UserError: no such data set, length or split; hosts that do not divide the batch; a shard that is not as it
+          UserError: no such data set, length or split; shares that do not divide the batch; a shard that is not as it
             was written.
         """
-        if batch_size <= 0 or batch_size % host_count:
+        if batch_size <= 0 or batch_size % share_count:
             raise UserError(
-                f"a batch of {batch_size} rows cannot be divided among {host_count} hosts: "
-                f"choose a multiple of {host_count}"
+                f"a batch of {batch_size} rows cannot be cut into {share_count} shares: "
+                f"choose a multiple of {share_count}"
             )
         self.info = load_dataset_info(directory, max_seq_length=max_seq_length)
         self.num_rows = self.info.num_rows(split)
@@ -65,10 +65,11 @@ class PretrainingBatches:
                 f"data set {directory} has no {split} rows at max_seq_length={max_seq_length}: "
                 "make it anew with a larger heldout_fraction, or of more text"
             )
-        self.local_batch_size = batch_size // host_count
+        self._share_size = batch_size // share_count
+        self.local_batch_size = self._share_size * len(shares)
         self._num_batches = None if shuffle else -(-self.num_rows // batch_size)
         self._rows = _RowReader(self.info, split)
-        self._host_index, self._host_count = host_index, host_count
+        self._shares, self._share_count = tuple(shares), share_count
         self._blocks = self._index_blocks(seed % _MAX_SEED)
 
     def __len__(self) -> int:
@@ -85,9 +86,8 @@ class PretrainingBatches:
         """Return which rows of the data set this host has in global batch `batch`: [local batch], -1 for empty ones."""
         if batch < 0 or (self._num_batches is not None and batch >= self._num_batches):
             raise IndexError(f"batch {batch} of {self._num_batches}")
-        indices = self._blocks[batch * self._host_count + self._host_index]
-        assert indices is not None  # Grain's type allows for filtered items
-        return indices
+        blocks = [self._blocks[batch * self._share_count + share] for share in self._shares]
+        return np.concatenate([block for block in blocks if block is not None])  # Grain's type allows for filtered ones
 
     def iterate(
         self, *, start: int = 0, stop: int | None = None, num_threads: int = 2, prefetch: int = 4
@@ -101,15 +101,15 @@ class PretrainingBatches:
         return iter(numbers.map(self.__getitem__).to_iter_dataset(options))
 
     def _index_blocks(self, seed: int) -> "grain.MapDataset[np.ndarray]":
-        """Return a Grain data set of blocks of row numbers, a host's share of a batch each, the hosts taking turns."""
+        """Return a Grain data set of blocks of row numbers, a share of a batch each, those of a batch in order."""
         import grain  # imports jax where that is installed, so not before a loader is really wanted
 
         if self._num_batches is None:
             rows = grain.MapDataset.range(self.num_rows).seed(seed).shuffle().repeat()
         else:
-            num_filled = self._num_batches * self.local_batch_size * self._host_count
+            num_filled = self._num_batches * self._share_size * self._share_count
             rows = grain.MapDataset.range(num_filled).map(lambda row: row if row < self.num_rows else -1)
-        return rows.batch(self.local_batch_size, batch_fn=np.asarray)
+        return rows.batch(self._share_size, batch_fn=np.asarray)
 
 
 class _RowReader:

@@ -127,10 +127,35 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_shares(mesh: Mesh, *, host: int | None = None) -> tuple[tuple[int, ...], int]:
+    """Return which shares of a batch the devices of `host` (default: this one) hold, and into how many it is cut.
+
+    A mesh may number its devices across hosts, as the links of a pod run; and hosts that differ only along `tensor`
+    hold the same rows.
+    """
+    host = jax.process_index() if host is None else host
+    shares = mesh.devices.reshape(-1, mesh.shape["tensor"])  # the axes of a batch come first in `AXES`
+    held = [number for number, row in enumerate(shares) if any(device.process_index == host for device in row)]
+    return tuple(held), len(shares)
+
+
 def to_global(local: Any, *, mesh: Mesh) -> Any:
-    """Return global arrays from this host's rows: `[B / hosts, ...]` NumPy arrays become `[B, ...]`, sharded."""
+    """Return global arrays, sharded by row, from this host's rows: its `batch_shares`, one behind the other."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), local)
+    held, count = batch_shares(mesh)
+    place = {share: number for number, share in enumerate(held)}
+
+    def place_rows(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        size = len(leaf) // len(held)
+
+        def rows_of_device(index: Any) -> np.ndarray:
+            begin = place[(index[0].start or 0) // size] * size
+            return leaf[begin : begin + size]
+
+        return jax.make_array_from_callback((size * count, *leaf.shape[1:]), sharding, rows_of_device)
+
+    return jax.tree.map(place_rows, local)
 
 
 def bytes_per_device(shapes: Any, *, shardings: Any) -> int:

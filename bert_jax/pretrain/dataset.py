@@ -12,9 +12,16 @@ from bert_jax.pretrain.masking import SpecialIds
 
 
 def open_datasets(
-    config: Config, *, workdir: Path, max_seq_lengths: tuple[int, ...], report: Callable[[str], None]
+    config: Config,
+    *,
+    workdir: Path,
+    max_seq_lengths: tuple[int, ...],
+    build: bool = True,
+    report: Callable[[str], None],
 ) -> dict[int, DatasetInfo]:
     """Return the data set of each length: that of `data.directory`, or one built from `data.input` in WORKDIR/data.
+
+    Without `build` it is built already, by another host.
 
     Raises:
       UserError: if there is nothing to train on, or config and data set disagree; the line names both sides.
@@ -24,15 +31,16 @@ def open_datasets(
         directory = Path(data.directory)
     elif data.input:
         directory = workdir / "data"
-        build_dataset(
-            data,
-            out=directory,
-            max_seq_lengths=max_seq_lengths,
-            vocab_size=config.model.vocab_size,
-            recipe=config.recipe,
-            leave_out=[workdir],
-            report=report,
-        )
+        if build:
+            build_dataset(
+                data,
+                out=directory,
+                max_seq_lengths=max_seq_lengths,
+                vocab_size=config.model.vocab_size,
+                recipe=config.recipe,
+                leave_out=[workdir],
+                report=report,
+            )
     else:
         raise UserError(
             "config.data: there is nothing to train on: give --config.data.directory=DIR with a data set made by "

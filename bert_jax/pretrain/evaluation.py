@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,11 +30,12 @@ class Evaluator:
         Every host reads all of them once, for the token frequencies.
         """
         self._program = program
-        self._batches = self._open(info, phase, host_index=jax.process_index(), host_count=jax.process_count())
+        shares, share_count = meshes.batch_shares(program.mesh)
+        self._batches = self._open(info, phase, shares=shares, share_count=share_count)
         self._count = -(-min(max_examples, info.num_validation_rows) // phase.batch_size)
         self.num_examples = min(self._count * phase.batch_size, info.num_validation_rows)
         self._step = program.eval_step(phase, special=special)
-        whole = self._open(info, phase, host_index=0, host_count=1)
+        whole = self._open(info, phase)
         self._unigram = jnp.asarray(
             unigram_log_probs(
                 whole.iterate(start=0, stop=self._count),
@@ -57,15 +57,17 @@ class Evaluator:
         return figures
 
     @staticmethod
-    def _open(info: DatasetInfo, phase: Phase, *, host_index: int, host_count: int) -> PretrainingBatches:
+    def _open(
+        info: DatasetInfo, phase: Phase, *, shares: tuple[int, ...] = (0,), share_count: int = 1
+    ) -> PretrainingBatches:
         return PretrainingBatches(
             info.directory,
             max_seq_length=phase.max_seq_length,
             split="validation",
             batch_size=phase.batch_size,
             seed=0,
-            host_index=host_index,
-            host_count=host_count,
+            shares=shares,
+            share_count=share_count,
             shuffle=False,
         )
 

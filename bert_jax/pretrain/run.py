@@ -1,8 +1,8 @@
 """Pre-train: the start-up in its order, the loop, the closing words.
 
-1. workdir: create it, or check that it belongs to this config;
-2. data: find or build the data set of each phase's length;
-3. program: mesh, state shardings, steps;
+1. program: mesh, state shardings, steps;
+2. workdir: create it, or check that it belongs to this config;
+3. data: find or build the data set of each phase's length;
 4. state: the newest good checkpoint of the workdir, else fresh parameters;
 5. loop: evaluate, save, step, log;
 6. say how far the model is from the unigram model.
@@ -17,18 +17,17 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
-from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
+from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after
 from bert_jax.convert.source import initial_params, load_source
-from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.model.flops import peak_flops, train_flops_per_row
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.dataset import open_datasets, open_tokenizer, special_ids
+from bert_jax.parallel.distributed import Hosts, check_alone_or_all
+from bert_jax.pretrain.dataset import special_ids
 from bert_jax.pretrain.evaluation import Evaluator, describe, verdict
-from bert_jax.pretrain.masking import SpecialIds
 from bert_jax.pretrain.program import Program
-from bert_jax.pretrain.workdir import open_workdir
+from bert_jax.pretrain.startup import Opened, check_command, open_run
 from bert_jax.training.checkpoint import Checkpointer
 from bert_jax.training.loop import run_loop
 from bert_jax.training.metrics import MetricWindow
@@ -37,7 +36,7 @@ from bert_jax.training.progress import Progress
 from bert_jax.training.schedule import Phase, phase_at
 from bert_jax.training.state import TrainState
 from bert_jax.training.step_log import StepLog
-from bert_jax.training.stopping import StopRequest
+from bert_jax.training.stopping import AgreedStop, StopRequest
 from bert_jax.training.writers import Writer, make_writers
 from bert_jax.types import Rows
 
@@ -52,33 +51,31 @@ def pretrain(
     command: str = "the same command",
     init: str = "",
     init_missing: Sequence[str] = (),
+    hosts: Hosts | None = None,
 ) -> int:
     """Train to the end of the schedule, or resume there; return the exit status.
 
     `command` is what the user is told to type to resume. `init` names a SOURCE to begin from, which gives shape and
-    vocabulary; `init_missing` names parts to draw where it lacks them.
+    vocabulary; `init_missing` names parts to draw where it lacks them. Every one of several `hosts` calls this.
 
     Raises:
       UserError: for anything the user can mend.
     """
-    report = print if jax.process_index() == 0 else _silent
+    hosts = hosts or Hosts()
+    check_alone_or_all(hosts)
+    report = print if hosts.is_main else _silent
     source = load_source(init, init_missing=init_missing, report=report) if init else None
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
-    path = open_workdir(workdir, config=config)
-    if source is not None and jax.process_index() == 0:
-        save_vocabulary_of(source, workdir=path)
+    check_command(config, hosts=hosts)
     program = Program(config, mesh=meshes.make_mesh(config.mesh))
     lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
-    datasets = open_datasets(config, workdir=path, max_seq_lengths=lengths, report=report)
-    tokenizer = open_tokenizer(next(iter(datasets.values())))
-    if jax.process_index() == 0:
-        tokenizer.save(path / "vocab")  # for export; anew, as a run that came to no checkpoint may have had another
+    opened = open_run(config, workdir=workdir, max_seq_lengths=lengths, source=source, hosts=hosts, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    run = _Run(program, datasets=datasets, special=special_ids(tokenizer), report=report, params=params)
-    checkpointer = Checkpointer(path / "checkpoints", config=config.checkpoint, report=report)
+    run = _Run(program, opened=opened, hosts=hosts, report=report, params=params)
+    checkpointer = Checkpointer(opened.path / "checkpoints", config=config.checkpoint, report=report, hosts=hosts)
     try:
-        return run.train(path, checkpointer=checkpointer, command=command)
+        return run.train(checkpointer, command=command)
     finally:
         checkpointer.close()
 
@@ -123,19 +120,20 @@ class _Run:
         self,
         program: Program,
         *,
-        datasets: dict[int, DatasetInfo],
-        special: SpecialIds,
+        opened: Opened,
+        hosts: Hosts,
         report: Callable[[str], None],
         params: Any = None,
     ):
         """Take what was opened; `params` to begin from, in host memory, or None for fresh ones."""
         self.program, self.config = program, program.config
         self._params = params
-        self._datasets, self._special, self._report = datasets, special, report
+        self._opened, self._hosts, self._report = opened, hosts, report
+        self._datasets, self._special = opened.datasets, special_ids(opened.tokenizer)
         self._steps: dict[int, Any] = {}
 
-    def train(self, path: Path, *, checkpointer: Checkpointer, command: str) -> int:
-        end = self.config.train.num_steps
+    def train(self, checkpointer: Checkpointer, *, command: str) -> int:
+        path, end = self._opened.path, self.config.train.num_steps
         restored = checkpointer.restore(self._checked_target)
         start = restored.step if restored else 0
         if start >= end:
@@ -148,7 +146,7 @@ class _Run:
             f"resuming at step {start} of {end}" if restored else f"starting: {end} steps on {self._devices()}"
         )
         window = MetricWindow(restored.metadata["window"] if restored else None)
-        main_host = jax.process_index() == 0
+        main_host = self._hosts.is_main
         writers = (
             make_writers(path, config=self.config.log, run_config=dataclasses.asdict(self.config), resume_step=start)
             if main_host
@@ -165,7 +163,7 @@ class _Run:
             evaluate = _Evaluate(self, start=start, writers=writers, progress=progress)
             if self._params is not None and not restored:
                 evaluate(0, state=state)  # what the SOURCE knows before it sees this text
-            with StopRequest() as stop:
+            with StopRequest() as request, AgreedStop(request, hosts=self._hosts) as stop:
                 state, step = run_loop(
                     state,
                     start=start,
@@ -179,6 +177,7 @@ class _Run:
                 if step < end:
                     save(step, state)
                 checkpointer.wait()
+                status = PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
         finally:
             tracer.close()
             progress.close()
@@ -186,7 +185,7 @@ class _Run:
                 writer.close()
         if step < end:
             self._report(f"stopped at step {step} of {end}, checkpoint saved; {command} resumes there")
-            return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
+            return status
         self._report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
         if not evaluate.last:
             return FINISHED
@@ -222,6 +221,7 @@ class _Run:
 
     def _batches(self, start: int) -> Iterator[Rows]:
         """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""
+        shares, share_count = meshes.batch_shares(self.program.mesh)
         for index, phase in enumerate(self.program.phases):
             if phase.end <= start or phase.end == phase.start:
                 continue
@@ -231,8 +231,8 @@ class _Run:
                 max_seq_length=phase.max_seq_length,
                 batch_size=phase.batch_size,
                 seed=self.config.seed * 1000 + index,
-                host_index=jax.process_index(),
-                host_count=jax.process_count(),
+                shares=shares,
+                share_count=share_count,
             )
             first = max(start, phase.start) - phase.start
             for local in loader.iterate(start=first, stop=phase.end - phase.start):
@@ -269,22 +269,16 @@ class _Run:
             last_good=lambda: checkpointer.last_good,
         )
 
-    def _fingerprints(self) -> dict[str, str]:
-        infos = self._datasets.values()
-        return {"vocabulary": next(iter(infos)).vocabulary_fingerprint} | {
-            f"data of length {info.max_seq_length}": info.data_fingerprint for info in infos
-        }
-
     def _metadata(self, window: MetricWindow) -> dict[str, Any]:
         return {
             "config": dataclasses.asdict(self.config),
-            "fingerprints": self._fingerprints(),
+            "fingerprints": self._opened.fingerprints,
             "window": window.to_json(),
         }
 
     def _checked_target(self, metadata: dict[str, Any]) -> TrainState:
         """Return the abstract state, after checking that the checkpoint saw the same vocabulary and data."""
-        for name, now in self._fingerprints().items():
+        for name, now in self._opened.fingerprints.items():
             before = metadata["fingerprints"].get(name, now)
             if before != now:
                 raise UserError(
@@ -295,7 +289,7 @@ class _Run:
 
     def _devices(self) -> str:
         kind = jax.devices()[0].device_kind
-        return f"{jax.device_count()} x {kind}, {jax.process_count()} host" + ("s" if jax.process_count() > 1 else "")
+        return f"{jax.device_count()} x {kind}, {self._hosts.count} host" + ("s" if self._hosts.count > 1 else "")
 
 
 def _silent(text: str) -> None:

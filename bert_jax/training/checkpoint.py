@@ -4,22 +4,25 @@ Every checkpoint carries a checksum a parameter, taken on the device from the bi
 when it is read back: a damaged checkpoint is set aside by name and the last good one is used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
+from bert_jax.parallel.distributed import Hosts, tells_of_a_lost_host
 from bert_jax.training.policy import parameter_names
 
 # What TensorStore and the device runtime say when files may be whole but cannot be had now.
@@ -44,14 +47,17 @@ class Checkpointer:
         *,
         config: CheckpointConfig | None = None,
         report: Callable[[str], None] = print,
+        hosts: Hosts | None = None,
     ):
-        """Open `directory`; without `config` for reading only.
+        """Open `directory`; without `config` for reading only. Every one of several `hosts` opens it.
 
         Raises:
           UserError: if the directory cannot be made.
         """
         self._directory = Path(directory).absolute()
         self._report = report
+        self._hosts = hosts or Hosts()
+        self._agreements = 0
         # Orbax's own log lines (dozens a save) would bury the run's; what fails is raised, and reported here in a line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
@@ -108,8 +114,8 @@ class Checkpointer:
         Raises:
           ValueError: if it is not what was written.
         """
-        items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        record = dict(self._manager.restore(step, args=items)["metadata"])
+        # Not through the manager, here and below: it ends with a collective, to which a host that fails does not come.
+        record = json.loads((self._directory / str(step) / "metadata" / "metadata").read_text())
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record
@@ -150,7 +156,7 @@ class Checkpointer:
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes the reader raise
-            reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+            reason = _reason(error)
             if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
                 raise UserError(
                     f"checkpoint of step {step} in {self._directory} could not be read, and is not taken for damaged "
@@ -159,34 +165,55 @@ class Checkpointer:
             return reason
 
     def _read(self, step: int, target: Any) -> Restored:
-        metadata = self.metadata(step)
-        abstract = target(metadata) if callable(target) else target
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        state = self._manager.restore(step, args=items)["state"]
+        with self._together():
+            metadata = self.metadata(step)
+            abstract = ocp.args.StandardRestore(target(metadata) if callable(target) else target)
+            directory = epath.Path(self._directory) / str(step) / "state"
+            state = ocp.StandardCheckpointHandler().restore(directory, args=abstract)
         saved = metadata.pop("checksums", {})
         for name, checksum in checksums(state).items():
             if name in saved and saved[name] != checksum:
                 raise ValueError(f"checksum of {name} differs")
         return Restored(step=step, state=state, metadata=metadata)
 
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Fail on every host if the body fails on one, before any of them waits for the others' part."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            failure = error
+        self._agreements += 1
+        told = self._hosts.exchange(f"checkpoint read {self._agreements}", _reason(failure) if failure else "")
+        if failure is not None:
+            raise failure
+        for index, reason in enumerate(told):
+            if reason:
+                raise ValueError(f"{self._hosts.name(index)}: {reason}")
+
     def _set_aside(self, step: int) -> None:
         if self._manager._options.read_only:
             return
-        if jax.process_index() == 0:
+        if self._hosts.is_main:
             path = self._directory / str(step)
             number = 0
             while (aside := self._directory / f"{step}.damaged-{number}").exists():
                 number += 1
             path.rename(aside)
             self._report(f"kept as {aside} for inspection")
+        self._hosts.barrier(f"step {step} set aside")
         self._manager.reload()
 
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except (OSError, ValueError, RuntimeError) as error:
+            if self._hosts.count > 1 and tells_of_a_lost_host(error):
+                raise
             reason = " ".join(str(error).split())[:200]
-            good = "there is none before it" if self.last_good is None else f"the last good one is of {self.last_good}"
+            last = self.last_good
+            good = "there is none before it" if last is None else f"the last good one is of step {last}"
             raise UserError(
                 f"checkpoint could not be written to {self._directory} ({reason}); {good}: free disk space or mend the "
                 "permissions, then run the same command again to resume"
@@ -209,6 +236,10 @@ def _quiet_abandoned_reads() -> None:
             before(event)
 
     sys.unraisablehook = hook
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
 
 
 def _digest(record: dict[str, Any]) -> str:

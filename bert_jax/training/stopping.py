@@ -1,8 +1,15 @@
-"""Turn Ctrl-C and SIGTERM into a request to stop at the next step boundary."""
+"""Turn Ctrl-C and SIGTERM into a request to stop at the next step boundary, the same one on every host."""
 
+import contextlib
 import os
 import signal
+import threading
 import types
+
+from bert_jax.errors import UserError
+from bert_jax.parallel.distributed import Hosts
+
+_POLL_SECONDS = 0.25  # a preemption notice comes 30 seconds ahead
 
 
 class StopRequest:
@@ -22,7 +29,8 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         """Give the signals back."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # None stands for a handler that was not set in Python (jax < 0.8 sets one on several hosts).
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -35,3 +43,67 @@ class StopRequest:
         self.received = signal.Signals(number)
         # os.write: printing is not safe in the middle of another print.
         os.write(2, b"\nstopping behind this step, then saving; a second Ctrl-C stops at once, without\n")
+
+
+class AgreedStop:
+    """Answer on every host with the same step boundary once any of them has a request to stop.
+
+    A thread watches for requests. When there is one, each host's thread tells the number of the boundary that its loop
+    has passed, and all stop at the one behind the largest. Threads, because a loop may be inside a step that ends only
+    when the other hosts take it too: no thread waits for a loop, so no host waits for ever.
+    """
+
+    def __init__(self, request: StopRequest, *, hosts: Hosts):
+        """Watch `request` while in use; every host calls once a boundary, from the same one on."""
+        self._request, self._hosts = request, hosts
+        self._passed = 0
+        self._stop_at: int | None = None
+        self._agreeing = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="agreed stop", daemon=True)
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """Return the signal, wherever it was received."""
+        if self._hosts.count == 1 or self._request.received is not None:
+            return self._request.received
+        told = self._hosts.get("stop requested")
+        return signal.Signals(int(told)) if told else None
+
+    def __enter__(self) -> "AgreedStop":
+        """Begin to watch."""
+        if self._hosts.count > 1:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self._closed.set()
+        if self._hosts.count > 1:
+            self._thread.join()
+
+    def __call__(self) -> bool:
+        """Return whether to stop at this boundary."""
+        if self._hosts.count == 1:
+            return self._request()
+        with self._agreeing:
+            self._passed += 1
+            return self._stop_at is not None and self._passed >= self._stop_at
+
+    def _watch(self) -> None:
+        with contextlib.suppress(RuntimeError, UserError):  # host 0, the messages' carrier, is gone: so is the run
+            while not self._closed.wait(_POLL_SECONDS):
+                if self._request():
+                    assert self._request.received is not None
+                    self._hosts.set_once("stop requested", str(int(self._request.received)))
+                if self._hosts.get("stop requested"):
+                    return self._agree()
+        return None
+
+    def _agree(self) -> None:
+        with self._agreeing:  # no boundary is passed between telling a number and knowing all
+            passed = self._hosts.exchange(
+                "boundary passed", str(self._passed), seconds=float("inf"), given_up=self._closed.is_set
+            )
+            if passed:
+                self._stop_at = max(map(int, passed)) + 1

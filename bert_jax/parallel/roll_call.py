@@ -1,0 +1,158 @@
+"""Call the roll before jax.distributed starts, so that a host that never starts is named.
+
+jax's own start aborts the process when a host is missing, with no exception to catch and no name. Host 0 answers on the
+coordinator's address until every host has called, tells each of them the names of all, and frees the address for jax.
+"""
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bert_jax.errors import UserError
+
+_RETRY_SECONDS = 0.2  # between two calls of a host that gets no answer
+_GRACE_SECONDS = 30.0  # host 0 may have begun to wait so much later than the others
+_MAX_LINE = 1 << 20
+
+
+class HostMissing(UserError):
+    """Report hosts that did not start in time; a launcher may try again."""
+
+
+def call_roll(address: str, *, index: int, count: int, seconds: float, name: str = "") -> list[str]:
+    """Wait until all `count` hosts have called and return their names in order.
+
+    `address` is HOST:PORT of host 0, `index` this host's number, `name` what the others call it.
+
+    Raises:
+      HostMissing: after `seconds`, naming the hosts that did not call.
+      UserError: if a host was told of another number of hosts.
+    """
+    name = name or socket.gethostname()
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"coordinator address {address!r}: write it HOST:PORT, for example 10.0.0.1:8476")
+    if index == 0:
+        answer = _Roll(int(port), count=count, seconds=seconds, name=name).wait()
+    else:
+        answer = _call(host, int(port), {"index": index, "count": count, "name": name}, seconds=seconds)
+    if "differs" in answer:
+        raise UserError(answer["differs"])
+    if "missing" in answer:
+        raise HostMissing(_missing(answer["missing"], count=count, seconds=seconds))
+    return answer["names"]
+
+
+def _missing(hosts: Sequence[int], *, count: int, seconds: float) -> str:
+    listed = ", ".join(map(str, hosts))
+    return (
+        f"host{'s' if len(hosts) > 1 else ''} {listed} of {count} did not start within {seconds:g} seconds: start the "
+        "same command there (see that host's own output for why it ended)"
+    )
+
+
+class _Roll:
+    """Gather the calls on host 0."""
+
+    def __init__(self, port: int, *, count: int, seconds: float, name: str):
+        self._port, self._count, self._seconds = port, count, seconds
+        self._names: dict[int, str] = {0: name}
+        self._callers: dict[int, socket.socket] = {}
+        self._unread: dict[socket.socket, bytes] = {}
+
+    def wait(self) -> dict[str, Any]:
+        """Return, and send to every caller, the names of all or the numbers of the missing."""
+        deadline = time.monotonic() + self._seconds
+        answer: dict[str, Any] = {}
+        with self._listen() as server, selectors.DefaultSelector() as selector:
+            selector.register(server, selectors.EVENT_READ)
+            while not answer and len(self._names) < self._count:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    answer = {"missing": sorted(set(range(self._count)) - self._names.keys())}
+                    break
+                for key, _ in selector.select(left):
+                    if key.fileobj is server:
+                        connection, _ = server.accept()
+                        self._unread[connection] = b""
+                        selector.register(connection, selectors.EVENT_READ)
+                    else:
+                        answer = answer or self._read(key.fileobj, selector)
+            answer = answer or {"names": [self._names[i] for i in range(self._count)]}
+        self._tell(answer)
+        return answer
+
+    def _listen(self) -> socket.socket:
+        try:
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(("", self._port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server(("", self._port))
+        except OSError as error:
+            raise UserError(
+                f"port {self._port} of this host, the coordinator's, cannot be had ({error.strerror}): end the process "
+                "that holds it, or choose another in JAX_COORDINATOR_ADDRESS"
+            ) from error
+
+    def _read(self, connection: Any, selector: selectors.BaseSelector) -> dict[str, Any]:
+        """Take what a caller said; return an answer for all if it cannot belong to this run."""
+        try:
+            data = connection.recv(4096)
+        except OSError:
+            data = b""
+        self._unread[connection] += data
+        if data and not self._unread[connection].endswith(b"\n") and len(self._unread[connection]) < _MAX_LINE:
+            return {}
+        selector.unregister(connection)
+        try:
+            call = json.loads(self._unread.pop(connection))
+            index, count, name = int(call["index"]), int(call["count"]), str(call["name"])
+        except (ValueError, KeyError, TypeError):  # no host of ours
+            connection.close()
+            return {}
+        self._callers[index] = connection  # the latest: a host that was started again calls again
+        self._names[index] = name
+        if count != self._count or not 0 < index < count:
+            return {
+                "differs": f"host {index} ({name}) was told that there are {count} hosts, host 0 ({self._names[0]}) "
+                f"that there are {self._count}: start every host with the same number"
+            }
+        return {}
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        line = json.dumps(answer).encode() + b"\n"
+        for connection in self._callers.values():
+            with contextlib.suppress(OSError):
+                connection.sendall(line)
+                # The caller closes first, so that no half-closed connection keeps the port from jax.
+                connection.settimeout(1.0)
+                connection.recv(1)
+        for connection in (*self._callers.values(), *self._unread):
+            connection.close()
+
+
+def _call(host: str, port: int, message: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds + _GRACE_SECONDS
+    reached = False
+    while time.monotonic() < deadline and (reached or time.monotonic() < deadline - _GRACE_SECONDS):
+        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=5) as connection:
+            reached = True
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            connection.settimeout(max(deadline - time.monotonic(), 0.1))
+            return json.loads(_line(connection))
+        reached = False
+        time.sleep(_RETRY_SECONDS)
+    return {"missing": [0]}
+
+
+def _line(connection: socket.socket) -> bytes:
+    received = b""
+    while not received.endswith(b"\n"):
+        data = connection.recv(65536)
+        if not data:
+            raise OSError("the caller was hung up on")
+        received += data
+    return received

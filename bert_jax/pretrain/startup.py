@@ -1,0 +1,99 @@
+"""Open what every host of a run needs: workdir, data set, vocabulary. Host 0 makes what is missing, all compare."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+import bert_jax
+from bert_jax.config import Config, flatten
+from bert_jax.convert.continuing import save_vocabulary_of
+from bert_jax.convert.source import Source
+from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.data.tokenization import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
+from bert_jax.pretrain.workdir import open_workdir
+
+_OWN = ("data.directory", "data.num_workers")  # a data set may lie on each host's own disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Hold what was opened: the workdir, the data set of each length, the tokenizer."""
+
+    path: Path
+    datasets: dict[int, DatasetInfo]
+    tokenizer: Tokenizer
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of vocabulary and data, by what messages call them."""
+        infos = self.datasets.values()
+        return {"vocabulary": next(iter(infos)).vocabulary_fingerprint} | {
+            f"data of length {info.max_seq_length}": info.data_fingerprint for info in infos
+        }
+
+
+def check_command(config: Config, *, hosts: Hosts) -> None:
+    """Check that all hosts were given the same config and run the same code.
+
+    Raises:
+      UserError: naming the host that differs.
+    """
+    facts = {f"config.{name}": value for name, value in flatten(config).items() if name not in _OWN}
+    hosts.check_same("config and code", {**facts, "code": code_digest(), "jax": jax.__version__})
+
+
+def open_run(
+    config: Config,
+    *,
+    workdir: str | Path,
+    max_seq_lengths: tuple[int, ...],
+    source: Source | None,
+    hosts: Hosts,
+    report: Callable[[str], None],
+) -> Opened:
+    """Open workdir, data set and vocabulary on every host; what does not exist yet is made on host 0 alone.
+
+    Raises:
+      UserError: for anything the user can mend; where hosts see other data, naming the host.
+    """
+    with hosts.main_first("workdir and data set"):
+        if hosts.is_main:
+            path = open_workdir(workdir, config=config)
+            if source is not None:
+                save_vocabulary_of(source, workdir=path)
+        else:
+            path = _shared_workdir(workdir, hosts=hosts)
+        datasets = open_datasets(
+            config, workdir=path, max_seq_lengths=max_seq_lengths, build=hosts.is_main, report=report
+        )
+        tokenizer = open_tokenizer(next(iter(datasets.values())))
+        if hosts.is_main:
+            tokenizer.save(path / "vocab")  # for export; anew, as a run that came to no checkpoint may have had another
+    opened = Opened(path, datasets, tokenizer)
+    hosts.check_same("vocabulary and data", {name: value[:12] for name, value in opened.fingerprints.items()})
+    return opened
+
+
+def code_digest() -> str:
+    """Return a digest of the package's sources."""
+    root = Path(bert_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _shared_workdir(workdir: str | Path, *, hosts: Hosts) -> Path:
+    path = Path(workdir).absolute()
+    if not (path / "config.json").exists():
+        raise UserError(
+            f"{hosts.name(hosts.index)} does not see the config.json that {hosts.name(0)} wrote to {path}: "
+            "--workdir must be a folder that all hosts share (a network disk, or a bucket mounted at the same path)"
+        )
+    return path
