@@ -1,7 +1,9 @@
 """The loop's order is law; the step log writes the contract's figures and stops what is not finite."""
 
 import contextlib
+import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,6 +233,27 @@ def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_durations_are_said_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_terminal_gets_a_bar_with_figures_and_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    progress = Progress(start=2, end=10)
+    progress.advance(3)
+    progress.line(3, figures={"train/loss": 1.25})
+    progress.say("step 3  held-out")
+    progress.advance(10)
+    progress.close()
+    shown = terminal.getvalue()
+    assert "3/10" in shown
+    assert "10/10" in shown
+    assert "loss 1.250" in shown
+    assert "step 3  held-out\n" in shown
 
 
 def test_other_hosts_are_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 import json
 import math
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +96,16 @@ def test_lines_that_are_no_figures_are_removed(tmp_path: Path, junk: bytes) -> N
     assert [line["step"] for line in read(path)] == [10, 20]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_full_disk_is_one_line_that_says_how_to_resume(tmp_path: Path) -> None:
+    writer = JsonLinesWriter(tmp_path / "metrics.jsonl")
+    writer._file.close()
+    writer._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  the writer closes it
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(No space left.* to resume"):
+        writer.write(1, figures={"train/loss": 1.0})
+    writer.close()  # tries nothing again
+
+
 def test_metrics_are_always_written(tmp_path: Path) -> None:
     writers = make_writers(tmp_path, config=LogConfig(), run_config={}, resume_step=0)
     for writer in writers:
@@ -109,6 +121,24 @@ def test_a_missing_extra_is_named_with_the_command(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"config\.log\.{field}: .*pip install 'bert_jax\[{field}\]'"):
         make_writers(tmp_path, config=LogConfig(**{field: True}), run_config={}, resume_step=0)
+
+
+def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for the service, which needs an account."""
+    calls: list[dict[str, Any]] = []
+    logged: list[tuple[int, dict[str, float]]] = []
+    run = types.SimpleNamespace(log=lambda figures, step: logged.append((step, figures)), finish=lambda: None)
+    service: Any = types.ModuleType("wandb")
+    service.util = types.SimpleNamespace(generate_id=lambda: f"id{len(calls)}")
+    service.init = lambda **options: calls.append(options) or run
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    for step in (1, 2):
+        writers = make_writers(tmp_path, config=LogConfig(wandb=True), run_config={"seed": 3}, resume_step=step - 1)
+        for writer in writers:
+            writer.write(step, figures={"train/loss": 1.0, "perf/mfu": None})
+            writer.close()
+    assert [(call["id"], call["resume"], call["config"]) for call in calls] == [("id0", "allow", {"seed": 3})] * 2
+    assert logged == [(1, {"train/loss": 1.0}), (2, {"train/loss": 1.0})]
 
 
 def test_tensorboard_gets_what_is_finite(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ class Trainer:
             learning_rate=rate,
             cost_of_step=cost,
             peak_flops=peak_flops(jax.devices()[0].device_kind),
-            last_good=lambda: states.last_good,
+            last_good=states.settle,
         )
 
 

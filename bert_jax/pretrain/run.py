@@ -266,7 +266,7 @@ class _Run:
             learning_rate=lambda step: float(self.program.schedule(step)),
             cost_of_step=cost,
             peak_flops=peak_flops(jax.devices()[0].device_kind),
-            last_good=lambda: checkpointer.last_good,
+            last_good=checkpointer.settle,
         )
 
     def _metadata(self, window: MetricWindow) -> dict[str, Any]:

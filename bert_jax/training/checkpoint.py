@@ -78,6 +78,12 @@ class Checkpointer:
         steps = [int(path.name) for path in self._directory.glob("*") if path.name.isdecimal()]
         return max(steps, default=None)
 
+    def settle(self) -> int | None:
+        """Wait for the save under way, whatever becomes of it, and return the newest step that is whole on disk."""
+        with contextlib.suppress(UserError):
+            self.wait()
+        return self.last_good
+
     def save(self, step: int, *, state: Any, metadata: dict[str, Any]) -> None:
         """Begin to save; returns once the state is copied off the devices, or at once if `step` is saved already.
 

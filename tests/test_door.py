@@ -1,0 +1,71 @@
+"""Doors: whatever is wrong on the command line is one line and status 2; a reader that leaves ends them quietly."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, environment, run
+
+TRAIN = [sys.executable, "-m", "bert_jax.train"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--config=configs/tiny_gpu.py"], "there is no file 'configs/tiny_gpu.py'"),
+        (["--config", "configs/nothing.py:x"], "there is no file 'configs/nothing.py'"),
+        (["--config=configs/tiny_cpu.py:foo"], "takes no argument behind a colon"),
+        (["--config=configs/large_tpu.py:foo"], "one of paper, lamb_64k"),
+        (["--config=configs/tiny_cpu.py", "--config.train.phases[3].max_seq_length=64"], "phases[3].max_seq_length"),
+        (["--config=configs/tiny_cpu.py", "--config.train.num_steps=abc"], "--config.train.num_steps=abc"),
+        (["--config=configs/tiny_cpu.py", "--config.model.hiden_size=8"], "did you mean config.model.hidden_size"),
+        (["--config=configs/tiny_cpu.py", "more"], "unexpected argument 'more'"),
+        (["--config=configs/tiny_cpu.py", "--nonsense=1"], "nonsense"),
+        ([], "--config is missing"),
+        (["--config=configs/tiny_cpu.py"], "--workdir is missing"),
+    ],
+    ids=lambda value: value[-1][-24:] if isinstance(value, list) and value else "",
+)
+def test_a_wrong_command_is_one_line(flags: list[str], says: str):
+    done = run([*TRAIN, *flags])
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_config_with_a_mistake_in_it_is_one_line(tmp_path: Path):
+    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 +\n")
+    done = run([*TRAIN, f"--config={tmp_path / 'broken.py'}"])
+    assert done.returncode == 2
+    assert "SyntaxError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_shows_mesh_schedule_and_decay_and_stops(tmp_path: Path):
+    done = run([*TRAIN, "--config=configs/large_tpu.py", f"--workdir={tmp_path / 'run'}", "--dry_run"])
+    assert done.returncode == 0, done.stderr
+    assert "336,226,108" in done.stdout  # 335,141,888 of encoder and pooler, and the heads
+    assert "0-899999" in done.stdout  # 90 % at 128
+    assert "900000-999999" in done.stdout
+    assert "9.999e-05" in done.stdout  # 1e-4 is never reached: the original decays from step 0
+    assert "layer_norm/scale" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_leaves_ends_the_door_quietly():
+    with subprocess.Popen(
+        [*TRAIN, "--config=configs/tiny_cpu.py", "--dry_run"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 141

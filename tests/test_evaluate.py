@@ -1,0 +1,84 @@
+"""The evaluate door gives a checkpoint the figures that the loop wrote for it, wherever it is called from."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import environment, figures, run, train_command
+
+PHASES = (
+    "train.num_steps=8",
+    "train.phases[0].fraction=1.0",
+    "checkpoint.every=4",
+    "checkpoint.keep_latest=3",
+    "eval.every=4",
+    "log.every=4",
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of two phases: 32 long in batches of 16, then 64 long in batches of 8."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "two_phases.py").write_text(
+        "from bert_jax.config import phase\n"
+        "from configs import tiny_cpu\n"
+        "def get_config():\n"
+        "    config = tiny_cpu.get_config()\n"
+        "    config.train.phases = (phase(fraction=0.5, max_seq_length=32, batch_size=16),\n"
+        "                           phase(fraction=0.5, max_seq_length=64, batch_size=8))\n"
+        "    return config\n"
+    )
+    command = [arg for arg in train_command(folder / "run", *PHASES, data=tiny_dataset) if "phases[0]" not in arg]
+    command[3] = f"--config={folder / 'two_phases.py'}"
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the door beside the workdir, with relative names."""
+    return subprocess.run(
+        [sys.executable, "-m", "bert_jax.evaluate", *flags],
+        cwd=workdir.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("step", [4, 8], ids=["first phase", "last phase"])
+def test_a_checkpoint_of_any_phase_gets_the_figures_of_the_loop(workdir: Path, step: int):
+    done = evaluate(workdir, f"--model=run/checkpoints/{step}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    loop = next(line for line in figures(workdir) if line["step"] == step and "eval/mlm_loss" in line)
+    assert {name: result[name] for name in loop if name != "step"} == {k: v for k, v in loop.items() if k != "step"}
+    assert result["step"] == step
+    assert result["max_seq_length"] == (32 if step == 4 else 64)
+
+
+def test_examples_are_those_that_were_counted(workdir: Path):
+    done = evaluate(workdir, "--model=run", "--max_examples=3")
+    assert json.loads(done.stdout)["examples"] == 8  # one whole batch
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--model=nothing",), "does not exist"),
+        (("--model=run", "--max_examples=-5"), "--max_examples=-5: must not be negative"),
+        (("--model=run", "--data=nowhere"), "nowhere"),
+        ((), "--model is missing"),
+    ],
+    ids=["no model", "negative", "no data", "nothing"],
+)
+def test_bad_input_is_one_line(workdir: Path, flags: tuple[str, ...], says: str):
+    done = evaluate(workdir, *flags)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
