@@ -112,6 +112,7 @@ class TrainConfig:
     num_steps: int = 1_000_000
     batch_size: int = 256  # global
     gradient_accumulation_steps: int = 1
+    max_nonfinite_steps: int = 0  # steps with a loss or gradients not finite to pass over; at one more the run stops
     phases: tuple[PhaseConfig, ...] = (
         PhaseConfig(fraction=0.9, max_seq_length=128),
         PhaseConfig(fraction=0.1, max_seq_length=512),
@@ -372,7 +373,8 @@ def _validate_ranges(leaves: Mapping[str, Any]) -> None:
     shares = "short_seq_prob heldout_fraction rate mask_share random_share same_share fraction"
     below_one = "hidden_dropout_prob attention_probs_dropout_prob beta1 beta2"
     not_negative = (
-        "warmup_steps max_predictions_per_seq batch_size learning_rate weight_decay keep_every num_workers seed"
+        "warmup_steps max_predictions_per_seq batch_size learning_rate weight_decay keep_every num_workers seed "
+        "max_nonfinite_steps"
     )
     for path, value in leaves.items():
         name = path.rpartition(".")[2]

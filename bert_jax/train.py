@@ -5,6 +5,7 @@ parameters and schedule and stops. `--init=SOURCE` goes on from a released or an
 """
 
 import sys
+import time
 
 from bert_jax import door  # first: it quiets the libraries that the next imports load
 
@@ -23,6 +24,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedu
 
 def main() -> int:
     """Read the flags, join the other hosts if there are any, and call the one function."""
+    begun = time.time()
     from bert_jax import config as configs
     from bert_jax.convert.continuing import adopt_source
     from bert_jax.convert.source import load_source
@@ -56,6 +58,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             hosts=hosts,
+            begun=begun,
         )
     raise AssertionError("leaving_together ends the process")
 

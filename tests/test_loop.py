@@ -149,7 +149,9 @@ def test_a_request_to_stop_before_the_first_step_takes_none() -> None:
 
 
 @contextlib.contextmanager
-def opened_log(path: Path, *, every: int = 2, end: int = 100, good: int | None = None) -> Iterator[StepLog]:
+def opened_log(
+    path: Path, *, every: int = 2, end: int = 100, good: int | None = None, max_nonfinite: int = 0, nonfinite: int = 0
+) -> Iterator[StepLog]:
     """Open a real step log that writes to `path`."""
     writer = JsonLinesWriter(path)
     yield StepLog(
@@ -162,6 +164,8 @@ def opened_log(path: Path, *, every: int = 2, end: int = 100, good: int | None =
         cost_of_step=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
         peak_flops=1e12,
         last_good=lambda: good,
+        max_nonfinite_steps=max_nonfinite,
+        nonfinite_steps=nonfinite,
     )
     writer.close()
 
@@ -177,6 +181,7 @@ def test_an_interval_is_one_line_of_the_contracts_figures(tmp_path: Path, capsys
     assert [line["train/learning_rate"] for line in lines] == [0.001, 0.003, 0.004]  # of the update that made the step
     assert {name for name in lines[1] if name.startswith("perf/")} == {
         "perf/step_seconds",
+        *("perf/step_seconds_p50", "perf/step_seconds_p90", "perf/step_seconds_p99"),
         "perf/sequences_per_second",
         "perf/tokens_per_second",
         "perf/mfu",
@@ -200,6 +205,25 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
         assert part in text
     assert "encoder/kernel" not in text
     assert "\n" not in text
+
+
+def test_so_many_steps_that_are_not_finite_as_allowed_are_passed_over_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened_log(tmp_path / "metrics.jsonl", max_nonfinite=3, nonfinite=1) as log:
+        log.finished_step(1, output(2.0))
+        log.finished_step(2, output(float("nan"), finite=False))
+        log.finished_step(3, output(float("nan"), finite=False))
+        log.finished_step(4, output(4.0))
+        assert log.nonfinite_steps == 3
+        with pytest.raises(
+            UserError, match=r"not finite at step 5, after 3 that config\.train\.max_nonfinite_steps allow"
+        ):
+            log.finished_step(5, output(float("nan"), finite=False))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/loss"] for line in lines] == [2.0, 4.0]  # nothing of what was passed over
+    assert [line["train/nonfinite_steps"] for line in lines] == [2, 3]
+    assert "step 3  loss or gradients not finite: update passed over (3 of at most 3)" in capsys.readouterr().out
 
 
 def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

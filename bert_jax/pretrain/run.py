@@ -10,6 +10,7 @@
 
 import dataclasses
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from bert_jax.pretrain.evaluation import Evaluator, describe, verdict
 from bert_jax.pretrain.program import Program
 from bert_jax.pretrain.startup import Opened, check_command, open_run
 from bert_jax.training.checkpoint import Checkpointer
+from bert_jax.training.compilation_cache import CompilationCache
+from bert_jax.training.goodput import Goodput
 from bert_jax.training.loop import run_loop
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.profiling import StepTracer
@@ -52,15 +55,18 @@ def pretrain(
     init: str = "",
     init_missing: Sequence[str] = (),
     hosts: Hosts | None = None,
+    begun: float | None = None,
 ) -> int:
     """Train to the end of the schedule, or resume there; return the exit status.
 
     `command` is what the user is told to type to resume. `init` names a SOURCE to begin from, which gives shape and
-    vocabulary; `init_missing` names parts to draw where it lacks them. Every one of several `hosts` calls this.
+    vocabulary; `init_missing` names parts to draw where it lacks them. Every one of several `hosts` calls this;
+    `begun` is when the process began, in seconds since the epoch.
 
     Raises:
       UserError: for anything the user can mend.
     """
+    begun = begun or time.time()
     hosts = hosts or Hosts()
     check_alone_or_all(hosts)
     report = print if hosts.is_main else _silent
@@ -72,12 +78,14 @@ def pretrain(
     lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
     opened = open_run(config, workdir=workdir, max_seq_lengths=lengths, source=source, hosts=hosts, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    run = _Run(program, opened=opened, hosts=hosts, report=report, params=params)
+    cache = CompilationCache(opened.path)
+    run = _Run(program, opened=opened, hosts=hosts, report=report, params=params, cache=cache, begun=begun)
     checkpointer = Checkpointer(opened.path / "checkpoints", config=config.checkpoint, report=report, hosts=hosts)
     try:
         return run.train(checkpointer, command=command)
     finally:
         checkpointer.close()
+        cache.close()
 
 
 @dataclasses.dataclass
@@ -86,18 +94,22 @@ class _Save:
 
     every: int
     save: Callable[[int, TrainState], None]
+    goodput: Goodput
 
     def __call__(self, step: int, *, state: TrainState) -> None:
-        self.save(step, state)
+        with self.goodput.spending("checkpoint"):
+            self.save(step, state)
+        self.goodput.write()
 
 
 class _Evaluate:
     """Evaluate every so many steps: the loop's first feature."""
 
-    def __init__(self, run: "_Run", *, start: int, writers: list[Writer], progress: Progress):
+    def __init__(self, run: "_Run", *, start: int, writers: list[Writer], progress: Progress, goodput: Goodput):
         """Open the held-out rows of all phases to come: a shard that is damaged is found before the first step."""
         self.every = run.config.eval.every
         self._phases, self._writers, self._progress = run.program.phases, writers, progress
+        self._goodput = goodput
         self._evaluators = {
             phase.start: run.evaluator(phase) for phase in self._phases if phase.end > start and run.can_evaluate(phase)
         }
@@ -107,7 +119,8 @@ class _Evaluate:
         phase = phase_at(self._phases, step=max(step - 1, 0))
         if phase.start not in self._evaluators:
             return
-        self.last = self._evaluators[phase.start](state.params)
+        with self._goodput.spending("evaluation"):
+            self.last = self._evaluators[phase.start](state.params)
         for writer in self._writers:
             writer.write(step, figures=self.last)
         self._progress.say(f"step {step}  {describe(self.last)}")
@@ -123,11 +136,13 @@ class _Run:
         opened: Opened,
         hosts: Hosts,
         report: Callable[[str], None],
-        params: Any = None,
+        params: Any,
+        cache: CompilationCache,
+        begun: float,
     ):
         """Take what was opened; `params` to begin from, in host memory, or None for fresh ones."""
         self.program, self.config = program, program.config
-        self._params = params
+        self._params, self._cache, self._begun = params, cache, begun
         self._opened, self._hosts, self._report = opened, hosts, report
         self._datasets, self._special = opened.datasets, special_ids(opened.tokenizer)
         self._steps: dict[int, Any] = {}
@@ -153,16 +168,20 @@ class _Run:
             else []
         )
         progress = Progress(start=start, end=end, enabled=main_host)
-        log = self._step_log(window, writers, progress, checkpointer)
+        goodput = Goodput(path if main_host else None, begun=self._begun, start=start)
+        skipped = restored.metadata.get("nonfinite_steps", 0) if restored else 0
+        log = self._step_log(window, writers, progress, checkpointer, goodput, skipped)
 
         def save(step: int, state: TrainState) -> None:
-            checkpointer.save(step, state=state, metadata=self._metadata(window))
+            checkpointer.save(step, state=state, metadata=self._metadata(log))
 
         tracer = StepTracer(self._train_step, steps=self.config.profile.steps, directory=path / "profile")
         try:
-            evaluate = _Evaluate(self, start=start, writers=writers, progress=progress)
-            if self._params is not None and not restored:
-                evaluate(0, state=state)  # what the SOURCE knows before it sees this text
+            with log.outside_steps():
+                with goodput.spending("startup"):
+                    evaluate = _Evaluate(self, start=start, writers=writers, progress=progress, goodput=goodput)
+                if self._params is not None and not restored:
+                    evaluate(0, state=state)  # what the SOURCE knows before it sees this text
             with StopRequest() as request, AgreedStop(request, hosts=self._hosts) as stop:
                 state, step = run_loop(
                     state,
@@ -171,18 +190,21 @@ class _Run:
                     batches=self._batches(start),
                     train_step=tracer,
                     log=log,
-                    features=[evaluate, _Save(self.config.checkpoint.every, save)],
+                    features=[evaluate, _Save(self.config.checkpoint.every, save, goodput)],
                     should_stop=stop,
                 )
-                if step < end:
-                    save(step, state)
-                checkpointer.wait()
+                with goodput.spending("checkpoint"):
+                    if step < end:
+                        save(step, state)
+                    checkpointer.wait()
+                goodput.write()
                 status = PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
         finally:
             tracer.close()
             progress.close()
             for writer in writers:
                 writer.close()
+        self._report(self._where_time_went(goodput))
         if step < end:
             self._report(f"stopped at step {step} of {end}, checkpoint saved; {command} resumes there")
             return status
@@ -244,8 +266,20 @@ class _Run:
             self._steps[phase.start] = self.program.train_step(phase, special=self._special)
         return self._steps[phase.start]
 
+    def _where_time_went(self, goodput: Goodput) -> str:
+        if goodput.first_step_after is None:
+            return goodput.describe()
+        found = f"{self._cache.hits} of {self._cache.requests} programs from the compilation cache"
+        return f"{goodput.describe()}; first step of this start after {goodput.first_step_after:.1f} s ({found})"
+
     def _step_log(
-        self, window: MetricWindow, writers: list[Writer], progress: Progress, checkpointer: Checkpointer
+        self,
+        window: MetricWindow,
+        writers: list[Writer],
+        progress: Progress,
+        checkpointer: Checkpointer,
+        goodput: Goodput,
+        nonfinite_steps: int,
     ) -> StepLog:
         def cost(step: int) -> dict[str, float]:
             phase = phase_at(self.program.phases, step=step)
@@ -267,13 +301,17 @@ class _Run:
             cost_of_step=cost,
             peak_flops=peak_flops(jax.devices()[0].device_kind),
             last_good=checkpointer.settle,
+            goodput=goodput,
+            max_nonfinite_steps=self.config.train.max_nonfinite_steps,
+            nonfinite_steps=nonfinite_steps,
         )
 
-    def _metadata(self, window: MetricWindow) -> dict[str, Any]:
+    def _metadata(self, log: StepLog) -> dict[str, Any]:
         return {
             "config": dataclasses.asdict(self.config),
             "fingerprints": self._opened.fingerprints,
-            "window": window.to_json(),
+            "window": log.window.to_json(),
+            "nonfinite_steps": log.nonfinite_steps,
         }
 
     def _checked_target(self, metadata: dict[str, Any]) -> TrainState:

@@ -10,7 +10,7 @@ from bert_jax.errors import UserError
 # What may change from one start of a run to the next: it changes neither the data nor, but for rounding, the result.
 _FREE = re.compile(
     r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)|model\.(scan_layers|remat|attention_implementation)"
-    r"|train\.gradient_accumulation_steps"
+    r"|train\.(gradient_accumulation_steps|max_nonfinite_steps)"
 )
 
 

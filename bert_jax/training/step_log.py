@@ -1,4 +1,7 @@
-"""Gather each step's figures, write a line an interval, and stop a run whose loss is no longer finite."""
+"""Gather each step's figures, write a line an interval, and stop a run whose loss is no longer finite.
+
+So many steps that are not finite as the run allows are passed over: they changed nothing but the step number.
+"""
 
 import contextlib
 import time
@@ -8,6 +11,7 @@ from typing import Any
 import jax
 
 from bert_jax.errors import UserError
+from bert_jax.training.goodput import Goodput, percentiles
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.policy import parameter_names
 from bert_jax.training.progress import Progress
@@ -33,10 +37,14 @@ class StepLog:
         cost_of_step: Callable[[int], Mapping[str, float]],
         peak_flops: float | None,
         last_good: Callable[[], int | None],
+        goodput: Goodput | None = None,
+        max_nonfinite_steps: int = 0,
+        nonfinite_steps: int = 0,
     ):
         """Write every `every` steps and at `end`.
 
         `cost_of_step(step)` gives `sequences`, `tokens` (of the batch, padding counted) and `flops` of one step.
+        `nonfinite_steps` of the `max_nonfinite_steps` that the whole run may pass over came before.
         """
         self._every, self._end = every, end
         self.window = window
@@ -46,9 +54,13 @@ class StepLog:
         self._cost = cost_of_step
         self._peak = peak_flops
         self._last_good = last_good
+        self._goodput = goodput
+        self._max_nonfinite, self.nonfinite_steps = max_nonfinite_steps, nonfinite_steps
+        self._times: list[float] = []
         self._work = {"sequences": 0.0, "tokens": 0.0, "flops": 0.0, "steps": 0.0}
         self._waited = self._excluded = 0.0
-        self._begun = time.perf_counter()
+        self._begun = self._last_finished = time.perf_counter()
+        self._elsewhere = 0.0  # since the last finished step
         self._compiling = True
 
     @contextlib.contextmanager
@@ -56,24 +68,36 @@ class StepLog:
         """Time the wait for a batch."""
         begun = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self._waited += seconds
+        self._elsewhere += seconds
+        if self._goodput is not None:
+            self._goodput.add("data_wait", seconds)
 
     @contextlib.contextmanager
     def outside_steps(self) -> Iterator[None]:
         """Leave evaluation and saving out of the time of a step."""
         begun = time.perf_counter()
         yield
-        self._excluded += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self._excluded += seconds
+        self._elsewhere += seconds
 
     def finished_step(self, step: int, output: StepOutput) -> None:
         """Take the figures of the update that made state number `step`; waits for it.
 
         Raises:
-          UserError: if loss or gradients were not finite.
+          UserError: if loss or gradients were not finite, once more than is allowed.
         """
-        if not bool(output.finite):
-            self._stop(step, output)
-        self.window.add(output.means)
+        if bool(output.finite):
+            self.window.add(output.means)
+        else:
+            self.nonfinite_steps += 1
+            if self.nonfinite_steps > self._max_nonfinite:
+                self._stop(step, output)
+            allowed = f"{self.nonfinite_steps} of at most {self._max_nonfinite}"
+            self._progress.say(f"step {step}  loss or gradients not finite: update passed over ({allowed})")
+        self._time_step(step)
         for name, amount in {**self._cost(step - 1), "steps": 1}.items():
             self._work[name] += amount
         if self._compiling:
@@ -83,14 +107,27 @@ class StepLog:
         self._progress.advance(step)
         if step % self._every == 0 or step == self._end:
             self._write(step)
+        self._last_finished, self._elsewhere = time.perf_counter(), 0.0
+
+    def _time_step(self, step: int) -> None:
+        seconds = max(time.perf_counter() - self._last_finished - self._elsewhere, 0.0)
+        if not self._compiling:
+            self._times.append(seconds)
+        if self._goodput is not None:
+            self._goodput.finished_step(step, seconds=seconds)
 
     def _write(self, step: int) -> None:
         means = self.window.means()
         padding = means.pop("padding_fraction", 0.0)
         figures: dict[str, float | None] = {f"train/{name}": value for name, value in means.items()}
         figures["train/learning_rate"] = self._learning_rate(step - 1)
+        if self._max_nonfinite:
+            figures["train/nonfinite_steps"] = self.nonfinite_steps
         figures |= self._performance()
         figures["perf/padding_fraction"] = padding
+        if self._goodput is not None:
+            figures |= self._goodput.figures()
+            self._goodput.write()
         for writer in self._writers:
             writer.write(step, figures=figures)
         waited = figures["perf/data_wait_fraction"] or 0.0
@@ -111,8 +148,10 @@ class StepLog:
             return dict.fromkeys(
                 ("perf/step_seconds", "perf/sequences_per_second", "perf/tokens_per_second", "perf/mfu"), None
             ) | {"perf/data_wait_fraction": 0.0}
+        shares = percentiles(self._times) if self._times else {}
         return {
             "perf/step_seconds": elapsed / steps,
+            **{f"perf/step_seconds_p{number}": seconds for number, seconds in shares.items()},
             "perf/sequences_per_second": self._work["sequences"] / elapsed,
             "perf/tokens_per_second": self._work["tokens"] / elapsed,
             "perf/mfu": self._work["flops"] / elapsed / self._peak / jax.device_count() if self._peak else None,
@@ -121,6 +160,7 @@ class StepLog:
 
     def _restart_clock(self) -> None:
         self._work = dict.fromkeys(self._work, 0.0)
+        self._times.clear()
         self._waited = self._excluded = 0.0
         self._begun = time.perf_counter()
 
@@ -130,8 +170,10 @@ class StepLog:
         loss = float(output.means["loss"].total)
         good = self._last_good()
         kept = f"the checkpoint of step {good} is kept" if good is not None else "no checkpoint had been saved yet"
+        allowed = f", after {self._max_nonfinite} that config.train.max_nonfinite_steps allows"
+        passed = allowed if self._max_nonfinite else ""
         raise UserError(
-            f"loss or gradients are not finite at step {step} (loss {loss}, batch number {step - 1}; first bad "
+            f"loss or gradients are not finite at step {step}{passed} (loss {loss}, batch number {step - 1}; first bad "
             f"parameter group: "
             f"{bad[0] if bad else 'none, the loss itself'}, {len(bad)} bad in all); the update was not applied and "
             f"{kept}: lower "

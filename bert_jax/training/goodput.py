@@ -1,0 +1,149 @@
+"""Tell where a run's wall time goes, over all its starts: useful steps, and what is not.
+
+WORKDIR/goodput.json is rewritten with every log line and every save. A start that finds there steps beyond the
+checkpoint that it resumes from counts them as lost; the time from the last writing to the new start was down.
+"""
+
+import array
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.training.progress import duration
+
+FILE = "goodput.json"
+PERCENTILES = (50, 90, 99)
+# What wall time is spent on, and how the closing line calls it; "other" is what nothing claims.
+KINDS = {
+    "useful": "useful steps",
+    "startup": "start-up",
+    "compile": "compiling",
+    "data_wait": "waiting for data",
+    "checkpoint": "checkpoints",
+    "evaluation": "evaluation",
+    "lost": "lost work",
+    "down": "down",
+    "other": "other",
+}
+
+
+class Goodput:
+    """Add up seconds by what they were spent on; those of earlier starts are read from the file."""
+
+    def __init__(self, directory: Path | None, *, begun: float, start: int):
+        """Begin at step `start`; the process began at `begun` (seconds since the epoch). `directory` is the workdir."""
+        self._path = directory / FILE if directory else None
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._begun, self._start, self._step = begun, start, start
+        self._times = array.array("f")  # of the steps since this start: 4 MB a million
+        self.starts, self.lost_steps, self.most_lost_steps = 1, 0, 0
+        self._before = dict.fromkeys(KINDS, 0.0)
+        if self._path and self._path.exists():
+            self._take_up(self._path)
+        self.add("startup", time.time() - begun)
+        self.first_step_after: float | None = None
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Count `seconds` as spent on one of `KINDS`."""
+        self._seconds[kind] += seconds
+
+    @contextlib.contextmanager
+    def spending(self, kind: str) -> Iterator[None]:
+        """Count the time of the body."""
+        begun = time.perf_counter()
+        yield
+        self.add(kind, time.perf_counter() - begun)
+
+    def finished_step(self, step: int, *, seconds: float) -> None:
+        """Count a step; the first one of a start is the compiler's."""
+        self._step = step
+        if self.first_step_after is None:
+            self.first_step_after = time.time() - self._begun
+            self.add("compile", seconds)
+        else:
+            self.add("useful", seconds)
+            self._times.append(seconds)
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the share of useful steps in all wall time so far, and the seconds of each kind."""
+        seconds = self._total()
+        figures: dict[str, float | None] = {"perf/goodput": self._share(seconds)}
+        return figures | {f"perf/{kind}_seconds": value for kind, value in seconds.items()}
+
+    def describe(self) -> str:
+        """Return the closing line."""
+        seconds = self._total()
+        wall = max(sum(seconds.values()), 1e-9)
+        shares = {name: f"{seconds[kind] / wall:.1%}" for kind, name in KINDS.items()}
+        shares = {name: share for name, share in shares.items() if name != KINDS["useful"] and share != "0.0%"}
+        if self.lost_steps:
+            shares[KINDS["lost"]] = (
+                f"{seconds['lost'] / wall:.1%} ({self.lost_steps} steps, at most {self.most_lost_steps} at once)"
+            )
+        rest = ", ".join(f"{name} {share}" for name, share in shares.items())
+        starts = f"{self.starts} start{'s' if self.starts > 1 else ''}"
+        line = f"goodput {self._share(seconds):.1%} of {duration(wall)} in {starts}; {rest}"
+        if not self._times:
+            return line
+        return f"{line}; step time {', '.join(f'p{p} {t:.3g} s' for p, t in percentiles(self._times).items())}"
+
+    def write(self) -> None:
+        """Keep the figures for the next start.
+
+        Raises:
+          UserError: if the file cannot be written.
+        """
+        if self._path is None:
+            return
+        record = {
+            "starts": self.starts,
+            "lost_steps": self.lost_steps,
+            "most_lost_steps": self.most_lost_steps,
+            "seconds": self._total(),
+            "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
+        }
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(record))
+            temporary.replace(self._path)
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror or error}): free disk space or mend the permissions, "
+                "then run the same command again to resume from the last checkpoint"
+            ) from error
+
+    def _take_up(self, path: Path) -> None:
+        """Add what earlier starts spent; figures that cannot be read are begun anew, the run matters more."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record: dict[str, Any] = json.loads(path.read_text())
+            before = {kind: float(record["seconds"][kind]) for kind in KINDS}
+            last = record["last"]
+            lost = max(int(last["step"]) - self._start, 0)
+            done = max(int(last["step"]) - int(last["start"]), 1)
+            seconds = min(lost * float(last["useful"]) / done, before["useful"])
+            before["useful"] -= seconds
+            before["lost"] += seconds
+            before["down"] += max(self._begun - float(last["seen"]), 0.0)
+            starts, lost_before = int(record["starts"]), int(record["lost_steps"])
+            self.most_lost_steps = max(int(record["most_lost_steps"]), lost)
+            self.starts, self.lost_steps, self._before = starts + 1, lost_before + lost, before
+
+    def _total(self) -> dict[str, float]:
+        now = dict(self._seconds)
+        now["other"] = max(time.time() - self._begun - sum(now.values()), 0.0)
+        return {kind: now[kind] + self._before[kind] for kind in KINDS}
+
+    @staticmethod
+    def _share(seconds: dict[str, float]) -> float:
+        return seconds["useful"] / max(sum(seconds.values()), 1e-9)
+
+
+def percentiles(times: Any) -> dict[int, float]:
+    """Return the percentiles of step times in seconds, by number."""
+    return dict(zip(PERCENTILES, map(float, np.percentile(np.asarray(times), PERCENTILES)), strict=True))
