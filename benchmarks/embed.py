@@ -1,6 +1,6 @@
 """Measure `embed` beside HuggingFace PyTorch: same weights, same sentences, float32, two threads, one run.
 
-    python benchmarks/embed.py --text=FILE [--count=2000] [--threads=2] [--repeats=3]
+    python benchmarks/embed.py --text=FILE [--count=4096] [--threads=2] [--repeats=3]
 
 Both sides sort by length; PyTorch pads 32 sentences to their longest (the way of sentence-transformers) and is also
 given batches of 64; the better one counts. Tokenisation is left out on both sides. Each figure is the best of the
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", required=True)
     parser.add_argument("--model", default="")
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
