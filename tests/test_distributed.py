@@ -1,0 +1,256 @@
+"""Hosts find each other, compare themselves, and stop together; whoever is missing or differs is named."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.parallel import distributed
+from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
+from bert_jax.parallel.roll_call import call_roll
+from bert_jax.training.stopping import AgreedStop, StopRequest
+
+
+def free_address() -> str:
+    """Return an address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """Return what each call returned or raised, all of them running at once."""
+
+    def outcome(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(outcome, calls))
+
+
+def roll(address: str, index: int, *, count: int = 3, seconds: float = 5) -> Callable[[], list[str]]:
+    return lambda: call_roll(address, index=index, count=count, seconds=seconds, name=f"h{index}")
+
+
+def test_the_roll_call_gives_every_host_the_names_of_all_and_frees_the_port() -> None:
+    address = free_address()
+    for _ in range(2):  # as at a restart
+        assert together(*(roll(address, index) for index in (2, 0, 1))) == [["h0", "h1", "h2"]] * 3
+    with socket.create_server(("", int(address.rpartition(":")[2]))):
+        pass
+
+
+def test_a_host_that_never_starts_is_named_on_every_other() -> None:
+    address = free_address()
+    for error in together(roll(address, 0, seconds=1), roll(address, 2, seconds=1)):
+        assert isinstance(error, HostMissing)
+        assert "host 1 of 3 did not start within 1 seconds" in str(error)
+        assert "\n" not in str(error)
+
+
+def test_the_first_host_that_never_starts_is_named() -> None:
+    with pytest.raises(HostMissing, match=r"host 0 of 2 did not start within 0\.5 seconds"):
+        roll(free_address(), 1, count=2, seconds=0.5)()
+
+
+def test_hosts_told_of_different_numbers_are_named() -> None:
+    address = free_address()
+    for error in together(roll(address, 0, count=2), roll(address, 1, count=4)):
+        assert isinstance(error, UserError)
+        assert "host 1 (h1) was told that there are 4 hosts, host 0 (h0) that there are 2" in str(error)
+
+
+def test_a_stranger_on_the_port_is_not_counted() -> None:
+    address = free_address()
+
+    def stranger() -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("localhost", int(address.rpartition(":")[2])), timeout=1) as connection:
+                    return connection.sendall(b"GET / HTTP/1.1\n")
+            except OSError:
+                time.sleep(0.05)
+        return None
+
+    def late() -> list[str]:
+        time.sleep(0.5)
+        return roll(address, 1, count=2)()
+
+    assert together(roll(address, 0, count=2), stranger, late)[::2] == [["h0", "h1"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not set"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES is not set"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "from 0 to 1"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "2"}, "must be numbers"),
+        ({"JAX_COORDINATOR_ADDRESS": "here", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, "write it HOST:PORT"),
+    ],
+)
+def test_variables_that_contradict_each_other_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], says: str
+) -> None:
+    for name in (distributed.ADDRESS, distributed.COUNT, distributed.INDEX):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says) as caught:
+        distributed.start(seconds=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_machine_by_itself_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (distributed.ADDRESS, distributed.COUNT, distributed.INDEX):
+        monkeypatch.delenv(name, raising=False)
+    hosts = distributed.start(seconds=1)
+    assert (hosts.count, hosts.is_main) == (1, True)
+    assert hosts.exchange("anything", "value") == ["value"]
+    distributed.check_alone_or_all(hosts)
+    with pytest.raises(UserError, match="has 1 hosts, but 2 started"):
+        distributed.check_alone_or_all(Hosts(names=("a", "b")))
+
+
+class Store:
+    """Stand for the key-value store of jax.distributed."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def key_value_set(self, key: str, value: str) -> None:
+        with self._lock:
+            if key in self.values:
+                raise RuntimeError(f"ALREADY_EXISTS: {key}")
+            self.values[key] = value
+
+    def key_value_dir_get(self, directory: str) -> list[tuple[str, str]]:
+        with self._lock:
+            return [(key, value) for key, value in self.values.items() if key.startswith(directory)]
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
+    """Return three hosts that are threads."""
+    store = Store()
+    monkeypatch.setattr(distributed, "_client", lambda: store)
+    names = ("alpha", "beta", "gamma")
+    return [Hosts(index=index, names=names, seconds=0.5) for index in range(3)]
+
+
+def test_values_are_exchanged_in_the_order_of_the_hosts(hosts: list[Hosts]) -> None:
+    calls = [lambda host=host: host.exchange("topic", f"of {host.index}") for host in reversed(hosts)]
+    assert together(*calls) == [["of 0", "of 1", "of 2"]] * 3
+
+
+def test_a_barrier_names_the_host_that_does_not_come(hosts: list[Hosts]) -> None:
+    for error in together(*(lambda host=host: host.barrier("data") for host in (hosts[0], hosts[2]))):
+        assert isinstance(error, HostMissing)
+        assert "host 1 (beta) did not come to 'data' within 0.5 seconds" in str(error)
+
+
+def test_a_host_that_differs_is_named_with_both_values(hosts: list[Hosts]) -> None:
+    facts = {"config.train.batch_size": 16, "code": "abc", "vocabulary": "x"}
+    given = [facts, facts, {**facts, "config.train.batch_size": 32, "vocabulary": "y"}]
+    for error in together(*(lambda host=host: host.check_same("facts", given[host.index]) for host in hosts)):
+        assert "host 2 (gamma) differs from host 0 (alpha) in config.train.batch_size (32 beside 16), voc" in str(error)
+        assert "beta" not in str(error)
+    assert together(*(lambda host=host: host.check_same("again", facts) for host in hosts)) == [None] * 3
+
+
+def test_the_first_host_works_alone_and_the_others_behind_it(hosts: list[Hosts]) -> None:
+    order: list[int] = []
+
+    def work(host: Hosts) -> None:
+        with host.main_first("work"):
+            if host.is_main:
+                time.sleep(0.3)
+            order.append(host.index)
+
+    together(*(lambda host=host: work(host) for host in hosts))
+    assert order[0] == 0
+    assert sorted(order) == [0, 1, 2]
+
+
+def test_the_error_of_one_host_ends_the_waiting_of_the_others(hosts: list[Hosts]) -> None:
+    def wait(host: Hosts) -> None:
+        try:
+            host.barrier("a point never reached")
+        except HostFailed:
+            host.tell_failure("")  # what every host does that ends
+            raise
+
+    first, second, _ = together(
+        lambda: wait(hosts[1]), lambda: wait(hosts[2]), lambda: hosts[0].tell_failure("no text was found")
+    )
+    for error in (first, second):
+        assert isinstance(error, HostFailed)
+        assert str(error) == "host 0 (alpha) stopped: no text was found"
+
+
+def play_until_stop(host: Hosts, *, request: StopRequest, step: threading.Barrier, ask_at: int) -> int:
+    """Take steps that every host must take together, as collectives are; return the boundary of the stop."""
+    with AgreedStop(request, hosts=host) as stop:
+        for boundary in range(1000):
+            if host.index == 1 and boundary == ask_at:
+                request.received = signal.SIGTERM
+            if stop():
+                assert stop.received == signal.SIGTERM
+                return boundary
+            step.wait(timeout=20)
+            time.sleep(0.002 * (host.index + 1))
+    return -1
+
+
+@pytest.mark.parametrize("ask_at", [0, 1, 20])
+def test_all_hosts_stop_at_one_boundary_when_one_is_asked_to(hosts: list[Hosts], ask_at: int) -> None:
+    step = threading.Barrier(len(hosts))
+    boundaries = together(
+        *(lambda host=host: play_until_stop(host, request=StopRequest(), step=step, ask_at=ask_at) for host in hosts)
+    )
+    assert len(set(boundaries)) == 1
+    assert boundaries[0] > ask_at
+
+
+class FakeDevice:
+    """Stand for a device of some host."""
+
+    def __init__(self, process_index: int):
+        self.process_index = process_index
+
+
+class FakeMesh:
+    """Stand for a mesh over several hosts."""
+
+    def __init__(self, processes: Any):
+        self.devices = np.vectorize(FakeDevice)(np.asarray(processes))
+        self.shape = dict(zip(meshes.AXES, self.devices.shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("processes", "held"),
+    [
+        ([[[0]], [[0]], [[1]], [[1]]], [(0, 1), (2, 3)]),
+        ([[[0], [1]], [[0], [1]]], [(0, 2), (1, 3)]),  # a mesh that follows the links of a pod
+        ([[[0, 1]], [[0, 1]]], [(0, 1), (0, 1)]),  # hosts that differ only along `tensor`
+        ([[[0, 0], [1, 1]]], [(0,), (1,)]),
+    ],
+    ids=["blocks", "interleaved", "tensor across hosts", "tensor inside hosts"],
+)
+def test_each_host_reads_the_shares_that_its_devices_hold(processes: Any, held: list[tuple[int, ...]]) -> None:
+    mesh: Any = FakeMesh(processes)
+    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    assert [meshes.batch_shares(mesh, host=host) for host in range(2)] == [(shares, count) for shares in held]
