@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# What the launchers share: one-line errors, required variables, commands that --dry_run prints instead of running.
+# Sourced, never run.
+# shellcheck disable=SC2034  # who sources this uses them
+
+USAGE_ERROR=2
+RESTART=75  # preempted after saving, or another host lost (bert_jax/parallel/distributed.py)
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+MOUNT=/mnt/share  # where every host sees the share
+DRY_RUN=
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit "${2:-$USAGE_ERROR}"
+}
+
+say() { printf '[launcher] %s\n' "$*"; }
+
+# need NAME 'what it is': refuse to go on without the variable.
+need() { [ -n "${!1:-}" ] || fail "$1 is not set: $2"; }
+
+# Print words as a shell would need them, quoted only where they must be.
+shown() {
+  local word line=
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] || word=${word@Q}
+    line+="${line:+ }$word"
+  done
+  printf '%s\n' "$line"
+}
+
+# Run a command; with --dry_run print it.
+run() {
+  if [ -n "$DRY_RUN" ]; then shown "$@"; else "$@"; fi
+}
+
+# With --dry_run say what happens between two commands.
+note() {
+  if [ -n "$DRY_RUN" ]; then printf '# %s\n' "$*"; fi
+}
+
+# Print the comment at the head of a launcher: its manual.
+manual() {
+  sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p;};}' "$1"
+}
+
+# Pack what is committed: every host gets the same code, and the run can say which.
+pack() {
+  local file=$1
+  if [ -n "$(git -C "$REPOSITORY" status --porcelain --untracked-files=no)" ]; then
+    say "changes that are not committed stay behind: the hosts get HEAD" >&2
+  fi
+  run git -C "$REPOSITORY" archive --format=tar.gz --output="$file" HEAD
+}

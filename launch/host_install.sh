@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Prepare a host that the launchers made: mount the share, install Python and the package beside this script.
+#
+#   launch/host_install.sh [--dry_run] EXTRA SHARE
+#
+# EXTRA is tpu, cuda, or - for none; SHARE is HOST:/PATH of an NFS server that all hosts reach, or - for none.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+. "$(dirname "$0")/common.sh"
+
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --dry_run) DRY_RUN=1 ;;
+    --help) manual "$0"; exit 0 ;;
+    *) fail "unknown flag $1: --help lists them" ;;
+  esac
+  shift
+done
+[ $# -eq 2 ] || fail "give EXTRA and SHARE, for example: launch/host_install.sh tpu 10.0.0.2:/share"
+extra=$1 share=$2
+package=$REPOSITORY
+if [ "$extra" != - ]; then package+="[$extra]"; fi
+
+if [ "$share" != - ] && ! mountpoint -q "$MOUNT"; then
+  run sudo apt-get -q update
+  run sudo DEBIAN_FRONTEND=noninteractive apt-get -q install -y nfs-common
+  run sudo mkdir -p "$MOUNT"
+  # Without lookupcache=positive a host may remember for half a minute that a file of another host does not exist.
+  run sudo mount -t nfs -o rw,hard,lookupcache=positive "$share" "$MOUNT"
+  run sudo chmod 1777 "$MOUNT"  # a new share belongs to root
+fi
+# TPU images come with Python 3.10, this package needs 3.11: uv brings its own.
+if [ ! -x "$HOME/.local/bin/uv" ]; then
+  run bash -o pipefail -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
+fi
+run "$HOME/.local/bin/uv" venv --quiet --clear --python 3.12 "$REPOSITORY/.venv"
+run "$HOME/.local/bin/uv" pip install --quiet --python "$REPOSITORY/.venv/bin/python" --editable "$package"
