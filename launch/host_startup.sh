@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Install and train on a Compute Engine machine each time it starts: the startup script of the group that gce.sh makes.
+#
+#   launch/host_startup.sh [--dry_run]     on the machine, as root; what to do is in the machine's metadata
+#
+# It stands alone: the package is fetched here, so nothing of it can be sourced.
+set -euo pipefail
+
+case ${1:-} in
+  "" | --dry_run) DRY_RUN=${1:-} ;;
+  --help) sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p;};}' "$0"; exit 0 ;;
+  *) echo "error: unknown flag $1: --help lists them" >&2; exit 2 ;;
+esac
+
+run() { if [ -n "$DRY_RUN" ]; then echo "$*"; else "$@"; fi; }
+
+server=http://metadata.google.internal/computeMetadata/v1/instance
+read_metadata() {
+  if [ -n "$DRY_RUN" ]; then echo "<$1>"; else curl -fsS -H 'Metadata-Flavor: Google' "$server/attributes/$1"; fi
+}
+tell() {
+  run curl -fsS -X PUT --data "$1" -H 'Metadata-Flavor: Google' "$server/guest-attributes/bert-jax/state"
+}
+
+leave() {
+  # Preempted: the group starts this machine again. Anything else ends the run, a failed installation too.
+  if [ "$status" -eq 75 ]; then tell away; else tell "ended $status"; fi
+}
+
+tell running
+status=1
+trap 'status=75; exit 75' TERM
+trap leave EXIT
+export HOME=/root
+name=$(hostname -s)
+JAX_COORDINATOR_ADDRESS=$(read_metadata bert-jax-coordinator)
+JAX_NUM_PROCESSES=$(read_metadata bert-jax-hosts)
+JAX_PROCESS_ID=${name##*-}  # machines are numbered in their names
+MAX_RESTARTS=$(read_metadata bert-jax-max-restarts)
+export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID MAX_RESTARTS
+
+folder=/opt/bert_jax
+if [ ! -x "$folder/.venv/bin/python" ]; then
+  run mkdir -p "$folder"
+  run gcloud storage cp "$(read_metadata bert-jax-bundle)" /tmp/bert_jax.tar.gz
+  run tar -xzf /tmp/bert_jax.tar.gz -C "$folder"
+fi
+run "$folder/launch/host_install.sh" "$(read_metadata bert-jax-extra)" "$(read_metadata bert-jax-share)"
+flags=$(read_metadata bert-jax-flags)
+if [ -n "$DRY_RUN" ]; then flags='<bert-jax-flags>'; set -f; words=("$flags"); else eval "words=($flags)"; fi  # quoted by gce.sh
+run rm -f /root/bert_jax.state  # of before the machine was restarted
+run "$folder/launch/host_run.sh" -- "${words[@]}" && status=0 || status=$?
