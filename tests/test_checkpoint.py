@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.distributed import Hosts
 from bert_jax.training.checkpoint import Checkpointer, Restored, checksums
 from bert_jax.training.state import TrainState
 
@@ -370,3 +371,28 @@ def test_metadata_is_read_without_the_arrays(copy: Path) -> None:
     with opened(copy, read_only=True) as checkpointer:
         metadata = checkpointer.metadata(20)
     assert json.loads(json.dumps(metadata))["number"] == 20
+
+
+class OtherHost(Hosts):
+    """Stand for two hosts, the second of which cannot read its part of the checkpoint that is read first."""
+
+    def __init__(self) -> None:
+        super().__init__(names=("here", "there"))
+        object.__setattr__(self, "reads", 0)
+
+    def exchange(self, topic: str, value: str = "", **_: Any) -> list[str]:
+        if topic.startswith("checkpoint read"):
+            object.__setattr__(self, "reads", self.reads + 1)
+            return [value, "chunk 3 is truncated" if self.reads == 1 else ""]
+        return [value, value]
+
+
+def test_damage_that_one_host_alone_sees_is_damage_for_all(copy: Path) -> None:
+    said: list[str] = []
+    checkpointer = Checkpointer(copy, config=CheckpointConfig(), report=said.append, hosts=OtherHost())
+    restored = checkpointer.restore(abstract(make_state(0)))
+    checkpointer.close()
+    assert restored is not None
+    assert restored.step == 10
+    assert "step 20 is damaged and is passed over: host 1 (there): chunk 3 is truncated" in said[0]
+    assert (copy / "20.damaged-0").is_dir()

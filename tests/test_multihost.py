@@ -153,3 +153,36 @@ def test_a_host_that_never_starts_is_named_by_the_one_that_did(tiny_dataset: Pat
     assert status == 75  # a launcher may try again
     assert f"error: host {host} of 2 did not start within 1 seconds" in output
     assert "Traceback" not in output
+
+
+STAGES = (  # hosts, devices of each, mesh, the step behind which it is stopped
+    (1, 2, ("mesh.fsdp=2",), 40),
+    (2, 1, ("mesh.data=2",), 100),
+    (4, 1, ("mesh.fsdp=2", "mesh.tensor=2"), 160),
+    (1, 1, (), 1000),
+)
+
+
+@pytest.mark.soak
+def test_a_run_that_goes_from_one_to_two_to_four_hosts_and_back_ends_as_the_undisturbed_one(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    alone = run(train_command(tmp_path / "alone", *STEPS, data=tiny_dataset), timeout=900)
+    assert alone.returncode == 0, alone.stderr
+    for hosts, devices, mesh, last in STAGES:
+        command = train_command(tmp_path / "moving", *STEPS, *mesh, data=tiny_dataset)
+        processes = start_hosts([command] * hosts, devices=devices)
+        seen = []
+        assert processes[0].stdout is not None
+        for line in processes[0].stdout:
+            seen.append(line)
+            if line.startswith(f"step {last}/"):
+                processes[-1].send_signal(signal.SIGTERM)
+        statuses = [status for status, _ in finish(processes, timeout=900)]
+        assert statuses == [75 if last < 300 else 0] * hosts, "".join(seen)
+        print(hosts, "hosts", *mesh, [line for line in seen if line.startswith(("resuming", "stopped at", "finished"))])
+    furthest = 0.0
+    for mine, theirs in zip(figures(tmp_path / "moving"), figures(tmp_path / "alone"), strict=True):
+        assert mine == pytest.approx(theirs, **TOLERANCE)
+        furthest = max(furthest, abs(mine.get("train/loss", 0.0) - theirs.get("train/loss", 0.0)))
+    print("largest difference of a step's loss:", furthest)
