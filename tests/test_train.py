@@ -1,5 +1,6 @@
 """Keep the main job's promises: it trains, resumes bit for bit, and says in one line what is wrong."""
 
+import fcntl
 import re
 import signal
 import subprocess
@@ -103,6 +104,15 @@ def test_bad_input_is_one_line_that_names_the_field(tiny_dataset: Path, tmp_path
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_two_runs_are_kept_apart(tiny_dataset: Path, tmp_path: Path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run(train_command(tmp_path, *STEPS, data=tiny_dataset))
+    assert done.returncode == 2
+    assert "another process trains in it" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_workdir_of_another_config_is_refused(undisturbed: Path, tiny_dataset: Path):

@@ -86,6 +86,7 @@ def pretrain(
     finally:
         checkpointer.close()
         cache.close()
+        opened.close()
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import jax
 
@@ -16,18 +17,24 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
-from bert_jax.pretrain.workdir import open_workdir
+from bert_jax.pretrain.workdir import lock_workdir, open_workdir
 
 _OWN = ("data.directory", "data.num_workers")  # a data set may lie on each host's own disk
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """Hold what was opened: the workdir, the data set of each length, the tokenizer."""
+    """Hold what was opened: the workdir (other runs are kept out of it), the data set of each length, the tokenizer."""
 
     path: Path
     datasets: dict[int, DatasetInfo]
     tokenizer: Tokenizer
+    lock: IO[str] | None  # host 0's
+
+    def close(self) -> None:
+        """Let another run have the workdir."""
+        if self.lock is not None:
+            self.lock.close()
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -62,9 +69,11 @@ def open_run(
     Raises:
       UserError: for anything the user can mend; where hosts see other data, naming the host.
     """
+    lock: IO[str] | None = None
     with hosts.main_first("workdir and data set"):
         if hosts.is_main:
             path = open_workdir(workdir, config=config)
+            lock = lock_workdir(path)
             if source is not None:
                 save_vocabulary_of(source, workdir=path)
         else:
@@ -75,7 +84,7 @@ def open_run(
         tokenizer = open_tokenizer(next(iter(datasets.values())))
         if hosts.is_main:
             tokenizer.save(path / "vocab")  # for export; anew, as a run that came to no checkpoint may have had another
-    opened = Opened(path, datasets, tokenizer)
+    opened = Opened(path, datasets, tokenizer, lock)
     hosts.check_same("vocabulary and data", {name: value[:12] for name, value in opened.fingerprints.items()})
     return opened
 

@@ -1,8 +1,10 @@
 """Keep a run's config in its workdir, and refuse a workdir that belongs to another run."""
 
+import fcntl
 import json
 import re
 from pathlib import Path
+from typing import IO
 
 from bert_jax.config import Config, flatten, from_config_dict, to_json
 from bert_jax.errors import UserError
@@ -36,6 +38,25 @@ def open_workdir(workdir: str | Path, *, config: Config) -> Path:
             f"--workdir={workdir}: cannot be written ({error.strerror}): choose another directory"
         ) from error
     return path
+
+
+def lock_workdir(path: Path) -> IO[str]:
+    """Keep other runs out of the workdir until the returned file is closed, or the process ends.
+
+    Raises:
+      UserError: if another process trains in it.
+    """
+    file = (path / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(
+            f"--workdir={path}: another process trains in it: wait for that one, or choose another --workdir"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def read_config(workdir: str | Path) -> Config:
