@@ -7,6 +7,8 @@
 `--input=-` reads the standard input. A field `id` is handed through.
 """
 
+import sys
+
 from bert_jax import door  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
@@ -46,7 +48,12 @@ def main() -> int:
         "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},
         "qa": {"null_threshold": NULL_THRESHOLD.value},
     }.get(TASK.value, {})
-    model = load(MODEL.value, init_missing=INIT_MISSING.value, drop=DROP.value)
+    model = load(
+        MODEL.value,
+        init_missing=INIT_MISSING.value,
+        drop=DROP.value,
+        report=lambda line: print(line, file=sys.stderr),  # the standard output is for the answers
+    )
     predict_lines(model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options)
     return 0
 

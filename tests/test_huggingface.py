@@ -184,6 +184,75 @@ def test_a_tensor_of_another_shape_or_type_is_named(folder):
     assert "of another type: cls.predictions.bias" in refused(folder)
 
 
+def test_a_class_is_never_taken_for_another_that_its_file_does_not_name(tmp_path):
+    """Older transformers saved a pooler with a tagger; with it the tensors are those of a classifier of sequences."""
+    folder = exported(random_source(architecture="BertForSequenceClassification"), tmp_path / "out")
+    assert load_source(folder).architecture == "BertForSequenceClassification"
+    change_config(folder, architectures=["BertForTokenClassification"])
+    assert "--drop=pooler" in refused(folder)
+    assert load_source(folder, drop=["pooler"]).architecture == "BertForTokenClassification"
+
+
+def test_labels_are_as_many_as_the_classifier_has(tmp_path):
+    folder = exported(random_source(architecture="BertForSequenceClassification"), tmp_path / "out")
+    change_config(folder, id2label={"0": "no", "1": "yes"})
+    assert "classifier (3 labels, the config names 2)" in refused(folder)
+    change_config(folder, architectures=["BertForMultipleChoice"], id2label={"0": "a", "1": "b", "2": "c"})
+    assert "a choice has 1" in refused(folder)
+
+
+def test_a_config_that_lies_about_sizes_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
+    folder = exported(random_source(architecture="BertModel"), tmp_path / "out")
+    change_config(folder, hidden_size=1 << 24, num_attention_heads=2)
+    monkeypatch.setattr("bert_jax.convert.assemble.draw", lambda *_, **__: pytest.fail("drawn"))
+    with pytest.raises(UserError, match="of another shape"):
+        load_source(folder, init_missing=["masked_lm", "next_sentence"])
+
+
+def test_mixed_widths_come_in_as_the_widest(folder):
+    rewrite(folder, lambda t: t.update({"cls.predictions.bias": t["cls.predictions.bias"].astype(np.float16)}))
+    assert load_source(folder).dtype == "float32"
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["vocab.txt beside it", "alone"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: v["added_tokens"].append({"id": len(v["model"]["vocab"]), "content": "zebrafish"}), "added_tokens"),
+        (lambda v: v["added_tokens"].append({"id": v["model"]["vocab"]["cat"], "content": "cat"}), "'cat'"),
+        (lambda v: v.update(pre_tokenizer={"type": "WhitespaceSplit"}), "pre_tokenizer"),
+        (lambda v: v["model"].update(continuing_subword_prefix="@@"), "continuing_subword_prefix"),
+    ],
+    ids=["added", "cut before", "white space", "prefix"],
+)
+def test_a_tokenizer_that_does_what_ours_cannot_is_refused(folder, change, told, beside):
+    file = folder / "tokenizer.json"
+    value = json.loads(file.read_text())
+    change(value)
+    file.write_text(json.dumps(value))
+    if not beside:
+        (folder / "vocab.txt").unlink()
+    assert told in refused(folder)
+
+
+def test_two_vocabularies_that_differ_are_refused(folder):
+    file = folder / "vocab.txt"
+    file.write_text(file.read_text().replace("cat\n", "cow\n"))
+    assert "other pieces" in refused(folder)
+
+
+@pytest.mark.parametrize("name", [".", "/", "", "~nosuchuser", "x" * 300, "checkpoints/²", "a\0b"])
+def test_no_path_is_a_traceback(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        load_source(name)
+
+
+def test_the_folder_one_is_in_is_a_source(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_source(".").architecture == "BertForPreTraining"
+
+
 def test_a_masked_lm_with_the_parts_of_pretraining_is_that(folder):
     """The released bert-base-uncased calls itself BertForMaskedLM and holds all of BertForPreTraining."""
     source = random_source()
@@ -244,6 +313,7 @@ def test_an_index_that_lies_about_its_shards_is_refused(shards):
 
 
 def test_a_vocabulary_larger_than_the_embeddings_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
     with (folder / "vocab.txt").open("a") as file:
         file.write("another\n")
     assert "vocabulary has" in refused(folder)

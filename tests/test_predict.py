@@ -14,6 +14,7 @@ from source_helpers import random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
+from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
 from bert_jax.prediction.json_lines import predict_lines
@@ -156,6 +157,24 @@ def test_answers_are_spans_of_the_context_over_all_windows():
     assert next(model.predict("qa", [{"question": "a", "context": " "}])) == {"error": "the context is empty"}
 
 
+def test_an_answer_that_occurs_twice_is_where_it_was_found(monkeypatch):
+    model = Model(random_source("small-test", architecture="BertForQuestionAnswering"))
+    context = "the dog ran . the red dog was"
+    asked = model.task("qa")
+    (example,), prepared = asked.prepare({"question": "was it red ?", "context": context})
+    logits = np.zeros((len(example.ids), 2), np.float32)
+    place = example.first_length + context.split().index("dog", 2)  # a token a word
+    logits[place] = 50
+    found = asked.result(prepared, [logits])
+    assert (found["answer"], found["start"], found["end"]) == ("dog", 22, 25)
+
+
+def test_a_question_that_fills_the_model_is_an_error_and_no_endless_loop():
+    model = Model(random_source("small-test", architecture="BertForQuestionAnswering"))
+    answer = next(model.predict("qa", [{"question": "cat " * 60, "context": "the dog"}]))
+    assert "no room for the context" in answer["error"]
+
+
 def test_words_are_tagged_by_their_first_piece_and_entities_put_together():
     source = random_source("small-test", architecture="BertForTokenClassification", num_labels=5)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -284,7 +303,7 @@ def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained
 
 
 def test_order_is_kept_over_many_batches(pretrained, tmp_path, monkeypatch):
-    monkeypatch.setattr("bert_jax.prediction.json_lines._BATCH", 16)
+    monkeypatch.setitem(json_lines._ROWS, "features", 16)
     texts = [" ".join(["cat"] * (1 + (7 * index) % 19)) for index in range(50)]
     rows = [json.dumps({"id": index, "text": text}) for index, text in enumerate(texts)]
     (tmp_path / "in.jsonl").write_text("\n".join(rows))
@@ -298,8 +317,15 @@ def test_missing_and_empty_files_are_told(pretrained, tmp_path):
     with pytest.raises(UserError, match="cannot be opened"):
         predict_lines(pretrained, task="embed", input=str(tmp_path / "absent"))
     (tmp_path / "empty").write_text("\n\n")
+    (tmp_path / "answers").write_text("kept")
     with pytest.raises(UserError, match="has no line"):
-        predict_lines(pretrained, task="embed", input=str(tmp_path / "empty"))
+        predict_lines(pretrained, task="embed", input=str(tmp_path / "empty"), output=str(tmp_path / "answers"))
+    with pytest.raises(UserError, match="is the input"):
+        predict_lines(pretrained, task="embed", input=str(tmp_path / "answers"), output=str(tmp_path / "answers"))
+    assert (tmp_path / "answers").read_text() == "kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"answers", "empty"}
+    with pytest.raises(UserError, match="cannot be written"):
+        predict_lines(pretrained, task="embed", input=str(tmp_path / "answers"), output=str(tmp_path / "no" / "x"))
 
 
 def test_standard_streams_are_read_and_written(pretrained, monkeypatch):

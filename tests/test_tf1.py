@@ -6,12 +6,12 @@ import zlib
 import numpy as np
 import pytest
 from source_helpers import assert_same_params, flat, random_source
-from tf1_writer import snappy, write_checkpoint
+from tf1_writer import snappy, table, write_checkpoint
 
 from bert_jax.convert import names
 from bert_jax.convert.crc32c import crc32c
 from bert_jax.convert.source import load_source
-from bert_jax.convert.sstable import TableError, decompress_snappy
+from bert_jax.convert.sstable import TableError, decompress_snappy, read_table
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
 
@@ -149,6 +149,37 @@ def test_a_flipped_bit_in_the_data_is_caught_by_its_checksum(tmp_path):
     data[place + 1] ^= 4
     file.write_bytes(data)
     assert "checksum of bert/pooler/dense/bias differs" in refused(tmp_path)
+
+
+def test_an_index_of_shared_prefixes_cannot_grow_without_bound():
+    """10,000 keys of 4,000 bytes in 2.6 MB: checksums and order are right."""
+    items = [(b"k" * 4000 + number.to_bytes(4, "big"), b"") for number in range(10_000)]
+    with pytest.raises(TableError, match="far larger than the file"):
+        read_table(table(items))
+
+
+def test_variables_that_share_bytes_are_refused_before_a_checksum_is_taken(tmp_path, monkeypatch):
+    write_release(tmp_path, random_source())
+    monkeypatch.setattr(
+        "bert_jax.convert.tf1._check_cover", lambda *_, **__: (_ for _ in ()).throw(TableError("share"))
+    )
+    monkeypatch.setattr("bert_jax.convert.tf1.masked_crc32c", lambda _: pytest.fail("a checksum was taken"))
+    assert "share" in refused(tmp_path)
+
+
+def test_what_the_optimizers_of_tensorflow_leave_is_no_weight(tmp_path):
+    source = random_source()
+    write_release(tmp_path, source)
+    tensors = tf1_tensors(source, adam=False)
+    extra = {
+        "bert/pooler/dense/bias/Adam": 128,
+        "bert/pooler/dense/bias/Adam_1": 128,
+        "beta1_power": 1,
+        "good_steps": 1,
+    }
+    tensors |= {name: np.zeros(size, np.float32) for name, size in extra.items()}
+    write_checkpoint(tmp_path / "bert_model.ckpt", tensors)
+    assert_same_params(source, load_source(tmp_path))
 
 
 def test_partitioned_variables_are_refused_with_a_line(tmp_path):

@@ -38,7 +38,8 @@ def assemble(
 ) -> Assembled:
     """Return our tree of `tensors`, which `side` names ("huggingface" or "tf1").
 
-    `architecture` is the class that the source says it is, "" if it says nothing. `init_missing` and `drop` name parts
+    `architecture` is the class that the source says it is, "" if it says nothing; `num_labels` the labels that it
+    names, 0 likewise. `init_missing` and `drop` name parts
     (`pooler`), parameters of ours or tensors of theirs; wildcards are allowed.
 
     Raises:
@@ -52,13 +53,18 @@ def assemble(
     problems = _Problems(where)
     problems.add("unexpected", sorted(name for name in found if name not in known), drop="NAME")
     labels = _count_labels(found, side=side, default=num_labels)
+    if num_labels and labels != num_labels:
+        problems.add("of another shape", [f"classifier ({labels} labels, the config names {num_labels})"])
+    if architecture == "BertForMultipleChoice" and labels != 1 and "classifier" in present:
+        problems.add("of another shape", [f"classifier ({labels} outputs, a choice has 1)"])
+    drawn: list[names.Entry] = []
     flat: dict[str, np.ndarray] = {}
     for entry in names.entries(wanted):
         theirs = names.unstacked_names(entry, side=side, num_layers=model.num_hidden_layers)
         missing = [name for name in theirs if name not in found]
         if missing:
             if matches(entry.ours, init_missing) or any(matches(name, init_missing) for name in missing):
-                flat[entry.ours] = draw(entry, model=model, num_labels=labels)
+                drawn.append(entry)
             else:
                 problems.add("missing", missing, init_missing=entry.part)
             continue
@@ -72,8 +78,11 @@ def assemble(
             if not np.isfinite(flat[entry.ours]).all():
                 problems.add("not finite (damaged)", theirs)
     problems.raise_if_any()
+    for entry in drawn:  # only now: a config that lies about its sizes is told by the tensors that are there
+        flat[entry.ours] = draw(entry, model=model, num_labels=labels or 2)
     dtypes = {array.dtype for array in found.values()}
-    dtype = next((name for name, kind in WEIGHT_DTYPES.items() if kind in dtypes), "float32")
+    # The one width of all tensors, or float32, which holds the values of every width.
+    dtype = next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
     return Assembled(
         params=names.nest(flat), architecture=name_architecture(wanted, declared=architecture, where=where), dtype=dtype
     )
@@ -88,9 +97,16 @@ def name_architecture(parts: Sequence[str], *, declared: str, where: Path) -> st
     exact = [name for name, has in names.ARCHITECTURES.items() if set(has) == set(parts)]
     if set(parts) == {"encoder"}:
         exact = ["BertModel"]
+    # MaskedLM with the parts of pre-training is that; no other class is taken for one that it does not say it is.
     if declared in exact:
         return declared
-    if exact:
+    if exact and declared in (
+        "",
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForPreTraining",
+        "BertForNextSentencePrediction",
+    ):
         # Encoder, pooler and classifier are those of two classes: unless it says otherwise it classifies sequences.
         return exact[0]
     expected = names.ARCHITECTURES.get(declared, ("encoder",))

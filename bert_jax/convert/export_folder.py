@@ -61,6 +61,7 @@ def export_folder(
         raise UserError(f"--dtype={dtype}: choose one of {', '.join(WEIGHT_DTYPES)}")
     if pooling not in POOLINGS:
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
+    source.require_tokenizer()  # complains before anything is made
     final = Path(out).expanduser().absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"--out={out}: exists and is not empty: name a new folder, or remove it")

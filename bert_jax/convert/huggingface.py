@@ -61,7 +61,13 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{index}: weight_map must name a file for each tensor: restore the file")
     files = sorted(set(weight_map.values()))
     for file in files:
-        if Path(file).name != file or not file.endswith(".safetensors") or "\\" in file or "\0" in file:
+        if (
+            Path(file).name != file
+            or len(file) > 255
+            or not file.endswith(".safetensors")
+            or "\\" in file
+            or "\0" in file
+        ):
             raise UserError(
                 f"{index}: names the file {file[:100]!r}: only .safetensors files of the same folder are read"
             )

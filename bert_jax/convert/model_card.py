@@ -1,5 +1,6 @@
 """Write the README.md of an exported folder: what the model is, what it learned from, how, and how well it does."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,12 +106,14 @@ def _metrics(source: Source) -> str:
 def _lines(file: Path) -> list[dict[str, Any]]:
     found = []
     try:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a line of a run that was killed may be cut off
             value = json.loads(line)
             if isinstance(value, dict):
                 found.append(value)
-    except (OSError, ValueError):  # the last line of a run that was killed may be cut off
-        pass
     return found
 
 
@@ -130,10 +133,10 @@ def _use(source: Source, *, name: str, pooling: str) -> str:
     if pooling:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
-    elif (task := _PIPELINES.get(source.architecture, "")) and task != "multiple-choice":
+    # transformers 5 has no pipeline for questions and choices any more.
+    elif (task := _PIPELINES.get(source.architecture, "")) and task not in ("multiple-choice", "question-answering"):
         text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
-        call = "question='Who?', context='Somebody.'" if task == "question-answering" else f"'{text}'"
-        code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')({call})"
+        code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:
         code = f"from transformers import {source.architecture}\n\n{source.architecture}.from_pretrained('{name}')"
     return f"## Use\n\n```python\n{code}\n```"

@@ -5,6 +5,7 @@ checkpoint (`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,12 @@ def load_source(
     """
     from bert_jax.convert import tf1
 
-    given = Path(path).expanduser()
+    try:
+        # Absolute, so that "." has a name, and normal, so that "checkpoints/../checkpoints/5" is a checkpoint.
+        given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps links as they are
+        given.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{str(path)[:100]!r}: is no path ({error}): name a model") from None
     options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop)}
     if (prefix := tf1.find_prefix(given)) is not None:
         source = tf1.load_tf1(prefix, **options)
@@ -111,7 +117,9 @@ def load_source(
 
 def is_workdir(path: Path) -> bool:
     """Return whether `path` is a workdir of ours or one of its checkpoints."""
-    return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and path.parent.name == CHECKPOINTS)
+    return (path / CHECKPOINTS).is_dir() or (
+        path.name.isdecimal() and path.name.isascii() and path.parent.name == CHECKPOINTS
+    )
 
 
 def initial_params(
@@ -155,7 +163,7 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
         side="huggingface",
         model=config.model,
         architecture=config.architecture,
-        num_labels=len(config.labels) or 2,
+        num_labels=len(config.labels),
         where=folder,
         init_missing=init_missing,
         drop=drop,

@@ -5,12 +5,15 @@ followed by a byte for its compression and a masked CRC-32C. A block is entries 
 value), then restart points.
 """
 
+from collections.abc import Iterator
+
 from bert_jax.convert.crc32c import masked_crc32c
 
 MAX_BYTES = 64 << 20  # the index of BERT-Large with its Adam slots has 60 KB
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5
+_MOST_EXPANSION = 22  # of snappy: a copy of 64 bytes takes 3
 
 
 class TableError(Exception):
@@ -41,7 +44,7 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
     _, at = _read_handle(data, footer)  # the meta-index: filters, of which there are none
     index, _ = _read_handle(data, at)
     entries: dict[bytes, bytes] = {}
-    last_end = 0
+    last_end = key_bytes = 0
     for _, value in _entries(_read_block(data, index, limit=footer)):
         handle = _read_handle(value, 0)[0]
         if handle[0] < last_end:
@@ -51,6 +54,11 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
             if entries and key <= next(reversed(entries)):
                 raise TableError("its keys are not in order")
             entries[key] = content
+            key_bytes += len(key)
+            if (
+                key_bytes > 4 * len(data) + 65536
+            ):  # shared prefixes are written once; a BERT's keys take 1 to 2 times the file
+                raise TableError("its keys are far larger than the file")
     return entries
 
 
@@ -75,14 +83,14 @@ def _read_block(data: bytes, handle: tuple[int, int], *, limit: int) -> bytes:
     raise TableError(f"a block has the unknown compression {compression}")
 
 
-def _entries(block: bytes) -> list[tuple[bytes, bytes]]:
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     if len(block) < 4:
         raise TableError("a block is too short")
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if end < 0:
         raise TableError("a block has more restart points than bytes")
-    found, key, at = [], b"", 0
+    key, at = b"", 0
     while at < end:
         shared, at = read_varint(block, at)
         rest, at = read_varint(block, at)
@@ -93,19 +101,18 @@ def _entries(block: bytes) -> list[tuple[bytes, bytes]]:
         if len(key) > 4096:
             raise TableError("a key is longer than any variable's name")
         at += rest
-        found.append((key, block[at : at + size]))
+        yield key, block[at : at + size]
         at += size
-    return found
 
 
 def decompress_snappy(data: bytes) -> bytes:
     """Decompress a snappy block (its format description: literals, and copies of 1 to 64 bytes from what came before).
 
     Raises:
-      TableError: if it is damaged or would become larger than 64 times what it is.
+      TableError: if it is damaged or would become larger than 22 times what it is.
     """
     size, at = read_varint(data, 0)
-    if size > 64 * len(data):
+    if size > _MOST_EXPANSION * len(data):
         raise TableError("a compressed block claims an impossible size")
     out = bytearray()
     while at < len(data):
@@ -128,8 +135,9 @@ def decompress_snappy(data: bytes) -> bytes:
             at += extra
             if not 0 < offset <= len(out):
                 raise TableError("a compressed block copies from before its start")
-            for _ in range(length):  # source and target may overlap
-                out.append(out[-offset])
+            start = len(out) - offset
+            chunk = out[start : start + length]  # shorter where source and target overlap: then it repeats
+            out += (chunk * -(-length // len(chunk)))[:length]
         if len(out) > size:
             raise TableError("a compressed block is larger than it says")
     if len(out) != size:

@@ -25,8 +25,11 @@ from bert_jax.errors import UserError
 # tensorflow/core/framework/types.proto
 _DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
 _DTYPE_NAMES = {2: "double", 3: "int32", 7: "string", 9: "int64"}
-# What training left beside the weights: the step, and the moments of Adam and LAMB.
-_NO_WEIGHTS = re.compile(r"global_step|.*/(adam|lamb)_[mv](_\d+)?|_CHECKPOINTABLE_OBJECT_GRAPH")
+# What training left beside the weights: steps, and the moments of the original's Adam, LAMB and TensorFlow's Adam.
+_NO_WEIGHTS = re.compile(
+    r"global_step|good_steps|loss_scale|bad_steps|.*/((adam|lamb)_[mv](_\d+)?|Adam(_\d+)?)|beta[12]_power(_\d+)?"
+    r"|_CHECKPOINTABLE_OBJECT_GRAPH"
+)
 # The original's "gelu" is the tanh form (modeling.py).
 _ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu"}
 _MAX_RANK = 8
@@ -35,8 +38,10 @@ _MAX_RANK = 8
 def find_prefix(path: Path) -> Path | None:
     """Return the prefix of the TF1 checkpoint that `path`, a prefix, file or folder, names; else None."""
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
-    prefix = path.with_name(name) if name else path
-    if prefix.with_name(f"{prefix.name}.index").is_file():
+    if not name:  # the root folder
+        return None
+    prefix = path.with_name(name)
+    if len(name) < 250 and prefix.with_name(f"{prefix.name}.index").is_file():
         return prefix
     if (path / "bert_config.json").is_file():
         indexes = sorted(path.glob("*.index"))
@@ -66,7 +71,7 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
         side="tf1",
         model=model,
         architecture="",
-        num_labels=2,
+        num_labels=0,
         where=prefix,
         init_missing=init_missing,
         drop=drop,
@@ -118,7 +123,7 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
     table = read_table(index.read_bytes())
     num_shards = _parse_header(table.pop(b"", b""))
     shards = _open_shards(prefix, num_shards)
-    tensors: dict[str, np.ndarray] = {}
+    variables: dict[str, _Variable] = {}
     spans: dict[int, list[tuple[int, int]]] = {}
     for key, value in table.items():
         name = key.decode("utf-8", "replace")
@@ -129,13 +134,15 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
         if variable.offset + variable.size > len(data):
             raise TableError(f"{name[:100]} lies outside of its data file, which may be cut off")
         spans.setdefault(variable.shard, []).append((variable.offset, variable.offset + variable.size))
-        if _NO_WEIGHTS.fullmatch(name):
-            tensors[name] = np.zeros(0, np.float32)
-        else:
-            tensors[name] = _view(data, variable, name=name)
-    for shard, taken in spans.items():
+        variables[name] = variable
+    for shard, taken in spans.items():  # before the checksums: no byte is summed twice
         _check_cover(sorted(taken), num_bytes=len(shards[shard]))
-    return tensors
+    return {
+        name: np.zeros(0, np.float32)
+        if _NO_WEIGHTS.fullmatch(name)
+        else _view(shards[variable.shard], variable, name=name)
+        for name, variable in variables.items()
+    }
 
 
 def _view(data: np.ndarray, variable: _Variable, *, name: str) -> np.ndarray:

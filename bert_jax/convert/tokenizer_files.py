@@ -114,10 +114,17 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
       UserError: if what is there is broken, or does what our tokenizer does not.
     """
-    if (folder / "vocab.txt").exists() or any(folder.glob("*.model")):
-        return load_tokenizer(folder)
     file = folder / "tokenizer.json"
-    return _from_fast_tokenizer(file) if file.exists() else None
+    fast = _from_fast_tokenizer(file) if file.exists() else None
+    if (folder / "vocab.txt").exists() or any(folder.glob("*.model")):
+        slow = load_tokenizer(folder)
+        if fast is not None and fast.pieces != slow.pieces:
+            raise UserError(
+                f"{folder}: tokenizer.json and the vocabulary beside it hold other pieces ({fast.vocab_size} and "
+                f"{slow.vocab_size}): keep the one that the model was trained with"
+            )
+        return slow
+    return fast
 
 
 def _from_fast_tokenizer(file: Path) -> Tokenizer:
@@ -133,6 +140,13 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
         raise UserError(
             f"{file}: strip_accents differs from lowercase, which BERT's tokenizer cannot do: name another model"
         )
+    expected = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    other = [name for name, wanted in expected.items() if model.get(name, wanted) != wanted]
+    before = value.get("pre_tokenizer")
+    if other or not isinstance(before, dict) or before.get("type") != "BertPreTokenizer":
+        raise UserError(
+            f"{file}: its {(other or ['pre_tokenizer'])[0]} is not BERT's: name a model with BERT's own tokenizer"
+        )
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not all(type(index) is int for index in ids.values()):
         raise UserError(f"{file}: model.vocab must give each piece its id: restore the file")
@@ -141,4 +155,16 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
         if pieces.get(index) != "":
             raise UserError(f"{file}: model.vocab: the ids are not 0 to {len(ids) - 1}, each once: restore the file")
         pieces[index] = piece
+    added = value.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
+        if not isinstance(token, dict) or ids.get(token.get("content")) != token.get("id"):
+            raise UserError(
+                f"{file}: added_tokens holds what is no piece of the vocabulary ({str(token)[:60]}), which BERT's "
+                "tokenizer cannot do: add words with `python -m bert_jax.export --extend_vocab=FILE` instead"
+            )
+        if token["content"] not in _SPECIALS.values():
+            raise UserError(
+                f"{file}: added_tokens takes {token['content']!r:.60} for a piece before words are cut, which BERT's "
+                "tokenizer cannot do: name a model with BERT's own tokenizer"
+            )
     return WordPieceTokenizer(Vocabulary(tuple(pieces.values()), do_lower_case=lower))

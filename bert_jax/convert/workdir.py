@@ -17,7 +17,7 @@ from bert_jax.convert.huggingface import matches
 from bert_jax.convert.source import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.training.checkpoint import Checkpointer, checksums
+from bert_jax.training.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
 
 
 class _Damaged(Exception):
@@ -37,6 +37,7 @@ def load_workdir(
     workdir = path if named is None else path.parent.parent
     directory = workdir / CHECKPOINTS
     checkpointer = Checkpointer(directory, report=report)
+    quiet_abandoned_reads()
     try:
         steps = checkpointer.steps()
         if named is not None and named not in steps:
@@ -47,7 +48,7 @@ def load_workdir(
                 params = _read_params(directory / str(step), record=record)
                 break
             except Exception as error:  # whatever a damaged file makes the reader raise
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = damage(error, step=step, directory=directory)
                 report(f"checkpoint of step {step} is damaged and is passed over: {reason}")
         else:
             state = f"none of its checkpoints can be read (steps {steps})" if steps else "has no checkpoint yet"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,9 @@ from bert_jax.errors import UserError
 from bert_jax.prediction.model import Model
 
 _EXAMPLES = 5  # failed lines told in full; the count goes on
-_BATCH = 1024  # rows handed over at a time, so that results of a pipe appear as it goes
+# Rows handed over at a time: results of a pipe appear as it goes, and hidden states of every token are large.
+_ROWS = {"embed": 4096, "features": 64}
+_USUAL_ROWS = 1024
 
 
 def predict_lines(
@@ -26,7 +29,7 @@ def predict_lines(
 ) -> int:
     """Answer each line of the file `input` in `output`, "-" being the standard streams; return the number that failed.
 
-    A field `id` is handed through. Blank lines are passed over.
+    A field `id` is handed through. Blank lines are passed over. A file is written whole or not at all.
 
     Raises:
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
@@ -34,11 +37,14 @@ def predict_lines(
     made = dict(options or {})
     model.task(task, **made)  # complains before anything is read
     failed = total = 0
-    with _opened(input, "rb") as source, _opened(output, "wb") as target:
+    files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
+    if len(files) == 2 and files[0].samefile(files[1]):
+        raise UserError(f"--output={output}: is the input: name another file")
+    with _opened(input) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
         progress = Progress(task, total=size, report=report) if size else None
         lines = _numbered(source, progress=progress)
-        while batch := [line for _, line in zip(range(_BATCH), lines, strict=False)]:
+        while batch := [line for _, line in zip(range(_ROWS.get(task, _USUAL_ROWS)), lines, strict=False)]:
             rows = [row for _, row, _ in batch if row is not None]
             answers = model.predict(task, rows, **made)
             for number, row, problem in batch:
@@ -55,11 +61,15 @@ def predict_lines(
             target.flush()
         if progress is not None:
             progress.finish()
-    if not total:
-        raise UserError(f"--input={input}: has no line: give a JSON object a line")
+        if not total:
+            raise UserError(f"--input={input}: has no line: give a JSON object a line")
     if failed:
         report(f'{failed} of {total} lines failed; their answers are {{"error": ...}}')
     return failed
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
@@ -70,7 +80,7 @@ def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             yield number, None, f"is not JSON ({str(error)[:100]})"
             continue
@@ -81,14 +91,37 @@ def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple
 
 
 @contextlib.contextmanager
-def _opened(name: str, mode: str) -> Iterator[IO[bytes]]:
+def _opened(name: str) -> Iterator[IO[bytes]]:
     if name == "-":
-        yield sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
+        yield sys.stdin.buffer
         return
-    flag = "input" if mode == "rb" else "output"
     try:
-        stream = Path(name).open(mode)  # noqa: SIM115 - closed below
+        stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise UserError(f"--{flag}={name}: cannot be opened ({error.strerror}): name another file") from None
+        raise UserError(f"--input={name}: cannot be opened ({error.strerror}): name another file") from None
     with stream:
         yield stream
+
+
+@contextlib.contextmanager
+def _written(name: str) -> Iterator[IO[bytes]]:
+    """Open a file for answers under another name beside it, and give it its name when all are in it."""
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    file = Path(name)
+    if file.exists() and not file.is_file():  # a pipe or a device has no other name
+        with file.open("wb") as stream:
+            yield stream
+        return
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"--output={name}: cannot be written ({error.strerror or error}): free disk space, or name another file"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)

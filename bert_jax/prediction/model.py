@@ -1,6 +1,6 @@
 """Give the Python API: `bert_jax.load(SOURCE)` and a method a task."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,27 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.prediction import tasks
 from bert_jax.prediction.engine import Engine, Task
-from bert_jax.prediction.rows import Example
+from bert_jax.prediction.rows import Example, RowError
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
 TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "qa", "ner")
 
 
-def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> "Model":
+def load(
+    source: str | Path,
+    *,
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    report: Callable[[str], None] = print,
+) -> "Model":
     """Load the model that `source` names: a workdir, a checkpoint, a HuggingFace folder or a TF1 prefix.
+
+    `report` is told of a damaged checkpoint that is passed over.
 
     Raises:
       UserError: if there is no model there, or it is damaged; the line says what to do.
     """
-    return Model(load_source(source, init_missing=init_missing, drop=drop))
+    return Model(load_source(source, init_missing=init_missing, drop=drop, report=report))
 
 
 class Model:
@@ -54,7 +62,10 @@ class Model:
         """Return float32 [n, D], or [D] for one text."""
         task = self.task("embed", pooling=pooling, normalize=normalize)
         one = isinstance(texts, str)
-        examples = [task.prepare({"text": text})[0][0] for text in ([texts] if one else texts)]
+        try:
+            examples = [task.prepare({"text": text})[0][0] for text in ([texts] if one else texts)]
+        except RowError as error:
+            raise UserError(str(error)) from None
         vectors = self.run(task, examples)
         stacked = np.stack(vectors) if vectors else np.zeros((0, self.source.model.hidden_size), np.float32)
         return stacked[0] if one else stacked

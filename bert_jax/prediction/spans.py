@@ -35,6 +35,7 @@ class AnswerQuestion:
         self.model, self.tokenizer, self.null_threshold = model, tokenizer, null_threshold
         self._squad = SquadOptions(null_score_threshold="0")
         length = min(QA_LENGTH, model.max_position_embeddings)
+        self._length = length
         data = DataOptions(max_seq_length=length)
         self._windows = SpanTask("qa", data=data, squad=self._squad, with_null=null_threshold is not None)
 
@@ -43,6 +44,8 @@ class AnswerQuestion:
         question, context = rows.text_of(row, "question"), rows.text_of(row, "context")
         if not self.tokenizer.encode(context):
             raise RowError("the context is empty")
+        if len(self.tokenizer.encode(question)[: self._squad.max_query_length]) + 3 >= self._length:
+            raise RowError(f"the question leaves no room for the context in the model's {self._length} positions")
         asked = Question(id="", question=question, context=context, answers=(), group=None)
         features = self._windows.featurise([asked], tokenizer=self.tokenizer, training=False)
         examples = [
@@ -67,7 +70,7 @@ class AnswerQuestion:
         empty = self.null_threshold is not None and found.null_odds > self.null_threshold
         text = "" if empty else found.text
         shares = {item["text"]: item["probability"] for item in found.n_best}
-        start = context.find(text) if text else None
+        start = found.start if text else None
         return {
             "answer": text,
             "start": start,

@@ -150,6 +150,12 @@ class SpanTask(Task):
     def _windows(self, example: int, encoding: Encoding, *, first_length: int) -> list[Window]:
         """Return the windows over a context: each as long as fits, `doc_stride` apart."""
         room = self.data.max_seq_length - first_length - 1
+        if room < 1:
+            raise UserError(
+                f"{self.name}: a question of {first_length - 2} pieces leaves no room for its context: set "
+                f"--config.data.max_seq_length={first_length + self.squad.doc_stride} or a smaller "
+                "--config.squad.max_query_length"
+            )
         total, start, spans = len(encoding.ids), 0, []
         while True:
             length = min(total - start, room)

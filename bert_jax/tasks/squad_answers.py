@@ -28,9 +28,13 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Hold the best answer that is not empty, the n-best list in the official form, and null minus best score."""
+    """Hold the best answer that is not empty, the n-best list in the official form, and null minus best score.
+
+    `start` is the answer's first character in the context, -1 where there is none.
+    """
 
     text: str
+    start: int
     n_best: list[dict[str, Any]]
     null_odds: float
 
@@ -61,13 +65,16 @@ def predict_answer(
     spans.sort(key=lambda span: -(span.start_logit + span.end_logit))  # stable: earlier windows and starts first
     null = min((float(output[0].sum()), *map(float, output[0])) for output in outputs)
     answers: dict[str, tuple[float, float]] = {}
+    places: dict[str, int] = {}
     for span in spans:
         if len(answers) == options.n_best_size:
             break
         offsets = span.window.offsets
-        text = context[offsets[span.start][0] : offsets[span.end][1]].strip()
+        found = context[offsets[span.start][0] : offsets[span.end][1]]
+        text = found.strip()
         if text and text not in answers:
             answers[text] = (span.start_logit, span.end_logit)
+            places[text] = offsets[span.start][0] + len(found) - len(found.lstrip())
     best = next(iter(answers), "")
     best_score = sum(answers[best]) if answers else 0.0
     if with_null or not answers:
@@ -78,7 +85,7 @@ def predict_answer(
         {"text": text, "probability": float(share), "start_logit": logits[0], "end_logit": logits[1]}
         for (text, logits), share in zip(ranked, shares, strict=True)
     ]
-    return Prediction(best, n_best, null[0] - best_score)
+    return Prediction(best, places.get(best, -1), n_best, null[0] - best_score)
 
 
 def _spans(window: Window, output: np.ndarray, *, options: SquadOptions) -> list[_Span]:

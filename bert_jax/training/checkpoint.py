@@ -156,19 +156,13 @@ class Checkpointer:
         return None
 
     def _read_or_reason(self, step: int, target: Any) -> Restored | str:
-        _quiet_abandoned_reads()
+        quiet_abandoned_reads()
         try:
             return self._read(step, target)
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes the reader raise
-            reason = _reason(error)
-            if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
-                raise UserError(
-                    f"checkpoint of step {step} in {self._directory} could not be read, and is not taken for damaged "
-                    f"({reason}): mend that and run the same command again"
-                ) from error
-            return reason
+            return damage(error, step=step, directory=self._directory)
 
     def _read(self, step: int, target: Any) -> Restored:
         with self._together():
@@ -227,7 +221,7 @@ class Checkpointer:
 
 
 @functools.cache
-def _quiet_abandoned_reads() -> None:
+def quiet_abandoned_reads() -> None:
     """Print nothing of the errors of reads that Orbax has given up, from now on.
 
     It reads arrays concurrently and gives up at the first error: the reads still under way then fail on TensorStore's
@@ -242,6 +236,21 @@ def _quiet_abandoned_reads() -> None:
             before(event)
 
     sys.unraisablehook = hook
+
+
+def damage(error: Exception, *, step: int, directory: Path) -> str:
+    """Return in a line how a checkpoint is damaged whose reading raised `error`.
+
+    Raises:
+      UserError: if its files may be whole but cannot be had now.
+    """
+    reason = _reason(error)
+    if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
+        raise UserError(
+            f"checkpoint of step {step} in {directory} could not be read, and is not taken for damaged ({reason}): "
+            "mend that and run the same command again"
+        ) from error
+    return reason
 
 
 def _reason(error: Exception) -> str:
