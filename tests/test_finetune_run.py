@@ -90,6 +90,7 @@ def test_a_finished_workdir_is_not_trained_again(
     assert again == record
 
 
+@pytest.mark.soak
 def test_a_stopped_run_goes_on_to_the_very_same_parameters(tmp_path: Path):
     config = own_config(
         write_sentiment(tmp_path / "data", train=64),

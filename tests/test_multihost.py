@@ -82,6 +82,7 @@ def stop_one(commands: list[list[str]], *, behind: str, host: int) -> list[tuple
     return [(status, "".join(seen)), *rest]
 
 
+@pytest.mark.soak
 def test_a_run_stopped_on_one_of_two_hosts_ends_as_on_one_and_finds_its_programs(
     tiny_dataset: Path, tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(corpus, tmp_path, flags
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
-    many = write_corpus(tmp_path / "text", make_documents(400) * 8, num_files=8)
+    many = write_corpus(tmp_path / "text", make_documents(400) * 80, num_files=8)
     flags = [f"--input={many}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=2"]
     command = [sys.executable, "-m", "bert_jax.prepare", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -106,8 +106,11 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
     assert process.returncode == 130
     assert "run the same command to go on" in errors
     assert "Traceback" not in errors
+    deadline = time.monotonic() + 20  # for the workers to notice
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
     assert prepare(*flags).returncode == 0
 
 
