@@ -8,6 +8,7 @@ RESTART=75  # preempted after saving, or another host lost (bert_jax/parallel/di
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MOUNT=/mnt/share  # where every host sees the share
 DRY_RUN=
+KEEP=
 
 fail() {
   printf 'error: %s\n' "$1" >&2
@@ -42,6 +43,27 @@ note() {
 # Print the comment at the head of a launcher: its manual.
 manual() {
   sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p;};}' "$1"
+}
+
+# Take the launcher's own flags from its arguments; FLAGS_READ says how many words they and -- were.
+read_flags() {
+  FLAGS_READ=$#
+  while [[ ${1:-} == --* ]]; do
+    case $1 in
+      --) shift; break ;;
+      --dry_run) DRY_RUN=1 ;;
+      --keep) KEEP=1 ;;
+      --help) manual "$0"; exit 0 ;;
+      *) fail "unknown flag $1: flags for training go behind --" ;;
+    esac
+    shift
+  done
+  FLAGS_READ=$((FLAGS_READ - $#))
+}
+
+# Refuse to go on without flags for training among the arguments that are left.
+need_training_flags() {
+  [ $# -gt 0 ] || fail "no flags for training: write them behind --, for example -- --config=configs/base_tpu.py"
 }
 
 # Pack what is committed: every host gets the same code, and the run can say which.

@@ -19,17 +19,8 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 
-KEEP=
-while [[ ${1:-} == --* ]]; do
-  case $1 in
-    --) shift; break ;;
-    --dry_run) DRY_RUN=1 ;;
-    --keep) KEEP=1 ;;
-    --help) manual "$0"; exit 0 ;;
-    *) fail "unknown flag $1: flags for training go behind --" ;;
-  esac
-  shift
-done
+read_flags "$@"
+shift "$FLAGS_READ"
 need PROJECT "the Google Cloud project"
 need ZONE "the zone that has such machines, for example us-central1-a"
 need GROUP "a name for the group, yours to choose"
@@ -41,7 +32,7 @@ need BUCKET "gs://... for the code that the machines fetch"
 need SHARE "HOST:/PATH of an NFS server that the hosts reach, for example a Filestore instance"
 [[ $HOSTS =~ ^[1-9][0-9]*$ ]] || fail "HOSTS=$HOSTS: must be a number of machines, at least 1"
 [[ $BUCKET == gs://* ]] || fail "BUCKET=$BUCKET: must begin with gs://"
-[ $# -gt 0 ] || fail "no flags for training: write them behind --, for example -- --config=configs/base_tpu.py"
+need_training_flags "$@"
 
 where=(--project="$PROJECT" --zone="$ZONE")
 read -ra create_flags <<< "${CREATE_FLAGS:-}"

@@ -49,7 +49,7 @@ setup() {
 train() {
   need WORKLOAD "a name for the workload, yours to choose: small letters, digits and -"
   need IMAGE "where the image goes, for example europe-docker.pkg.dev/PROJECT/REPOSITORY/bert_jax:1"
-  [ $# -gt 0 ] || fail "no flags for training: write them behind --, for example -- --config=configs/base_tpu.py"
+  need_training_flags "$@"
   run docker build --platform=linux/amd64 --file="$REPOSITORY/launch/Dockerfile" --build-arg=EXTRA=tpu --tag="$IMAGE" \
     "$REPOSITORY"
   run docker push "$IMAGE"

@@ -17,24 +17,15 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 
-KEEP=
-while [[ ${1:-} == --* ]]; do
-  case $1 in
-    --) shift; break ;;
-    --dry_run) DRY_RUN=1 ;;
-    --keep) KEEP=1 ;;
-    --help) manual "$0"; exit 0 ;;
-    *) fail "unknown flag $1: flags for training go behind --" ;;
-  esac
-  shift
-done
+read_flags "$@"
+shift "$FLAGS_READ"
 need PROJECT "the Google Cloud project"
 need ZONE "the zone that has such TPUs, for example europe-west4-b"
 need TPU_NAME "a name for the TPU, yours to choose"
 need ACCELERATOR_TYPE "the pod, for example v5litepod-16"
 need RUNTIME_VERSION "the TPU's software, for example v2-alpha-tpuv5-lite for v5e, v2-alpha-tpuv6e for v6e"
 need SHARE "HOST:/PATH of an NFS server that the hosts reach, for example a Filestore instance"
-[ $# -gt 0 ] || fail "no flags for training: write them behind --, for example -- --config=configs/base_tpu.py"
+need_training_flags "$@"
 
 where=(--project="$PROJECT" --zone="$ZONE")
 read -ra create_flags <<< "${CREATE_FLAGS:-}"

@@ -13,6 +13,12 @@ from bert_jax.convert import names
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, matches
 from bert_jax.errors import UserError
 
+# Classes that may turn out to be another: MaskedLM with the parts of pre-training is that. A fine-tuned one is never
+# taken for what it does not say it is.
+_NOT_FINE_TUNED = {
+    "",
+    *(name for name, parts in names.ARCHITECTURES.items() if not {"classifier", "qa_outputs"} & set(parts)),
+}
 _SHOWN = 6  # names listed in an error line before "and N more"
 
 
@@ -97,16 +103,9 @@ def name_architecture(parts: Sequence[str], *, declared: str, where: Path) -> st
     exact = [name for name, has in names.ARCHITECTURES.items() if set(has) == set(parts)]
     if set(parts) == {"encoder"}:
         exact = ["BertModel"]
-    # MaskedLM with the parts of pre-training is that; no other class is taken for one that it does not say it is.
     if declared in exact:
         return declared
-    if exact and declared in (
-        "",
-        "BertModel",
-        "BertForMaskedLM",
-        "BertForPreTraining",
-        "BertForNextSentencePrediction",
-    ):
+    if exact and declared in _NOT_FINE_TUNED:
         # Encoder, pooler and classifier are those of two classes: unless it says otherwise it classifies sequences.
         return exact[0]
     expected = names.ARCHITECTURES.get(declared, ("encoder",))

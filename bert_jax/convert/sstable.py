@@ -13,6 +13,7 @@ MAX_BYTES = 64 << 20  # the index of BERT-Large with its Adam slots has 60 KB
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5
+_MOST_KEY_BYTES = 4  # for each of the file: shared prefixes are written once; a BERT's keys take 1 to 2 times the file
 _MOST_EXPANSION = 22  # of snappy: a copy of 64 bytes takes 3
 
 
@@ -55,9 +56,7 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
                 raise TableError("its keys are not in order")
             entries[key] = content
             key_bytes += len(key)
-            if (
-                key_bytes > 4 * len(data) + 65536
-            ):  # shared prefixes are written once; a BERT's keys take 1 to 2 times the file
+            if key_bytes > _MOST_KEY_BYTES * len(data) + 65536:
                 raise TableError("its keys are far larger than the file")
     return entries
 

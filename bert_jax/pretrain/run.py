@@ -80,6 +80,7 @@ def pretrain(
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     cache = CompilationCache(opened.path)
     run = _Run(program, opened=opened, hosts=hosts, report=report, params=params, cache=cache, begun=begun)
+    del source, params  # the weights would stay in the host's memory as long as the run
     checkpointer = Checkpointer(opened.path / "checkpoints", config=config.checkpoint, report=report, hosts=hosts)
     try:
         return run.train(checkpointer, command=command)
@@ -157,7 +158,9 @@ class _Run:
                 f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}"
             )
             return FINISHED
+        continues_source = self._params is not None
         state = restored.state if restored else self._first_state()
+        self._params = None  # they are on the devices now, or not needed
         self._report(
             f"resuming at step {start} of {end}" if restored else f"starting: {end} steps on {self._devices()}"
         )
@@ -181,7 +184,7 @@ class _Run:
             with log.outside_steps():
                 with goodput.spending("startup"):
                     evaluate = _Evaluate(self, start=start, writers=writers, progress=progress, goodput=goodput)
-                if self._params is not None and not restored:
+                if continues_source and not restored:
                     evaluate(0, state=state)  # what the SOURCE knows before it sees this text
             with StopRequest() as request, AgreedStop(request, hosts=self._hosts) as stop:
                 state, step = run_loop(
@@ -213,7 +216,7 @@ class _Run:
         if not evaluate.last:
             return FINISHED
         self._report(verdict(evaluate.last))
-        if self._params is not None and main_host:
+        if continues_source and main_host:
             self._report(perplexity_before_and_after(path / "metrics.jsonl"))
         return FINISHED
 
