@@ -82,6 +82,9 @@ class OptimizerConfig:
     epsilon: float = 1e-6
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    # Parts of a batch that are clipped one by one, and then averaged, as each TPU core of the original did (32 for the
+    # paper's Base, 128 for its Large); 1 clips the gradient of the whole batch.
+    clip_replicas: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,7 +372,7 @@ def _validate_ranges(leaves: Mapping[str, Any]) -> None:
     """Check the ranges that do not depend on another field."""
     positive = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
     positive += "type_vocab_size num_steps gradient_accumulation_steps every keep_latest max_seq_length max_examples "
-    positive += "max_grad_norm epsilon initializer_range layer_norm_eps"
+    positive += "max_grad_norm epsilon initializer_range layer_norm_eps clip_replicas"
     shares = "short_seq_prob heldout_fraction rate mask_share random_share same_share fraction"
     below_one = "hidden_dropout_prob attention_probs_dropout_prob beta1 beta2"
     not_negative = (

@@ -65,9 +65,13 @@ class PretrainingBatch:
 
 @struct.dataclass
 class EncoderOutput:
-    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first."""
+    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first.
+
+    `word_embeddings` is the table that the tokens were looked up in, for heads that are tied to it.
+    """
 
     hidden: Float[Array, "B T D"]
+    word_embeddings: Float[Array, "V D"]
     all_hidden: Float[Array, "L+1 B T D"] | None = None
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention import attend, attention_mask
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.embedding import lookup, tied_lookup
 from bert_jax.types import EncoderInputs, EncoderOutput
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -76,26 +77,23 @@ class Embeddings(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, inputs: EncoderInputs, *, dropout: Dropout | None) -> Float[Array, "B T D"]:
-        """Embed the tokens; also called once to create the parameters."""
+    def __call__(
+        self, inputs: EncoderInputs, *, dropout: Dropout | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "V D"]]:
+        """Return the embedded tokens, and the word embeddings for a head that is tied to them."""
         config = self.config
 
         def table(name: str, size: int, axis: str | None) -> Any:
-            return self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
+            values = self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
+            return nn.with_logical_constraint(values, (axis, None))  # looking up in parts of rows would move all rows
 
-        hidden = jnp.take(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids, axis=0)
-        hidden += jnp.take(
-            table("position_embeddings", config.max_position_embeddings, None), inputs.position_ids, axis=0
-        )
-        # A matmul with the one-hot type, as in the original: the backward pass is a matmul and not a scatter of B x T
-        # rows.
-        types = jax.nn.one_hot(inputs.token_type_ids, config.type_vocab_size, dtype=jnp.float32)
-        types_table = table("token_type_embeddings", config.type_vocab_size, None)
-        hidden += jnp.dot(types, types_table, precision=jax.lax.Precision.HIGHEST)
+        hidden, words = tied_lookup(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids)
+        hidden += lookup(table("position_embeddings", config.max_position_embeddings, None), inputs.position_ids)
+        hidden += lookup(table("token_type_embeddings", config.type_vocab_size, None), inputs.token_type_ids)
         hidden = LayerNorm(config, name="layer_norm")(hidden)
         if dropout is not None:
             hidden = dropout.apply(hidden, rate=config.hidden_dropout_prob, site=_EMBEDDINGS)
-        return nn.with_logical_constraint(hidden, ("batch", "length", None))
+        return nn.with_logical_constraint(hidden, ("batch", "length", None)), words
 
 
 class BertLayer(nn.Module):
@@ -151,7 +149,8 @@ class BertEncoder(nn.Module):
     def setup(self) -> None:
         """Create the embeddings and the stacked parameters of the layers."""
         self.embeddings = Embeddings(self.config)
-        self.layers = self.param("layers", self._init_layers)
+        if self.is_initializing():
+            self.param("layers", self._init_layers)
 
     def _init_layers(self, key: jax.Array) -> Any:
         """Return the parameters of one layer with a leading `layers` axis, each layer drawn from its own key."""
@@ -166,7 +165,11 @@ class BertEncoder(nn.Module):
     def __call__(
         self, inputs: EncoderInputs, *, dropout: Dropout | None = None, output_hidden_states: bool = False
     ) -> EncoderOutput:
-        """Encode rows of tokens; with `output_hidden_states` also return the output of every layer."""
+        """Encode rows of tokens; with `output_hidden_states` also return the output of every layer.
+
+        The parameters `layers` are stacked over layers, or hold a tuple of the layers' own for each (what a training
+        step of unrolled layers passes, so that nothing is stacked).
+        """
         config = self.config
         mask = attention_mask(
             inputs.segment_ids, position_ids=inputs.position_ids, direction=config.attention_direction
@@ -180,7 +183,8 @@ class BertEncoder(nn.Module):
         if config.remat != "none":
             apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
 
-        embedded = self.embeddings(inputs, dropout=dropout)
+        embedded, words = self.embeddings(inputs, dropout=dropout)
+        layers = nn.meta.unbox(self.get_variable("params", "layers"))
         if config.scan_layers:
 
             def step(hidden: Array, layer_in: tuple[Any, Array]) -> tuple[Array, Array | None]:
@@ -188,20 +192,22 @@ class BertEncoder(nn.Module):
                 return hidden, hidden if output_hidden_states else None
 
             indices = jnp.arange(config.num_hidden_layers)
-            hidden, states = jax.lax.scan(step, embedded, (self.layers, indices))
+            hidden, states = jax.lax.scan(step, embedded, (layers, indices))
         else:
             hidden, outputs = embedded, []
-            for index, params in enumerate(_unstack(self.layers, config.num_hidden_layers)):
+            for index, params in enumerate(_unstack(layers, config.num_hidden_layers)):
                 hidden = apply_layer(hidden, params, jnp.asarray(index))
                 outputs.append(hidden)
             states = jnp.stack(outputs) if output_hidden_states else None
         if states is not None:
             states = jnp.concatenate([embedded[None], states])
-        return EncoderOutput(hidden=hidden, all_hidden=states)
+        return EncoderOutput(hidden=hidden, word_embeddings=words, all_hidden=states)
 
 
-def _unstack(stacked: Any, count: int) -> list[Any]:
+def _unstack(layers: Any, count: int) -> list[Any]:
     """Return the parameters of each layer; `lax.split` has a concatenation for its gradient, indexing a padded sum."""
-    leaves, tree = jax.tree.flatten(stacked)
-    split = [[part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves]
+    leaves, tree = jax.tree.flatten(layers, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    split = [
+        leaf if isinstance(leaf, tuple) else [part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves
+    ]
     return [jax.tree.unflatten(tree, [leaf[index] for leaf in split]) for index in range(count)]

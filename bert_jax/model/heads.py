@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.model.bert import ACTIVATIONS, BertEncoder, LayerNorm, dense
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.embedding import tied_logits
 from bert_jax.types import EncoderInputs, PretrainingLogits
 
 
@@ -48,10 +49,8 @@ class MaskedLMHead(nn.Module):
         hidden = dense(config, config.hidden_size, names=("embed", None), name="transform")(hidden)
         hidden = LayerNorm(config, name="layer_norm")(ACTIVATIONS[config.hidden_act](hidden))
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (config.vocab_size,))
-        logits = jnp.einsum(
-            "BPD,VD->BPV", hidden, word_embeddings.astype(config.dtype), preferred_element_type=jnp.float32
-        )
-        return nn.with_logical_constraint(logits + cast(Array, bias), ("batch", None, "vocab"))
+        logits = tied_logits(hidden, word_embeddings.astype(config.dtype), cast(Array, bias))
+        return nn.with_logical_constraint(logits, ("batch", None, "vocab"))
 
 
 class NextSentenceHead(nn.Module):
@@ -87,11 +86,10 @@ class BertForPreTraining(nn.Module):
         dropout: Dropout | None = None,
     ) -> PretrainingLogits:
         """Return the logits; `dropout=None` computes them deterministically."""
-        hidden = self.encoder(inputs, dropout=dropout).hidden
-        picked = gather(hidden, jnp.concatenate([positions, cls_positions], axis=1))
+        encoded = self.encoder(inputs, dropout=dropout)
+        picked = gather(encoded.hidden, jnp.concatenate([positions, cls_positions], axis=1))
         at_masks, at_cls = jnp.split(picked, [positions.shape[1]], axis=1)
-        words = self.encoder.embeddings.get_variable("params", "word_embeddings")
         return PretrainingLogits(
-            masked_lm=self.masked_lm(at_masks, word_embeddings=nn.meta.unbox(words)),
+            masked_lm=self.masked_lm(at_masks, word_embeddings=encoded.word_embeddings),
             next_sentence=self.next_sentence(self.pooler(at_cls)),
         )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import BertForPreTraining
+from bert_jax.pretrain.cross_entropy import cross_entropy
 from bert_jax.pretrain.masking import SpecialIds, mask_rows
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import PretrainingBatch, PretrainingLogits, Rows
@@ -82,11 +83,8 @@ class PretrainingObjective:
 
 def _scores(name: str, logits: Float[Array, "*n C"], *, labels: Int[Array, "*n"], weights: Float[Array, "*n"]) -> Means:
     """Return the cross-entropy in nats and the accuracy."""
-    log_sum = jax.nn.logsumexp(logits, axis=-1)
-    # Compared with an iota and summed: the backward pass writes softmax - onehot, where a gather's would scatter.
-    picked = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
-    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    loss, right = cross_entropy(logits, labels)
     return {
-        f"{name}_loss": Mean.of(log_sum - picked, weights=weights),
-        f"{name}_accuracy": Mean.of(right, weights=weights),
+        f"{name}_loss": Mean.of(loss, weights=weights),
+        f"{name}_accuracy": Mean.of(right.astype(jnp.float32), weights=weights),
     }

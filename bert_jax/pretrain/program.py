@@ -22,7 +22,7 @@ from bert_jax.training import optim
 from bert_jax.training.metrics import Means
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments
 from bert_jax.training.state import TrainState
-from bert_jax.training.steps import StepOutput, TrainStep
+from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
 from bert_jax.types import EncoderInputs, Rows
 
 
@@ -48,6 +48,12 @@ class Program:
         boxed = jax.eval_shape(self._boxed_state)
         self.state_shardings = meshes.tree_shardings(boxed, mesh=mesh, rules=self.rules)
         self.state_shapes: TrainState = nn.meta.unbox(boxed)
+        self.replicas = make_replicas(
+            mesh,
+            params=self.state_shapes.params,
+            shardings=self.state_shardings.params,
+            model=config.model,
+        )
 
     def abstract_state(self) -> TrainState:
         """Return shapes, dtypes and shardings of the state, for restoring it."""
@@ -76,11 +82,17 @@ class Program:
         self, phase: Phase, *, special: SpecialIds
     ) -> Callable[[TrainState, Rows], tuple[TrainState, StepOutput]]:
         """Return the jitted step of `phase`; it donates the state."""
+        clip = self.config.optimizer
+        replicas_per_device = clip.clip_replicas // self.mesh.size
         step = TrainStep(
             self.objective(phase, special=special),
             optimizer=self.optimizer,
             key=self._step_key,
-            gradient_accumulation_steps=self.config.train.gradient_accumulation_steps,
+            gradient_accumulation_steps=(
+                replicas_per_device if clip.clip_replicas > 1 else self.config.train.gradient_accumulation_steps
+            ),
+            replicas=self.replicas,
+            clip_each=clip.max_grad_norm if clip.clip_replicas > 1 else None,
         )
         jitted = jax.jit(
             step,

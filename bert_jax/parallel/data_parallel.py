@@ -1,0 +1,122 @@
+"""Compute gradients replica by replica along the mesh axis `data`, with the state sharded over all of them (ZeRO-1).
+
+Each replica keeps 1/N of the float32 parameters and moments. A step gathers the weights in the dtype of the
+computation, computes the gradients of the replica's own rows (micro-batch by micro-batch, with no communication in
+between), and hands each replica the reduced share of the gradient that belongs to its part of the state.
+
+That is `shard_map` where the mesh has no other axis. Where `fsdp` or `tensor` are larger than 1 the same three moves are
+sharding constraints, and XLA places the communication (inside the micro-batches too): a `shard_map` over one axis of
+several ends in failed checks of XLA's partitioner (jax 0.10.2).
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
+
+from bert_jax.parallel import mesh as meshes
+
+Result = TypeVar("Result")
+
+
+class DataParallel:
+    """Hold how parameters lie on the replicas, and the dtype in which each is gathered."""
+
+    def __init__(self, mesh: Mesh, *, shardings: Any, dtypes: Any, split: Any):
+        """Close over the mesh, the parameters' shardings and their dtypes (trees of a kind).
+
+        `split` (a tree of booleans) says which parameters `gather` hands out as a tuple over their leading axis: what
+        belongs to unrolled layers is then gathered and reduced layer by layer, and never stacked.
+        """
+        self.mesh = mesh
+        self._is_manual = mesh.shape["data"] == mesh.size
+        self._shardings = shardings
+        self._dimensions = jax.tree.map(lambda sharding: _Dimension(meshes.data_dimension(sharding)), shardings)
+        self._dtypes, self._split = dtypes, split
+
+    @property
+    def size(self) -> int:
+        """Return the number of replicas."""
+        return self.mesh.shape["data"]
+
+    def run(self, function: Callable[..., Result], params: Any, batch: Any, *rest: Any, reduced: Any) -> Result:
+        """Call `function(params, batch, *rest)` on every replica.
+
+        `params` arrive as stored (a share), `batch` as the replica's rows, `rest` whole. `reduced` is a tree prefix of
+        the result: True where a tree like `params` has been through `scatter`, False where the result is the same on
+        all.
+        """
+        if not self._is_manual:
+            return function(params, batch, *rest)
+        specs = jax.tree.map(lambda dimension: dimension.spec(), self._dimensions)
+        out = jax.tree.map(lambda is_params: specs if is_params else PartitionSpec(), reduced)
+
+        def inside(*args: Any) -> Result:
+            with nn.logical_axis_rules(()):  # nothing in here is left for XLA to partition
+                return function(*args)
+
+        return jax.shard_map(
+            inside,
+            mesh=self.mesh,
+            in_specs=(specs, PartitionSpec("data"), *(PartitionSpec() for _ in rest)),
+            out_specs=out,
+            check_vma=False,
+        )(params, batch, *rest)
+
+    def gather(self, params: Any) -> Any:
+        """Return the whole weights in the dtype of the computation; inside `run`."""
+
+        def one(value: jax.Array, dimension: "_Dimension", dtype: Any, split: bool, sharding: Any) -> Any:
+            value = value.astype(dtype)
+            if not self._is_manual:
+                whole = jax.lax.with_sharding_constraint(value, meshes.without_data(sharding))
+                return whole if not split else tuple(part[0] for part in jax.lax.split(whole, (1,) * len(whole)))
+            if not split:
+                return _gather(value, dimension.index)
+            parts = jax.lax.split(value, (1,) * len(value))
+            inner = None if dimension.index is None else dimension.index - 1
+            return tuple(_gather(part[0], inner) for part in parts)
+
+        return jax.tree.map(one, params, self._dimensions, self._dtypes, self._split, self._shardings)
+
+    def scatter(self, grads: Any) -> Any:
+        """Return this replica's share of the sum of all replicas' gradients, in `dtypes`; inside `run`."""
+
+        def one(dimension: "_Dimension", dtype: Any, split: bool, sharding: Any, value: Any) -> jax.Array:
+            if not self._is_manual:
+                value = (jnp.stack(value) if split else value).astype(dtype)
+                return jax.lax.with_sharding_constraint(value, sharding)
+            if not split:
+                return _scatter(value.astype(dtype), dimension.index)
+            if dimension.index is None:  # small: one reduction for all layers
+                return _scatter(jnp.stack(value).astype(dtype), None)
+            return jnp.stack([_scatter(part.astype(dtype), dimension.index - 1) for part in value])
+
+        return jax.tree.map(one, self._dimensions, self._dtypes, self._split, self._shardings, grads)
+
+    def total(self, tree: Any) -> Any:
+        """Return the sum over the replicas; inside `run`."""
+        return jax.lax.psum(tree, "data") if self._is_manual else tree
+
+
+def _gather(value: jax.Array, dimension: int | None) -> jax.Array:
+    return value if dimension is None else jax.lax.all_gather(value, "data", axis=dimension, tiled=True)
+
+
+def _scatter(value: jax.Array, dimension: int | None) -> jax.Array:
+    if dimension is None:
+        return jax.lax.psum(value, "data")
+    return jax.lax.psum_scatter(value, "data", scatter_dimension=dimension, tiled=True)
+
+
+class _Dimension:
+    """Hold the dimension that `data` shards, or None: a leaf, where a bare None would be no leaf."""
+
+    def __init__(self, index: int | None):
+        self.index = index
+
+    def spec(self) -> PartitionSpec:
+        return PartitionSpec() if self.index is None else PartitionSpec(*(None,) * self.index, "data")

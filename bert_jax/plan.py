@@ -1,0 +1,57 @@
+"""See memory, time and cost of a run before renting a chip: `python -m bert_jax.plan --config=FILE --topology=v5e:4x4`.
+
+Compiles the very step that `train` runs with the real TPU compiler, on a machine with no TPU (extra `plan`), and prints
+JSON; on a terminal a table. `--sweep='batch=16,32;remat=none,dots'` compares variants and names the best.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bert_jax import door  # first: it quiets the libraries that the next imports load
+
+from absl import flags  # isort: skip
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
+TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16, v4:2x2x4 and so on.")
+HLO = flags.DEFINE_string("hlo", "", "File to keep the compiled program in; a phase after the first adds .1, .2.")
+SWEEP = flags.DEFINE_string("sweep", "", "Variants: batch (a chip), mesh, remat, attention, 'batch=16,32;remat=none'.")
+
+
+def main() -> int:
+    """Read the flags and call the one function."""
+    from bert_jax import config as configs
+    from bert_jax.errors import UserError
+    from bert_jax.planning import chips, compiling, report, sweep
+
+    if CONFIG.value is None:
+        raise UserError("--config is missing: give a config file, for example --config=configs/large_tpu.py")
+    if not TOPOLOGY.value:
+        raise UserError("--topology is missing: give a slice, for example --topology=v5e:4x4")
+    compiling.prepare_environment()
+    config = configs.from_config_dict(CONFIG.value)
+    topology = chips.parse_topology(TOPOLOGY.value)
+
+    def keep(index: int, text: str) -> None:
+        path = Path(HLO.value + (f".{index}" if index else ""))
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if SWEEP.value:
+        plan = sweep.sweep(config, topology=topology, variants=sweep.parse_variants(SWEEP.value), report=say)
+        text = sweep.as_table(plan)
+    else:
+        plan = report.plan_run(config, topology=topology, report=say, keep_hlo=keep if HLO.value else None)
+        text = report.as_table(plan)
+    print(text if sys.stdout.isatty() else json.dumps(plan, indent=2))
+    return 0 if plan["fits"] else 1
+
+
+if __name__ == "__main__":
+    door.run(main)

@@ -1,0 +1,122 @@
+"""Compile the step that `train` runs, for a slice of TPUs that is not there."""
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from bert_jax.config import Config
+from bert_jax.errors import UserError
+from bert_jax.parallel import mesh as meshes
+from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
+from bert_jax.pretrain.masking import SpecialIds
+from bert_jax.pretrain.program import Program
+from bert_jax.training.schedule import Phase
+from bert_jax.types import Rows
+
+# What libtpu asks a metadata server for on a TPU VM; without these it prints pages of warnings first.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run side by side
+}
+_IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, vocab_size=0)  # which ids they are makes no difference
+
+
+def prepare_environment() -> None:
+    """Make ready to compile without TPUs; before jax's first use. JAX itself computes on the CPU meanwhile."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """Hold the optimised program of one phase's step, and its memory: bytes of one chip."""
+
+    hlo: str
+    argument_bytes: int
+    temporary_bytes: int
+    output_bytes: int  # without what takes the place of arguments
+    code_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Return what must fit."""
+        return self.argument_bytes + self.temporary_bytes + self.output_bytes + self.code_bytes
+
+
+class DoesNotFit(Exception):
+    """Say that a step needs more memory than a chip has."""
+
+    def __init__(self, needed_bytes: int | None):
+        """Hold what the compiler says is needed, if it says so."""
+        super().__init__(f"needs {needed_bytes} bytes")
+        self.needed_bytes = needed_bytes
+
+
+def make_program(config: Config, *, topology: Topology) -> Program:
+    """Return the program of `config` on the slice, laid out as `train` would.
+
+    Raises:
+      UserError: if the TPU compiler is not installed, does not know the slice, or the config does not divide over it.
+    """
+    if topology.num_chips > MAX_COMPILED_CHIPS:
+        raise UserError(f"--topology={topology.name}: at most {MAX_COMPILED_CHIPS} chips are compiled for")
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+    except Exception as error:
+        if "libtpu" in str(error) or "TPU backend" in str(error):
+            raise UserError("the TPU compiler is not installed: pip install -e '.[plan]'") from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})") from error
+    mesh = meshes.make_mesh(config.mesh, devices=description.devices)
+    return Program(config, mesh=mesh)
+
+
+def compile_step(program: Program, phase: Phase, *, instances: int = 1) -> CompiledStep:
+    """Compile the step of `phase`.
+
+    Raises:
+      DoesNotFit: if the compiler runs out of a chip's memory.
+    """
+    special = dataclasses.replace(_IDS, vocab_size=program.config.model.vocab_size)
+    step: Any = program.train_step(phase, special=special)
+    sharding = meshes.batch_sharding(program.mesh)
+    batch, length = phase.batch_size, phase.max_seq_length
+
+    def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+
+    host_batch = Rows(
+        input_ids=rows((length,), jnp.int32),
+        segment_lengths=rows((instances, 2), jnp.int32),
+        next_sentence_labels=rows((instances,), jnp.int32),
+        word_starts=rows((length,), jnp.bool_),
+    )
+    try:
+        with meshes.use_mesh(program.mesh, rules=program.rules):
+            compiled = step.lower(program.abstract_state(), host_batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        raise DoesNotFit(_needed_bytes(str(error))) from error
+    memory = compiled.memory_analysis()
+    return CompiledStep(
+        hlo=compiled.as_text(),
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+    )
+
+
+def _needed_bytes(message: str) -> int | None:
+    """Return the bytes of "Used 20.51G of 15.75G hbm"."""
+    match = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return int(float(match.group(1)) * 2 ** (10 * (" KMGT".index(match.group(2))))) if match else None

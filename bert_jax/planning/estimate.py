@@ -1,0 +1,114 @@
+"""Turn a compiled step into figures: memory, cycles, seconds, MFU, days and chip-hours."""
+
+import dataclasses
+from collections import defaultdict
+from typing import Any
+
+from bert_jax.model.flops import train_flops_per_row
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.collectives import Collective, find_collectives
+from bert_jax.planning.compiling import CompiledStep
+from bert_jax.planning.hlo import HloProgram, parse_hlo
+from bert_jax.planning.kernels import Kernel, find_kernels
+from bert_jax.pretrain.program import Program
+from bert_jax.training.schedule import Phase
+
+# Operations that take time on a chip and that the compiler puts no cycles on.
+_UNESTIMATED = ("sort", "gather", "scatter", "rng-bit-generator", "custom-call", "convolution", "dot", "reduce-window")
+_NO_WORK = ("ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "SPMDFullToShardShape", "AllocateBuffer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Hold what a step costs; seconds of one step, bytes of one chip."""
+
+    cycles: int
+    kernels: list[Kernel]
+    compute_seconds: float
+    exposed_seconds: float
+    collectives: list[Collective]
+    unestimated: dict[str, int]
+    model_flops: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Return what a step takes: computation, and communication that nothing hides."""
+        return self.compute_seconds + self.exposed_seconds
+
+
+def estimate_step(
+    compiled: CompiledStep, *, program: Program, phase: Phase, topology: Topology, instances: int = 1
+) -> Estimate:
+    """Add up one step of `phase`."""
+    hlo = parse_hlo(compiled.hlo)
+    kernels = find_kernels(hlo)
+    cycles = hlo.cycles() + sum(kernel.cycles * kernel.times for kernel in kernels)
+    collectives = find_collectives(hlo, topology=topology)
+    flops = train_flops_per_row(
+        program.config.model,
+        max_seq_length=phase.max_seq_length,
+        max_predictions=phase.max_predictions_per_seq,
+        instances=instances,
+    )
+    return Estimate(
+        cycles=cycles,
+        kernels=kernels,
+        compute_seconds=cycles / topology.chip.clock,
+        exposed_seconds=sum(item.exposed_seconds * item.times for item in collectives),
+        collectives=collectives,
+        unestimated=find_unestimated(hlo),
+        model_flops=flops * phase.batch_size,
+    )
+
+
+def find_unestimated(program: HloProgram) -> dict[str, int]:
+    """Return how often a step runs each kind of operation that nobody estimates."""
+    counts: dict[str, int] = defaultdict(int)
+    for visit in program.visits():
+        item = visit.instruction
+        kind = item.opcode
+        if item.opcode == "fusion" and not item.cycles:
+            inside = {inner.opcode for name in item.called for inner in program.computations.get(name, ())}
+            kind = next((name for name in ("scatter", "gather", "sort") if name in inside or name in item.name), "")
+        elif item.cycles or item.target in (*_NO_WORK, "tpu_custom_call"):
+            continue
+        if kind in _UNESTIMATED:
+            counts[kind] += visit.times
+    return dict(counts)
+
+
+def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]:
+    """Return the bytes of a chip."""
+    return {
+        "argument_bytes": compiled.argument_bytes,
+        "temporary_bytes": compiled.temporary_bytes,
+        "output_bytes": compiled.output_bytes,
+        "code_bytes": compiled.code_bytes,
+        "total_bytes": compiled.total_bytes,
+        "capacity_bytes": topology.chip.hbm_bytes,
+        "fits": compiled.total_bytes <= topology.chip.hbm_bytes,
+    }
+
+
+def collectives_json(estimate: Estimate) -> list[dict[str, Any]]:
+    """Return the collectives added up by kind, group and whether they are overlapped."""
+    groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    for item in estimate.collectives:
+        key = (item.kind, item.group_size, item.overlapped)
+        total = groups.setdefault(
+            key,
+            {
+                "kind": item.kind,
+                "chips": item.group_size,
+                "overlapped": item.overlapped,
+                "count": 0,
+                "bytes": 0,
+                "seconds": 0.0,
+                "exposed_seconds": 0.0,
+            },
+        )
+        total["count"] += item.times
+        total["bytes"] += item.bytes * item.times
+        total["seconds"] += item.seconds * item.times
+        total["exposed_seconds"] += item.exposed_seconds * item.times
+    return sorted(groups.values(), key=lambda total: -total["bytes"])

@@ -1,0 +1,94 @@
+"""Plan variants of a run and name the best: the most sequences a second and chip among those that fit."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bert_jax.config import CHOICES, Config, MeshConfig, validate
+from bert_jax.errors import UserError
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.report import plan_run
+from bert_jax.training.progress import duration
+
+_HELP = "write it like 'batch=16,32;mesh=data,fsdp;remat=none,dots;attention=auto,reference'"
+
+
+def parse_variants(text: str) -> dict[str, list[str]]:
+    """Parse what `--sweep` gives: values by name, in the order given.
+
+    Raises:
+      UserError: for a name or value that is none.
+    """
+    variants: dict[str, list[str]] = {}
+    for part in filter(None, text.split(";")):
+        name, _, values = part.partition("=")
+        name = name.strip()
+        variants[name] = [value.strip() for value in values.split(",") if value.strip()]
+        if name not in ("batch", "mesh", "remat", "attention") or not variants[name]:
+            raise UserError(f"--sweep: {part!r} is none of batch, mesh, remat, attention with values; {_HELP}")
+        known = {
+            "mesh": ("data", "fsdp"),
+            "remat": CHOICES["model.remat"],
+            "attention": CHOICES["model.attention_implementation"],
+        }.get(name)
+        for value in variants[name]:
+            if value not in known if known else not value.isdigit() or int(value) == 0:
+                raise UserError(f"--sweep: {name}={value}: {'one of ' + ', '.join(known) if known else 'a number'}")
+    if not variants:
+        raise UserError(f"--sweep is empty: {_HELP}")
+    return variants
+
+
+def vary(config: Config, *, variant: dict[str, str], topology: Topology) -> Config:
+    """Return `config` with the values of one variant; `batch` is rows a chip and micro-batch, in every phase."""
+    model, train = config.model, config.train
+    if "remat" in variant:
+        model = dataclasses.replace(model, remat=variant["remat"])
+    if "attention" in variant:
+        model = dataclasses.replace(model, attention_implementation=variant["attention"])
+    mesh = config.mesh
+    if "mesh" in variant:
+        mesh = MeshConfig(data=-1) if variant["mesh"] == "data" else MeshConfig(data=1, fsdp=-1)
+    if "batch" in variant:
+        size = int(variant["batch"]) * topology.num_chips * train.gradient_accumulation_steps
+        phases = tuple(dataclasses.replace(phase, batch_size=0) for phase in train.phases)
+        train = dataclasses.replace(train, batch_size=size, phases=phases)
+    return validate(dataclasses.replace(config, model=model, train=train, mesh=mesh))
+
+
+def sweep(
+    config: Config, *, topology: Topology, variants: dict[str, list[str]], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Plan every combination of `variants`; "best" is the index of the fastest that fits, or None."""
+    combinations = [dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())]
+    plans, begun = [], time.monotonic()
+    for number, variant in enumerate(combinations):
+        left = (time.monotonic() - begun) / number * (len(combinations) - number) if number else None
+        named = " ".join(f"{name}={value}" for name, value in variant.items())
+        report(f"variant {number + 1} of {len(combinations)}: {named}" + (f", ETA {duration(left)}" if left else ""))
+        plan = plan_run(vary(config, variant=variant, topology=topology), topology=topology, report=report)
+        plans.append({"variant": variant, **plan})
+    speeds = [min(p["sequences_per_second"] for p in plan["phases"]) if plan["fits"] else 0.0 for plan in plans]
+    best = speeds.index(max(speeds)) if max(speeds) > 0 else None
+    return {"topology": topology.name, "fits": best is not None, "best": best, "plans": plans}
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """Return the comparison for a reader: a line a variant and phase, the best one marked."""
+    lines = [f"{result['topology']}"]
+    for number, plan in enumerate(result["plans"]):
+        named = " ".join(f"{name}={value}" for name, value in plan["variant"].items())
+        mark = "*" if number == result["best"] else " "
+        for phase in plan["phases"]:
+            if "step_seconds" not in phase or not phase["hbm"]["fits"]:
+                lines.append(f"{mark} {named:<40} {phase['max_seq_length']:>4}  does not fit")
+                continue
+            lines.append(
+                f"{mark} {named:<40} {phase['max_seq_length']:>4}  {phase['hbm']['total_bytes'] / 2**30:6.2f} GiB  "
+                f"{phase['step_seconds'] * 1e3:8.1f} ms  {phase['sequences_per_second']:10,.0f} sequences/s  "
+                f"MFU {phase['mfu']:.1%}"
+            )
+    lines.append("* the fastest that fits" if result["best"] is not None else "none fits")
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""Reading compiled programs: estimates, loops, calls, collectives and what hides them."""
+
+import pytest
+
+from bert_jax.planning.chips import Topology, parse_topology
+from bert_jax.planning.collectives import find_collectives
+from bert_jax.planning.estimate import find_unestimated
+from bert_jax.planning.hlo import parse_hlo, shape_bytes
+
+CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+PROGRAM = f"""HloModule jit_step, is_scheduled=true
+
+%body (arg: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {{
+  %arg = (s32[], f32[8,128]{{1,0}}) parameter(0)
+  %inner.1 = f32[8,128]{{1,0:T(8,128)}} fusion(%arg), kind=kLoop, calls=%add, {CYCLES % 100}
+  ROOT %out = (s32[], f32[8,128]{{1,0}}) tuple(%inner.1)
+}}
+
+%condition (arg.1: (s32[], f32[8,128])) -> pred[] {{
+  ROOT %less = pred[] compare(%arg.1), direction=LT
+}}
+
+%short (p: f32[8,128]) -> pred[] {{
+  ROOT %c = pred[] constant(false)
+}}
+
+%long (p.1: f32[8,128]) -> pred[] {{
+  ROOT %pass = pred[] fusion(%p.1), kind=kLoop, calls=%finite, {CYCLES % 5000}
+}}
+
+%add (a: f32[], b: f32[]) -> f32[] {{
+  ROOT %sum = f32[] add(%a, %b)
+}}
+
+%wrapped (w: f32[4,128]) -> f32[64,128] {{
+  ROOT %all-gather.9 = f32[64,128]{{1,0}} all-gather(%w), channel_id=3, replica_groups={{{{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}}}, dimensions={{0}}
+}}
+
+ENTRY %main.1 (p0: f32[8,128]) -> f32[8,128] {{
+  %p0 = f32[8,128]{{1,0}} parameter(0)
+  %fusion.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, metadata={{op_name="jit(f)/layer/dot"}}, {CYCLES % 10}
+  %while.1 = (s32[], f32[8,128]{{1,0}}) while(%fusion.1), condition=%condition, body=%body, backend_config={{"known_trip_count":{{"n":"24"}}}}
+  %async-collective-start.1 = (f32[4,128]{{1,0}}, f32[64,128]{{1,0}}) fusion(%p0), kind=kCustom, calls=%wrapped
+  %get-tuple-element.1 = f32[64,128]{{1,0}} get-tuple-element(%async-collective-start.1), index=1
+  %hides.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 7}
+  %async-collective-done.1 = f32[64,128]{{1,0}} fusion(%get-tuple-element.1), kind=kCustom, calls=%wrapped
+  %all-reduce.1 = bf16[1024,1024]{{1,0}} all-reduce(%hides.1), channel_id=1, replica_groups={{{{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}}}, to_apply=%add
+  %conditional.1 = pred[] conditional(%p, %fusion.1, %fusion.1), branch_computations={{%long, %short}}
+  %sort.1 = (s32[4096]{{0}}, s32[4096]{{0}}) sort(%p0, %p0), dimensions={{0}}
+  ROOT %kernel = f32[8,128]{{1,0}} custom-call(%p0), custom_call_target="tpu_custom_call"
+}}
+"""
+V5E = parse_topology("v5e:4x4")
+
+
+def test_loops_count_as_often_as_they_run_and_the_rare_branch_does_not() -> None:
+    program = parse_hlo(PROGRAM)
+    assert program.entry == "main.1"
+    assert program.cycles() == 10 + 24 * 100 + 7
+    assert program.cycles_by("(layer)") == {"": 24 * 100 + 7, "layer": 10}
+
+
+def test_bytes_of_shapes() -> None:
+    assert shape_bytes("(f32[2,3]{1,0}, bf16[4]{0:T(8)}, pred[])") == 24 + 8 + 1
+
+
+def test_collectives_are_found_inside_fusions_and_exposed_where_nothing_hides_them() -> None:
+    gather, reduce = find_collectives(parse_hlo(PROGRAM), topology=V5E)
+    assert (gather.kind, gather.bytes, gather.group_size, gather.overlapped) == ("all-gather", 64 * 128 * 4, 16, True)
+    # v5e 4x4: two axes, no rings: 2 x 45 GB/s.
+    assert gather.seconds == pytest.approx(64 * 128 * 4 * 15 / 16 / 90e9)
+    assert gather.exposed_seconds == pytest.approx(gather.seconds - 7 / V5E.chip.clock)
+    assert (reduce.kind, reduce.overlapped) == ("all-reduce", False)
+    assert reduce.exposed_seconds == reduce.seconds == pytest.approx(2 * 2**21 * 15 / 16 / 90e9)
+
+
+def test_what_has_no_estimate_is_listed() -> None:
+    assert find_unestimated(parse_hlo(PROGRAM)) == {"sort": 1}
+
+
+def test_text_of_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="ENTRY"):
+        parse_hlo("HloModule nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "bandwidth"),
+    [("v5e:4x4", 90e9), ("v5e:16x16", 180e9), ("v5e:4x16", 135e9), ("v5p:2x2x4", 360e9), ("v6e:2x2", 180e9)],
+)
+def test_an_axis_that_closes_to_a_ring_is_used_both_ways(text: str, bandwidth: float) -> None:
+    topology = parse_topology(text)
+    assert isinstance(topology, Topology)
+    assert topology.collective_bandwidth(topology.num_chips) == bandwidth
