@@ -5,7 +5,6 @@ JSON; on a terminal a table. `--sweep='batch=16,32;remat=none,dots'` compares va
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def main() -> int:
         path = Path(HLO.value + (f".{index}" if index else ""))
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

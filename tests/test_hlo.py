@@ -7,7 +7,10 @@ from bert_jax.planning.collectives import find_collectives
 from bert_jax.planning.estimate import find_unestimated
 from bert_jax.planning.hlo import parse_hlo, shape_bytes
 
+SIXTEEN = "replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}"
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+NAMED = 'metadata={op_name="jit(f)/layer/dot"}'
+TRIPS = 'backend_config={"known_trip_count":{"n":"24"}}'
 PROGRAM = f"""HloModule jit_step, is_scheduled=true
 
 %body (arg: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {{
@@ -17,7 +20,13 @@ PROGRAM = f"""HloModule jit_step, is_scheduled=true
 }}
 
 %condition (arg.1: (s32[], f32[8,128])) -> pred[] {{
-  ROOT %less = pred[] compare(%arg.1), direction=LT
+  %limit = s32[]{{:T(128)}} constant(24)
+  %counter = s32[] get-tuple-element(%arg.1), index=0
+  ROOT %less = pred[] compare(%counter, %limit), direction=LT
+}}
+
+%unknown (arg.2: (s32[], f32[8,128])) -> pred[] {{
+  ROOT %any = pred[] fusion(%arg.2), kind=kLoop, calls=%add
 }}
 
 %short (p: f32[8,128]) -> pred[] {{
@@ -33,18 +42,20 @@ PROGRAM = f"""HloModule jit_step, is_scheduled=true
 }}
 
 %wrapped (w: f32[4,128]) -> f32[64,128] {{
-  ROOT %all-gather.9 = f32[64,128]{{1,0}} all-gather(%w), channel_id=3, replica_groups={{{{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}}}, dimensions={{0}}
+  ROOT %all-gather.9 = f32[64,128]{{1,0}} all-gather(%w), channel_id=3, {SIXTEEN}, dimensions={{0}}
 }}
 
 ENTRY %main.1 (p0: f32[8,128]) -> f32[8,128] {{
   %p0 = f32[8,128]{{1,0}} parameter(0)
-  %fusion.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, metadata={{op_name="jit(f)/layer/dot"}}, {CYCLES % 10}
-  %while.1 = (s32[], f32[8,128]{{1,0}}) while(%fusion.1), condition=%condition, body=%body, backend_config={{"known_trip_count":{{"n":"24"}}}}
+  %fusion.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {NAMED}, {CYCLES % 10}
+  %while.1 = (s32[], f32[8,128]{{1,0}}) while(%fusion.1), condition=%condition, body=%body, {TRIPS}
+  %while.2 = (s32[], f32[8,128]{{1,0}}) while(%while.1), condition=%condition, body=%body
+  %while.3 = (s32[], f32[8,128]{{1,0}}) while(%while.2), condition=%unknown, body=%body
   %async-collective-start.1 = (f32[4,128]{{1,0}}, f32[64,128]{{1,0}}) fusion(%p0), kind=kCustom, calls=%wrapped
   %get-tuple-element.1 = f32[64,128]{{1,0}} get-tuple-element(%async-collective-start.1), index=1
   %hides.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 7}
   %async-collective-done.1 = f32[64,128]{{1,0}} fusion(%get-tuple-element.1), kind=kCustom, calls=%wrapped
-  %all-reduce.1 = bf16[1024,1024]{{1,0}} all-reduce(%hides.1), channel_id=1, replica_groups={{{{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}}}, to_apply=%add
+  %all-reduce.1 = bf16[1024,1024]{{1,0}} all-reduce(%hides.1), channel_id=1, {SIXTEEN}, to_apply=%add
   %conditional.1 = pred[] conditional(%p, %fusion.1, %fusion.1), branch_computations={{%long, %short}}
   %sort.1 = (s32[4096]{{0}}, s32[4096]{{0}}) sort(%p0, %p0), dimensions={{0}}
   ROOT %kernel = f32[8,128]{{1,0}} custom-call(%p0), custom_call_target="tpu_custom_call"
@@ -56,8 +67,9 @@ V5E = parse_topology("v5e:4x4")
 def test_loops_count_as_often_as_they_run_and_the_rare_branch_does_not() -> None:
     program = parse_hlo(PROGRAM)
     assert program.entry == "main.1"
-    assert program.cycles() == 10 + 24 * 100 + 7
-    assert program.cycles_by("(layer)") == {"": 24 * 100 + 7, "layer": 10}
+    loops = 24 * 100 + 24 * 100 + 100  # with a known count, with one read from the condition, with none
+    assert program.cycles() == 10 + loops + 7
+    assert program.cycles_by("(layer)") == {"": loops + 7, "layer": 10}
 
 
 def test_bytes_of_shapes() -> None:
@@ -75,7 +87,7 @@ def test_collectives_are_found_inside_fusions_and_exposed_where_nothing_hides_th
 
 
 def test_what_has_no_estimate_is_listed() -> None:
-    assert find_unestimated(parse_hlo(PROGRAM)) == {"sort": 1}
+    assert find_unestimated(parse_hlo(PROGRAM)) == {"sort": 1, "loop of unknown length": 1}
 
 
 def test_text_of_something_else_is_refused() -> None:

@@ -4,9 +4,9 @@ Each replica keeps 1/N of the float32 parameters and moments. A step gathers the
 computation, computes the gradients of the replica's own rows (micro-batch by micro-batch, with no communication in
 between), and hands each replica the reduced share of the gradient that belongs to its part of the state.
 
-That is `shard_map` where the mesh has no other axis. Where `fsdp` or `tensor` are larger than 1 the same three moves are
-sharding constraints, and XLA places the communication (inside the micro-batches too): a `shard_map` over one axis of
-several ends in failed checks of XLA's partitioner (jax 0.10.2).
+That is `shard_map` where the mesh has no other axis. Where `fsdp` or `tensor` are larger than 1 the same three moves
+are sharding constraints, and XLA places the communication (inside the micro-batches too): a `shard_map` over one axis
+of several ends in failed checks of XLA's partitioner (jax 0.10.2).
 """
 
 from collections.abc import Callable

@@ -130,7 +130,7 @@ def tree_shardings(boxed: Any, *, mesh: Mesh, rules: Sequence[tuple[str, Any]] =
     def sharding(leaf: Any) -> NamedSharding:
         if not isinstance(leaf, nn.LogicallyPartitioned):
             return NamedSharding(mesh, PartitionSpec())
-        spec = [
+        spec: list[Any] = [
             _fitting(table[name] if name else None, size=size, mesh=mesh)
             for name, size in zip(leaf.names, leaf.value.shape, strict=True)
         ]

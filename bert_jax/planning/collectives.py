@@ -46,7 +46,7 @@ def _find(program: HloProgram, computation: str, times: int, topology: Topology)
             continue
         if instruction.opcode in ("while", "call"):
             for name in instruction.called:
-                yield from _find(program, name, times * instruction.trips, topology)
+                yield from _find(program, name, times * (program.trips(instruction) or 1), topology)
             continue
         inner = _collective_of(program, instruction)
         if inner is None:
@@ -120,5 +120,5 @@ def _cycles_until_done(program: HloProgram, instructions: tuple[Instruction, ...
             waiting.add(later.name)  # a fusion that computes and carries the collective on
         cycles += later.cycles or 0
         if later.opcode in ("while", "call"):
-            cycles += later.trips * sum(program.cycles_of(name) for name in later.called)
+            cycles += (program.trips(later) or 1) * sum(program.cycles_of(name) for name in later.called)
     return cycles

@@ -90,7 +90,7 @@ def compile_step(program: Program, phase: Phase, *, instances: int = 1) -> Compi
     sharding = meshes.batch_sharding(program.mesh)
     batch, length = phase.batch_size, phase.max_seq_length
 
-    def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def rows(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
 
     host_batch = Rows(

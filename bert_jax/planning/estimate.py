@@ -67,6 +67,8 @@ def find_unestimated(program: HloProgram) -> dict[str, int]:
     for visit in program.visits():
         item = visit.instruction
         kind = item.opcode
+        if kind == "while" and program.trips(item) is None:
+            counts["loop of unknown length"] += visit.times
         if item.opcode == "fusion" and not item.cycles:
             inside = {inner.opcode for name in item.called for inner in program.computations.get(name, ())}
             kind = next((name for name in ("scatter", "gather", "sort") if name in inside or name in item.name), "")

@@ -1,7 +1,7 @@
 """Read the text of a compiled TPU program: instructions, loops, and the compiler's own estimates.
 
 The TPU compiler writes `"estimated_cycles"` into the backend config of each fusion it schedules. A loop body counts as
-often as it is run (`known_trip_count`). Not every operation has an estimate: collectives, Pallas kernels, sorts,
+often as it is run (its `known_trip_count`, or the constant that its condition compares the counter with). Not every operation has an estimate: collectives, Pallas kernels, sorts,
 scatters. They are listed, so that whoever adds up can add them from bandwidths and stated costs.
 """
 
@@ -38,9 +38,11 @@ class Instruction:
     operands: tuple[str, ...]
     called: tuple[str, ...]
     cycles: int | None
-    trips: int
+    trips: int | None
+    constant: int | None
     op_name: str
     target: str  # of a custom call
+    condition: str  # of a while loop
     text: str
 
     @property
@@ -73,10 +75,19 @@ class HloProgram:
             yield Visit(instruction, times)
             if instruction.opcode in ("while", "call", "async-start"):
                 for name in instruction.called:
-                    yield from self._visit(name, times * instruction.trips)
+                    yield from self._visit(name, times * (self.trips(instruction) or 1))
             elif instruction.opcode == "conditional":
                 # A step has one: the search for values that are not finite, whose long branch never runs in health.
                 yield from self._visit(min(instruction.called, key=self.cycles_of), times)
+
+    def trips(self, instruction: Instruction) -> int | None:
+        """Return how often a loop runs its body (1 for what is no loop), None where that depends on data."""
+        if instruction.trips is not None or instruction.opcode != "while":
+            return instruction.trips or 1
+        body = {item.name: item for item in self.computations[instruction.condition]}
+        compare = next(iter(reversed(body.values())))
+        limits = [body[name].constant for name in compare.operands if name in body and body[name].constant is not None]
+        return limits[0] if compare.opcode == "compare" and "direction=LT" in compare.text and limits else None
 
     def cycles(self) -> int:
         """Return the compiler's estimate for one run, of all that has one."""
@@ -137,12 +148,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = found.group(1) if found else ""
     shape = rest[: found.start()] if found else rest
     inner = rest[found.end() :] if found else ""
-    # Operands stand before the first parenthesis that closes the list; shapes inside have none that matter here.
-    depth, end = 1, 0
-    for end, char in enumerate(inner):
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            break
+    end = _closing_parenthesis(inner)
     operands, attributes = inner[:end], inner[end:]
     called: list[str] = []
     for kind, names in _CALLED.findall(attributes):
@@ -151,6 +157,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     cycles = _CYCLES.search(attributes)
     trips = _TRIPS.search(attributes)
     op_name = _OP_NAME.search(attributes)
+    condition = re.search(r"condition=%([\w.\-<>]+)", attributes)
     target = re.search(r'custom_call_target="([^"]*)"', attributes)
     return Instruction(
         name=name,
@@ -159,8 +166,20 @@ def _instruction(name: str, rest: str) -> Instruction:
         operands=tuple(_OPERAND.findall(operands)),
         called=tuple(called),
         cycles=int(cycles.group(1)) if cycles else None,
-        trips=int(trips.group(1)) if trips else 1,
+        trips=int(trips.group(1)) if trips else None,
+        constant=int(inner[:end]) if opcode == "constant" and inner[:end].isdigit() else None,
         op_name=op_name.group(1) if op_name else "",
         target=target.group(1) if target else "",
+        condition=condition.group(1) if condition else "",
         text=attributes,
     )
+
+
+def _closing_parenthesis(text: str) -> int:
+    """Return where the list that begins before `text` ends; layouts such as `T(8,128)` have their own."""
+    depth = 1
+    for place, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return place
+    return len(text)

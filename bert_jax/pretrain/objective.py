@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 

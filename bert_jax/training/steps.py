@@ -1,6 +1,5 @@
 """Make the jitted steps of any objective: loss, gradients over micro-batches, update, figures."""
 
-from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -17,8 +16,8 @@ from bert_jax.training.optim import STACKED_POLICY
 from bert_jax.training.policy import Policy, apply_policy
 from bert_jax.training.state import TrainState
 
-# Kernels and tables are gathered, and their gradients reduced, in the dtype of the computation; the small rest, which is
-# computed in float32, stays float32.
+# Kernels and tables are gathered, and their gradients reduced, in the dtype of the computation; the small rest, which
+# is computed in float32, stays float32.
 _COMPUTE_POLICY: Policy[bool] = ((r".*(kernel|embeddings)", True), (r".*", False))
 
 Rows = TypeVar("Rows", contravariant=True)

@@ -1,0 +1,142 @@
+"""Plans: every config compiled by the TPU compiler (shrunk), bad input in one line, sweeps that name the best."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_configs import CONFIGS, load
+
+from bert_jax.config import Config, PhaseConfig, TrainConfig, model_preset
+from bert_jax.errors import UserError
+from bert_jax.planning import report as reports
+from bert_jax.planning import sweep
+from bert_jax.planning.chips import CHIPS, parse_topology
+from bert_jax.planning.compiling import CompiledStep, make_program, prepare_environment
+from tests.runs import ROOT
+
+PLANNED = [name for name in CONFIGS if name != "tiny_cpu"]
+
+
+@pytest.fixture(scope="module")
+def _libtpu() -> None:
+    pytest.importorskip("libtpu", reason="needs the plan extra (libtpu)")
+    prepare_environment()
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the door."""
+    return subprocess.run(
+        [sys.executable, "-m", "bert_jax.plan", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def thin(config: Config, *, chips: int, rows: int = 8) -> Config:
+    """Keep widths, lengths, schedule and options; one scanned layer, few rows: it compiles in seconds, not minutes."""
+    parts = config.train.gradient_accumulation_steps
+    batch = rows * chips * parts
+    phases = tuple(dataclasses.replace(phase, batch_size=0) for phase in config.train.phases)
+    model = dataclasses.replace(config.model, num_hidden_layers=1, scan_layers=True, vocab_size=1024)
+    return dataclasses.replace(
+        config, model=model, train=dataclasses.replace(config.train, batch_size=batch, phases=phases)
+    )
+
+
+@pytest.mark.usefixtures("_libtpu")
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_config_is_planned(name: str) -> None:
+    topology = parse_topology("v5e:2x2")
+    config = thin(load(name), chips=4)
+    said: list[str] = []
+    result = reports.plan_run(config, topology=topology, report=said.append)
+    assert result["fits"]
+    assert result["chips"] == 4
+    assert len(result["phases"]) == len(said) == len(config.train.phases)
+    for phase in result["phases"]:
+        assert phase["estimated_cycles"] > 0
+        assert 0 < phase["mfu"] <= phase["mfu_before_collectives"] < 1
+        assert phase["hbm"]["total_bytes"] < phase["hbm"]["capacity_bytes"]
+        assert any(item["kind"] in ("all-reduce", "reduce-scatter") for item in phase["collectives"])
+    seconds = sum(phase["step_seconds"] * phase["steps"] for phase in result["phases"])
+    assert result["days"] == pytest.approx(seconds / 86400)
+    assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
+    assert "chip-hours" in reports.as_table(result)
+
+
+@pytest.mark.usefixtures("_libtpu")
+def test_the_door_prints_json_and_keeps_the_program(tmp_path: Path) -> None:
+    hlo = tmp_path / "step.hlo"
+    done = plan("--config=configs/tiny_cpu.py", "--topology=v5e:2x2", f"--hlo={hlo}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["topology"] == "v5e:2x2"
+    assert hlo.read_text().startswith("HloModule")
+    assert len(done.stderr.splitlines()) == 1  # what is being compiled; nothing of the TPU library
+
+
+@pytest.mark.usefixtures("_libtpu")
+def test_a_sweep_names_the_fastest_that_fits() -> None:
+    config = thin(load("base_tpu"), chips=4)
+    train = TrainConfig(batch_size=32, phases=(PhaseConfig(max_seq_length=128),))
+    config = dataclasses.replace(config, train=train)
+    variants = sweep.parse_variants("batch=2,16")
+    result = sweep.sweep(config, topology=parse_topology("v5e:2x2"), variants=variants, report=lambda text: None)
+    assert [item["variant"] for item in result["plans"]] == [{"batch": "2"}, {"batch": "16"}]
+    assert result["best"] == 1  # two rows a chip do not keep a TPU busy
+    assert "* batch=16" in sweep.as_table(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/tiny_cpu.py"], "--topology is missing"),
+        (["--topology=v5e:4x4"], "--config is missing"),
+        (["--config=configs/tiny_cpu.py", "--topology=v7:4x4"], "one of v4, v5e, v5p, v6e"),
+        (["--config=configs/tiny_cpu.py", "--topology=v5e-16"], "for example v5e:4x4"),
+        (["--config=configs/tiny_cpu.py", "--topology=v5p:4x4"], "3 axes"),
+        (["--config=configs/tiny_cpu.py", "--topology=v5e:4x4", "--sweep=rows=3"], "none of batch, mesh"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: str) -> None:
+    done = plan(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
+
+
+@pytest.mark.usefixtures("_libtpu")
+@pytest.mark.parametrize(
+    ("topology", "words"), [("v5e:3x5", "no such slice"), ("v5e:32x32", "at most 256 chips")], ids=str
+)
+def test_a_slice_that_does_not_exist_is_one_line(topology: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_program(thin(load("base_tpu"), chips=4), topology=parse_topology(topology))
+
+
+@pytest.mark.parametrize("text", ["", "batch", "batch=", "batch=x", "batch=0", "remat=some", "mesh=tensor"])
+def test_a_wrong_sweep_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--sweep"):
+        sweep.parse_variants(text)
+
+
+def test_what_does_not_fit_says_what_to_change() -> None:
+    config = dataclasses.replace(Config(), model=model_preset("large"))
+    line = reports.advice(config, needed=20 * 2**30, topology=parse_topology("v5e:4x4"))
+    for word in ("20.0 GiB of 16 GiB", "gradient_accumulation_steps=2", "remat=dots", "mesh.fsdp=8"):
+        assert word in line
+    full = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
+    assert "remat" not in reports.advice(full, needed=None, topology=parse_topology("v5e:4x4"))
+
+
+def test_a_step_that_compiles_but_is_larger_than_a_chip_does_not_fit() -> None:
+    step = CompiledStep(hlo="", argument_bytes=9 * 2**30, temporary_bytes=8 * 2**30, output_bytes=0, code_bytes=0)
+    assert step.total_bytes > CHIPS["v5e"].hbm_bytes
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
+def test_the_clock_that_peak_and_flops_a_cycle_imply_is_a_tpus(chip: Any) -> None:
+    assert 1.0e9 < chip.clock < 2.0e9
