@@ -46,6 +46,7 @@ class DatasetInfo:
       vocab_directory: where `load_tokenizer` finds its tokenizer.
       vocab_size: number of pieces of the vocabulary.
       vocabulary_fingerprint: the tokenizer's.
+      instances_per_row: the most there are; 1 unless rows are packed.
       max_token_id: the largest id in any row; a model needs a larger vocab_size.
       data_fingerprint: SHA-256 over the text, the vocabulary and everything that decides on the instances except the
         length: the lengths of one data set share it.
