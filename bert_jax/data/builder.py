@@ -39,6 +39,7 @@ from bert_jax.errors import UserError
 
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 RUNNERS = ("local", "beam")
+_MUCH_PADDING = 0.02  # of the positions of packed rows
 VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 
 
@@ -252,6 +253,11 @@ class _Build:
             lines = describe(statistics, objective=self.config.objective, max_seq_length=length)
             for line in lines if length == plan.max_seq_lengths[0] else lines[-1:]:  # the others are alike
                 self.report(line)
+            if statistics["padding_share"] > _MUCH_PADDING and info.mean_instances > 0.8 * per_row > 1:
+                self.report(
+                    f"rows of {length} could be fuller: most hold as many instances as they may; raise "
+                    f"--max_instances_per_row above {per_row}"
+                )
 
 
 def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:

@@ -80,6 +80,18 @@ class DatasetInfo:
         """Return the number of held-out rows."""
         return self.num_rows("validation")
 
+    @property
+    def mean_instances(self) -> float:
+        """Return how many instances a row has on average."""
+        if self.instances_per_row == 1:
+            return 1.0
+        return sum(self.statistics["instances"].values()) / sum(self.statistics["rows"].values())
+
+    @property
+    def attended_share(self) -> float:
+        """Return the share of the pairs of positions of a row whose attention counts: all where rows are not packed."""
+        return 1.0 if self.instances_per_row == 1 else self.statistics["attended_share"]
+
     def num_rows(self, split: str) -> int:
         """Return the number of rows of a split, 0 if there is none."""
         return sum(shard.num_rows for shard in self.shards.get(split, ()))

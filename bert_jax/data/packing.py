@@ -1,9 +1,11 @@
 """Pack instances of many lengths into rows of one length, whole: a pure function of the lengths.
 
-Best-fit decreasing: the longest instance first, each into the row that it leaves the least room in, a new row where none
-has room. It needs at most 11/9 of the fewest rows possible, plus one (Johnson 1973); on English prose at 512 it leaves
-0.3 % of the positions empty (benchmarks/RESULTS.md). A row holds a bounded number of instances, because the shapes on
-the device are static.
+Best-fit decreasing: the longest instance first, each into the row that it leaves the least room in, a new row where
+none has room. It needs at most 11/9 of the fewest rows possible, plus one (Johnson 1973); on English prose at 512 it
+leaves 0.3 % of the positions empty (benchmarks/RESULTS.md). A row holds a bounded number of instances, because the
+shapes on the device are static.
+
+Instances are made as they would be for rows of their own, whatever the recipe: packing moves them and changes none.
 """
 
 import dataclasses
@@ -31,9 +33,7 @@ def one_a_row(count: int) -> Placement:
     return Placement(rows=np.arange(count), slots=nothing, starts=nothing, num_rows=count)
 
 
-def place_packed(
-    lengths: np.ndarray, *, max_seq_length: int, instances_per_row: int, rng: random.Random
-) -> Placement:
+def place_packed(lengths: np.ndarray, *, max_seq_length: int, instances_per_row: int, rng: random.Random) -> Placement:
     """Return the placement that `best_fit` finds, its rows in a random order.
 
     They come out longest instance first; in that order the first rows of a split, which evaluation takes, would be
