@@ -102,7 +102,7 @@ class PhaseConfig:
 
     fraction: float = 1.0
     max_seq_length: int = 128
-    max_predictions_per_seq: int = 0  # 0: the rate times the length, rounded up: 20 at 128, 77 at 512
+    max_predictions_per_seq: int = 0  # of an instance; 0: the rate times the length, rounded up: 20 at 128, 77 at 512
     batch_size: int = 0  # 0: train.batch_size
     learning_rate: float = 0.0  # 0: the one schedule goes on; else warm-up and decay start anew in this phase
     warmup_steps: int = 0

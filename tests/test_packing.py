@@ -169,7 +169,7 @@ def test_short_instances_fill_long_rows(corpus, tmp_path):
 def test_a_bound_that_leaves_rows_unfilled_is_said(corpus, tmp_path):
     config = config_for(corpus, pack=True, max_instance_length=16, max_instances_per_row=2)
     _, lines = build(config, tmp_path / "out")
-    assert "raise --max_instances_per_row above 2" in lines[-1]
+    assert "raise max_instances_per_row above 2" in lines[-1]
 
 
 def test_rows_come_in_no_order_of_length(corpus, tmp_path):

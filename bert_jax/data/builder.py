@@ -256,7 +256,7 @@ class _Build:
             if statistics["padding_share"] > _MUCH_PADDING and info.mean_instances > 0.8 * per_row > 1:
                 self.report(
                     f"rows of {length} could be fuller: most hold as many instances as they may; raise "
-                    f"--max_instances_per_row above {per_row}"
+                    f"max_instances_per_row above {per_row}"
                 )
 
 

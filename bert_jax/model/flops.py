@@ -20,7 +20,7 @@ def train_flops_per_row(
     *,
     max_seq_length: int,
     max_predictions: int,
-    instances: float = 1,
+    instances: int | float = 1,
     attended_share: float = 1.0,
 ) -> float:
     """Return the model FLOPs of one row's forward and backward pass (three forward passes; nothing recomputed counts).
