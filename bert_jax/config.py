@@ -54,6 +54,9 @@ class DataConfig:
     do_lower_case: bool = True  # for a learned vocabulary, and to check a given one
     objective: str = "mlm+nsp"
     short_seq_prob: float = 0.1
+    pack: bool = False  # several instances in a row, none of which sees another: less padding, so fewer rows
+    max_instances_per_row: int = 0  # of packed rows; 0: max_seq_length / 32, at least 4
+    max_instance_length: int = 0  # of packed rows; 0: instances may be as long as a row
     heldout_fraction: float = 0.01  # of the documents
     num_workers: int = 0  # 0: one a core
     seed: int = 12345  # the original's (create_pretraining_data.py); a data set serves every training seed
@@ -102,7 +105,7 @@ class PhaseConfig:
 
     fraction: float = 1.0
     max_seq_length: int = 128
-    max_predictions_per_seq: int = 0  # 0: the rate times the length, rounded up: 20 at 128, 77 at 512
+    max_predictions_per_seq: int = 0  # of an instance; 0: the rate times the length, rounded up: 20 at 128, 77 at 512
     batch_size: int = 0  # 0: train.batch_size
     learning_rate: float = 0.0  # 0: the one schedule goes on; else warm-up and decay start anew in this phase
     warmup_steps: int = 0
@@ -234,6 +237,36 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> Config:
     return validate(_build(Config, config, path=""))
 
 
+def instances_per_row(data: DataConfig, *, max_seq_length: int) -> int:
+    """Return S, the most instances that a row of `max_seq_length` holds.
+
+    The default lets rows be full wherever instances are 32 tokens long on average; at 512 English prose needs 4 to 6.
+    """
+    if not data.pack:
+        return 1
+    return data.max_instances_per_row or max(4, max_seq_length // 32)
+
+
+def check_packing(data: DataConfig) -> None:
+    """Check the fields about packing against each other.
+
+    Raises:
+      UserError: naming the field and what to type.
+    """
+    for name in ("max_instances_per_row", "max_instance_length"):
+        value = getattr(data, name)
+        if value < 0:
+            raise UserError(f"data.{name}={value}: must not be negative")
+        if value and not data.pack:
+            raise UserError(
+                f"data.{name}={value} is about packed rows: set data.pack=True (prepare --pack), or leave it 0"
+            )
+    if data.max_instances_per_row == 1:
+        raise UserError("data.max_instances_per_row=1 packs nothing: set at least 2, or 0 for the default")
+    if 0 < data.max_instance_length < MIN_SEQ_LENGTH:
+        raise UserError(f"data.max_instance_length={data.max_instance_length}: must be at least {MIN_SEQ_LENGTH}, or 0")
+
+
 def to_json(config: Config) -> str:
     """Return `config` as indented JSON, for `WORKDIR/config.json`."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -312,6 +345,7 @@ def validate(config: Config) -> Config:
         if leaves[path] not in choices:
             raise UserError(f"config.{path}={leaves[path]!r}: choose one of {', '.join(choices)}")
     _validate_ranges(leaves)
+    check_packing(config.data)
     model, train, masking = config.model, config.train, config.masking
     if model.hidden_size % model.num_attention_heads:
         raise UserError(

@@ -41,6 +41,19 @@ _HELDOUT_FRACTION = flags.DEFINE_float(
 _SHORT_SEQ_PROB = flags.DEFINE_float(
     "short_seq_prob", _DEFAULTS.short_seq_prob, "Share of instances made shorter than the row."
 )
+_PACK = flags.DEFINE_bool("pack", _DEFAULTS.pack, "Put several instances in a row, none of which sees another.")
+_MAX_INSTANCES_PER_ROW = flags.DEFINE_integer(
+    "max_instances_per_row",
+    _DEFAULTS.max_instances_per_row,
+    "Of packed rows; 0: max_seq_length / 32, at least 4.",
+    lower_bound=0,
+)
+_MAX_INSTANCE_LENGTH = flags.DEFINE_integer(
+    "max_instance_length",
+    _DEFAULTS.max_instance_length,
+    "Of packed rows, as in --pack --max_seq_length=512 --max_instance_length=128; 0: as long as a row.",
+    lower_bound=0,
+)
 _SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Of the split and of the pairs.", lower_bound=0)
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", _DEFAULTS.num_workers, "Processes; 0: one a core.", lower_bound=0)
 _RECIPE = flags.DEFINE_enum("recipe", "modern", CHOICES["recipe"], "How pairs are made: bert_jax/data/pairs.py tells.")
@@ -60,6 +73,9 @@ def main() -> None:
         do_lower_case=_DO_LOWER_CASE.value,
         objective=_OBJECTIVE.value,
         short_seq_prob=_SHORT_SEQ_PROB.value,
+        pack=_PACK.value,
+        max_instances_per_row=_MAX_INSTANCES_PER_ROW.value,
+        max_instance_length=_MAX_INSTANCE_LENGTH.value,
         heldout_fraction=_HELDOUT_FRACTION.value,
         num_workers=_NUM_WORKERS.value,
         seed=_SEED.value,

@@ -286,3 +286,12 @@ def test_flops_of_a_large_row_are_the_stated_ones() -> None:
     layers = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     more = train_flops_per_row(dataclasses.replace(large, vocab_size=1), max_seq_length=128, max_predictions=0)
     assert 6 * layers * 128 < more < 1.05 * 6 * layers * 128
+
+
+def test_flops_of_a_packed_row_are_those_of_its_instances() -> None:
+    large = model_preset("large")
+    alone = train_flops_per_row(large, max_seq_length=128, max_predictions=20)
+    four = train_flops_per_row(
+        large, max_seq_length=512, max_predictions=80, instances=4, attended_share=4 * (1 / 4) ** 2
+    )
+    assert four == pytest.approx(4 * alone, rel=1e-12)

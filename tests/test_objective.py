@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from tiny_model import SPECIAL, VOCAB_SIZE, instance_spans, random_rows, tiny_model, to_device, worst_difference
+from packed_rows import instances_alone
+from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import MaskingConfig
 from bert_jax.model.heads import BertForPreTraining
@@ -85,6 +86,7 @@ def test_loss_and_figures_equal_a_transcript() -> None:
         "nsp_loss": nsp,
         "nsp_accuracy": nsp_right,
         "padding_fraction": float((host.inputs.segment_ids == 0).mean()),
+        "instances_per_row": float(host.next_sentence_weights.sum(1).mean()),
     }
     assert figures.keys() == expected.keys()
     for name, value in expected.items():
@@ -142,33 +144,9 @@ def test_a_batch_of_nothing_but_padding_has_loss_and_gradients_zero() -> None:
 def test_packed_rows_have_the_loss_and_gradients_of_their_instances_alone() -> None:
     rows = random_rows(2, batch=16, length=LENGTH, instances=2)
     batch = jax.device_get(OBJECTIVE.prepare(to_device(rows), key=jax.random.key(3)))
-    parts = []
-    for row in range(16):
-        for number, (begin, middle, end) in enumerate(instance_spans(rows, row)):
-            place = np.arange(LENGTH, dtype=np.int32)
-            inside = place < end - begin
-            here = (batch.weights[row] > 0) & (batch.positions[row] >= begin) & (batch.positions[row] < end)
-            ids = np.zeros(LENGTH, np.int32)
-            ids[inside] = batch.inputs.input_ids[row, begin:end]
-            parts.append(
-                PretrainingBatch(
-                    inputs=EncoderInputs(
-                        input_ids=ids,
-                        token_type_ids=(inside & (place >= middle - begin)).astype(np.int32),
-                        position_ids=place,
-                        segment_ids=inside.astype(np.int32),
-                    ),
-                    rows=np.int32(len(parts)),
-                    positions=np.where(here, batch.positions[row] - begin, 0).astype(np.int32),
-                    labels=batch.labels[row],
-                    weights=here.astype(np.float32),
-                    cls_positions=np.zeros(1, np.int32),
-                    next_sentence_labels=batch.next_sentence_labels[row, number : number + 1],
-                    next_sentence_weights=np.ones(1, np.float32),
-                )
-            )
-    assert len(parts) > 24
-    alone = to_device(jax.tree.map(lambda *leaves: np.stack(leaves), *parts))
+    alone = instances_alone(rows, batch)
+    assert len(alone.rows) > 24
+    alone = to_device(alone)
     (loss, means), gradients = jitted(OBJECTIVE)(params(), to_device(batch))
     (expected, expected_means), expected_gradients = jitted(OBJECTIVE)(params(), alone)
     np.testing.assert_allclose(loss, expected, rtol=TOLERANCE)

@@ -48,6 +48,9 @@ def test_every_flag_reaches_the_data_set(corpus, tmp_path):
         "--nodo_lower_case",
         "--heldout_fraction=0.2",
         "--short_seq_prob=0.3",
+        "--pack",
+        "--max_instances_per_row=5",
+        "--max_instance_length=20",
         "--seed=77",
         "--num_workers=2",
         "--recipe=original",
@@ -56,6 +59,7 @@ def test_every_flag_reaches_the_data_set(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     info = load_dataset_info(tmp_path / "out", max_seq_length=40)
     assert (info.objective, info.recipe, info.vocab_size, info.do_lower_case) == ("mlm+sop", "original", 350, False)
+    assert info.instances_per_row == 5
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     del manifest["layout"], manifest["inputs"]
     assert manifest == {
@@ -66,6 +70,9 @@ def test_every_flag_reaches_the_data_set(corpus, tmp_path):
         "language": "de",
         "objective": "mlm+sop",
         "short_seq_prob": 0.3,
+        "pack": True,
+        "max_instances_per_row": 5,
+        "max_instance_length": 20,
         "heldout_fraction": 0.2,
         "seed": 77,
     }
@@ -135,14 +142,16 @@ print(*sorted({{"jax", "flax", "tensorflow", "torch"}} & set(sys.modules)))
 
 
 @pytest.mark.filterwarnings("default")  # Beam's own
-def test_beam_makes_the_same_bytes_as_local_processes(corpus, tmp_path):
+@pytest.mark.parametrize("packing", [[], ["--pack"]], ids=["plain", "packed"])
+def test_beam_makes_the_same_bytes_as_local_processes(corpus, tmp_path, packing):
     pytest.importorskip("apache_beam", reason="needs the beam extra: pip install -e '.[beam]'")
     contents = []
     for name, flags in {
         "local": ["--num_workers=1"],
         "beam": ["--runner=beam", "--beam_options=--runner=DirectRunner"],
     }.items():
-        done = prepare(f"--input={corpus}", f"--out={tmp_path / name}", f"--vocab={corpus.parent}", *flags)
+        out, vocabulary = f"--out={tmp_path / name}", f"--vocab={corpus.parent}"
+        done = prepare(f"--input={corpus}", out, vocabulary, *flags, *packing)
         assert done.returncode == 0, done.stderr
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file() and path.name != ".lock")
         contents.append([(str(path.relative_to(tmp_path / name)), path.read_bytes()) for path in files])

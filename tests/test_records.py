@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bert_jax.data.packing import one_a_row
 from bert_jax.data.pairs import Instances, TokenizedDocuments
 from bert_jax.data.records import (
     RowSpec,
@@ -48,7 +49,9 @@ def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_
     )
     spec = row_spec(max_seq_length, vocab_size=vocab_size)
     assert spec.dtype == ("int32" if vocab_size > 65536 else "uint16")
-    rows = encode_rows(instances, documents=documents, word_starts=word_starts, special=SPECIAL, spec=spec)
+    rows = encode_rows(
+        instances, placement=one_a_row(50), documents=documents, word_starts=word_starts, special=SPECIAL, spec=spec
+    )
     assert rows.shape == (50, spec.num_elements)
     assert rows.dtype == spec.dtype
     batch = decode_rows(rows, spec=spec)
@@ -69,7 +72,12 @@ def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_
 def test_more_instances_than_are_encoded_at_once_come_out_in_order(monkeypatch):
     rng = np.random.default_rng(1)
     documents, instances = random_instances(rng, max_seq_length=32, count=100, vocab_size=500)
-    settings = {"documents": documents, "word_starts": np.ones(500, bool), "special": SPECIAL}
+    settings = {
+        "placement": one_a_row(100),
+        "documents": documents,
+        "word_starts": np.ones(500, bool),
+        "special": SPECIAL,
+    }
     spec = row_spec(32, vocab_size=500)
     whole = encode_rows(instances, **settings, spec=spec)
     monkeypatch.setattr("bert_jax.data.records._ROWS_AT_ONCE", 7)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import CHOICES, MIN_SEQ_LENGTH, DataConfig
+from bert_jax.config import CHOICES, MIN_SEQ_LENGTH, DataConfig, check_packing, instances_per_row
 from bert_jax.data.dataset_info import (
     DatasetInfo,
     ShardFile,
@@ -39,6 +39,7 @@ from bert_jax.errors import UserError
 
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 RUNNERS = ("local", "beam")
+_MUCH_PADDING = 0.02  # of the positions of packed rows
 VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 
 
@@ -162,6 +163,8 @@ class _Build:
             seed=self.config.seed,
             language=self.config.language,
             paragraphs_below=sampling_threshold(found.num_paragraphs),
+            instances_per_row=tuple(instances_per_row(self.config, max_seq_length=length) for length in lengths),
+            max_instance_length=self.config.max_instance_length,
         )
         Path(plan.results).mkdir(exist_ok=True)
         progress = Progress("instances", total=found.text_bytes, report=self.report)
@@ -207,7 +210,7 @@ class _Build:
                 raise UserError(f"shard {shard_name(shard)} is missing from {self.out}: run again")
             counts[shard.split].append(result)
         every = [*counts["train"], *counts["validation"]]
-        fingerprint = _data_fingerprint(plan, found, tokenizer)
+        fingerprint = _data_fingerprint(self.config, plan, found, tokenizer)
         for length in finished_lengths(self.out):
             if load_dataset_info(self.out, max_seq_length=length).data_fingerprint != fingerprint:
                 raise UserError(
@@ -218,7 +221,8 @@ class _Build:
             statistics = summarise(counts, max_seq_length=length, num_paragraphs=found.num_paragraphs)
             if not statistics["rows"]["train"]:
                 raise UserError(f"no instance came out of the input '{self.config.input}': its documents are too short")
-            spec = row_spec(length, vocab_size=tokenizer.vocab_size)
+            per_row = instances_per_row(self.config, max_seq_length=length)
+            spec = row_spec(length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
             files = {
                 split: tuple(
                     ShardFile(shard_name(shard), result.lengths[length].num_rows, result.lengths[length].file_bytes)
@@ -249,11 +253,18 @@ class _Build:
             lines = describe(statistics, objective=self.config.objective, max_seq_length=length)
             for line in lines if length == plan.max_seq_lengths[0] else lines[-1:]:  # the others are alike
                 self.report(line)
+            if statistics["padding_share"] > _MUCH_PADDING and info.mean_instances > 0.8 * per_row > 1:
+                self.report(
+                    f"rows of {length} could be fuller: most hold as many instances as they may; raise "
+                    f"max_instances_per_row above {per_row}"
+                )
 
 
-def _data_fingerprint(plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:
+def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:
     parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint]
     parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
+    if config.pack:  # data sets made before there was packing keep their fingerprint
+        parts += [config.max_instances_per_row, config.max_instance_length]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -277,6 +288,7 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
         raise UserError(f"heldout_fraction={config.heldout_fraction}: must be at least 0 and below 0.9")
     if not 0 <= config.short_seq_prob <= 1:
         raise UserError(f"short_seq_prob={config.short_seq_prob}: must lie between 0 and 1")
+    check_packing(config)
     if config.num_workers < 0:
         raise UserError(f"num_workers={config.num_workers}: must not be negative; 0 is one a core")
 

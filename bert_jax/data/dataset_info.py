@@ -46,6 +46,7 @@ class DatasetInfo:
       vocab_directory: where `load_tokenizer` finds its tokenizer.
       vocab_size: number of pieces of the vocabulary.
       vocabulary_fingerprint: the tokenizer's.
+      instances_per_row: the most there are; 1 unless rows are packed.
       max_token_id: the largest id in any row; a model needs a larger vocab_size.
       data_fingerprint: SHA-256 over the text, the vocabulary and everything that decides on the instances except the
         length: the lengths of one data set share it.
@@ -78,6 +79,18 @@ class DatasetInfo:
     def num_validation_rows(self) -> int:
         """Return the number of held-out rows."""
         return self.num_rows("validation")
+
+    @property
+    def mean_instances(self) -> float:
+        """Return how many instances a row has on average."""
+        if self.instances_per_row == 1:
+            return 1.0
+        return sum(self.statistics["instances"].values()) / sum(self.statistics["rows"].values())
+
+    @property
+    def attended_share(self) -> float:
+        """Return the share of the pairs of positions of a row whose attention counts: all where rows are not packed."""
+        return 1.0 if self.instances_per_row == 1 else self.statistics["attended_share"]
 
     def num_rows(self, split: str) -> int:
         """Return the number of rows of a split, 0 if there is none."""

@@ -15,6 +15,7 @@ from bert_jax.errors import UserError
 
 _LAYOUT = 1  # of rows, positions and draws: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
+_PACKING = {"pack": False, "max_instances_per_row": 0, "max_instance_length": 0}  # what manifests lack that are older
 
 
 def make_manifest(
@@ -32,7 +33,7 @@ def make_manifest(
         "do_lower_case": tokenizer.do_lower_case if tokenizer else config.do_lower_case,
         **{
             name: getattr(config, name)
-            for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed")
+            for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed", *_PACKING)
         },
         "inputs": {source.name: f"{source.size} bytes, {_sample_hash(source)}" for source in sources},
     }
@@ -66,7 +67,7 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = _PACKING | json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):

@@ -9,7 +9,7 @@ operations:
 
 `length_a` counts `[CLS] A [SEP]` and `length_b` counts `B [SEP]` (0 for a single segment): instance s occupies
 `length_a + length_b` positions behind those of the instances before it, its token types are `length_a` zeros and
-`length_b` ones, its positions count from 0. An empty instance is 0, 0, 0. S is 1 until rows are packed.
+`length_b` ones, its positions count from 0. An empty instance is 0, 0, 0. S is 1 unless rows are packed.
 
 A word-start bit is set at `[CLS]`, at each `[SEP]`, at the first token of a segment (which may be the rest of a word
 whose beginning was truncated) and at every piece that begins a word; it is not set at padding.
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax.data.packing import Placement
 from bert_jax.data.pairs import Instances, TokenizedDocuments
 
 FEATURE = "row"
@@ -61,59 +62,83 @@ class SpecialIds:
     pad_id: int
 
 
-def row_spec(max_seq_length: int, *, vocab_size: int) -> RowSpec:
-    """Return the layout for rows of one instance over a vocabulary of `vocab_size`."""
-    return RowSpec(max_seq_length, instances_per_row=1, dtype="uint16" if vocab_size <= 65536 else "int32")
+def row_spec(max_seq_length: int, *, vocab_size: int, instances_per_row: int = 1) -> RowSpec:
+    """Return the layout for rows of up to `instances_per_row` instances over a vocabulary of `vocab_size`."""
+    return RowSpec(max_seq_length, instances_per_row, dtype="uint16" if vocab_size <= 65536 else "int32")
+
+
+def instance_lengths(instances: Instances) -> np.ndarray:
+    """Return how many positions each instance takes [I], special tokens counted."""
+    return _segment_lengths(instances).sum(-1)
+
+
+def _segment_lengths(instances: Instances) -> np.ndarray:
+    """Return `length_a` and `length_b` [I, 2]."""
+    num_tokens = np.stack([instances.a[:, 1] - instances.a[:, 0], instances.b[:, 1] - instances.b[:, 0]], axis=1)
+    return num_tokens + np.where(num_tokens > 0, [2, 1], 0)
 
 
 def encode_rows(
     instances: Instances,
     *,
+    placement: Placement,
     documents: TokenizedDocuments,
     word_starts: np.ndarray,
     special: SpecialIds,
     spec: RowSpec,
 ) -> np.ndarray:
-    """Return rows [I, spec.num_elements], an instance each.
+    """Return rows [placement.num_rows, spec.num_elements].
 
     `word_starts` [vocab_size] says which ids begin a word.
     """
-    rows = np.zeros((len(instances), spec.num_elements), spec.dtype)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    length, num_header = spec.max_seq_length, 3 * spec.instances_per_row
+    rows = np.zeros((placement.num_rows, spec.num_elements), spec.dtype)
+    header = np.zeros((placement.num_rows, spec.instances_per_row, 3), spec.dtype)
+    header[placement.rows, placement.slots, :2] = _segment_lengths(instances)
+    header[placement.rows, placement.slots, 2] = instances.labels
+    rows[:, :num_header] = header.reshape(placement.num_rows, num_header)
+    tokens = np.full(placement.num_rows * length, special.pad_id, spec.dtype)
+    starts = np.zeros(placement.num_rows * length, np.bool_)
+    first_tokens = placement.rows * length + placement.starts
+    lengths = instance_lengths(instances)
+    order = np.argsort(lengths, kind="stable")  # those of like length are unfolded together
+    for first in range(0, len(order), _ROWS_AT_ONCE):
+        part = order[first : first + _ROWS_AT_ONCE]
         some = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
-        _fill_rows(rows[part], some, documents.ids, word_starts, special, spec)
+        shown, begins, inside = _unfold(some, documents.ids, word_starts, special)
+        before = np.cumsum(lengths[part]) - lengths[part]
+        places = np.arange(lengths[part].sum()) + np.repeat(first_tokens[part] - before, lengths[part])
+        tokens[places] = shown[inside]
+        starts[places] = begins[inside]
+    rows[:, num_header : num_header + length] = tokens.reshape(placement.num_rows, length)
+    bits = np.packbits(starts.reshape(placement.num_rows, length), axis=1, bitorder="little")
+    width = spec.num_bit_elements * np.dtype(spec.dtype).itemsize
+    bits = np.pad(bits, ((0, 0), (0, width - bits.shape[1])))
+    rows[:, num_header + length :] = bits.view(spec.dtype)
     return rows
 
 
-def _fill_rows(
-    rows: np.ndarray, some: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds, spec: RowSpec
-) -> None:
+def _unfold(
+    some: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the tokens of each instance from its [CLS] on, where words start, and which positions are inside it."""
     a, b = some.a.astype(np.int32), some.b.astype(np.int32)  # a shard has no 2**31 tokens
-    num_tokens_a, num_tokens_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
-    length_a = num_tokens_a + 2
-    length_b = num_tokens_b + (num_tokens_b > 0)
-    position = np.arange(spec.max_seq_length, dtype=np.int32)[None, :]
-    first_sep, last_sep = (length_a - 1)[:, None], (length_a + length_b - 1)[:, None]
+    lengths = _segment_lengths(some).astype(np.int32)
+    length_a, length = lengths[:, :1], lengths.sum(-1, keepdims=True)
+    position = np.arange(length.max(initial=1), dtype=np.int32)[None, :]
+    first_sep, last_sep = length_a - 1, length - 1
     in_a = (position >= 1) & (position < first_sep)
     in_b = (position > first_sep) & (position < last_sep)
     # Of every position the offset in `ids` that it shows; 0 where it shows a special token.
     offset = np.where(in_a, (a[:, :1] - 1) + position, 0)
-    offset = np.where(in_b, (b[:, :1] - length_a[:, None]) + position, offset)
+    offset = np.where(in_b, (b[:, :1] - length_a) + position, offset)
     tokens = ids[offset]
     is_sep = (position == first_sep) | (position == last_sep)
-    in_text = in_a | in_b
-    starts = (in_text & word_starts[tokens]) | is_sep | (position <= 1)
+    starts = ((in_a | in_b) & word_starts[tokens]) | is_sep | (position <= 1)
     starts |= in_b & (position == first_sep + 1)
-    tokens = np.where(in_text, tokens, special.pad_id)
     tokens = np.where(is_sep, special.sep_id, tokens)
     tokens[:, 0] = special.cls_id
-    rows[:, 0], rows[:, 1], rows[:, 2] = length_a, length_b, some.labels
-    rows[:, 3 : 3 + spec.max_seq_length] = tokens
-    packed = np.packbits(starts, axis=1, bitorder="little")
-    width = spec.num_bit_elements * np.dtype(spec.dtype).itemsize
-    packed = np.pad(packed, ((0, 0), (0, width - packed.shape[1])))
-    rows[:, 3 + spec.max_seq_length :] = packed.view(spec.dtype)
+    return tokens, starts, position < length
 
 
 def decode_rows(rows: np.ndarray, *, spec: RowSpec) -> dict[str, np.ndarray]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # a C++ module
 
+from bert_jax.data.packing import one_a_row, place_packed
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
-from bert_jax.data.records import SpecialIds, encode_rows, record_prefix, row_spec
+from bert_jax.data.records import SpecialIds, encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
 from bert_jax.data.spool import Spool, SpooledDocument, write_json
 from bert_jax.data.statistics import LengthCounts, ShardCounts
@@ -44,6 +45,8 @@ class ShardPlan:
     seed: int
     language: str
     paragraphs_below: int  # hashes of paragraphs kept to find duplicates
+    instances_per_row: tuple[int, ...]  # of each length; 1: rows are not packed
+    max_instance_length: int  # of packed rows; 0: as long as the row
 
 
 def dataset_directory(out: str | Path, *, max_seq_length: int) -> Path:
@@ -79,25 +82,36 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
     tokenizer = _tokenizer(plan.vocab_directory)
     documents, counts = _tokenize(piece, plan, tokenizer, advance)
     special = SpecialIds(cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
-    for max_seq_length in plan.max_seq_lengths:
-        spec = row_spec(max_seq_length, vocab_size=tokenizer.vocab_size)
+    for max_seq_length, per_row in zip(plan.max_seq_lengths, plan.instances_per_row, strict=True):
+        spec = row_spec(max_seq_length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
+        rng = _generator(plan.seed, piece, max_seq_length)
         instances = make_instances(
             documents,
-            max_seq_length=max_seq_length,
+            max_seq_length=min(max_seq_length, plan.max_instance_length or max_seq_length),
             objective=plan.objective,
             recipe=plan.recipe,
             short_seq_prob=plan.short_seq_prob,
-            rng=_generator(plan.seed, piece, max_seq_length),
+            rng=rng,
             word_starts=tokenizer.is_word_start,
         )
+        lengths = instance_lengths(instances)
         rows = encode_rows(
-            instances, documents=documents, word_starts=tokenizer.is_word_start, special=special, spec=spec
+            instances,
+            placement=one_a_row(len(instances))
+            if per_row == 1
+            else place_packed(lengths, max_seq_length=max_seq_length, instances_per_row=per_row, rng=rng),
+            documents=documents,
+            word_starts=tokenizer.is_word_start,
+            special=special,
+            spec=spec,
         )
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(piece)
         _write_records(file, rows, record_prefix(spec))
         counts.lengths[max_seq_length] = LengthCounts(
             num_rows=len(rows),
-            num_tokens=int(rows[:, :2].sum(dtype=np.int64)),
+            num_instances=len(instances),
+            num_tokens=int(lengths.sum()),
+            num_token_pairs=int((lengths**2).sum()),
             num_labels=int(instances.labels.sum()),
             file_bytes=file.stat().st_size,
         )

@@ -18,8 +18,10 @@ class LengthCounts:
     """Hold what a shard has at one max_seq_length; `num_tokens` includes special tokens, but no padding."""
 
     num_rows: int = 0
+    num_instances: int = 0
     num_tokens: int = 0
-    num_labels: int = 0  # rows with next_sentence_label 1
+    num_token_pairs: int = 0  # the squares of the instances' lengths: pairs of tokens that see each other
+    num_labels: int = 0  # instances with next_sentence_label 1
     file_bytes: int = 0
 
     def add(self, other: "LengthCounts") -> None:
@@ -59,28 +61,32 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the statistics of a data set at one length as JSON values; `counts` has the shards of each split.
 
-    Shares lie between 0 and 1. `duplicate_paragraph_share` is the share of paragraphs that occurred before.
+    Shares lie between 0 and 1. `duplicate_paragraph_share` is the share of paragraphs that occurred before;
+    `attended_share` is that of the pairs of positions of a row that lie in one instance.
     """
     every = [shard for shards in counts.values() for shard in shards]
     sample = np.frombuffer(bytes.fromhex("".join(shard.paragraphs for shard in every)), np.uint64)
-    num_tokens, total = sum(shard.num_tokens for shard in every), LengthCounts()
-    for shard in every:
-        total.add(shard.lengths[max_seq_length])
+    num_tokens, total = sum(shard.num_tokens for shard in every), _total(every, max_seq_length)
     return {
         "documents": {split: sum(shard.num_documents for shard in shards) for split, shards in counts.items()},
         "tokens": {split: sum(shard.num_tokens for shard in shards) for split, shards in counts.items()},
-        "rows": {split: _rows(shards, max_seq_length) for split, shards in counts.items()},
+        "rows": {split: _total(shards, max_seq_length).num_rows for split, shards in counts.items()},
+        "instances": {split: _total(shards, max_seq_length).num_instances for split, shards in counts.items()},
         "paragraphs": num_paragraphs,
         "unknown_share": _share(sum(shard.num_unknown for shard in every), num_tokens),
         "duplicate_paragraph_share": _share(len(sample) - len(np.unique(sample)), len(sample)),
         "padding_share": 1 - _share(total.num_tokens, total.num_rows * max_seq_length),
-        "next_sentence_label_share": _share(total.num_labels, total.num_rows),
+        "attended_share": _share(total.num_token_pairs, total.num_rows * max_seq_length**2),
+        "next_sentence_label_share": _share(total.num_labels, total.num_instances),
         "file_bytes": total.file_bytes,
     }
 
 
-def _rows(shards: Iterable[ShardCounts], max_seq_length: int) -> int:
-    return sum(shard.lengths[max_seq_length].num_rows for shard in shards)
+def _total(shards: Iterable[ShardCounts], max_seq_length: int) -> LengthCounts:
+    total = LengthCounts()
+    for shard in shards:
+        total.add(shard.lengths[max_seq_length])
+    return total
 
 
 def _share(part: int, whole: int) -> float:
@@ -97,6 +103,9 @@ def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int)
         f"rows of {max_seq_length}: {rows['train']:,} and {rows['validation']:,} in "
         f"{format_bytes(statistics['file_bytes'])}; {statistics['padding_share']:.1%} padding",
     ]
+    num_rows, num_instances = sum(rows.values()), sum(statistics["instances"].values())
+    if num_instances > num_rows:
+        lines[-1] += f", {num_instances / num_rows:.2f} instances a row"
     if objective != "mlm":
         meaning = "a random B" if objective == "mlm+nsp" else "swapped segments"
         lines[-1] += f", {statistics['next_sentence_label_share']:.1%} with {meaning}"

@@ -15,14 +15,25 @@ PEAK_FLOPS = {
 }
 
 
-def train_flops_per_row(model: ModelConfig, *, max_seq_length: int, max_predictions: int, instances: int = 1) -> float:
+def train_flops_per_row(
+    model: ModelConfig,
+    *,
+    max_seq_length: int,
+    max_predictions: int,
+    instances: int | float = 1,
+    attended_share: float = 1.0,
+) -> float:
     """Return the model FLOPs of one row's forward and backward pass (three forward passes; nothing recomputed counts).
 
     6 T (4 D^2 + 2 D F) + 12 T^2 D a layer, 6 P (V D + D^2) for the MLM head, 6 D^2 a pooled instance. Embedding
     look-ups are no arithmetic. BERT-Large at 128 with 20 predictions: 241 GFLOP.
+
+    A packed row has `instances` instances, each of which attends to itself alone: of its T^2 pairs of positions only
+    `attended_share` count, the sum of the squares of the instances' lengths over T^2 (`DatasetInfo.statistics` has
+    it), whatever an attention that masks the others computes. T is always counted whole, padding included.
     """
     width, inner, length = model.hidden_size, model.intermediate_size, max_seq_length
-    layer = 6 * length * (4 * width**2 + 2 * width * inner) + 12 * length**2 * width
+    layer = 6 * length * (4 * width**2 + 2 * width * inner) + 12 * attended_share * length**2 * width
     head = 6 * max_predictions * (model.vocab_size * width + width**2) + 6 * instances * width**2
     return float(model.num_hidden_layers * layer + head)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bert_jax.config import Config
+from bert_jax.config import Config, instances_per_row
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -100,8 +100,28 @@ def _check(config: Config, info: DatasetInfo) -> None:
                 f"--config.data.{field}={theirs}, "
                 "or prepare another data set"
             )
+    _check_packing(config, info, where)
     if config.recipe != info.recipe:
         raise UserError(
             f"config.recipe={config.recipe} but {where} was made with --recipe={info.recipe}: set --config.recipe="
             f"{info.recipe}, or prepare another data set"
         )
+
+
+def _check_packing(config: Config, info: DatasetInfo, where: str) -> None:
+    """Compare the number of instances of a row, which is a shape of the step and decides on its slots."""
+    mine = instances_per_row(config.data, max_seq_length=info.max_seq_length)
+    theirs = info.instances_per_row
+    if mine == theirs:
+        return
+    if 1 in (mine, theirs):
+        packed = theirs > 1
+        raise UserError(
+            f"config.data.pack={config.data.pack} but {where} was made {'with' if packed else 'without'} --pack: set "
+            f"--config.data.pack={packed}, or prepare another data set"
+        )
+    raise UserError(
+        f"rows of {info.max_seq_length} in {where} were packed with at most {theirs} instances, "
+        f"config.data.max_instances_per_row={config.data.max_instances_per_row} means {mine}: set "
+        f"--config.data.max_instances_per_row={theirs}, or prepare another data set"
+    )

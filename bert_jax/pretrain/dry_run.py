@@ -50,7 +50,7 @@ def _schedule(program: Program) -> str:
         rates = "  ".join(f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
-            f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {phase.max_predictions_per_seq:<11}  "
+            f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {program.max_predictions(phase):<11}  "
             f"{phase.batch_size:<5}  "
             f"{phase.batch_size * phase.max_seq_length:<13,}  {rates}"
         )

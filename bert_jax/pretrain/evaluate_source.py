@@ -63,7 +63,13 @@ def evaluate_source(
     rows = batch_size or phase.batch_size or config.train.batch_size
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, objective=info.objective if next_sentence else "mlm"),
+        data=dataclasses.replace(
+            config.data,
+            objective=info.objective if next_sentence else "mlm",
+            pack=info.instances_per_row > 1,
+            max_instances_per_row=info.instances_per_row if info.instances_per_row > 1 else 0,
+            max_instance_length=0,
+        ),
         train=dataclasses.replace(
             config.train,
             num_steps=1,

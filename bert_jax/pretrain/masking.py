@@ -7,15 +7,19 @@ smaller ones are chosen. That takes T^2 comparisons and no sort or scatter, neit
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bert_jax.config import MaskingConfig
 from bert_jax.pretrain.rows import encoder_inputs, instance_starts
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
+
+_SHORTEST_INSTANCE = 3  # [CLS], a token, [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,26 @@ def predictions_per_length(max_seq_length: int, *, rate: float, limit: int) -> l
     return [0] + [min(limit, max(1, round(rate * n))) for n in range(1, max_seq_length + 1)]
 
 
+@functools.lru_cache(maxsize=64)
+def row_predictions(max_seq_length: int, *, instances: int, rate: float, limit: int) -> int:
+    """Return P, the number of slots that a row of up to `instances` instances needs in the worst case.
+
+    Each instance has up to `limit` predictions and rounds its count by itself, so a packed row may need more than a
+    single instance of its length: 85 instead of 77 for 16 instances in 512 tokens.
+    """
+    if instances == 1:
+        return limit
+    counts = np.asarray(predictions_per_length(max_seq_length, rate=rate, limit=limit))
+    most = np.zeros(max_seq_length + 1, np.int64)  # the most predictions in so many tokens
+    for _ in range(instances):
+        fewer = most.copy()
+        for size in range(_SHORTEST_INSTANCE, max_seq_length + 1):
+            most[size:] = np.maximum(most[size:], fewer[: len(fewer) - size] + counts[size])
+        if (most == fewer).all():
+            break
+    return max(limit, int(most[-1]))
+
+
 def mask_rows(
     rows: Rows,
     *,
@@ -45,17 +69,21 @@ def mask_rows(
     masking: MaskingConfig,
     special: SpecialIds,
     max_predictions: int,
+    max_predictions_per_seq: int = 0,
 ) -> PretrainingBatch:
-    """Mask `rows`, which must be the whole global batch in order; `max_predictions` is P for the whole row.
+    """Mask `rows`, which must be the whole global batch in order.
 
-    With several instances in a row each gets its own exact count, as long as the row's P slots last.
+    `max_predictions` is P for the whole row, `max_predictions_per_seq` the most that an instance gets (0: P). With
+    several instances in a row each gets its own exact count, as long as the row's slots last: those of
+    `row_predictions` always do.
     """
     inputs = encoder_inputs(rows)
     batch, length = inputs.input_ids.shape
     order_key, choice_key, word_key = jax.random.split(key, 3)
     ids = inputs.input_ids
     eligible = (inputs.segment_ids > 0) & (ids != special.cls_id) & (ids != special.sep_id)
-    budgets = _budgets(rows, rate=masking.rate, limit=max_predictions)
+    limit = max_predictions_per_seq or max_predictions
+    budgets = _budgets(rows, rate=masking.rate, limit=limit, slots=max_predictions)
     order = jax.random.bits(order_key, (batch, length), jnp.uint32)
     if masking.whole_word:
         chosen = _choose_words(order, eligible=eligible, inputs=inputs, starts=rows.word_starts, budgets=budgets)
@@ -79,12 +107,12 @@ def mask_rows(
     )
 
 
-def _budgets(rows: Rows, *, rate: float, limit: int) -> Int[Array, "B S"]:
+def _budgets(rows: Rows, *, rate: float, limit: int, slots: int) -> Int[Array, "B S"]:
     """Return how many predictions each instance gets; later instances share what the row's P slots leave."""
     table = jnp.asarray(predictions_per_length(rows.input_ids.shape[1], rate=rate, limit=limit), jnp.int32)
     wanted = table[rows.segment_lengths.sum(-1)]
     before = jnp.cumsum(wanted, axis=1) - wanted
-    return jnp.clip(limit - before, 0, wanted)
+    return jnp.clip(slots - before, 0, wanted)
 
 
 def _choose_tokens(

@@ -17,18 +17,27 @@ from bert_jax.types import PretrainingBatch, PretrainingLogits, Rows
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingObjective:
-    """Mask rows, apply the model, and score both objectives; `next_sentence` False leaves the second one out."""
+    """Mask rows, apply the model, and score both objectives; `next_sentence` False leaves the second one out.
+
+    `max_predictions` is P, the slots of a row; an instance gets at most `max_predictions_per_seq` of them (0: P).
+    """
 
     model: ModelConfig
     masking: MaskingConfig
     special: SpecialIds
     max_predictions: int
     next_sentence: bool
+    max_predictions_per_seq: int = 0
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
         """Mask the global batch; the masks are a function of `key` and the row's place alone."""
         return mask_rows(
-            rows, key=key, masking=self.masking, special=self.special, max_predictions=self.max_predictions
+            rows,
+            key=key,
+            masking=self.masking,
+            special=self.special,
+            max_predictions=self.max_predictions,
+            max_predictions_per_seq=self.max_predictions_per_seq,
         )
 
     def weights(self, batch: PretrainingBatch) -> dict[str, Float[Array, ""]]:
@@ -65,19 +74,28 @@ class PretrainingObjective:
                 weights=batch.next_sentence_weights,
             )
             loss += means["nsp_loss"].total / jnp.maximum(weights["nsp"], 1)
-        tokens = (batch.inputs.segment_ids == 0).astype(jnp.float32)
-        means["padding_fraction"] = Mean.of(tokens, weights=jnp.ones_like(tokens))
-        return loss, means
+        return loss, means | _filling(batch)
 
     def evaluate(self, params: Any, rows: Rows, *, key: Key[Array, ""], unigram_log_probs: Float[Array, " V"]) -> Means:
         """Return the figures of held-out rows, and of the unigram model at the same predictions."""
         batch = self.prepare(rows, key=key)
         _, means = self.loss(params, batch=batch, weights=self.weights(batch), key=None)
-        del means["padding_fraction"]
+        for name in _filling(batch):
+            del means[name]
         guess = jnp.argmax(unigram_log_probs)
         means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
         means["unigram_accuracy"] = Mean.of((batch.labels == guess).astype(jnp.float32), weights=batch.weights)
         return means
+
+
+def _filling(batch: PretrainingBatch) -> Means:
+    """Return how full the rows are: the share of padding, and where rows are packed the instances in each."""
+    padding = (batch.inputs.segment_ids == 0).astype(jnp.float32)
+    means = {"padding_fraction": Mean.of(padding, weights=jnp.ones_like(padding))}
+    if batch.next_sentence_weights.shape[1] > 1:
+        instances = batch.next_sentence_weights.sum(1)
+        means["instances_per_row"] = Mean.of(instances, weights=jnp.ones_like(instances))
+    return means
 
 
 def _scores(name: str, logits: Float[Array, "*n C"], *, labels: Int[Array, "*n"], weights: Float[Array, "*n"]) -> Means:

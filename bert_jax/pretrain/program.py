@@ -13,10 +13,10 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from bert_jax.config import Config
+from bert_jax.config import Config, instances_per_row
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions
+from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training import optim
 from bert_jax.training.metrics import Means
@@ -74,8 +74,18 @@ class Program:
             model=self.config.model,
             masking=self.config.masking,
             special=special,
-            max_predictions=phase.max_predictions_per_seq,
+            max_predictions=self.max_predictions(phase),
+            max_predictions_per_seq=phase.max_predictions_per_seq,
             next_sentence=self.config.data.objective != "mlm",
+        )
+
+    def max_predictions(self, phase: Phase) -> int:
+        """Return P, the slots of a row in `phase`: enough for every instance of a packed row."""
+        return row_predictions(
+            phase.max_seq_length,
+            instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
+            rate=self.config.masking.rate,
+            limit=phase.max_predictions_per_seq,
         )
 
     def train_step(

@@ -287,12 +287,15 @@ class _Run:
     ) -> StepLog:
         def cost(step: int) -> dict[str, float]:
             phase = phase_at(self.program.phases, step=step)
+            info = self._datasets[phase.max_seq_length]
             flops = train_flops_per_row(
                 self.config.model,
                 max_seq_length=phase.max_seq_length,
-                max_predictions=phase.max_predictions_per_seq,
+                max_predictions=self.program.max_predictions(phase),
+                instances=info.mean_instances,
+                attended_share=info.attended_share,
             )
-            rows = phase.batch_size
+            rows = float(phase.batch_size)
             return {"sequences": rows, "tokens": rows * phase.max_seq_length, "flops": rows * flops}
 
         return StepLog(

@@ -119,12 +119,17 @@ class StepLog:
     def _write(self, step: int) -> None:
         means = self.window.means()
         padding = means.pop("padding_fraction", 0.0)
+        instances = means.pop("instances_per_row", None)
         figures: dict[str, float | None] = {f"train/{name}": value for name, value in means.items()}
         figures["train/learning_rate"] = self._learning_rate(step - 1)
         if self._max_nonfinite:
             figures["train/nonfinite_steps"] = self.nonfinite_steps
         figures |= self._performance()
         figures["perf/padding_fraction"] = padding
+        if instances is not None:  # rows are packed: a sequence is a row, an instance what the row had been without
+            rows_per_second = figures["perf/sequences_per_second"]
+            figures["perf/instances_per_row"] = instances
+            figures["perf/instances_per_second"] = None if rows_per_second is None else instances * rows_per_second
         if self._goodput is not None:
             figures |= self._goodput.figures()
             self._goodput.write()
