@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from bert_jax.config import Config
+from bert_jax.config import Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
@@ -79,7 +79,7 @@ def make_program(config: Config, *, topology: Topology) -> Program:
     return Program(config, mesh=mesh)
 
 
-def compile_step(program: Program, phase: Phase, *, instances: int = 1) -> CompiledStep:
+def compile_step(program: Program, phase: Phase) -> CompiledStep:
     """Compile the step of `phase`.
 
     Raises:
@@ -89,6 +89,7 @@ def compile_step(program: Program, phase: Phase, *, instances: int = 1) -> Compi
     step: Any = program.train_step(phase, special=special)
     sharding = meshes.batch_sharding(program.mesh)
     batch, length = phase.batch_size, phase.max_seq_length
+    instances = instances_per_row(program.config.data, max_seq_length=length)
 
     def rows(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)

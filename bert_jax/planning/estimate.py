@@ -4,6 +4,7 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
+from bert_jax.config import instances_per_row
 from bert_jax.model.flops import train_flops_per_row
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.collectives import Collective, find_collectives
@@ -36,9 +37,7 @@ class Estimate:
         return self.compute_seconds + self.exposed_seconds
 
 
-def estimate_step(
-    compiled: CompiledStep, *, program: Program, phase: Phase, topology: Topology, instances: int = 1
-) -> Estimate:
+def estimate_step(compiled: CompiledStep, *, program: Program, phase: Phase, topology: Topology) -> Estimate:
     """Add up one step of `phase`."""
     hlo = parse_hlo(compiled.hlo)
     kernels = find_kernels(hlo)
@@ -47,8 +46,8 @@ def estimate_step(
     flops = train_flops_per_row(
         program.config.model,
         max_seq_length=phase.max_seq_length,
-        max_predictions=phase.max_predictions_per_seq,
-        instances=instances,
+        max_predictions=program.max_predictions(phase),
+        instances=instances_per_row(program.config.data, max_seq_length=phase.max_seq_length),
     )
     return Estimate(
         cycles=cycles,
