@@ -181,7 +181,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "model.hidden_act": ("gelu_new", "gelu", "relu"),
     "model.attention_direction": ("bidirectional", "left_to_right"),
     "model.dtype": ("bfloat16", "float32"),
-    "model.attention_implementation": ("auto", "reference"),
+    "model.attention_implementation": ("auto", "reference", "pallas", "cudnn"),
     "model.remat": ("none", "dots", "full"),
     "data.format": ("auto", "prose", "sentences", "jsonl", "wikiextractor"),
     "data.objective": ("mlm", "mlm+nsp", "mlm+sop"),
@@ -357,6 +357,7 @@ def validate(config: Config) -> Config:
             f"config.model.type_vocab_size={model.type_vocab_size}: pairs of segments need 2; or set "
             "config.data.objective=mlm"
         )
+    _validate_attention(config)
     shares = masking.mask_share + masking.random_share + masking.same_share
     if abs(shares - 1) > 1e-6:
         raise UserError(f"config.masking: mask_share + random_share + same_share must be 1, they add up to {shares:g}")
@@ -400,6 +401,32 @@ def validate(config: Config) -> Config:
     if config.profile.steps and not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
         raise UserError(f"config.profile.steps={config.profile.steps!r}: write it as FIRST:END, for example 10:15")
     return config
+
+
+def _validate_attention(config: Config) -> None:
+    """Check that the kernel that is asked for takes this model and these lengths."""
+    model, field = config.model, "config.model.attention_implementation"
+    if model.attention_implementation == "cudnn":
+        if model.attention_probs_dropout_prob:
+            raise UserError(
+                f"{field}=cudnn drops no attention probabilities: set config.model.attention_probs_dropout_prob=0, or "
+                f"{field}=auto"
+            )
+        if model.dtype != "bfloat16":
+            raise UserError(f"{field}=cudnn computes in bfloat16: set config.model.dtype=bfloat16, or {field}=auto")
+    if model.attention_implementation == "pallas":
+        heads = model.num_attention_heads
+        if model.hidden_size != 64 * heads or heads % 2:
+            raise UserError(
+                f"{field}=pallas takes an even number of heads of 64, not {heads} heads of "
+                f"{model.hidden_size // heads}: set {field}=auto"
+            )
+        for item in config.train.phases:
+            if item.max_seq_length % 128 or item.max_seq_length > 512:
+                raise UserError(
+                    f"{field}=pallas takes lengths of 128, 256, 384 and 512, not {item.max_seq_length}: set "
+                    f"{field}=auto, or another max_seq_length"
+                )
 
 
 def _validate_ranges(leaves: Mapping[str, Any]) -> None:

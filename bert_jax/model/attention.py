@@ -1,53 +1,164 @@
-"""Compute attention; the only file that knows a kernel.
+"""Compute attention; the only file that chooses a kernel.
 
-Every implementation takes the same arguments and gives the same result within the tolerance of its dtype. `reference`
-is the plain form that the others are tested against.
+Every implementation takes the same arguments, drops the same probabilities, and gives the same result within the
+tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain form that the others are tested against.
+
+    auto       the fastest that takes the shapes, on the backend that the program is compiled for: `pallas` on TPU,
+               `cudnn` on a GPU where nothing is dropped, else `reference`
+    reference  einsum, softmax, einsum
+    pallas     our TPU kernel with dropout inside (`kernels/fused_attention.py`); elsewhere the same source, interpreted
+    cudnn      FlashAttention of cuDNN through `jax.nn.dot_product_attention`: GPU, bfloat16, no attention dropout
+
+Shapes that a kernel does not take (a row of one token that creates parameters) are computed by the reference.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.kernels.fused_attention import fused_attention, is_supported
 
 # Added to a masked score (modeling.py of the original uses -10000, which is not always enough for float32 scores);
 # finite, so that a row with no allowed key gives a uniform average and not NaN.
 _MASKED = -1e30
 
 
-def attention_mask(
-    segment_ids: Int[Array, "B T"], *, position_ids: Int[Array, "B T"], direction: str
-) -> Bool[Array, "B 1 T T"]:
-    """Return which key (last axis) each query may look at.
+@struct.dataclass
+class AttentionMask:
+    """Hold which key each query may look at, as the segments it follows from: a kernel needs no T x T array.
 
     A query sees the tokens of its own instance, in `left_to_right` only those up to itself (the ablation of Table 5). A
     padding query sees every token, which nobody reads, and which keeps padding equal to HuggingFace's.
     """
-    queries, keys = segment_ids[:, None, :, None], segment_ids[:, None, None, :]
-    allowed = (keys > 0) & ((queries == keys) | (queries == 0))
-    if direction == "left_to_right":
-        allowed &= position_ids[:, None, :, None] >= position_ids[:, None, None, :]
-    return allowed
+
+    segment_ids: Int[Array, "B T"]
+    position_ids: Int[Array, "B T"]
+    direction: str = struct.field(pytree_node=False)
+
+    def dense(self) -> Bool[Array, "B 1 T T"]:
+        """Return the mask of each query (last axis but one) and key (last axis)."""
+        queries, keys = self.segment_ids[:, None, :, None], self.segment_ids[:, None, None, :]
+        allowed = (keys > 0) & ((queries == keys) | (queries == 0))
+        if self.direction == "left_to_right":
+            allowed &= self.position_ids[:, None, :, None] >= self.position_ids[:, None, None, :]
+        return allowed
+
+
+@struct.dataclass
+class Projected:
+    """Hold queries, keys or values before their bias is added, and the bias: a kernel sums its gradient itself."""
+
+    values: Float[Array, "B T N K"]
+    bias: Float[Array, "N K"]
+
+    def with_bias(self) -> Float[Array, "B T N K"]:
+        """Return the sum."""
+        return self.values + self.bias
 
 
 def attend(
-    query: Float[Array, "B T N K"],
+    query: Projected,
     *,
-    key: Float[Array, "B T N K"],
-    value: Float[Array, "B T N K"],
-    mask: Bool[Array, "B 1 T T"],
+    key: Projected,
+    value: Projected,
+    mask: AttentionMask,
     dropout: Dropout | None,
     rate: float,
     site: int,
     implementation: str,
 ) -> Float[Array, "B T N K"]:
     """Attend from each query to the values, by the implementation that the config names."""
-    del implementation  # one implementation so far: "auto" is "reference"
+    dropping = AttentionDropout.create(dropout, rate=rate, site=site)
+    # Their numbers travel with the heads, so that a device that holds some of them knows which.
+    heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
+    arguments = ((query, key, value), mask, dropping, heads)
+    cudnn = _cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference
+    if implementation == "pallas":
+        return _on_each_device(_pallas)(*arguments)
+    if implementation == "cudnn":
+        return cudnn(*arguments)
+    if implementation == "auto":
+        # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none.
+        return jax.lax.platform_dependent(*arguments, tpu=_on_each_device(_pallas), cuda=cudnn, default=_reference)
+    return _reference(*arguments)
+
+
+_Projections = tuple[Projected, Projected, Projected]
+_Implementation = Callable[[_Projections, AttentionMask, AttentionDropout | None, Array], Array]
+
+
+def _reference(
+    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+) -> Float[Array, "B T N K"]:
+    query, key, value = (projected.with_bias() for projected in projections)
     scores = jnp.einsum("BqNK,BkNK->BNqk", query / math.sqrt(query.shape[-1]), key)
-    scores = jnp.where(mask, scores.astype(jnp.float32), _MASKED)
+    scores = jnp.where(mask.dense(), scores.astype(jnp.float32), _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    if dropout is not None:
-        weights = dropout.apply(weights, rate=rate, site=site)
+    if dropping is not None:
+        keep = dropping.keep(heads, length=query.shape[1])
+        weights = jnp.where(keep, weights * jnp.asarray(1 / (1 - dropping.rate), weights.dtype), 0)
     return jnp.einsum("BNqk,BkNK->BqNK", weights, value)
+
+
+def _pallas(
+    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+) -> Float[Array, "B T N K"]:
+    batch, length, count, size = projections[0].values.shape
+    if not is_supported(length=length, heads=count, head_size=size):
+        return _reference(projections, mask, dropping, heads)
+    arrays = {
+        "biases": tuple(projected.bias for projected in projections),
+        "segment_ids": mask.segment_ids,
+        "position_ids": mask.position_ids,
+        "seeds": jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
+        "first_head": heads[0],
+    }
+
+    def kernel(values: tuple[Array, Array, Array], rest: dict[str, Any], *, interpret: bool) -> Array:
+        rate = 0.0 if dropping is None else dropping.rate
+        left_to_right = mask.direction == "left_to_right"
+        return fused_attention(values, **rest, left_to_right=left_to_right, rate=rate, interpret=interpret)
+
+    return jax.lax.platform_dependent(
+        tuple(projected.values for projected in projections),
+        arrays,
+        tpu=functools.partial(kernel, interpret=False),
+        default=functools.partial(kernel, interpret=True),
+    )
+
+
+def _cudnn(
+    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+) -> Float[Array, "B T N K"]:
+    del dropping, heads
+    query, key, value = (projected.with_bias() for projected in projections)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask.dense(), implementation="cudnn")
+
+
+def _on_each_device(implementation: _Implementation) -> _Implementation:
+    """Return `implementation` run by each device on its rows and heads: XLA cannot partition a kernel.
+
+    Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
+        return implementation
+    tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
+    # A tree of specifications in the shape of the argument's.
+    projected: Any = Projected(cast(Any, tokens), cast(Any, nn.logical_to_mesh_axes(("heads", "head_size"))))
+    rows, heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
+    return jax.shard_map(
+        implementation,
+        in_specs=((projected,) * 3, rows, rows, heads),
+        out_specs=tokens,
+        check_vma=False,
+    )

@@ -36,6 +36,11 @@ class Dropout:
         shifted = jnp.asarray(index, jnp.uint32) + 1
         return dataclasses.replace(self, seed=_hash(self.seed ^ (shifted * jnp.uint32(_LAYER))))
 
+    def row_seeds(self, site: int) -> UInt32[Array, " B"]:
+        """Return the seed of each row's stream at `site`."""
+        seed = _hash(self.seed ^ jnp.uint32(site * _SITE & 0xFFFFFFFF))
+        return _hash(seed ^ (self.rows.astype(jnp.uint32) * jnp.uint32(_ROW)))
+
     def apply(self, values: Float[Array, "B ..."], *, rate: float, site: int) -> Float[Array, "B ..."]:
         """Zero each value with probability `rate` and scale the others by 1 / (1 - rate).
 
@@ -43,8 +48,7 @@ class Dropout:
         """
         if rate == 0.0:
             return values
-        seeds = _hash(self.seed ^ jnp.uint32(site * _SITE & 0xFFFFFFFF))
-        seeds = _hash(seeds ^ (self.rows.astype(jnp.uint32) * jnp.uint32(_ROW)))
+        seeds = self.row_seeds(site)
         place = jnp.zeros((), jnp.uint32)
         for axis in range(1, values.ndim):
             stride = math.prod(values.shape[axis + 1 :]) * _PLACE & 0xFFFFFFFF

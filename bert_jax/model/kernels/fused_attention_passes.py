@@ -1,0 +1,282 @@
+"""The two passes of the fused attention kernel: what one step of the grid computes in VMEM.
+
+A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register, so
+nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 128]`: all
+keys of a block of 128 queries), for three reasons: maximum and sum run over sublanes, which costs adds and no shuffles;
+statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the backward
+pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes nothing.
+The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its rate; the
+other head's half meets zeros.
+
+The source order is the schedule: the matmuls of a head are written before the vector work of the one before it
+(`_software_pipeline`), since the compiler fills one's gaps with the other's only where they stand side by side.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from bert_jax.model import attention_dropout
+
+LANES = 128  # queries of a block, and two heads side by side
+HEAD_SIZE = 64
+MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Hold what is static: T, heads of a grid step, heads worked on together (2 or 4), dropout rate, direction."""
+
+    length: int
+    heads: int
+    together: int
+    rate: float
+    left_to_right: bool
+
+    @property
+    def blocks(self) -> int:
+        """Return the number of blocks of queries."""
+        return self.length // LANES
+
+    @property
+    def score_scale(self) -> float:
+        """Return 1 / sqrt(64), exact in every dtype."""
+        return HEAD_SIZE**-0.5
+
+
+def forward(
+    seeds: Any,
+    first_head: Any,
+    segments: Any,
+    positions: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    *rest: Any,
+    plan: Plan,
+) -> None:
+    """Write softmax(q k^T) v and the log-sum-exp of each query's scores; the arguments are references to blocks."""
+    bias, words, v_t, scores = rest
+    seed, head_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
+    _fill_bias(segments, positions, bias, plan=plan)
+
+    def heads(part: Any) -> None:
+        lanes = _lanes(part, plan)
+        for pair, at in enumerate(lanes):
+            v_t[pair] = v[0, :, at].T
+
+        def block(index: Any, _: bool) -> None:
+            queries = _queries(index)
+            factors = _fill_words(words, seed, head_of_step + part * plan.together, block=index, plan=plan)
+
+            def score(head: int) -> jax.Array:
+                query = _one_head(q[0, queries, lanes[head // 2]], head % 2, scale=plan.score_scale)
+                highest = None
+                for keys in _key_blocks(plan):
+                    part_scores = _dot(k[0, keys, lanes[head // 2]], query, 1, 1) + bias[keys, queries]
+                    scores[head % 2, keys] = part_scores
+                    partial = part_scores.reshape(-1, 8, LANES).max(0)
+                    highest = partial if highest is None else jnp.maximum(highest, partial)
+                assert highest is not None
+                return highest.max(0, keepdims=True)
+
+            def weigh(head: int, highest: jax.Array) -> jax.Array:
+                weights = jnp.exp(scores[head % 2] - highest)
+                total = weights.sum(0, keepdims=True)
+                lse[0, part, head : head + 1, queries] = jnp.log(total) + highest
+                if plan.rate:
+                    keep = attention_dropout.kept(words[...] * factors[head], rate=plan.rate)
+                    weights = jnp.where(keep, weights, 0.0)
+                mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
+                return mixed * (1 / (1 - plan.rate) / total)
+
+            def finish(pair: int, halves: list[jax.Array]) -> None:
+                out[0, queries, lanes[pair]] = jnp.concatenate(halves, 0).T.astype(out.dtype)
+
+            _software_pipeline(score, weigh, finish, heads=plan.together)
+
+        _loop(plan.blocks, block)
+
+    _loop(plan.heads // plan.together, lambda part, _: heads(part))
+
+
+def backward(
+    seeds: Any,
+    first_head: Any,
+    segments: Any,
+    positions: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    d_out: Any,
+    d_q: Any,
+    d_k: Any,
+    d_v: Any,
+    q_total: Any,
+    k_total: Any,
+    v_total: Any,
+    *rest: Any,
+    plan: Plan,
+) -> None:
+    """Write the gradients of q, k and v, and their sums over positions, which are the row's gradients of the biases.
+
+    Probabilities are computed anew, and dropped by the same words.
+    """
+    bias, words, k_t, q_t, d_out_t, delta, k_sum, v_sum, dropped, d_scores = rest
+    seed, head_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
+    _fill_bias(segments, positions, bias, plan=plan)
+
+    def heads(part: Any) -> None:
+        lanes = _lanes(part, plan)
+        for pair, at in enumerate(lanes):
+            k_t[pair], q_t[pair], d_out_t[pair] = k[0, :, at].T, q[0, :, at].T, d_out[0, :, at].T
+            product = d_out_t[pair].astype(jnp.float32) * out[0, :, at].T.astype(jnp.float32)
+            for head in (2 * pair, 2 * pair + 1):
+                delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
+
+        def block(index: Any, is_first: bool) -> None:
+            queries = _queries(index)
+            factors = _fill_words(words, seed, head_of_step + part * plan.together, block=index, plan=plan)
+
+            def scores(head: int) -> jax.Array:
+                pair, slot = head // 2, head % 2
+                query = _one_head(q[0, queries, lanes[pair]], slot, scale=plan.score_scale)
+                outer = d_out_t[pair, :, queries].astype(jnp.float32) * (1 / (1 - plan.rate))
+                zeros = jnp.zeros((HEAD_SIZE, LANES), jnp.float32)
+                halves = [outer[:HEAD_SIZE], zeros] if slot == 0 else [zeros, outer[HEAD_SIZE:]]
+                outer = jnp.concatenate(halves, 0).astype(q.dtype)
+                level, mean = lse[0, part, head : head + 1, queries], delta[head : head + 1, queries]
+                for keys in _key_blocks(plan):
+                    logits = _dot(k[0, keys, lanes[pair]], query, 1, 1) + bias[keys, queries]
+                    weights = kept = jnp.exp(logits - level)
+                    d_weights = _dot(v[0, keys, lanes[pair]], outer, 1, 0)
+                    if plan.rate:
+                        keep = attention_dropout.kept(words[keys] * factors[head], rate=plan.rate)
+                        kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
+                    d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
+                    dropped[slot, keys] = kept.astype(q.dtype)
+                return outer[_half(head)]
+
+            def products(head: int, outer: jax.Array) -> jax.Array:
+                pair, slot = head // 2, head % 2
+                d_value = _dot(outer, dropped[slot], 1, 1)
+                d_key = _dot(q_t[pair, _half(head), queries], d_scores[slot], 1, 1)
+                v_sum[head] = d_value if is_first else v_sum[head] + d_value
+                k_sum[head] = d_key if is_first else k_sum[head] + d_key
+                return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
+
+            def finish(pair: int, halves: list[jax.Array]) -> None:
+                d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
+                d_q[0, queries, lanes[pair]] = d_query.astype(d_q.dtype)
+                total = d_query.sum(0, keepdims=True)
+                q_total[0, :, lanes[pair]] = total if is_first else q_total[0, :, lanes[pair]] + total
+
+            _software_pipeline(scores, products, finish, heads=plan.together)
+
+        _loop(plan.blocks, block, peel=True)
+        for pair, at in enumerate(lanes):
+            for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
+                both = (jnp.concatenate([sums[2 * pair], sums[2 * pair + 1]], 0) * scale).T
+                gradient[0, :, at] = both.astype(gradient.dtype)
+                total[0, :, at] = both.sum(0, keepdims=True)
+
+    _loop(plan.heads // plan.together, lambda part, _: heads(part))
+
+
+def _software_pipeline(
+    first: Callable[[int], Any],
+    second: Callable[[int, Any], jax.Array],
+    finish: Callable[[int, list[jax.Array]], None],
+    *,
+    heads: int,
+) -> None:
+    """Write the first stage of a head before the second of the one before it, and finish every two heads."""
+    waiting, halves = first(0), []
+    for head in range(heads):
+        following = first(head + 1) if head + 1 < heads else None
+        halves.append(second(head, waiting))
+        waiting = following
+        if head % 2:
+            finish(head // 2, halves)
+            halves = []
+
+
+def _loop(count: int, body: Callable[[Any, bool], None], *, peel: bool = False) -> None:
+    """Run `body(index, is_first)`; with `peel` the first round is known to be the first when it is compiled."""
+    start = 1 if peel or count == 1 else 0
+    if start:
+        body(jnp.int32(0), True)
+    if count > start:
+        jax.lax.fori_loop(start, count, lambda index, _: body(index, False), None)
+
+
+def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
+    contraction = (((left_axis,), (right_axis,)), ((), ()))
+    return jax.lax.dot_general(left, right, contraction, preferred_element_type=jnp.float32)
+
+
+def _queries(block: Any) -> Any:
+    return pl.ds(pl.multiple_of(block * LANES, LANES), LANES)
+
+
+def _key_blocks(plan: Plan) -> list[slice]:
+    """Return blocks of keys: each block's product is a matmul of its own, which is what spreads them over all units."""
+    return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
+
+
+def _lanes(part: Any, plan: Plan) -> list[Any]:
+    """Return the lanes of each pair of heads."""
+    start = pl.multiple_of(part * (plan.together * HEAD_SIZE), LANES)
+    return [pl.ds(start + pair * LANES, LANES) for pair in range(plan.together // 2)]
+
+
+def _half(head: int) -> slice:
+    return slice(head % 2 * HEAD_SIZE, head % 2 * HEAD_SIZE + HEAD_SIZE)
+
+
+def _one_head(pair: jax.Array, which: int, *, scale: float) -> jax.Array:
+    """Return a pair's `[T, 128]`, scaled, with zeros in the lanes of the other head."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+    return (pair.astype(jnp.float32) * jnp.where((lane >= HEAD_SIZE) == bool(which), scale, 0.0)).astype(pair.dtype)
+
+
+def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
+    """Write what is added to the scores of a row, once for all its heads: 0, or a number that leaves nothing."""
+
+    def column(row: jax.Array) -> jax.Array:
+        # Along sublanes, and the same in every lane: turned whole, as spreading single lanes costs shuffles.
+        return jnp.broadcast_to(row, (LANES, plan.length)).astype(jnp.float32).T
+
+    @pl.when(pl.program_id(1) == 0)
+    def _() -> None:
+        key, key_position = column(segments[0]), column(positions[0]) if plan.left_to_right else None
+        for index in range(plan.blocks):
+            queries = slice(index * LANES, (index + 1) * LANES)
+            query = segments[0, :, queries].astype(jnp.float32)
+            allowed = (key > 0) & ((query == key) | (query == 0))
+            if key_position is not None:
+                allowed &= positions[0, :, queries].astype(jnp.float32) >= key_position
+            bias[:, queries] = jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+
+
+def _fill_words(words: Any, seed: Any, head: Any, *, block: Any, plan: Plan) -> list[Any]:
+    """Write the words that the heads from `head` on share for a block of queries; return each head's factor."""
+    if not plan.rate:
+        return []
+    shared_by = jnp.int32(attention_dropout.HEADS_PER_WORD)
+    group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
+    query = jax.lax.broadcasted_iota(jnp.uint32, (1, LANES), 1) + block.astype(jnp.uint32) * jnp.uint32(LANES)
+    key = jax.lax.broadcasted_iota(jnp.uint32, (plan.length, 1), 0)
+    place = attention_dropout.word_place(group, query=query, key=key, length=plan.length)
+    words[...] = attention_dropout.mix(place ^ seed)
+    if plan.together == attention_dropout.HEADS_PER_WORD:
+        within = 0  # a group as a whole: the factors are constants
+    return [attention_dropout.multiplier(jnp.int32(within + number)) for number in range(plan.together)]
