@@ -88,7 +88,9 @@ def attend(
         return cudnn(*arguments)
     if implementation == "auto":
         # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none.
-        return jax.lax.platform_dependent(*arguments, tpu=_on_each_device(_pallas), cuda=cudnn, default=_reference)
+        # cuDNN looks for its library when it is traced, so it is named only where there is one.
+        gpu = {"cuda": cudnn} if jax.default_backend() == "gpu" else {}
+        return jax.lax.platform_dependent(*arguments, tpu=_on_each_device(_pallas), default=_reference, **gpu)
     return _reference(*arguments)
 
 
