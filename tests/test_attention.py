@@ -1,7 +1,8 @@
-"""Attention: the reference against NumPy in float64, and who may look at whom."""
+"""Attention: every implementation against NumPy in float64 and the reference, and who may look at whom."""
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,33 @@ import numpy as np
 import pytest
 from tiny_model import random_rows, to_device
 
-from bert_jax.config import CHOICES
-from bert_jax.model.attention import attend, attention_mask
+from bert_jax.config import CHOICES, MeshConfig
+from bert_jax.model.attention import AttentionMask, Projected, attend
+from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
+from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.rows import encoder_inputs
 
 # float32 sums of 32 terms of order 1.
 TOLERANCE = 2e-6
-IMPLEMENTATIONS = CHOICES["model.attention_implementation"]
+# cuDNN needs a GPU; small shapes go to the reference whatever the name, and our kernel has tests of its own below.
+IMPLEMENTATIONS = ("auto", "reference")
+# float32 sums of up to 256 terms, the softmax in another order: relative to the largest value.
+KERNEL_TOLERANCE = 2e-6
+# The same in bfloat16 (8 bits): the reference rounds the probabilities after the division, the kernel before it.
+KERNEL_TOLERANCE_BFLOAT16 = 0.02
+
+
+def attend_plain(query: jax.Array, *, key: jax.Array, value: jax.Array, mask: AttentionMask, **rest: Any) -> jax.Array:
+    """Attend with no biases."""
+    q, k, v = (Projected(array, jnp.zeros(array.shape[2:], array.dtype)) for array in (query, key, value))
+    return attend(q, key=k, value=v, mask=mask, **rest)
+
+
+def whole_rows(batch: int, length: int, *, segment: int = 1) -> AttentionMask:
+    """Return the mask of rows that are one instance (or, for segment 0, padding)."""
+    place = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    return AttentionMask(jnp.full((batch, length), segment), place, direction="bidirectional")
 
 
 def random_qkv(seed: int, *, shape: tuple[int, int, int, int], scale: float = 1.0) -> list[jax.Array]:
@@ -38,12 +58,12 @@ def slow_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, mask: 
 @pytest.mark.parametrize("direction", CHOICES["model.attention_direction"])
 def test_attention_equals_the_formula(implementation: str, scale: float, direction: str) -> None:
     inputs = encoder_inputs(to_device(random_rows(0, batch=4, length=32, instances=3)))
-    mask = attention_mask(inputs.segment_ids, position_ids=inputs.position_ids, direction=direction)
+    mask = AttentionMask(inputs.segment_ids, inputs.position_ids, direction=direction)
     query, key, value = random_qkv(1, shape=(4, 32, 2, 8), scale=scale)
-    result = attend(
+    result = attend_plain(
         query, key=key, value=value, mask=mask, dropout=None, rate=0.1, site=1, implementation=implementation
     )
-    expected = slow_attention(query, key, value, np.asarray(mask))
+    expected = slow_attention(query, key, value, np.asarray(mask.dense()))
     # Scores of large inputs are of order 1000, whose float32 spacing is 6e-5.
     np.testing.assert_allclose(result, expected, atol=TOLERANCE if scale == 1 else 30 * 2e-4)
 
@@ -63,7 +83,7 @@ def slow_mask(segment_ids: np.ndarray, position_ids: np.ndarray, *, direction: s
 @pytest.mark.parametrize("direction", CHOICES["model.attention_direction"])
 def test_tokens_see_their_own_instance_and_padding_sees_every_token(direction: str) -> None:
     inputs = encoder_inputs(to_device(random_rows(2, batch=16, length=24, instances=3, empty_rows=1)))
-    mask = np.asarray(attention_mask(inputs.segment_ids, position_ids=inputs.position_ids, direction=direction))
+    mask = np.asarray(AttentionMask(inputs.segment_ids, inputs.position_ids, direction=direction).dense())
     assert mask.shape == (16, 1, 24, 24)
     for row in range(16):
         expected = slow_mask(
@@ -75,10 +95,12 @@ def test_tokens_see_their_own_instance_and_padding_sees_every_token(direction: s
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_row_with_nothing_to_see_is_finite_and_so_are_its_gradients(implementation: str) -> None:
     query, key, value = random_qkv(3, shape=(2, 8, 2, 4))
-    mask = jnp.zeros((2, 1, 8, 8), bool)
+    mask = whole_rows(2, 8, segment=0)
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attend(q, key=k, value=v, mask=mask, dropout=None, rate=0.0, site=1, implementation=implementation).sum()
+        return attend_plain(
+            q, key=k, value=v, mask=mask, dropout=None, rate=0.0, site=1, implementation=implementation
+        ).sum()
 
     values, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
     assert np.isfinite(values)
@@ -89,11 +111,11 @@ def test_a_row_with_nothing_to_see_is_finite_and_so_are_its_gradients(implementa
 def test_what_is_hidden_has_no_influence_however_large(implementation: str) -> None:
     query, key, value = random_qkv(4, shape=(1, 16, 2, 8))
     place = jnp.arange(16)[None]
-    mask = attention_mask(jnp.where(place < 10, 1, 0), position_ids=place, direction="bidirectional")
+    mask = AttentionMask(jnp.where(place < 10, 1, 0), place, direction="bidirectional")
     arguments = {"mask": mask, "dropout": None, "rate": 0.0, "site": 1, "implementation": implementation}
-    first = attend(query, key=key, value=value, **arguments)
+    first = attend_plain(query, key=key, value=value, **arguments)
     huge = jnp.where(place[..., None, None] < 10, 1, 1e6)
-    second = attend(query, key=key * huge, value=value * huge, **arguments)
+    second = attend_plain(query, key=key * huge, value=value * huge, **arguments)
     np.testing.assert_array_equal(first, second)
 
 
@@ -103,24 +125,108 @@ def test_dropout_is_that_of_the_probabilities(implementation: str) -> None:
     # With the identity for values, attention returns its probabilities.
     value = jnp.broadcast_to(jnp.eye(16)[None, :, None, :], query.shape)
     dropout = Dropout.create(jax.random.key(6), rows=jnp.arange(2))
-    mask = jnp.ones((2, 1, 16, 16), bool)
+    mask = whole_rows(2, 16)
     arguments = {"key": key, "value": value, "mask": mask, "site": 1, "implementation": implementation}
-    plain = attend(query, dropout=None, rate=0.25, **arguments).swapaxes(1, 2)
-    dropped = attend(query, dropout=dropout, rate=0.25, **arguments).swapaxes(1, 2)
-    np.testing.assert_allclose(dropped, dropout.apply(plain, rate=0.25, site=1), atol=TOLERANCE)
+    plain = attend_plain(query, dropout=None, rate=0.25, **arguments).swapaxes(1, 2)
+    dropped = attend_plain(query, dropout=dropout, rate=0.25, **arguments).swapaxes(1, 2)
+    state = AttentionDropout.create(dropout, rate=0.25, site=1)
+    assert state is not None
+    keep = state.keep(jnp.arange(2), length=16)
+    np.testing.assert_allclose(dropped, jnp.where(keep, plain / 0.75, 0), atol=TOLERANCE)
     other = dataclasses.replace(dropout, seed=dropout.seed + 1)
-    assert not np.array_equal(dropped, attend(query, dropout=other, rate=0.25, **arguments).swapaxes(1, 2))
+    assert not np.array_equal(dropped, attend_plain(query, dropout=other, rate=0.25, **arguments).swapaxes(1, 2))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bfloat16_is_close_to_float32(implementation: str) -> None:
     query, key, value = random_qkv(7, shape=(2, 32, 2, 16))
-    mask = jnp.ones((2, 1, 32, 32), bool)
+    mask = whole_rows(2, 32)
     arguments = {"mask": mask, "dropout": None, "rate": 0.0, "site": 1, "implementation": implementation}
-    wide = attend(query, key=key, value=value, **arguments)
-    narrow = attend(
+    wide = attend_plain(query, key=key, value=value, **arguments)
+    narrow = attend_plain(
         query.astype(jnp.bfloat16), key=key.astype(jnp.bfloat16), value=value.astype(jnp.bfloat16), **arguments
     )
     assert narrow.dtype == jnp.bfloat16
     # bfloat16 keeps 8 bits: 2^-8 of scores up to 4, probabilities and values each.
     np.testing.assert_allclose(narrow.astype(jnp.float32), wide, atol=0.05)
+
+
+def results(implementation: str, arrays: list[jax.Array], *, mask: AttentionMask, rate: float) -> list[jax.Array]:
+    """Return the output and the gradients of q, k, v and their biases; dropout as of global rows 3, 4, ..."""
+    *biased, weights = arrays
+
+    def run(*values: jax.Array) -> jax.Array:
+        q, k, v = (Projected(*values[number : number + 2]) for number in (0, 2, 4))
+        dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(len(weights)))
+        rest = {"dropout": dropout, "rate": rate, "site": 1, "implementation": implementation}
+        return attend(q, key=k, value=v, mask=mask, **rest)
+
+    def with_gradients(values: list[jax.Array], out: jax.Array) -> list[jax.Array]:
+        result, pull = jax.vjp(run, *values)
+        return [result, *pull(out)]
+
+    return jax.jit(with_gradients)(biased, weights)
+
+
+def random_arrays(*, batch: int, length: int, heads: int, dtype: Any = jnp.float32) -> list[jax.Array]:
+    """Return query, its bias, key, its bias, value, its bias, and a cotangent."""
+    shapes = [(batch, length, heads, 64), (heads, 64)] * 3 + [(batch, length, heads, 64)]
+    keys = jax.random.split(jax.random.key(8), len(shapes))
+    return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def packed_mask(length: int, *, direction: str = "bidirectional", batch: int = 1) -> AttentionMask:
+    """Return the mask of rows of three instances and padding."""
+    inputs = encoder_inputs(to_device(random_rows(3, batch=batch, length=length, instances=3)))
+    return AttentionMask(inputs.segment_ids, inputs.position_ids, direction=direction)
+
+
+def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, tolerance: float) -> None:
+    """Compare what two calls of `results` gave, each array relative to its largest value.
+
+    The gradient of the keys' bias is 0 but for rounding (it adds the same to all scores of a query), so the queries'
+    gives its scale.
+    """
+    scales = [np.abs(np.asarray(array, np.float64)).max() for array in expected]
+    scales[4] = scales[2]
+    for number, (first, second) in enumerate(zip(actual, expected, strict=True)):
+        difference = np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).max()
+        assert difference <= tolerance * scales[number], number
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "rate", "direction"),
+    [(128, 4, 0.1, "bidirectional"), (256, 2, 0.1, "left_to_right"), (128, 6, 0.0, "bidirectional")],
+)
+def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
+    length: int, heads: int, rate: float, direction: str
+) -> None:
+    arrays, mask = random_arrays(batch=1, length=length, heads=heads), packed_mask(length, direction=direction)
+    expected = results("reference", arrays, mask=mask, rate=rate)
+    # A single probability dropped by one and not by the other would differ by a thousand times the tolerance.
+    assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=KERNEL_TOLERANCE)
+
+
+def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:
+    arrays, mask = random_arrays(batch=1, length=128, heads=2, dtype=jnp.bfloat16), packed_mask(128)
+    actual, expected = (results(name, arrays, mask=mask, rate=0.1) for name in ("pallas", "reference"))
+    assert all(array.dtype == jnp.bfloat16 for array in actual)
+    assert_equal(actual, expected, tolerance=KERNEL_TOLERANCE_BFLOAT16)
+
+
+def test_the_kernel_takes_large_scores_and_rows_with_nothing_to_see() -> None:
+    arrays = [30 * array for array in random_arrays(batch=1, length=128, heads=2)]
+    expected = results("reference", arrays, mask=whole_rows(1, 128), rate=0.0)
+    # Scores of order 10,000: their float32 spacing, 1e-3, is the relative error of a probability.
+    assert_equal(results("pallas", arrays, mask=whole_rows(1, 128), rate=0.0), expected, tolerance=1e-2)
+    nothing = results("pallas", arrays, mask=whole_rows(1, 128, segment=0), rate=0.1)
+    assert all(np.isfinite(array).all() for array in nothing)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
+    arrays, mask = random_arrays(batch=4, length=128, heads=4), packed_mask(128, batch=4)
+    expected = results("pallas", arrays, mask=mask, rate=0.1)
+    with meshes.use_mesh(meshes.make_mesh(MeshConfig(4 // tensor, 1, tensor), devices=jax.devices()[:4])):
+        sharded = jax.jit(lambda *values: results("pallas", list(values), mask=mask, rate=0.1))(*arrays)
+    assert_equal(sharded, expected, tolerance=KERNEL_TOLERANCE)

@@ -1,11 +1,11 @@
 """Attention with dropout in one TPU kernel (Pallas), forward and backward: no array of T x T leaves VMEM.
 
-For BERT's lengths a row's scores fit in VMEM, so the softmax is the plain one, with the exact maximum. The backward pass
-computes the probabilities anew from the log-sum-exp of each query (as FlashAttention does, Dao et al. 2022, section 3.1)
-and drops by the same hash, so what is kept from the forward pass is q, k, v, the output and 4 bytes a head and query.
+For BERT's lengths a row's scores fit in VMEM, so the softmax is the plain one, with the exact maximum. The backward
+pass computes the probabilities anew from the log-sum-exp of each query (as FlashAttention does, Dao et al. 2022,
+section 3.1) and drops by the same hash: kept are q, k, v, the output and 4 bytes a head and query.
 
 Two TPU v5e figures, by the compiler's own schedule (`benchmarks/attention_tpu.py`), forward and backward of 16 heads:
-7,700 cycles a row of 128 and 61,000 a row of 512, of which the matrix units are busy 2,600 and 41,000.
+7,800 cycles a row of 128 and 65,000 a row of 512, of which the matrix units are busy 2,600 and 41,000.
 """
 
 import functools
@@ -47,9 +47,9 @@ def fused_attention(
     """Attend within segments, dropping probabilities at `rate` by the hash of `attention_dropout`.
 
     `projections` are query, key and value before their `biases` are added. The biases come apart since the kernel sums
-    their gradients as it goes: XLA cannot fuse a sum with a kernel, and three sums over the results cost 41,000 cycles a
-    row of 512. `first_head` is the number of the first head among those of all devices. `interpret` runs the kernel's
-    source on any backend, slowly.
+    their gradients as it goes: XLA cannot fuse a sum with a kernel, and three sums over the results cost 41,000 cycles
+    a row of 512. `first_head` is the number of the first head among those of all devices. `interpret` runs the
+    kernel's source on any backend, slowly.
     """
     batch, length, heads, size = projections[0].shape
     together = 4 if heads % 4 == 0 else 2
@@ -58,7 +58,7 @@ def fused_attention(
     plan = Plan(length, max(choices, default=together), together, rate, left_to_right)
     flat = tuple(array.reshape(batch, length, heads * size) for array in projections)
     places = (seeds, first_head.reshape(1), segment_ids[:, None, :], position_ids[:, None, :])
-    out = _attend((plan, interpret), flat, tuple(bias.reshape(heads * size) for bias in biases), places)
+    out: Array = _attend((plan, interpret), flat, tuple(bias.reshape(heads * size) for bias in biases), places)
     return out.reshape(projections[0].shape)
 
 

@@ -1,12 +1,12 @@
 """The two passes of the fused attention kernel: what one step of the grid computes in VMEM.
 
-A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register, so
-nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 128]`: all
-keys of a block of 128 queries), for three reasons: maximum and sum run over sublanes, which costs adds and no shuffles;
-statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the backward
-pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes nothing.
-The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its rate; the
-other head's half meets zeros.
+A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register,
+so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 128]`:
+all keys of a block of 128 queries), for three reasons: maximum and sum run over sublanes, which costs adds and no
+shuffles; statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the
+backward pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes
+nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its
+rate; the other head's half meets zeros.
 
 The source order is the schedule: the matmuls of a head are written before the vector work of the one before it
 (`_software_pipeline`), since the compiler fills one's gaps with the other's only where they stand side by side.
