@@ -1,8 +1,12 @@
 """Compile the step that `train` runs, for a slice of TPUs that is not there."""
 
+import atexit
 import dataclasses
 import os
 import re
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,11 +32,21 @@ _ENVIRONMENT = {
 _IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, vocab_size=0)  # which ids they are makes no difference
 
 
+_SCHEDULES: list[Path] = []  # where the compiler writes schedules: read once, when it is loaded
+
+
 def prepare_environment() -> None:
     """Make ready to compile without TPUs; before jax's first use. JAX itself computes on the CPU meanwhile."""
+    if _SCHEDULES:
+        return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["JAX_PLATFORMS"] = "cpu"
+    folder = Path(tempfile.mkdtemp(prefix="bert_jax_plan_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _SCHEDULES.append(folder)
+    asked = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {asked}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +58,7 @@ class CompiledStep:
     temporary_bytes: int
     output_bytes: int  # without what takes the place of arguments
     code_bytes: int
+    schedules: Path | None = None  # of its kernels, until the next program is compiled
 
     @property
     def total_bytes(self) -> int:
@@ -100,6 +115,9 @@ def compile_step(program: Program, phase: Phase) -> CompiledStep:
         next_sentence_labels=rows((instances,), jnp.int32),
         word_starts=rows((length,), jnp.bool_),
     )
+    folder = _SCHEDULES[0] if _SCHEDULES else None
+    for file in folder.iterdir() if folder else ():
+        file.unlink()
     try:
         with meshes.use_mesh(program.mesh, rules=program.rules):
             compiled = step.lower(program.abstract_state(), host_batch).compile()
@@ -114,6 +132,7 @@ def compile_step(program: Program, phase: Phase) -> CompiledStep:
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
+        schedules=folder,
     )
 
 

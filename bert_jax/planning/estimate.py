@@ -40,8 +40,8 @@ class Estimate:
 def estimate_step(compiled: CompiledStep, *, program: Program, phase: Phase, topology: Topology) -> Estimate:
     """Add up one step of `phase`."""
     hlo = parse_hlo(compiled.hlo)
-    kernels = find_kernels(hlo)
-    cycles = hlo.cycles() + sum(kernel.cycles * kernel.times for kernel in kernels)
+    kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
+    cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels)
     collectives = find_collectives(hlo, topology=topology)
     flops = train_flops_per_row(
         program.config.model,
@@ -55,7 +55,7 @@ def estimate_step(compiled: CompiledStep, *, program: Program, phase: Phase, top
         compute_seconds=cycles / topology.chip.clock,
         exposed_seconds=sum(item.exposed_seconds * item.times for item in collectives),
         collectives=collectives,
-        unestimated=find_unestimated(hlo),
+        unestimated=find_unestimated(hlo) | {k.name: k.times for k in kernels if k.cycles is None},
         model_flops=flops * phase.batch_size,
     )
 

@@ -1,23 +1,66 @@
-"""Find the project's own kernels in a compiled program, and what each states to cost."""
+"""Find the project's own kernels in a compiled program, and count what each costs.
+
+The compiler puts no estimate on a Pallas kernel, but it writes out the kernel's final schedule if asked to: one line a
+cycle, `>` marks the depth of a loop. Cycles are the lines of each depth times the rounds of the loops around them, or
+the time its arrays take from and to memory, whichever is longer (a kernel fetches the next block while it works).
+"""
 
 import dataclasses
+import re
+from pathlib import Path
 
-from bert_jax.planning.hlo import HloProgram
+from bert_jax.model.kernels.fused_attention import HEAD_SIZE, loop_rounds
+from bert_jax.planning.chips import Chip
+from bert_jax.planning.hlo import HloProgram, Instruction
+
+_TARGET = "tpu_custom_call"
+_BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
+_TOKENS = re.compile(r"\w+\[(\d+),(\d+),(\d+)\]")  # an array of rows, tokens, heads side by side
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Hold a Pallas kernel's call: cycles of one run, and runs a step."""
+    """Hold the calls of one kernel: cycles of one call (None if nothing tells), calls a step."""
 
     name: str
-    cycles: int
+    cycles: int | None
     times: int
 
 
-def find_kernels(program: HloProgram) -> list[Kernel]:
-    """Return the kernels of one step; to be filled with their stated costs."""
-    return [
-        Kernel(name=visit.instruction.name, cycles=0, times=visit.times)
-        for visit in program.visits()
-        if visit.instruction.target == "tpu_custom_call"
-    ]
+def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> list[Kernel]:
+    """Return the kernels of one step; calls of a name and shape are counted together.
+
+    `schedules` is where the compiler wrote the schedules of this program.
+    """
+    found: dict[tuple[str, str], Kernel] = {}
+    for visit in program.visits():
+        item = visit.instruction
+        if item.target != _TARGET:
+            continue
+        key = (re.sub(r"[.\d]*$", "", item.name), item.shape)
+        known = found.get(key)
+        cycles = known.cycles if known else _cycles(item, program=program, schedules=schedules, chip=chip)
+        found[key] = Kernel(name=key[0], cycles=cycles, times=(known.times if known else 0) + visit.times)
+    return list(found.values())
+
+
+def _cycles(item: Instruction, *, program: HloProgram, schedules: Path | None, chip: Chip) -> int | None:
+    files = sorted(schedules.glob(f"*-{item.name}-*final_bundles.txt")) if schedules else []
+    files = [file for file in files if "schedule-analysis" not in file.name]
+    tokens = _TOKENS.search(item.shape)
+    if not files or not tokens:
+        return None
+    rows, length, width = map(int, tokens.groups())
+    total, product = 0, 1
+    depths = [len(marks) for marks in _BUNDLE.findall(files[-1].read_text(encoding="utf-8"))]
+    for depth, count in enumerate(loop_rounds(item.name, length=length, heads=width // HEAD_SIZE), 1):
+        product *= count
+        total += product * depths.count(depth)
+    moved = item.bytes + sum(_result_bytes(program, name) for name in set(item.operands))
+    waiting = moved / chip.hbm_bandwidth * chip.clock
+    return max(rows * total // chip.cores, int(waiting))
+
+
+def _result_bytes(program: HloProgram, name: str) -> int:
+    """Return the size of what an instruction of any computation gives; names are unique in a program."""
+    return next((item.bytes for body in program.computations.values() for item in body if item.name == name), 0)

@@ -52,14 +52,31 @@ def fused_attention(
     kernel's source on any backend, slowly.
     """
     batch, length, heads, size = projections[0].shape
-    together = 4 if heads % 4 == 0 else 2
-    item = HEAD_SIZE * length * projections[0].dtype.itemsize
-    choices = [n for n in range(together, heads + 1, together) if heads % n == 0 and n * item <= _BLOCK_BYTES]
-    plan = Plan(length, max(choices, default=together), together, rate, left_to_right)
+    together, per_step = _shares(length=length, heads=heads, item_bytes=projections[0].dtype.itemsize)
+    plan = Plan(length, per_step, together, rate, left_to_right)
     flat = tuple(array.reshape(batch, length, heads * size) for array in projections)
     places = (seeds, first_head.reshape(1), segment_ids[:, None, :], position_ids[:, None, :])
     out: Array = _attend((plan, interpret), flat, tuple(bias.reshape(heads * size) for bias in biases), places)
     return out.reshape(projections[0].shape)
+
+
+def loop_rounds(name: str, *, length: int, heads: int) -> list[int]:
+    """Return the rounds of the loops of pass `name` over one row, outermost first, in bfloat16.
+
+    For counting a schedule: the grid's steps of a row, the groups of heads of a step, the blocks of queries (but the
+    first, in the backward pass, which stands before the loop). A loop of one round is none.
+    """
+    together, per_step = _shares(length=length, heads=heads, item_bytes=2)
+    loops = (per_step // together, length // LANES - ("backward" in name))
+    return [heads // per_step, *(count for count in loops if count > 1)]
+
+
+def _shares(*, length: int, heads: int, item_bytes: int) -> tuple[int, int]:
+    """Return the heads that are worked on together, and those of a step of the grid."""
+    together = 4 if heads % 4 == 0 else 2
+    of_one = HEAD_SIZE * length * item_bytes
+    choices = [n for n in range(together, heads + 1, together) if heads % n == 0 and n * of_one <= _BLOCK_BYTES]
+    return together, max(choices, default=together)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
