@@ -15,7 +15,7 @@ Shapes that a kernel does not take (a row of one token that creates parameters) 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,12 +155,19 @@ def _on_each_device(implementation: _Implementation) -> _Implementation:
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
         return implementation
     tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
-    # A tree of specifications in the shape of the argument's.
-    projected: Any = Projected(cast(Any, tokens), cast(Any, nn.logical_to_mesh_axes(("heads", "head_size"))))
-    rows, heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
-    return jax.shard_map(
-        implementation,
-        in_specs=((projected,) * 3, rows, rows, heads),
-        out_specs=tokens,
-        check_vma=False,
-    )
+    rows, of_heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
+    biases = nn.logical_to_mesh_axes(("heads", "head_size"))
+
+    def local(values: Any, biases: Any, mask: AttentionMask, dropping: AttentionDropout | None, heads: Array) -> Array:
+        query, key, value = (Projected(*pair) for pair in zip(values, biases, strict=True))
+        return implementation((query, key, value), mask, dropping, heads)
+
+    mapped = jax.shard_map(local, in_specs=(tokens, biases, rows, rows, of_heads), out_specs=tokens, check_vma=False)
+
+    def on_each(
+        projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Array
+    ) -> Array:
+        values = tuple(projected.values for projected in projections)
+        return mapped(values, tuple(projected.bias for projected in projections), mask, dropping, heads)
+
+    return on_each
