@@ -42,11 +42,20 @@ def prepare_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what `_text` catches is logged with a trace
     folder = Path(tempfile.mkdtemp(prefix="bert_jax_plan_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _SCHEDULES.append(folder)
     asked = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {asked}".strip()
+
+
+def fresh_schedules() -> Path | None:
+    """Empty the folder into which the compiler writes the schedules of the next program, and return it."""
+    folder = _SCHEDULES[0] if _SCHEDULES else None
+    for item in folder.iterdir() if folder else ():
+        shutil.rmtree(item) if item.is_dir() else item.unlink()
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,25 +124,41 @@ def compile_step(program: Program, phase: Phase) -> CompiledStep:
         next_sentence_labels=rows((instances,), jnp.int32),
         word_starts=rows((length,), jnp.bool_),
     )
-    folder = _SCHEDULES[0] if _SCHEDULES else None
-    for file in folder.iterdir() if folder else ():
-        file.unlink()
+    folder = fresh_schedules()
     try:
         with meshes.use_mesh(program.mesh, rules=program.rules):
-            compiled = step.lower(program.abstract_state(), host_batch).compile()
+            compiled = step.lower(program.abstract_state(), host_batch).compile(compiler_options=_dump_options(folder))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
         raise DoesNotFit(_needed_bytes(str(error))) from error
     memory = compiled.memory_analysis()
     return CompiledStep(
-        hlo=compiled.as_text(),
+        hlo=_text(compiled, folder=folder),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
         schedules=folder,
     )
+
+
+def _dump_options(folder: Path | None) -> dict[str, Any]:
+    """Return the options that also write the program into `folder`."""
+    if folder is None:
+        return {}
+    return {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True, "xla_dump_hlo_pass_re": ""}
+
+
+def _text(compiled: Any, *, folder: Path | None) -> str:
+    """Return the optimised program; jaxlib 0.10.2 cannot read all of v5p's back, so then from what was written."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        written = sorted(folder.glob("*.after_codegen.txt")) if folder else []
+        if not written:
+            raise
+        return written[-1].read_text(encoding="utf-8")
 
 
 def _needed_bytes(message: str) -> int | None:
