@@ -43,6 +43,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what `_text` catches is logged with a trace
+    jax.config.update("jax_platforms", "cpu")  # jax reads its variable when it is imported, which is past
     folder = Path(tempfile.mkdtemp(prefix="bert_jax_plan_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _SCHEDULES.append(folder)
@@ -124,10 +125,19 @@ def compile_step(program: Program, phase: Phase) -> CompiledStep:
         next_sentence_labels=rows((instances,), jnp.int32),
         word_starts=rows((length,), jnp.bool_),
     )
+    with meshes.use_mesh(program.mesh, rules=program.rules):
+        return compile_lowered(step.lower(program.abstract_state(), host_batch))
+
+
+def compile_lowered(lowered: jax.stages.Lowered) -> CompiledStep:
+    """Compile any step that has been lowered for a slice.
+
+    Raises:
+      DoesNotFit: if the compiler runs out of a chip's memory.
+    """
     folder = fresh_schedules()
     try:
-        with meshes.use_mesh(program.mesh, rules=program.rules):
-            compiled = step.lower(program.abstract_state(), host_batch).compile(compiler_options=_dump_options(folder))
+        compiled: Any = lowered.compile(compiler_options=_dump_options(folder))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
