@@ -31,8 +31,9 @@ import numpy as np
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
-from bert_jax.finetuning.experiment import Experiment, Wanted
+from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
+from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.run import num_steps
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.tasks.interface import Split, Task
