@@ -17,6 +17,7 @@ from bert_jax.finetuning.run import Stopped
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import score_predictions
 from bert_jax.tasks.options import FEATURES
+from bert_jax.training.compilation_cache import DIRECTORY
 from bert_jax.training.stopping import StopRequest
 from tests.finetune_data import write_jsonl, write_source
 
@@ -158,6 +159,7 @@ def test_one_of_four_endings_is_learned(tmp_path: Path, source: Path):
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text(header + "".join(rows))
     record = run(config_of("swag", tmp_path), source, tmp_path / "work", predict_test=True, errors=2)
+    assert list((tmp_path / "work" / DIRECTORY).iterdir())  # what a restart need not compile
     assert 0 <= record["best"]["metrics"]["dev"]["accuracy"] <= 1
     written = (tmp_path / "work" / "predictions" / "test" / "swag-test.csv").read_text().split()
     assert written[0] == "pred"

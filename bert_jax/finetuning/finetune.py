@@ -23,6 +23,7 @@ from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.registry import open_task
+from bert_jax.training.compilation_cache import CompilationCache
 from bert_jax.training.stopping import StopRequest
 
 # Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
@@ -71,6 +72,7 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
     if not single:
         _check_files(config, names, wanted)
     records: dict[str, Any] = {}
+    cache = CompilationCache(workdir)
     with StopRequest() as stop:
         try:
             for name in names:
@@ -85,6 +87,8 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
             )
             say(f"stopped at step {stopped.step} of {stopped.num_steps}, {where.format(request.command)}")
             return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
+        finally:
+            cache.close()
     if not single:
         _finish_benchmark(workdir, records, say)
     if request.predict_test and all(name in glue.TASKS for name in names):
