@@ -87,7 +87,14 @@ def test_a_wrong_file_of_the_last_task_is_said_before_the_first_is_trained(tmp_p
     (root / "MNLI" / "dev_mismatched.tsv").write_text(f"{PAIR}\tgold_label\n0\tgood\tbad\tperhaps\n")
     with pytest.raises(UserError, match=r"dev_mismatched.tsv line 2: unknown label 'perhaps'"):
         run(config_of("mrpc,mnli", root), source, tmp_path / "work")
+    (root / "MNLI" / "dev_mismatched.tsv").write_text((root / "MNLI" / "dev_matched.tsv").read_text())
+    (root / "STS-B").mkdir()
+    for split, end in (("train", "\tscore\n0\tgood\tbad\t2.5\n"), ("test", "\n0\tgood\tbad\n")):
+        (root / "STS-B" / f"{split}.tsv").write_text(PAIR + end)
+    with pytest.raises(UserError, match="the test set of stsb has no labels"):
+        run(config_of("mrpc,stsb", root, data={"dev_split": "test"}), source, tmp_path / "other")
     assert not (tmp_path / "work" / "mrpc").exists()
+    assert not (tmp_path / "other" / "mrpc").exists()
 
 
 def test_the_diagnostics_are_answered_by_the_model_of_mnli_and_scored_by_their_labels(tmp_path: Path, source: Path):

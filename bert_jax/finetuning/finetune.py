@@ -16,7 +16,7 @@ from bert_jax.finetuning import report
 from bert_jax.finetuning.config import FinetuneConfig, flatten, from_config_dict, to_json
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import Wanted, no_labels
 from bert_jax.finetuning.run import Stopped, write_json
 from bert_jax.finetuning.settings import grid
 from bert_jax.tasks import glue
@@ -158,9 +158,13 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
     """
     for name in names:
         task = open_config_task(dataclasses.replace(config, task=name))
-        for split in (*task.eval_splits(), *(task.test_splits() if wanted.predict_test else ()), "train"):
-            if split != "dev" or not config.data.dev_fraction:
-                task.read(split)
+        labelled = ("train", *task.eval_splits())
+        for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
+            if split == "dev" and config.data.dev_fraction:
+                continue
+            examples = task.read(split)
+            if split in labelled and any(getattr(example, "label", True) is None for example in examples):
+                raise no_labels(task, split)
 
 
 def _folders(names: Sequence[str]) -> list[str]:

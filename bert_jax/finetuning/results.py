@@ -157,7 +157,11 @@ def check_labelled(task: Task, splits: Sequence[Split]) -> None:
     """
     for split in splits:
         if split.features.targets is None:
-            raise UserError(
-                f"the {split.name} set of {task.name} has no labels: name a labelled file, "
-                "or another --config.data.dev_split"
-            )
+            raise no_labels(task, split.name)
+
+
+def no_labels(task: Task, split: str) -> UserError:
+    """Return the complaint about a split that must have labels and has none."""
+    return UserError(
+        f"the {split} set of {task.name} has no labels: name a labelled file, or another --config.data.dev_split"
+    )

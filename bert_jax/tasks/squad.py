@@ -182,7 +182,7 @@ class SpanTask(Task):
         ]
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return exact and f1 as fractions; v2.0 at its threshold, tuned on this very split if it is to be tuned."""
+        """Return exact and f1 as fractions; v2.0 at its threshold, which is tuned on the selecting split if at all."""
         return self._score(split, self.predictions(split, outputs))
 
     def _score(self, split: Split, predictions: list[Prediction]) -> dict[str, float]:
@@ -193,7 +193,7 @@ class SpanTask(Task):
             return {"f1": figures["f1"] / 100, "exact_match": figures["exact_match"] / 100}
         odds = {q.id: p.null_odds for q, p in zip(split.examples, predictions, strict=True)}
         threshold = self.threshold
-        if self.squad.null_score_threshold == "tune":
+        if self.squad.null_score_threshold == "tune" and split.name == self.eval_splits()[0]:
             threshold = squad_metrics.tune_threshold(texts, answers=golds, no_answer_scores=odds)
         figures = squad_metrics.evaluate_v2(texts, answers=golds, no_answer_scores=odds, threshold=threshold)
         kept = {name: value / 100 for name, value in figures.items() if not name.endswith(("total", "thresh"))}
