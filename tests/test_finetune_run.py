@@ -15,9 +15,10 @@ from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
-from bert_jax.finetuning.experiment import Experiment, Wanted
+from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, predict_outputs, save_outputs
 from bert_jax.finetuning.program import TaskProgram
+from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.run import Stopped, batch_examples
 from bert_jax.finetuning.settings import RunSettings, grid, layerwise_decay, learning_rate, step_settings
 from bert_jax.training.schedule import RateSegment, learning_rate_schedule

@@ -167,6 +167,10 @@ def test_the_threshold_is_tuned_on_dev_and_used_for_the_files(tmp_path: Path):
     assert squad("v2", max_seq_length=24, null_score_threshold="0").score(split, outputs)["exact"] == 0.5
     task.calibrate(split, outputs)
     assert 1.0 <= task.threshold < 2.0
+    # Another split is scored at dev's threshold and not at its own best.
+    half = Split("test", asked[3:], task.featurise(asked[3:], tokenizer=words, training=False))
+    figures = task.score(half, outputs[:3])
+    assert (figures["f1"], figures["null_score_threshold"]) == (0.0, task.threshold)
     files = task.write_predictions(split, outputs, directory=tmp_path)
     assert {file.name for file in files} == {"predictions.json", "nbest_predictions.json", "null_odds.json"}
     assert json.loads((tmp_path / "predictions.json").read_text()) == {

@@ -17,6 +17,7 @@ from bert_jax.tasks.squad_metrics import (
     exact_match,
     normalize_answer,
     token_f1,
+    tune_threshold,
 )
 
 SETS = 1000
@@ -306,3 +307,23 @@ def test_the_best_threshold_is_found_by_hand():
     )
     assert best.score == pytest.approx(200 / 3)
     assert best.threshold == -2.0
+
+
+def test_the_tuned_threshold_does_what_it_says():
+    for seed in range(SETS):
+        predictions, answers, scores = random_questions(seed)  # half of the scores are equal
+        threshold = tune_threshold(predictions, answers=answers, no_answer_scores=scores)
+        got = evaluate_v2(predictions, answers=answers, no_answer_scores=scores, threshold=threshold)["f1"]
+        tried = [min(scores.values()) - 1, *scores.values()]
+        reached = [
+            evaluate_v2(predictions, answers=answers, no_answer_scores=scores, threshold=value)["f1"] for value in tried
+        ]
+        assert got == pytest.approx(max(reached)), seed
+
+
+def test_where_nothing_should_be_answered_the_threshold_lies_below_all_scores():
+    answers, scores = {"a": [], "b": [], "c": ["x"]}, {"a": -5.0, "b": -5.0, "c": -4.0}
+    assert tune_threshold({"a": "y", "b": "y", "c": "y"}, answers=answers, no_answer_scores=scores) == -6.0
+    # One answer right of three of the same score: all three are answered, or none.
+    equal = dict.fromkeys("abc", 1.0)
+    assert tune_threshold({"a": "y", "b": "y", "c": "x"}, answers=answers, no_answer_scores=equal) == 0.0

@@ -139,7 +139,7 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
         if leaves[path] not in choices:
             shown = ", ".join(choice or "''" for choice in choices)
             raise UserError(f"config.{path}={leaves[path]!r}: choose one of {shown}")
-    for task in config.task.split(","):
+    for task in _tasks(config):
         if task not in (*registry.TASKS, "all"):
             raise UserError(f"config.task={task!r}: choose one of {', '.join(registry.TASKS)}, or all for GLUE")
     positive = (
@@ -171,11 +171,37 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
         )
     if config.recipe == "original" and config.optimizer.name == "adamw":
         raise UserError("config.optimizer.name=adamw contradicts config.recipe=original: choose auto or bert_adam")
+    if config.data.dev_fraction and config.data.dev_split != "dev":
+        raise UserError(
+            f"config.data.dev_fraction={config.data.dev_fraction} contradicts config.data.dev_split=test: one holds "
+            "out a part of train as dev, the other selects on test; give one of them"
+        )
+    _check_task_options(config)
     if config.own.kind == "choice" and config.task == "own" and not config.own.choices:
         raise UserError(
             "config.own.choices is empty: name the column of a list, or one column a choice, parted by commas"
         )
     return config
+
+
+def _check_task_options(config: FinetuneConfig) -> None:
+    """Refuse options that no task of the config reads."""
+    spans = any(task.startswith("squad") or (task, config.own.kind) == ("own", "span") for task in _tasks(config))
+    if config.squad.intermediate_file and not spans:
+        raise UserError(
+            f"config.squad.intermediate_file={config.squad.intermediate_file}: config.task={config.task} answers no "
+            "questions: leave it empty, or choose squad_v1, squad_v2, or own with config.own.kind=span"
+        )
+    tags = any(task == "ner" or (task, config.own.kind) == ("own", "tags") for task in _tasks(config))
+    if config.ner.features and not tags:
+        raise UserError(
+            f"config.ner.features={config.ner.features}: config.task={config.task} tags no words: leave it empty, or "
+            "choose ner, or own with config.own.kind=tags"
+        )
+
+
+def _tasks(config: FinetuneConfig) -> list[str]:
+    return config.task.split(",")
 
 
 def _number(text: str, *, field: str) -> float:

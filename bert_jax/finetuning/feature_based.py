@@ -1,7 +1,7 @@
 """Table 7: freeze BERT, compute its features of every word once, train a BiLSTM on them."""
 
 import dataclasses
-import json
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,20 +16,19 @@ from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.finetuning import report
 from bert_jax.finetuning.config import FinetuneConfig
-from bert_jax.finetuning.experiment import RESULT, RUNS, Wanted
-from bert_jax.finetuning.initial import task_model
+from bert_jax.finetuning.initial import constant_score, task_model
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import all_batches, row_shape
-from bert_jax.finetuning.run import Evaluation, RunResult, batch_examples, num_steps, steps_per_epoch, write_json
+from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
+from bert_jax.finetuning.run import Evaluation, RunResult, Stopped, batch_examples, num_steps, steps_per_epoch
 from bert_jax.finetuning.settings import RunSettings, StepSettings, make_optimizer, step_settings
 from bert_jax.model.bert import BertEncoder
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.feature_tagger import FEATURE_LAYERS, FeatureTagger
 from bert_jax.parallel import mesh as meshes
-from bert_jax.tasks.entity_metrics import score_entities
 from bert_jax.tasks.interface import Split, Task
+from bert_jax.tasks.ner import TaggedWord, TagTask
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep
@@ -86,52 +85,46 @@ class TaggerObjective:
 def run_feature_based(
     config: FinetuneConfig,
     *,
-    task: Task,
+    task: TagTask,
     source: Source,
     workdir: Path,
     wanted: Wanted,
+    should_stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run every setting and return the results as they stand in results.json; finished runs are not run again.
 
+    The taggers themselves are not kept: results, predictions and errors are.
+
     Raises:
+      Stopped: if the user asked to stop; nothing of the run under way is saved.
       UserError: if data, model and config do not go together.
     """
     tokenizer = source.require_tokenizer()
     train = task.load("train", tokenizer=tokenizer)
-    dev = task.load(task.eval_splits()[0], tokenizer=tokenizer)
+    evals = [task.load(name, tokenizer=tokenizer) for name in task.eval_splits()]
+    tests = [task.load(name, tokenizer=tokenizer) for name in (task.test_splits() if wanted.predict_test else ())]
+    check_labelled(task, [train, *evals])
     layers = source.model.num_hidden_layers
     if "four" in config.ner.features and layers < 4:
         raise UserError(f"config.ner.features={config.ner.features}: {source.path} has {layers} layers, not four")
-    extractor = _Extractor(config, source=source, task=task, splits=[train, dev])
-    say(f"{task.name}: computing {config.ner.features} of {len(train.examples) + len(dev.examples)} sentences")
-    features = {split.name: extractor.words(split) for split in (train, dev)}
-    results = []
-    for settings in wanted.runs:
-        path = workdir / RUNS / settings.name / RESULT
-        if path.exists():
-            results.append(RunResult.from_json(json.loads(path.read_text())))
-            continue
-        say(f"run {settings.name}")
-        tagger = _TaggerRun(config, task=task, train=train, dev=dev, features=features)
-        result = tagger.run(settings, say=say)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, result.to_json())
-        results.append(result)
-    champion = max(results, key=lambda result: result.best.metrics[task.selection])
-    record = {
-        "task": task.name,
-        "features": config.ner.features,
-        "labels": list(task.labels),
-        "selection": task.selection,
-        "best": champion.to_json(),
-        "summary": report.summarise(results, selection=task.selection),
-        "tables": {},
-        "runs": [result.to_json() for result in results],
-    }
-    write_json(workdir / "results.json", record)
-    say(report.table(record))
-    return record
+    constant = constant_score(task, evals[0])
+    outcome = TaskResults(task, workdir=workdir, wanted=wanted, evals=evals, tests=tests, constant=constant, say=say)
+    results = [outcome.finished(settings) for settings in wanted.runs]
+    if None in results:
+        splits = [train, *evals, *tests]
+        extractor = _Extractor(config, source=source, task=task, splits=splits)
+        say(f"{task.name}: computing {config.ner.features} of {sum(len(s.examples) for s in splits)} sentences")
+        features = {split.name: extractor.words(split) for split in splits}
+        tagger = _TaggerRun(config, task=task, train=train, dev=evals[0], features=features, should_stop=should_stop)
+        for number, settings in enumerate(wanted.runs):
+            if results[number] is None:
+                say(f"run {number + 1} of {len(wanted.runs)}: {settings.name}")
+                result, params = tagger.run(settings, say=say)
+                outcome.add(result, outputs=functools.partial(tagger.outputs, params))
+                results[number] = result
+    finished = [result for result in results if result is not None]
+    return outcome.finish(finished, facts={"train_examples": len(train.examples), "features": config.ner.features})
 
 
 class _Extractor:
@@ -179,12 +172,20 @@ class _Extractor:
 
 
 class _TaggerRun:
-    """Train one tagger and keep its best evaluation."""
+    """Train taggers and keep the best evaluation of each."""
 
     def __init__(
-        self, config: FinetuneConfig, *, task: Task, train: Split, dev: Split, features: dict[str, list[np.ndarray]]
+        self,
+        config: FinetuneConfig,
+        *,
+        task: TagTask,
+        train: Split,
+        dev: Split,
+        features: dict[str, list[np.ndarray]],
+        should_stop: Callable[[], bool],
     ):
         self._config, self._task, self._train, self._dev, self._features = config, task, train, dev, features
+        self._should_stop = should_stop
         self._label = {label: index for index, label in enumerate(task.labels)}
         ner = config.ner
         self._objective = TaggerObjective(
@@ -199,37 +200,59 @@ class _TaggerRun:
         optimizer = make_optimizer(self._config, settings=settings, num_layers=0)
         return TrainStep(self._objective, optimizer=optimizer, key=settings.key)(state, rows)
 
-    def run(self, settings: RunSettings, *, say: Callable[[str], None]) -> RunResult:
+    def run(self, settings: RunSettings, *, say: Callable[[str], None]) -> tuple[RunResult, Any]:
+        """Return the result and the best evaluation's parameters."""
         examples = len(self._train.examples)
         total, epoch = num_steps(settings, examples=examples), steps_per_epoch(settings, examples=examples)
+        every = max(1, round(epoch / self._config.train.evals_per_epoch))
         fixed = step_settings(settings, num_steps=total, warmup_fraction=self._config.optimizer.warmup_fraction)
         state = self._init(settings)
         history: list[Evaluation] = []
+        best: tuple[float, Any] = (-math.inf, None)
         seconds = 0.0
         begun = time.monotonic()
-        for step in range(total):
-            chosen = batch_examples(settings, examples=examples, step=step)
+        for step in range(1, total + 1):
+            if self._should_stop():
+                raise Stopped(step - 1, total, saved=False)
+            chosen = batch_examples(settings, examples=examples, step=step - 1)
             state, output = self._step(state, self._rows(self._train, chosen), fixed)
-            if (step + 1) % epoch and step + 1 < total:
+            if step % every and step < total:
                 continue
             loss = float(output.means["loss"].total)
             if not math.isfinite(loss):
-                raise UserError(f"the loss is not finite at step {step + 1}: lower config.optimizer.learning_rate")
+                raise UserError(f"the loss is not finite at step {step}: lower config.optimizer.learning_rate")
             seconds += time.monotonic() - begun
-            history.append(Evaluation(step + 1, self._evaluate(state.params)))
-            say(f"step {step + 1}/{total}  loss {loss:.3f}  dev f1 {history[-1].metrics['f1']:.4f}")
+            evaluation = Evaluation(step, self._task.score(self._dev, self.outputs(state.params, self._dev)))
+            history.append(evaluation)
+            score = evaluation.metrics[self._task.selection]
+            if score > best[0]:
+                best = score, jax.device_get(state.params)
+            say(f"step {step}/{total}  loss {loss:.3f}  dev {self._task.selection} {score:.4f}")
             begun = time.monotonic()
-        best = max(history, key=lambda item: item.metrics[self._task.selection])
-        return RunResult(
+        result = RunResult(
             settings=settings,
             num_steps=total,
             history=history,
-            best=best,
+            best=max(history, key=lambda item: item.metrics[self._task.selection]),
             train_seconds=seconds,
             sequences_per_second=total * settings.batch_size / max(seconds, 1e-9),
-            metrics={self._dev.name: best.metrics},
-            collapsed=history[-1].metrics["f1"] == 0,
         )
+        return result, best[1]
+
+    def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
+        """Return an output an instance, as a fine-tuned tagger gives it, which only scored pieces' rows fill."""
+        width = len(self._task.labels)
+        outputs = [np.zeros((len(ids), width), np.float32) for ids in split.features.ids]
+        of_sentence: dict[int, list[tuple[int, TaggedWord]]] = {}
+        for number, words in enumerate(split.features.places):
+            for word in words:
+                of_sentence.setdefault(word.sentence, []).append((number, word))
+        for chosen in _by_length(split):
+            logits = np.asarray(self._logits(params, self._rows(split, chosen)), np.float32)
+            for b, sentence in enumerate(chosen):
+                for number, word in of_sentence.get(int(sentence), []):
+                    outputs[number][word.token] = logits[b, word.word]
+        return outputs
 
     def _init(self, settings: RunSettings) -> TrainState:
         fixed = step_settings(settings, num_steps=1, warmup_fraction=0.0)
@@ -255,19 +278,9 @@ class _TaggerRun:
             targets[b, : len(words)] = [self._label[tag] for tag in split.examples[index].tags]
         return WordRows(**meshes.to_global({"hidden": hidden, "lengths": lengths, "targets": targets}, mesh=self._mesh))
 
-    def _evaluate(self, params: Any) -> dict[str, float]:
-        tags: dict[int, list[str]] = {}
-        for chosen in self._by_length():
-            best = np.asarray(self._logits(params, self._rows(self._dev, chosen))).argmax(-1)
-            for b, index in enumerate(chosen):
-                size = len(self._dev.examples[index].words)
-                tags[int(index)] = [self._task.labels[int(label)] for label in best[b, :size]]
-        gold = [sentence.tags for sentence in self._dev.examples]
-        scores = score_entities([tags[index] for index in range(len(gold))], gold=gold)
-        overall = scores.overall
-        return {"f1": overall.f1, "precision": overall.precision, "recall": overall.recall}
 
-    def _by_length(self) -> Iterator[np.ndarray]:
-        order = np.argsort([-len(sentence.words) for sentence in self._dev.examples], kind="stable")
-        for start in range(0, len(order), _EVAL_BATCH):
-            yield order[start : start + _EVAL_BATCH]
+def _by_length(split: Split) -> Iterator[np.ndarray]:
+    """Yield the numbers of all sentences in batches, the longest first."""
+    order = np.argsort([-len(sentence.words) for sentence in split.examples], kind="stable")
+    for start in range(0, len(order), _EVAL_BATCH):
+        yield order[start : start + _EVAL_BATCH]

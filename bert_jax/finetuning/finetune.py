@@ -14,13 +14,16 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import report
 from bert_jax.finetuning.config import FinetuneConfig, flatten, from_config_dict, to_json
-from bert_jax.finetuning.experiment import Experiment, Wanted
+from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
+from bert_jax.finetuning.results import Wanted, no_labels
 from bert_jax.finetuning.run import Stopped, write_json
 from bert_jax.finetuning.settings import grid
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
+from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.registry import open_task
+from bert_jax.training.compilation_cache import CompilationCache
 from bert_jax.training.stopping import StopRequest
 
 # Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
@@ -66,7 +69,10 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
         ensemble=request.ensemble,
         fresh_parts=request.init_missing,
     )
+    if not single:
+        _check_files(config, names, wanted)
     records: dict[str, Any] = {}
+    cache = CompilationCache(workdir)
     with StopRequest() as stop:
         try:
             for name in names:
@@ -76,8 +82,13 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
                 tokenizer.save(directory / "vocab")
                 records[name] = _run_task(config, task, source, directory, wanted, stop, say)
         except Stopped as stopped:
-            say(f"stopped at step {stopped.step} of {stopped.num_steps}, state saved; {request.command} goes on there")
+            where = (
+                "state saved; {} goes on there" if stopped.saved else "finished runs are kept; {} begins this one anew"
+            )
+            say(f"stopped at step {stopped.step} of {stopped.num_steps}, {where.format(request.command)}")
             return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
+        finally:
+            cache.close()
     if not single:
         _finish_benchmark(workdir, records, say)
     if request.predict_test and all(name in glue.TASKS for name in names):
@@ -94,10 +105,12 @@ def _run_task(
     stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    if config.ner.features and task.kind == "tags":
+    if config.ner.features and isinstance(task, TagTask):
         from bert_jax.finetuning.feature_based import run_feature_based
 
-        return run_feature_based(config, task=task, source=source, workdir=directory, wanted=wanted, say=say)
+        return run_feature_based(
+            config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
+        )
     config = dataclasses.replace(config, task=task.name)
     if config.squad.intermediate_file and task.kind == "span":
         source = intermediate_source(config, task=task, source=source, workdir=directory, should_stop=stop, say=say)
@@ -113,9 +126,19 @@ def open_config_task(config: FinetuneConfig) -> Task:
 
 
 def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:
-    """Return the tasks to run; of "all" those whose train file is there (AX has none: MNLI's model answers it)."""
+    """Return the tasks to run; of "all" those whose train file is there (AX has none: MNLI's model answers it).
+
+    Raises:
+      UserError: for AX by itself, or if "all" finds no task.
+    """
     if config.task != "all":
-        return config.task.split(",")
+        names = config.task.split(",")
+        if "ax" in names:
+            raise UserError(
+                "config.task: ax has no train set, the model of mnli answers it: type --task=mnli --predict_test, with "
+                "AX's file in the folder AX beside MNLI"
+            )
+        return names
     root = Path(config.data.directory)
     trainable = [name for name in glue.TASKS if name != "ax"]
     there = [name for name in trainable if config.data.directory.startswith("tfds:") or _has_train(root, name)]
@@ -125,6 +148,23 @@ def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:
     if missing:
         say(f"left out, no train file in {root}: {', '.join(_folders(missing))}")
     return there
+
+
+def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -> None:
+    """Read all tasks' files before the first is trained: what is wrong with the last one shows at once.
+
+    Raises:
+      UserError: for the first file that is missing or wrong.
+    """
+    for name in names:
+        task = open_config_task(dataclasses.replace(config, task=name))
+        labelled = ("train", *task.eval_splits())
+        for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
+            if split == "dev" and config.data.dev_fraction:
+                continue
+            examples = task.read(split)
+            if split in labelled and any(getattr(example, "label", True) is None for example in examples):
+                raise no_labels(task, split)
 
 
 def _folders(names: Sequence[str]) -> list[str]:
@@ -152,7 +192,7 @@ def _write_submission(workdir: Path, names: Sequence[str], *, single: bool, say:
     found: dict[str, Path] = {}
     for name in names:
         folder = (workdir if single else workdir / name) / "predictions"
-        for split, file in zip(glue.TASKS[name].test, glue.TASKS[name].submission, strict=True):
+        for split, file in glue.submission(name).items():
             path = folder / split / f"{file}.tsv"
             if path.is_file():
                 found[path.name] = path

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from bert_jax.convert.source import Source, load_source
 from bert_jax.finetuning.config import FinetuneConfig
+from bert_jax.finetuning.experiment import Experiment
+from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
@@ -31,8 +33,6 @@ def intermediate_source(
       Stopped: if the user asked to stop.
       UserError: if the file is missing or wrong.
     """
-    from bert_jax.finetuning.experiment import Experiment, Wanted  # which imports what this file is part of
-
     directory = workdir / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
     source.require_tokenizer().save(directory / "vocab")

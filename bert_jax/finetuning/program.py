@@ -74,6 +74,11 @@ class TaskProgram:
             )
         )
 
+        self._draw = self._in_mesh(jax.jit(self._drawn_params, static_argnums=1))
+        self._rest = self._in_mesh(
+            jax.jit(self._rest_of_state, out_shardings=(self.state_shardings.step, self.state_shardings.opt_state))
+        )
+
     @property
     def row_multiple(self) -> int:
         """Return what the number of rows must be a multiple of."""
@@ -96,27 +101,22 @@ class TaskProgram:
 
     def fresh_params(self, key: Key[Array, ""], *, parts: tuple[str, ...]) -> dict[str, Any]:
         """Return newly drawn parameters of `parts`; what is not asked for is not computed."""
-
-        @functools.partial(jax.jit, static_argnums=1)
-        def draw(key: Key[Array, ""], parts: tuple[str, ...]) -> dict[str, Any]:
-            params = nn.meta.unbox(self._boxed_params(key))
-            return {part: params[part] for part in parts}
-
-        return jax.tree.map(np.asarray, self._in_mesh(draw)(key, parts)) if parts else {}
+        return jax.tree.map(np.asarray, self._draw(key, parts)) if parts else {}
 
     def init_state(self, params: dict[str, Any]) -> TrainState:
         """Return the state that a run begins with, from host arrays."""
         placed = jax.tree.map(jax.device_put, params, self.state_shardings.params)
         # A copy: device_put may hand out the very buffer of the host array, and the step donates its state.
         placed = jax.tree.map(jnp.copy, placed)
-
-        def rest(params: Any) -> tuple[Any, Any]:
-            return jnp.zeros((), jnp.int32), self._optimizer(_no_settings()).init(params)
-
-        step, opt_state = self._in_mesh(
-            jax.jit(rest, out_shardings=(self.state_shardings.step, self.state_shardings.opt_state))
-        )(placed)
+        step, opt_state = self._rest(placed)
         return TrainState(step=step, params=placed, opt_state=opt_state)
+
+    def _drawn_params(self, key: Key[Array, ""], parts: tuple[str, ...]) -> dict[str, Any]:
+        params = nn.meta.unbox(self._boxed_params(key))
+        return {part: params[part] for part in parts}
+
+    def _rest_of_state(self, params: Any) -> tuple[Any, Any]:
+        return jnp.zeros((), jnp.int32), self._optimizer(_no_settings()).init(params)
 
     def abstract_state(self) -> TrainState:
         """Return shapes, dtypes and shardings of the state, for restoring it."""

@@ -70,10 +70,11 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class Stopped(Exception):
-    """Say that a run was stopped at a step, its state being saved."""
+    """Say that a run was stopped at a step, and whether its state is saved."""
 
     step: int
     num_steps: int
+    saved: bool = True
 
 
 def num_steps(settings: RunSettings, *, examples: int) -> int:

@@ -16,7 +16,7 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_tsv
-from bert_jax.tasks.glue_tfds import TFDS_PREFIX, read_tfds
+from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.options import DataOptions
 from bert_jax.tasks.texts import TextExample
@@ -77,7 +77,7 @@ TASKS: Mapping[str, GlueSpec] = {
     ),
     "ax": GlueSpec(
         "AX", "sentence1", "sentence2", "label", _NLI, metrics=("mcc", "accuracy"), dev=(), submission=("AX",),
-        files={"test": ("diagnostic.tsv", "AX.tsv", "test.tsv"), "diagnostic": ("diagnostic-full.tsv",)},
+        files={"test": ("diagnostic.tsv", "AX.tsv", "test.tsv")},
     ),
 }  # fmt: skip
 
@@ -94,6 +94,9 @@ _METRICS: Mapping[str, Callable[..., float]] = {
     "pearson": metrics.pearson,
     "spearman": metrics.spearman,
 }
+_DIAGNOSTICS = ("AX", "diagnostic")  # the folder's names in two ways of fetching GLUE
+# The labelled diagnostics (diagnostic-full.tsv) name their columns otherwise than those to be answered.
+_FULL_DIAGNOSTICS = {"Premise": "sentence1", "Hypothesis": "sentence2", "Label": "label"}
 # CoLA's train and dev have no header line; the second column is the label, the third the authors' original mark.
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
@@ -101,6 +104,12 @@ _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 def figures(predictions: np.ndarray, *, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Return the named metrics."""
     return {name: _METRICS[name](predictions, labels=labels) for name in names}
+
+
+def submission(name: str) -> dict[str, str]:
+    """Return the server's file name, without `.tsv`, of each test split that a task's model answers."""
+    spec = TASKS[name]
+    return dict(zip(spec.test, spec.submission, strict=True)) | ({"ax": "AX"} if name == "mnli" else {})
 
 
 class GlueTask(Task):
@@ -120,11 +129,13 @@ class GlueTask(Task):
         return self.spec.dev if self.data.dev_split == "dev" else (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:
-        """Return the test sets."""
-        return self.spec.test
+        """Return the test sets; with MNLI's the diagnostics, where they are there."""
+        return (*self.spec.test, "ax") if self.name == "mnli" and self._has_diagnostics() else self.spec.test
 
     def read(self, split: str) -> list[TextExample]:
         """Return the rows of a split."""
+        if split == "ax":
+            return GlueTask("ax", data=dataclasses.replace(self.data, directory=self._diagnostics())).read("test")
         if self.data.directory.startswith(TFDS_PREFIX):
             return read_tfds(self.data.directory, task=self.name, split=split)
         if self.name == "mrpc" and split in ("train", "dev"):
@@ -146,8 +157,7 @@ class GlueTask(Task):
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
         """Write `index<TAB>prediction` rows under the name that the GLUE server expects, for test sets."""
-        names = dict(zip(self.spec.test, self.spec.submission, strict=True))
-        path = directory / f"{names.get(split.name, f'{self.spec.directory}-{split.name}')}.tsv"
+        path = directory / f"{submission(self.name).get(split.name, f'{self.spec.directory}-{split.name}')}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{index}\t{self.written(output)}\n" for index, output in enumerate(outputs)]
         path.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8")
@@ -171,6 +181,19 @@ class GlueTask(Task):
             return {}
         return {"confusion": texts.confusion_table(split, outputs, labels=self.labels)}
 
+    def _diagnostics(self) -> str:
+        """Return the folder of AX, beside MNLI's."""
+        if self.data.directory.startswith(TFDS_PREFIX):
+            return self.data.directory
+        beside = Path(self._folder()).parent
+        return str(next((beside / name for name in _DIAGNOSTICS if (beside / name).is_dir()), beside / _DIAGNOSTICS[0]))
+
+    def _has_diagnostics(self) -> bool:
+        directory = self._diagnostics()
+        if directory.startswith(TFDS_PREFIX):
+            return has_tfds(directory, task="ax")
+        return any((Path(directory) / name).is_file() for name in TASKS["ax"].files["test"])
+
     def _folder(self) -> str:
         inner = Path(self.data.directory) / self.spec.directory
         return str(inner) if inner.is_dir() else self.data.directory
@@ -182,7 +205,10 @@ class GlueTask(Task):
     def _rows(self, path: Path) -> list[Row]:
         headless = self.name == "cola" and not path.name.startswith("test")
         columns = _COLA_COLUMNS if headless else ()
-        return list(read_tsv(path, columns=columns, skip_malformed=self.name == "qqp"))
+        rows = list(read_tsv(path, columns=columns, skip_malformed=self.name == "qqp"))
+        if self.name != "ax":
+            return rows
+        return [Row({_FULL_DIAGNOSTICS.get(n, n): v for n, v in row.fields.items()}, row.place) for row in rows]
 
     def _example(self, row: Row, split: str) -> TextExample:
         spec = self.spec

@@ -47,6 +47,12 @@ def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
     return [_example(row, first, second, regression=task == "stsb") for row in rows]
 
 
+def has_tfds(directory: str, *, task: str) -> bool:
+    """Return whether `directory` has a task: by name TFDS has them all, a folder what was prepared there."""
+    path = directory.removeprefix(TFDS_PREFIX)
+    return (Path(path) / task).is_dir() if Path(path).is_dir() else "/" not in path
+
+
 def _example(row: Any, first: str, second: str, *, regression: bool) -> TextExample:
     label = float(row["label"]) if regression else int(row["label"])
     pair = _text(row[second]) if second else None

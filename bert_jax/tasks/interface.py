@@ -106,7 +106,7 @@ class Task(abc.ABC):
 
     def eval_splits(self) -> tuple[str, ...]:
         """Return the labelled splits to report on; the first one selects."""
-        return ("dev",)
+        return (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:
         """Return the splits to predict, as far as their files are there."""

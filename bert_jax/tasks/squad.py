@@ -107,10 +107,6 @@ class SpanTask(Task):
         del index
         return example.group
 
-    def eval_splits(self) -> tuple[str, ...]:
-        """Return the dev set, or the test file where the config asks for it."""
-        return (self.data.dev_split,)
-
     def test_splits(self) -> tuple[str, ...]:
         """Return the test set if one was named: SQuAD's own is not public."""
         return ("test",) if self.data.test_file else ()
@@ -186,7 +182,7 @@ class SpanTask(Task):
         ]
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return exact and f1 as fractions; v2.0 at its threshold, tuned on this very split if it is to be tuned."""
+        """Return exact and f1 as fractions; v2.0 at its threshold, which is tuned on the selecting split if at all."""
         return self._score(split, self.predictions(split, outputs))
 
     def _score(self, split: Split, predictions: list[Prediction]) -> dict[str, float]:
@@ -196,11 +192,10 @@ class SpanTask(Task):
             figures = squad_metrics.evaluate_v1(texts, answers=golds)
             return {"f1": figures["f1"] / 100, "exact_match": figures["exact_match"] / 100}
         odds = {q.id: p.null_odds for q, p in zip(split.examples, predictions, strict=True)}
-        figures = squad_metrics.evaluate_v2(texts, answers=golds, no_answer_scores=odds, threshold=self.threshold)
         threshold = self.threshold
-        if self.squad.null_score_threshold == "tune":
-            threshold = figures["best_f1_thresh"]
-            figures = squad_metrics.evaluate_v2(texts, answers=golds, no_answer_scores=odds, threshold=threshold)
+        if self.squad.null_score_threshold == "tune" and split.name == self.eval_splits()[0]:
+            threshold = squad_metrics.tune_threshold(texts, answers=golds, no_answer_scores=odds)
+        figures = squad_metrics.evaluate_v2(texts, answers=golds, no_answer_scores=odds, threshold=threshold)
         kept = {name: value / 100 for name, value in figures.items() if not name.endswith(("total", "thresh"))}
         return {"f1": kept.pop("f1"), "exact": kept.pop("exact"), **kept, "null_score_threshold": threshold}
 

@@ -1,0 +1,167 @@
+"""Keep what each run gave on disk, and make of it the results, predictions and errors of a task."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import UserError
+from bert_jax.finetuning import report
+from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
+from bert_jax.finetuning.run import RunResult, write_json
+from bert_jax.finetuning.settings import RunSettings
+from bert_jax.tasks.interface import Outputs, Split, Task
+
+RESULT, RUNS = "result.json", "runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Say what is to be done beside training."""
+
+    runs: tuple[RunSettings, ...]
+    predict_test: bool = False
+    errors: int = 0
+    ensemble: int = 0  # of so many best runs; 0: none
+    fresh_parts: tuple[str, ...] = ()
+
+
+class TaskResults:
+    """Hold the runs of one task: the first of `evals` selects, who learned nothing scores `constant`."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        workdir: Path,
+        wanted: Wanted,
+        evals: Sequence[Split],
+        tests: Sequence[Split],
+        constant: float,
+        say: Callable[[str], None],
+    ):
+        """Keep runs under `workdir`.
+
+        Raises:
+          UserError: if more runs are to be averaged than there are.
+        """
+        self.task, self.workdir, self.wanted, self.constant = task, workdir, wanted, constant
+        self._evals, self._tests, self._say = evals, tests, say
+        if len(wanted.runs) < wanted.ensemble:
+            raise UserError(
+                f"--ensemble={wanted.ensemble} of {len(wanted.runs)} runs: type --seeds={wanted.ensemble} or more"
+            )
+
+    @property
+    def splits(self) -> list[Split]:
+        """Return what every run is evaluated on or predicts."""
+        return [*self._evals, *self._tests]
+
+    def directory(self, settings: RunSettings) -> Path:
+        """Return the folder of a run."""
+        return self.workdir / RUNS / settings.name
+
+    def finished(self, settings: RunSettings) -> RunResult | None:
+        """Return what a run gave, or None if it has not been run to its end.
+
+        Raises:
+          UserError: if it was run without predicting what is wanted now.
+        """
+        path = self.directory(settings) / RESULT
+        if not path.exists():
+            return None
+        result = RunResult.from_json(json.loads(path.read_text()))
+        missing = [split for split in self._tests if not self._file(result, split).exists()]
+        if missing:
+            raise UserError(
+                f"{path.parent} was run without predicting {missing[0].name}, and only the best run's parameters are "
+                "kept: choose another --workdir, or leave out --predict_test"
+            )
+        return result
+
+    def add(self, result: RunResult, *, outputs: Callable[[Split], Outputs]) -> None:
+        """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
+        self.directory(result.settings).mkdir(parents=True, exist_ok=True)
+        for split in self.splits:
+            found = outputs(split)
+            save_outputs(self._file(result, split), outputs=found)
+            if split.features.targets is not None:
+                if split is self._evals[0]:
+                    self.task.calibrate(split, found)
+                result.metrics[split.name] = self.task.score(split, found)
+        result.collapsed = result.history[-1].metrics[self.task.selection] <= self.constant
+        write_json(self.directory(result.settings) / RESULT, result.to_json())
+
+    def champion(self, results: Sequence[RunResult]) -> RunResult:
+        """Return the first run with the best dev figure."""
+        return max(results, key=lambda result: result.best.metrics[self.task.selection])
+
+    def finish(self, results: Sequence[RunResult], *, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write results.json, results.txt, predictions and errors, and return the results; `facts` stand among them."""
+        champion = self.champion(results)
+        dev = self._evals[0]
+        best = self._outputs(champion, dev)
+        self.task.calibrate(dev, best)
+        for split in self.splits:
+            directory = self.workdir / "predictions" / split.name
+            self.task.write_predictions(split, self._outputs(champion, split), directory=directory)
+        record: dict[str, Any] = {
+            "task": self.task.name,
+            "labels": list(self.task.labels),
+            "selection": self.task.selection,
+            "constant": self.constant,
+            **facts,
+            "best": champion.to_json(),
+            "summary": report.summarise(results, selection=self.task.selection),
+            "tables": self.task.tables(dev, best),
+            "runs": [result.to_json() for result in results],
+        }
+        if self.wanted.errors:
+            found = self.task.mistakes(dev, best, count=self.wanted.errors)
+            report.write_errors(self.workdir / f"errors-{dev.name}.jsonl", found)
+        if self.wanted.ensemble:
+            record["ensemble"] = self._ensemble(results)
+        write_json(self.workdir / "results.json", record)
+        text = report.table(record)
+        (self.workdir / "results.txt").write_text(text + "\n", encoding="utf-8")
+        self._say(text)
+        return record
+
+    def _ensemble(self, results: Sequence[RunResult]) -> dict[str, Any]:
+        """Score the mean output of the best runs, and write its predictions."""
+        ranked = sorted(results, key=lambda r: -r.best.metrics[self.task.selection])[: self.wanted.ensemble]
+        metrics = {}
+        for split in self.splits:
+            outputs = average_outputs([self._outputs(result, split) for result in ranked])
+            if split is self._evals[0]:
+                self.task.calibrate(split, outputs)
+            if split.features.targets is not None:
+                metrics[split.name] = self.task.score(split, outputs)
+            directory = self.workdir / "predictions" / f"ensemble-{split.name}"
+            self.task.write_predictions(split, outputs, directory=directory)
+        return {"runs": [result.settings.name for result in ranked], "metrics": metrics}
+
+    def _outputs(self, result: RunResult, split: Split) -> Outputs:
+        return load_outputs(self._file(result, split))
+
+    def _file(self, result: RunResult, split: Split) -> Path:
+        return self.directory(result.settings) / f"outputs-{split.name}.npz"
+
+
+def check_labelled(task: Task, splits: Sequence[Split]) -> None:
+    """Check that every split has labels.
+
+    Raises:
+      UserError: for the first that has none.
+    """
+    for split in splits:
+        if split.features.targets is None:
+            raise no_labels(task, split.name)
+
+
+def no_labels(task: Task, split: str) -> UserError:
+    """Return the complaint about a split that must have labels and has none."""
+    return UserError(
+        f"the {split} set of {task.name} has no labels: name a labelled file, or another --config.data.dev_split"
+    )
