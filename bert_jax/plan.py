@@ -29,12 +29,19 @@ def main() -> int:
         raise UserError("--config is missing: give a config file, for example --config=configs/large_tpu.py")
     if not TOPOLOGY.value:
         raise UserError("--topology is missing: give a slice, for example --topology=v5e:4x4")
+    if HLO.value and SWEEP.value:
+        raise UserError("--hlo keeps the program of one plan: leave --sweep out, or plan the variant that you want")
+    if HLO.value and not Path(HLO.value).absolute().parent.is_dir():
+        raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; make it first")
     compiling.prepare_environment()
     config = configs.from_config_dict(CONFIG.value)
     topology = chips.parse_topology(TOPOLOGY.value)
 
-    def keep(index: int, text: str) -> None:
-        path = Path(HLO.value + (f".{index}" if index else ""))
+    kept: list[Path] = []
+
+    def keep(text: str) -> None:
+        path = Path(HLO.value + (f".{len(kept)}" if kept else ""))
+        kept.append(path)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

@@ -45,6 +45,17 @@ def test_logits_beyond_the_bound_give_finite_loss_and_gradient() -> None:
     assert gradient[0, 1] < -0.9
 
 
+@pytest.mark.parametrize("offset", [81.0, 300.0, -110.0, -1e4])
+def test_a_whole_vocabulary_out_of_bounds_gives_finite_loss_and_gradient(offset: float) -> None:
+    logits = jnp.zeros((2, 30522)).at[:, 7].set(3.0) + offset
+    labels = jnp.asarray([7, 8])
+    loss, gradient = jax.value_and_grad(lambda x: cross_entropy(x, labels)[0].sum())(logits)
+    assert jnp.isfinite(loss)
+    assert jnp.isfinite(gradient).all()
+    assert gradient[0, 7] < 0  # the label is pushed up
+    assert gradient[1, 8] < 0
+
+
 def test_equal_best_logits_count_as_right() -> None:
     # Unlike argmax, which takes the first; equal float32 logits of trained models do not occur.
     assert cross_entropy(jnp.zeros((1, 4)), jnp.asarray([3]))[1].all()

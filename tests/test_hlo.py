@@ -86,6 +86,54 @@ def test_collectives_are_found_inside_fusions_and_exposed_where_nothing_hides_th
     assert reduce.exposed_seconds == reduce.seconds == pytest.approx(2 * 2**21 * 15 / 16 / 90e9)
 
 
+def entry(*lines: str) -> str:
+    """Return a program of these instructions."""
+    text = PROGRAM[: PROGRAM.index("ENTRY")] + "ENTRY %main.2 (p0: f32[8,128]) -> f32[8,128] {\n"
+    return text + "".join(f"  {line}\n" for line in lines) + "}\n"
+
+
+GATHERED = 64 * 128 * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "moved"),
+    [
+        (f"%a = (f32[4,128], f32[64,128]) all-gather-start(%small), {SIXTEEN}", "all-gather", GATHERED),
+        (f"%a = f32[64,128] all-reduce-start(%small), {SIXTEEN}", "all-reduce", GATHERED),
+        (f"%a = f32[4,128] reduce-scatter(%small), {SIXTEEN}", "reduce-scatter", GATHERED),
+        ("%a = (f32[4,128], f32[64,128]) async-start(%small), calls=%wrapped", "all-gather", GATHERED),
+    ],
+)
+def test_bytes_are_those_of_the_whole_buffer(line: str, kind: str, moved: int) -> None:
+    program = parse_hlo(entry("%small = f32[4,128] parameter(0)", line))
+    (found,) = find_collectives(program, topology=V5E)
+    assert (found.kind, found.bytes) == (kind, moved)
+
+
+def test_the_same_work_hides_one_collective_only() -> None:
+    def start(number: int) -> str:
+        return f"%s{number} = (f32[4,128], f32[64,128]) all-gather-start(%small), {SIXTEEN}"
+
+    seconds = GATHERED * 15 / 16 / 90e9
+    work = f"%w = f32[8,128] fusion(%small), kind=kLoop, calls=%add, {CYCLES % round(seconds * V5E.chip.clock)}"
+    done = ["%d1 = f32[64,128] all-gather-done(%s1)", "%d2 = f32[64,128] all-gather-done(%s2)"]
+    program = parse_hlo(entry("%small = f32[4,128] parameter(0)", start(1), start(2), work, *done))
+    first, second = find_collectives(program, topology=V5E)
+    assert first.exposed_seconds == pytest.approx(0, abs=1e-9)
+    assert second.exposed_seconds == pytest.approx(seconds, rel=1e-2)
+
+
+def test_one_collective_behind_another_is_found() -> None:
+    program = parse_hlo(
+        entry(
+            "%small = f32[4,128] parameter(0)",
+            f"%r = f32[4,128] all-reduce(%small), {SIXTEEN}",
+            "%g = f32[64,128] fusion(%r), kind=kCustom, calls=%wrapped",
+        )
+    )
+    assert [item.kind for item in find_collectives(program, topology=V5E)] == ["all-reduce", "all-gather"]
+
+
 def test_what_has_no_estimate_is_listed() -> None:
     assert find_unestimated(parse_hlo(PROGRAM)) == {"sort": 1, "loop of unknown length": 1}
 
@@ -97,7 +145,14 @@ def test_text_of_something_else_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("text", "bandwidth"),
-    [("v5e:4x4", 90e9), ("v5e:16x16", 180e9), ("v5e:4x16", 135e9), ("v5p:2x2x4", 360e9), ("v6e:2x2", 180e9)],
+    [
+        ("v5e:4x4", 90e9),
+        ("v5e:16x16", 180e9),
+        ("v5e:4x16", 135e9),
+        ("v5p:2x2x4", 270e9),
+        ("v5p:4x4x4", 540e9),
+        ("v6e:2x2", 180e9),
+    ],
 )
 def test_an_axis_that_closes_to_a_ring_is_used_both_ways(text: str, bandwidth: float) -> None:
     topology = parse_topology(text)

@@ -83,14 +83,14 @@ def attend(
     arguments = ((query, key, value), mask, dropping, heads)
     cudnn = _cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference
     if implementation == "pallas":
-        return _on_each_device(_pallas)(*arguments)
+        return _fused(query.values.shape)(*arguments)
     if implementation == "cudnn":
         return cudnn(*arguments)
     if implementation == "auto":
         # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none.
         # cuDNN looks for its library when it is traced, so it is named only where there is one.
         gpu = {"cuda": cudnn} if jax.default_backend() == "gpu" else {}
-        return jax.lax.platform_dependent(*arguments, tpu=_on_each_device(_pallas), default=_reference, **gpu)
+        return jax.lax.platform_dependent(*arguments, tpu=_fused(query.values.shape), default=_reference, **gpu)
     return _reference(*arguments)
 
 
@@ -114,9 +114,7 @@ def _reference(
 def _pallas(
     projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
-    batch, length, count, size = projections[0].values.shape
-    if not is_supported(length=length, heads=count, head_size=size):
-        return _reference(projections, mask, dropping, heads)
+    batch = len(projections[0].values)
     arrays = {
         "biases": tuple(projected.bias for projected in projections),
         "segment_ids": mask.segment_ids,
@@ -146,28 +144,44 @@ def _cudnn(
     return jax.nn.dot_product_attention(query, key, value, mask=mask.dense(), implementation="cudnn")
 
 
-def _on_each_device(implementation: _Implementation) -> _Implementation:
-    """Return `implementation` run by each device on its rows and heads: XLA cannot partition a kernel.
+def _fused(shape: tuple[int, ...]) -> _Implementation:
+    """Return the kernel for projections of `shape`, run by each device on its rows and heads: XLA cannot partition it.
 
-    Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is.
+    Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is; shapes that it
+    does not take, or that do not divide over the devices, are the reference's.
     """
+    batch, length, count, size = shape
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
-        return implementation
+        return _pallas if is_supported(length=length, heads=count, head_size=size) else _reference
     tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
-    rows, of_heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
-    biases = nn.logical_to_mesh_axes(("heads", "head_size"))
-
-    def local(values: Any, biases: Any, mask: AttentionMask, dropping: AttentionDropout | None, heads: Array) -> Array:
-        query, key, value = (Projected(*pair) for pair in zip(values, biases, strict=True))
-        return implementation((query, key, value), mask, dropping, heads)
-
-    mapped = jax.shard_map(local, in_specs=(tokens, biases, rows, rows, of_heads), out_specs=tokens, check_vma=False)
+    of_rows, of_heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
+    of_biases = nn.logical_to_mesh_axes(("heads", "head_size"))
+    row_shares, head_shares = (_shares(spec[0], sizes=mesh.shape) for spec in (of_rows, of_heads))
+    if batch % row_shares or count % head_shares:
+        return _reference
+    if not is_supported(length=length, heads=count // head_shares, head_size=size):
+        return _reference
 
     def on_each(
         projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Array
     ) -> Array:
-        values = tuple(projected.values for projected in projections)
-        return mapped(values, tuple(projected.bias for projected in projections), mask, dropping, heads)
+        # As plain lists of arrays: a specification in an array's place would not pass for one.
+        by_token, by_row = [part.values for part in projections], jax.tree.leaves((mask, dropping))
+        structure = jax.tree.structure((mask, dropping))
+
+        def local(by_token: Any, biases: Any, by_row: Any, heads: Any) -> Array:
+            query, key, value = (Projected(*pair) for pair in zip(by_token, biases, strict=True))
+            return _pallas((query, key, value), *jax.tree.unflatten(structure, by_row), heads)
+
+        mapped = jax.shard_map(
+            local, in_specs=(tokens, of_biases, of_rows, of_heads), out_specs=tokens, check_vma=False
+        )
+        return mapped(by_token, [part.bias for part in projections], by_row, heads)
 
     return on_each
+
+
+def _shares(axes: str | tuple[str, ...] | None, *, sizes: Any) -> int:
+    """Return into how many parts mesh axes divide a dimension."""
+    return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

@@ -10,7 +10,6 @@ import re
 
 from bert_jax.errors import UserError
 
-# Larger pods are computed from the largest that is compiled.
 MAX_COMPILED_CHIPS = 256
 
 
@@ -68,12 +67,15 @@ class Topology:
         """Return the bytes a second that a chip sends in a ring collective over `group_size` chips.
 
         A group of all chips uses every axis, a smaller one is taken to lie along the longest. An axis that closes to a
-        ring is used both ways, a line one way.
+        ring is used both ways, a line one way; a three-dimensional slice has rings only if all its axes do.
         """
         axes = sorted((size for size in self.shape if size > 1), reverse=True)
         if group_size < self.num_chips:
             axes = axes[:1]
-        links = sum(2 if size % self.chip.wraps_at == 0 else 1 for size in axes)
+        wraps = {size: size % self.chip.wraps_at == 0 for size in self.shape}
+        if self.chip.dimensions == 3:
+            wraps = dict.fromkeys(wraps, all(wraps.values()))
+        links = sum(2 if wraps[size] else 1 for size in axes)
         return max(links, 1) * self.chip.link_bandwidth
 
 

@@ -1,21 +1,22 @@
 """Find a program's collectives and how long they leave the chip without work.
 
 A ring over n chips moves (n - 1) / n of the buffer for a gather or a scatter, twice that for a reduction that everyone
-gets. A synchronous collective is exposed whole; one with a start and a done only as far as it takes longer than the
-compiler's estimate of what is scheduled between the two.
+gets. The schedule is gone through with two clocks, the chip's and the links': a collective begins when it is started
+and the links are free; the chip waits for it where it is synchronous, or where its end is asked for too early.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.hlo import COLLECTIVES, HloProgram, Instruction
 
 _GROUPS = (re.compile(r"replica_groups=\{\{([\d,]+)\}"), re.compile(r"replica_groups=\[(\d+),(\d+)\]"))
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
-# The name of the pass's output for a start and done that are wrapped in fusions.
+# The names that the compiler gives the fusions it wraps a collective's beginning and end in.
 _WRAPPED = re.compile(r"async-collective-(start|done)")
+_LOOPS = ("while", "call")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,73 +32,115 @@ class Collective:
     exposed_seconds: float
 
 
-def find_collectives(program: HloProgram, *, topology: Topology) -> list[Collective]:
-    """Return the collectives of one step; seconds are of one run, which the step makes `times` of."""
-    return list(_find(program, program.entry, 1, topology))
+def find_collectives(
+    program: HloProgram, *, topology: Topology, kernel_cycles: Mapping[str, int] | None = None
+) -> list[Collective]:
+    """Return the collectives of one step; seconds are of one run, which the step makes `times` of.
+
+    `kernel_cycles` are those of our own kernels by the instruction's name, which the program does not state.
+    """
+    return _Walk(program, topology, kernel_cycles or {}).computation(program.entry, times=1)
 
 
-def _find(program: HloProgram, computation: str, times: int, topology: Topology) -> Iterator[Collective]:
-    instructions = program.computations[computation]
-    carriers: set[str] = set()  # what hands on a collective that has been started
-    for place, instruction in enumerate(instructions):
-        if carriers & set(instruction.operands) and instruction.opcode in ("get-tuple-element", "fusion"):
-            if instruction.opcode == "get-tuple-element" or _collective_of(program, instruction):
-                carriers.add(instruction.name)
-            continue
-        if instruction.opcode in ("while", "call"):
-            for name in instruction.called:
-                yield from _find(program, name, times * (program.trips(instruction) or 1), topology)
-            continue
-        inner = _collective_of(program, instruction)
-        if inner is None:
-            continue
+class _Walk:
+    def __init__(self, program: HloProgram, topology: Topology, kernel_cycles: Mapping[str, int]):
+        self._program, self._topology, self._kernel_cycles = program, topology, kernel_cycles
+
+    def computation(self, name: str, *, times: int) -> list[Collective]:
+        """Go through one computation; loops inside are gone through once and count as often as they run."""
+        found: list[Collective] = []
+        now = links_free = 0.0
+        under_way: dict[str, tuple[int, float]] = {}  # by what carries it on: place in `found`, when it ends
+        for item in self._program.computations[name]:
+            carried = next((under_way[operand] for operand in item.operands if operand in under_way), None)
+            if item.opcode in _LOOPS:
+                for body in item.called:
+                    found += self.computation(body, times=times * (self._program.trips(item) or 1))
+            now += self._seconds(item)
+            if carried and (item.opcode.endswith("-done") or _wrapped(item) == "done"):
+                place, end = carried
+                found[place] = dataclasses.replace(found[place], exposed_seconds=max(0.0, end - now))
+                now = max(now, end)
+            elif carried and (item.opcode.endswith("-update") or _hands_on(self._program, item)):
+                under_way[item.name] = carried
+            else:
+                inner = _collective_of(self._program, item)
+                if inner is None or _group_size(inner, self._topology.num_chips) == 1:
+                    continue
+                started = item.opcode.endswith("-start") or _wrapped(item) == "start"
+                made = self._collective(item, inner, times=times, overlapped=started)
+                end = max(now, links_free) + made.seconds
+                links_free = end
+                if started:
+                    under_way[item.name] = (len(found), end)
+                else:
+                    made = dataclasses.replace(made, exposed_seconds=end - now)
+                    now = end
+                found.append(made)
+        return found
+
+    def _seconds(self, item: Instruction) -> float:
+        cycles = item.cycles or self._kernel_cycles.get(item.name, 0)
+        if item.opcode in _LOOPS:
+            inside = (self._program.computations[name] for name in item.called)
+            seconds = sum(self._seconds(inner) for body in inside for inner in body)
+            return seconds * (self._program.trips(item) or 1)
+        return cycles / self._topology.chip.clock
+
+    def _collective(self, item: Instruction, inner: Instruction, *, times: int, overlapped: bool) -> Collective:
         kind = next(kind for kind in COLLECTIVES if inner.opcode.startswith(kind))
-        size = _group_size(inner, topology.num_chips)
-        if size == 1:
-            continue
-        start = instruction.opcode.endswith("-start") or _wrapped(instruction) == "start"
-        if instruction.opcode == "fusion":
-            carriers.add(instruction.name)
+        size = _group_size(inner, self._topology.num_chips)
         moved = inner.bytes
-        if inner.opcode.endswith("-start"):  # its result is (operands, results)
-            moved = max(moved // 2, 1)
+        if inner.opcode in ("all-gather-start", "collective-permute-start"):  # gives (what went in, what comes out)
+            operands = sum(self._program.bytes_of(name) for name in inner.operands)
+            moved = max(moved - operands, operands)
         elif kind == "reduce-scatter":
             moved *= size
+        elif kind == "all-reduce" and item.opcode == "fusion" and not overlapped and item.bytes * size <= moved:
+            kind = "reduce-scatter"  # a reduction fused with the slice that is kept of it
         share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
-        seconds = moved * share / topology.collective_bandwidth(size)
-        hidden = _cycles_until_done(program, instructions, place) / topology.chip.clock if start else 0.0
-        yield Collective(
+        return Collective(
             kind=kind,
             bytes=moved,
             group_size=size,
             times=times,
-            overlapped=start,
-            seconds=seconds,
-            exposed_seconds=max(0.0, seconds - hidden),
+            overlapped=overlapped,
+            seconds=moved * share / self._topology.collective_bandwidth(size),
+            exposed_seconds=0.0,
         )
 
 
-def _wrapped(instruction: Instruction) -> str:
-    match = _WRAPPED.match(instruction.name) if instruction.opcode == "fusion" else None
+def _wrapped(item: Instruction) -> str:
+    match = _WRAPPED.match(item.name) if item.opcode == "fusion" else None
     return match.group(1) if match else ""
 
 
-def _collective_of(program: HloProgram, instruction: Instruction) -> Instruction | None:
-    """Return the collective that an instruction begins: itself, or what a fusion around one holds."""
-    if instruction.opcode.startswith(COLLECTIVES):
-        return None if instruction.opcode.endswith("-done") else instruction
-    if instruction.opcode != "fusion" or _wrapped(instruction) == "done":
+def _hands_on(program: HloProgram, item: Instruction) -> bool:
+    """Say whether an instruction that takes a collective under way passes it on: a part of a tuple, or a fusion.
+
+    Such a fusion computes something else while the collective inside it goes on.
+    """
+    return item.opcode == "get-tuple-element" or (
+        item.opcode == "fusion" and not _wrapped(item) and _collective_of(program, item) is not None
+    )
+
+
+def _collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
+    """Return the collective that an instruction begins: itself, or what a fusion or an asynchronous call holds."""
+    if item.opcode.startswith(COLLECTIVES):
+        return None if item.opcode.endswith("-done") else item
+    if item.opcode not in ("fusion", "async-start") or _wrapped(item) == "done":
         return None
-    inside = (item for name in instruction.called for item in program.computations.get(name, ()))
-    return next((item for item in inside if item.opcode.startswith(COLLECTIVES)), None)
+    inside = (inner for name in item.called for inner in program.computations.get(name, ()))
+    return next((inner for inner in inside if inner.opcode.startswith(COLLECTIVES)), None)
 
 
-def _group_size(instruction: Instruction, num_chips: int) -> int:
+def _group_size(item: Instruction, num_chips: int) -> int:
     for pattern in _GROUPS:
-        match = pattern.search(instruction.text)
+        match = pattern.search(item.text)
         if match:
             return int(match.group(2)) if pattern is _GROUPS[1] else len(match.group(1).split(","))
-    match = _MESH_GROUPS.search(instruction.text)
+    match = _MESH_GROUPS.search(item.text)
     if match:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", match.group(1)))
         size = 1
@@ -105,20 +148,3 @@ def _group_size(instruction: Instruction, num_chips: int) -> int:
             size *= int(sizes.get(axis, 1))
         return size
     return num_chips
-
-
-def _cycles_until_done(program: HloProgram, instructions: tuple[Instruction, ...], place: int) -> int:
-    """Return the estimated cycles of what is scheduled between a start and the first use of what it returns as done."""
-    waiting, cycles = {instructions[place].name}, 0
-    for later in instructions[place + 1 :]:
-        if waiting & set(later.operands):
-            if later.opcode == "get-tuple-element":
-                waiting.add(later.name)
-                continue
-            if later.opcode.endswith("-done") or _wrapped(later) == "done":
-                break
-            waiting.add(later.name)  # a fusion that computes and carries the collective on
-        cycles += later.cycles or 0
-        if later.opcode in ("while", "call"):
-            cycles += (program.trips(later) or 1) * sum(program.cycles_of(name) for name in later.called)
-    return cycles

@@ -42,7 +42,8 @@ def estimate_step(compiled: CompiledStep, *, program: Program, phase: Phase, top
     hlo = parse_hlo(compiled.hlo)
     kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
     cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels)
-    collectives = find_collectives(hlo, topology=topology)
+    of_kernels = {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
+    collectives = find_collectives(hlo, topology=topology, kernel_cycles=of_kernels)
     flops = train_flops_per_row(
         program.config.model,
         max_seq_length=phase.max_seq_length,

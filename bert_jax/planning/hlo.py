@@ -22,7 +22,9 @@ _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _HEAD = re.compile(r"^(ENTRY )?%([\w.\-<>]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-<>]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\(")
-_CALLED = re.compile(r"(calls|body|to_apply|called_computations|branch_computations)=(\{[^}]*\}|%[\w.\-<>]+)")
+_CALLED = re.compile(
+    r"(calls|body|to_apply|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-<>]+)"
+)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -89,6 +91,10 @@ class HloProgram:
         compare = next(iter(reversed(body.values())))
         limits = [body[name].constant for name in compare.operands if name in body and body[name].constant is not None]
         return limits[0] if compare.opcode == "compare" and "direction=LT" in compare.text and limits else None
+
+    def bytes_of(self, name: str) -> int:
+        """Return the size of what the instruction called `name` gives; names are unique in a program."""
+        return next((item.bytes for body in self.computations.values() for item in body if item.name == name), 0)
 
     def cycles(self) -> int:
         """Return the compiler's estimate for one run, of all that has one."""

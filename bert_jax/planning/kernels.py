@@ -15,16 +15,17 @@ from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"
 _BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
-_TOKENS = re.compile(r"\w+\[(\d+),(\d+),(\d+)\]")  # an array of rows, tokens, heads side by side
+_TOKENS = re.compile(r"bf16\[(\d+),(\d+),(\d+)\]")  # rows, tokens, heads side by side; float32 has other loops
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Hold the calls of one kernel: cycles of one call (None if nothing tells), calls a step."""
+    """Hold the calls of one kernel: cycles of one call (None if nothing tells), calls a step, their instructions."""
 
     name: str
     cycles: int | None
     times: int
+    calls: tuple[str, ...]
 
 
 def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> list[Kernel]:
@@ -40,7 +41,8 @@ def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> 
         key = (re.sub(r"[.\d]*$", "", item.name), item.shape)
         known = found.get(key)
         cycles = known.cycles if known else _cycles(item, program=program, schedules=schedules, chip=chip)
-        found[key] = Kernel(name=key[0], cycles=cycles, times=(known.times if known else 0) + visit.times)
+        times, calls = (known.times, known.calls) if known else (0, ())
+        found[key] = Kernel(name=key[0], cycles=cycles, times=times + visit.times, calls=(*calls, item.name))
     return list(found.values())
 
 
@@ -56,11 +58,6 @@ def _cycles(item: Instruction, *, program: HloProgram, schedules: Path | None, c
     for depth, count in enumerate(loop_rounds(item.name, length=length, heads=width // HEAD_SIZE), 1):
         product *= count
         total += product * depths.count(depth)
-    moved = item.bytes + sum(_result_bytes(program, name) for name in set(item.operands))
+    moved = item.bytes + sum(program.bytes_of(name) for name in set(item.operands))
     waiting = moved / chip.hbm_bandwidth * chip.clock
     return max(rows * total // chip.cores, int(waiting))
-
-
-def _result_bytes(program: HloProgram, name: str) -> int:
-    """Return the size of what an instruction of any computation gives; names are unique in a program."""
-    return next((item.bytes for body in program.computations.values() for item in body if item.name == name), 0)

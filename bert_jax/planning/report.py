@@ -19,7 +19,7 @@ def plan_run(
     *,
     topology: Topology,
     report: Callable[[str], None],
-    keep_hlo: Callable[[int, str], None] | None = None,
+    keep_hlo: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compile and estimate every phase of `config` on `topology`.
 
@@ -38,7 +38,7 @@ def plan_run(
             phases.append(_too_large(index, phase, program=program, topology=topology, needed=error.needed_bytes))
             continue
         if keep_hlo:
-            keep_hlo(index, compiled.hlo)
+            keep_hlo(compiled.hlo)
         phases.append(phase_json(index, phase, compiled=compiled, program=program, topology=topology))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params))
     fits = all(phase["hbm"]["fits"] for phase in phases)
@@ -87,16 +87,19 @@ def phase_json(
 
 
 def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
-    """Return one line that says what to change so that a step fits."""
+    """Return one line that says what to change so that a step fits; only what the slice and the config allow."""
     capacity = topology.chip.hbm_bytes / 2**30
     size = f"{needed / 2**30:.1f} GiB" if needed else "more"
-    parts = config.train.gradient_accumulation_steps
-    levers = [f"--config.train.gradient_accumulation_steps={2 * parts}"]
+    parts, chips = config.train.gradient_accumulation_steps, topology.num_chips
+    levers = []
+    if config.train.batch_size % (2 * parts * chips) == 0 and config.optimizer.clip_replicas == 1:
+        levers.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
     if config.model.remat != "full":
         levers.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
-    if config.mesh.fsdp == 1:
-        levers.append(f"--config.mesh.fsdp={min(topology.num_chips, 8)}")
-    return f"a chip needs {size} of {capacity:.0f} GiB: try {' or '.join(levers)}, or a smaller train.batch_size"
+    shares = max(size for size in range(1, 9) if chips % size == 0)
+    if config.mesh.fsdp == 1 and shares > 1 and config.optimizer.clip_replicas == 1:
+        levers.append(f"--config.mesh.fsdp={shares}")
+    return f"a chip needs {size} of {capacity:.0f} GiB: try {' or '.join([*levers, 'a smaller train.batch_size'])}"
 
 
 def _heading(index: int, phase: Phase, *, program: Program) -> dict[str, Any]:

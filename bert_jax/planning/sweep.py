@@ -1,4 +1,4 @@
-"""Plan variants of a run and name the best: the most sequences a second and chip among those that fit."""
+"""Plan variants of a run and name the best: the most sequences a second over the schedule, among those that fit."""
 
 import dataclasses
 import itertools
@@ -9,6 +9,7 @@ from typing import Any
 from bert_jax.config import CHOICES, Config, MeshConfig, validate
 from bert_jax.errors import UserError
 from bert_jax.planning.chips import Topology
+from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.training.progress import duration
 
@@ -31,10 +32,10 @@ def parse_variants(text: str) -> dict[str, list[str]]:
         known = {
             "mesh": ("data", "fsdp"),
             "remat": CHOICES["model.remat"],
-            "attention": CHOICES["model.attention_implementation"],
+            "attention": ("auto", "reference", "pallas"),
         }.get(name)
         for value in variants[name]:
-            if value not in known if known else not value.isdigit() or int(value) == 0:
+            if value not in known if known else not value.isdecimal() or int(value) == 0:
                 raise UserError(f"--sweep: {name}={value}: {'one of ' + ', '.join(known) if known else 'a number'}")
     if not variants:
         raise UserError(f"--sweep is empty: {_HELP}")
@@ -63,16 +64,26 @@ def sweep(
 ) -> dict[str, Any]:
     """Plan every combination of `variants`; "best" is the index of the fastest that fits, or None."""
     combinations = [dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())]
+    # All are checked before the first is compiled.
+    configs = [vary(config, variant=variant, topology=topology) for variant in combinations]
+    for made in configs:
+        make_program(made, topology=topology)
     plans, begun = [], time.monotonic()
-    for number, variant in enumerate(combinations):
+    for number, (variant, made) in enumerate(zip(combinations, configs, strict=True)):
         left = (time.monotonic() - begun) / number * (len(combinations) - number) if number else None
         named = " ".join(f"{name}={value}" for name, value in variant.items())
         report(f"variant {number + 1} of {len(combinations)}: {named}" + (f", ETA {duration(left)}" if left else ""))
-        plan = plan_run(vary(config, variant=variant, topology=topology), topology=topology, report=report)
+        plan = plan_run(made, topology=topology, report=report)
         plans.append({"variant": variant, **plan})
-    speeds = [min(p["sequences_per_second"] for p in plan["phases"]) if plan["fits"] else 0.0 for plan in plans]
+    speeds = [_speed(plan) if plan["fits"] else 0.0 for plan in plans]
     best = speeds.index(max(speeds)) if max(speeds) > 0 else None
     return {"topology": topology.name, "fits": best is not None, "best": best, "plans": plans}
+
+
+def _speed(plan: dict[str, Any]) -> float:
+    """Return the sequences a second over the whole schedule."""
+    rows = sum(phase["steps"] * phase["batch_size"] for phase in plan["phases"])
+    return rows / sum(phase["seconds"] for phase in plan["phases"])
 
 
 def as_table(result: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# exp of a larger float32 would overflow in the sum; BERT's logits stay below 40. Beyond it the loss is still finite and
-# the gradient points the right way, but they are no longer exact.
-MAX_LOGIT = 80.0
+# A sum of exp over up to 900,000 classes stays below float32's largest number; BERT's logits stay below 40. Beyond it,
+# and where all logits lie below -80, the loss is still finite and the gradient points the right way, but they are no
+# longer exact.
+MAX_LOGIT = 75.0
 
 
 @jax.custom_vjp
@@ -18,8 +19,8 @@ def cross_entropy(
     """Return the negative log-likelihood in nats, and whether no other class scores higher.
 
     Sum, maximum and the label's logit are reductions of one read of the logits; the usual form reads them four times
-    (maximum, shifted sum, label, argmax). It subtracts no maximum, so it is exact for logits up to `MAX_LOGIT`; see
-    `reference_cross_entropy` for the form that needs no bound.
+    (maximum, shifted sum, label, argmax). It subtracts no maximum, so it is exact while the largest logit lies between
+    -80 and `MAX_LOGIT`; `reference_cross_entropy` is the form that needs no bound.
     """
     loss, right, _ = _scores(logits, labels)
     return loss, right
@@ -35,7 +36,8 @@ def reference_cross_entropy(
 
 def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
-    log_sum = jnp.log(jnp.exp(jnp.minimum(logits, MAX_LOGIT)).sum(-1))
+    total = jnp.exp(jnp.minimum(logits, MAX_LOGIT)).sum(-1)
+    log_sum = jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
     picked = jnp.where(is_label, logits, 0).sum(-1)
     return log_sum - picked, picked >= logits.max(-1), log_sum
 
