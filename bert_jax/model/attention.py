@@ -155,7 +155,8 @@ def _fused(shape: tuple[int, ...]) -> _Implementation:
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
         return _pallas if is_supported(length=length, heads=count, head_size=size) else _reference
     tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
-    of_rows, of_heads = nn.logical_to_mesh_axes(("batch",)), nn.logical_to_mesh_axes(("heads",))
+    of_rows: Any = nn.logical_to_mesh_axes(("batch",))
+    of_heads: Any = nn.logical_to_mesh_axes(("heads",))
     of_biases = nn.logical_to_mesh_axes(("heads", "head_size"))
     row_shares, head_shares = (_shares(spec[0], sizes=mesh.shape) for spec in (of_rows, of_heads))
     if batch % row_shares or count % head_shares:
@@ -172,7 +173,8 @@ def _fused(shape: tuple[int, ...]) -> _Implementation:
 
         def local(by_token: Any, biases: Any, by_row: Any, heads: Any) -> Array:
             query, key, value = (Projected(*pair) for pair in zip(by_token, biases, strict=True))
-            return _pallas((query, key, value), *jax.tree.unflatten(structure, by_row), heads)
+            mask, dropping = jax.tree.unflatten(structure, by_row)
+            return _pallas((query, key, value), mask, dropping, heads)
 
         mapped = jax.shard_map(
             local, in_specs=(tokens, of_biases, of_rows, of_heads), out_specs=tokens, check_vma=False
