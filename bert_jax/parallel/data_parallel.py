@@ -1,12 +1,12 @@
-"""Compute gradients replica by replica along the mesh axis `data`, with the state sharded over all of them (ZeRO-1).
+"""Compute gradients replica by replica along `data` and `fsdp`, with the state sharded over all of them (ZeRO).
 
 Each replica keeps 1/N of the float32 parameters and moments. A step gathers the weights in the dtype of the
 computation, computes the gradients of the replica's own rows (micro-batch by micro-batch, with no communication in
 between), and hands each replica the reduced share of the gradient that belongs to its part of the state.
 
-That is `shard_map` where the mesh has no other axis. Where `fsdp` or `tensor` are larger than 1 the same three moves
-are sharding constraints, and XLA places the communication (inside the micro-batches too): a `shard_map` over one axis
-of several ends in failed checks of XLA's partitioner (jax 0.10.2).
+That is `shard_map` where `tensor` is 1. Elsewhere the same three moves are sharding constraints, and XLA places the
+communication (inside the micro-batches too): a `shard_map` over some axes of a mesh ends in failed checks of XLA's
+partitioner (jax 0.10.2).
 """
 
 from collections.abc import Callable
@@ -32,15 +32,14 @@ class DataParallel:
         belongs to unrolled layers is then gathered and reduced layer by layer, and never stacked.
         """
         self.mesh = mesh
-        self._is_manual = mesh.shape["data"] == mesh.size
+        self._is_manual = mesh.shape["tensor"] == 1
         self._shardings = shardings
-        self._dimensions = jax.tree.map(lambda sharding: _Dimension(meshes.data_dimension(sharding)), shardings)
         self._dtypes, self._split = dtypes, split
 
     @property
     def size(self) -> int:
         """Return the number of replicas."""
-        return self.mesh.shape["data"]
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def run(self, function: Callable[..., Result], params: Any, batch: Any, *rest: Any, reduced: Any) -> Result:
         """Call `function(params, batch, *rest)` on every replica.
@@ -51,7 +50,7 @@ class DataParallel:
         """
         if not self._is_manual:
             return function(params, batch, *rest)
-        specs = jax.tree.map(lambda dimension: dimension.spec(), self._dimensions)
+        specs = jax.tree.map(lambda sharding: sharding.spec, self._shardings)
         out = jax.tree.map(lambda is_params: specs if is_params else PartitionSpec(), reduced)
 
         def inside(*args: Any) -> Result:
@@ -61,7 +60,7 @@ class DataParallel:
         return jax.shard_map(
             inside,
             mesh=self.mesh,
-            in_specs=(specs, PartitionSpec("data"), *(PartitionSpec() for _ in rest)),
+            in_specs=(specs, PartitionSpec(meshes.REPLICA_AXES), *(PartitionSpec() for _ in rest)),
             out_specs=out,
             check_vma=False,
         )(params, batch, *rest)
@@ -69,54 +68,56 @@ class DataParallel:
     def gather(self, params: Any) -> Any:
         """Return the whole weights in the dtype of the computation; inside `run`."""
 
-        def one(value: jax.Array, dimension: "_Dimension", dtype: Any, split: bool, sharding: Any) -> Any:
+        def one(value: jax.Array, dtype: Any, split: bool, sharding: Any) -> Any:
             value = value.astype(dtype)
             if not self._is_manual:
                 whole = jax.lax.with_sharding_constraint(value, meshes.without_data(sharding))
                 return whole if not split else tuple(part[0] for part in jax.lax.split(whole, (1,) * len(whole)))
+            shares = meshes.replica_shares(sharding)
             if not split:
-                return _gather(value, dimension.index)
-            parts = jax.lax.split(value, (1,) * len(value))
-            inner = None if dimension.index is None else dimension.index - 1
-            return tuple(_gather(part[0], inner) for part in parts)
+                return _gather(value, shares)
+            return tuple(_gather(part[0], _inner(shares)) for part in jax.lax.split(value, (1,) * len(value)))
 
-        return jax.tree.map(one, params, self._dimensions, self._dtypes, self._split, self._shardings)
+        return jax.tree.map(one, params, self._dtypes, self._split, self._shardings)
 
     def scatter(self, grads: Any) -> Any:
         """Return this replica's share of the sum of all replicas' gradients, in `dtypes`; inside `run`."""
 
-        def one(dimension: "_Dimension", dtype: Any, split: bool, sharding: Any, value: Any) -> jax.Array:
+        def one(dtype: Any, split: bool, sharding: Any, value: Any) -> jax.Array:
             if not self._is_manual:
                 value = (jnp.stack(value) if split else value).astype(dtype)
                 return jax.lax.with_sharding_constraint(value, sharding)
+            shares = meshes.replica_shares(sharding)
             if not split:
-                return _scatter(value.astype(dtype), dimension.index)
-            if dimension.index is None:  # small: one reduction for all layers
-                return _scatter(jnp.stack(value).astype(dtype), None)
-            return jnp.stack([_scatter(part.astype(dtype), dimension.index - 1) for part in value])
+                return _scatter(value.astype(dtype), shares)
+            if not shares:  # small: one reduction for all layers
+                return _scatter(jnp.stack(value).astype(dtype), ())
+            return jnp.stack([_scatter(part.astype(dtype), _inner(shares)) for part in value])
 
-        return jax.tree.map(one, self._dimensions, self._dtypes, self._split, self._shardings, grads)
+        return jax.tree.map(one, self._dtypes, self._split, self._shardings, grads)
 
     def total(self, tree: Any) -> Any:
         """Return the sum over the replicas; inside `run`."""
-        return jax.lax.psum(tree, "data") if self._is_manual else tree
+        return jax.lax.psum(tree, meshes.REPLICA_AXES) if self._is_manual else tree
 
 
-def _gather(value: jax.Array, dimension: int | None) -> jax.Array:
-    return value if dimension is None else jax.lax.all_gather(value, "data", axis=dimension, tiled=True)
+_Shares = tuple[tuple[int, tuple[str, ...]], ...]
 
 
-def _scatter(value: jax.Array, dimension: int | None) -> jax.Array:
-    if dimension is None:
-        return jax.lax.psum(value, "data")
-    return jax.lax.psum_scatter(value, "data", scatter_dimension=dimension, tiled=True)
+def _inner(shares: _Shares) -> _Shares:
+    """Return the dimensions of one layer of a stack."""
+    return tuple((dimension - 1, axes) for dimension, axes in shares)
 
 
-class _Dimension:
-    """Hold the dimension that `data` shards, or None: a leaf, where a bare None would be no leaf."""
+def _gather(value: jax.Array, shares: _Shares) -> jax.Array:
+    for dimension, axes in shares:
+        value = jax.lax.all_gather(value, axes, axis=dimension, tiled=True)
+    return value
 
-    def __init__(self, index: int | None):
-        self.index = index
 
-    def spec(self) -> PartitionSpec:
-        return PartitionSpec() if self.index is None else PartitionSpec(*(None,) * self.index, "data")
+def _scatter(value: jax.Array, shares: _Shares) -> jax.Array:
+    left = set(meshes.REPLICA_AXES)
+    for dimension, axes in shares:
+        value = jax.lax.psum_scatter(value, axes, scatter_dimension=dimension, tiled=True)
+        left -= set(axes)
+    return jax.lax.psum(value, tuple(sorted(left))) if left else value

@@ -17,6 +17,7 @@ from bert_jax.config import Config, MeshConfig
 from bert_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+REPLICA_AXES = ("data", "fsdp")  # along which rows are divided: every device there computes with whole weights
 
 # Logical name -> mesh axes. Parameters: [embed, heads], [embed, mlp], [vocab, embed] shard over fsdp and tensor.
 # Activations: rows over data and fsdp, heads and the inner layer over tensor.
@@ -171,12 +172,14 @@ def _data_dimension(
     return min(waste, key=lambda dimension: waste[dimension]) if waste else None
 
 
-def data_dimension(sharding: NamedSharding) -> int | None:
-    """Return the dimension that is sharded over `data`, or None."""
+def replica_shares(sharding: NamedSharding) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return the dimensions that are sharded over `data` or `fsdp`, each with those axes, outermost first."""
+    shares = []
     for dimension, axes in enumerate(sharding.spec):
-        if axes == "data" or (isinstance(axes, tuple) and "data" in axes):
-            return dimension
-    return None
+        named = (axes,) if isinstance(axes, str) else axes or ()
+        if set(named) & set(REPLICA_AXES):
+            shares.append((dimension, tuple(axis for axis in named if axis in REPLICA_AXES)))
+    return tuple(shares)
 
 
 def without_data(sharding: NamedSharding) -> NamedSharding:
