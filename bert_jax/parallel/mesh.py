@@ -138,7 +138,7 @@ def tree_shardings(boxed: Any, *, mesh: Mesh, rules: Sequence[tuple[str, Any]] =
         dimension = _data_dimension(leaf.value.shape, spec=spec, names=leaf.names, mesh=mesh)
         if dimension is not None:
             other = spec[dimension]
-            # `data` comes first: inside the step it is the outer division, the other axis is XLA's.
+            # `data` comes first, the order in which `replica_shares` names the axes that a step gathers over.
             spec[dimension] = "data" if other is None else ("data", other)
         return NamedSharding(mesh, PartitionSpec(*spec))
 
@@ -146,8 +146,12 @@ def tree_shardings(boxed: Any, *, mesh: Mesh, rules: Sequence[tuple[str, Any]] =
 
 
 def _fitting(axes: str | tuple[str, ...] | None, *, size: int, mesh: Mesh) -> str | tuple[str, ...] | None:
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+    return axes if size % math.prod(mesh.shape[name] for name in _names(axes)) == 0 else None
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the mesh axes of one entry of a specification."""
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def _data_dimension(
@@ -163,7 +167,7 @@ def _data_dimension(
     waste = {}
     for dimension, size in enumerate(shape):
         axes = spec[dimension]
-        taken = math.prod(mesh.shape[name] for name in ((axes,) if isinstance(axes, str) else axes or ()))
+        taken = math.prod(mesh.shape[name] for name in _names(axes))
         if size % (taken * data) or names[dimension] == "layers":
             continue
         local, tile = size // (taken * data), {1: 128, 2: 8}.get(len(shape) - dimension, 1)
@@ -176,18 +180,15 @@ def replica_shares(sharding: NamedSharding) -> tuple[tuple[int, tuple[str, ...]]
     """Return the dimensions that are sharded over `data` or `fsdp`, each with those axes, outermost first."""
     shares = []
     for dimension, axes in enumerate(sharding.spec):
-        named = (axes,) if isinstance(axes, str) else axes or ()
-        if set(named) & set(REPLICA_AXES):
-            shares.append((dimension, tuple(axis for axis in named if axis in REPLICA_AXES)))
+        named = tuple(axis for axis in _names(axes) if axis in REPLICA_AXES)
+        if named:
+            shares.append((dimension, named))
     return tuple(shares)
 
 
 def without_data(sharding: NamedSharding) -> NamedSharding:
     """Return the sharding of a tensor that is whole on every replica of `data`."""
-    kept = [
-        None if axes == "data" else tuple(axis for axis in axes if axis != "data") if isinstance(axes, tuple) else axes
-        for axes in sharding.spec
-    ]
+    kept = [tuple(axis for axis in _names(axes) if axis != "data") or None for axes in sharding.spec]
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 

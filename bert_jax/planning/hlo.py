@@ -1,9 +1,9 @@
 """Read the text of a compiled TPU program: instructions, loops, and the compiler's own estimates.
 
 The TPU compiler writes `"estimated_cycles"` into the backend config of each fusion it schedules. A loop body counts as
-run (its `known_trip_count`, or the constant that its condition compares the counter with). Not every operation has an
-estimate: collectives, Pallas kernels, sorts,
-scatters. They are listed, so that whoever adds up can add them from bandwidths and stated costs.
+often as it is run (its `known_trip_count`, or the constant that its condition compares the counter with). Not every
+operation has an estimate: collectives, Pallas kernels, sorts, scatters. They are listed, so that whoever adds up can
+add them from bandwidths and stated costs.
 """
 
 import dataclasses
