@@ -26,7 +26,8 @@ from absl import app, flags
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, instances_per_row, model_preset, validate
 from bert_jax.planning import chips, compiling
-from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json
+from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json, row_contents
+from bert_jax.planning.scaling import Scaling
 from bert_jax.pretrain.program import Program
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Slice of TPUs.")
@@ -86,7 +87,14 @@ def measure(side: str, *, topology: chips.Topology) -> dict[str, Any]:
         return result | {"fits": False, "needed_bytes": error.needed_bytes}
     if HLO.value:
         Path(f"{HLO.value}.{side}").write_text(compiled.hlo, encoding="utf-8")
-    estimate = estimate_step(compiled, program=program, phase=phase, topology=topology)
+    estimate = estimate_step(
+        compiled,
+        program=program,
+        phase=phase,
+        topology=topology,
+        scaling=Scaling(program.config, topology),
+        contents=row_contents(program.config, max_seq_length=LENGTH.value),
+    )
     rows_a_step = phase.batch_size / topology.num_chips
     peak = topology.chip.peak_flops * topology.num_chips
     return result | {

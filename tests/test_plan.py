@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from test_configs import CONFIGS, load
 
-from bert_jax.config import Config, PhaseConfig, TrainConfig, model_preset
+from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_preset
+from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
 from bert_jax.planning import report as reports
-from bert_jax.planning import sweep
+from bert_jax.planning import scaling, sweep
 from bert_jax.planning.chips import CHIPS, parse_topology
 from bert_jax.planning.compiling import CompiledStep, prepare_environment
 from bert_jax.planning.estimate import memory_json
@@ -91,6 +92,57 @@ def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]
     # model/kernels/fused_attention.py: 2,750 and 4,930 cycles a row of 128, eight rows a chip.
     assert kernels["attention_forward"]["cycles"] == pytest.approx(8 * 2_750, rel=0.1)
     assert kernels["attention_backward"]["cycles"] == pytest.approx(8 * 4_930, rel=0.1)
+
+
+def plan_scaled(config: Config, topology: str, most: int) -> dict[str, Any]:
+    """Plan as if the compiler took `most` chips at most, in the process with the compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scaling, "MAX_COMPILED_CHIPS", most)
+        return plan_config(config, topology)[0]
+
+
+def test_a_slice_planned_by_scaling_costs_what_it_costs_when_it_is_compiled(compiler: Callable[..., Any]) -> None:
+    config = thin(load("base_tpu"), chips=128)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=(PhaseConfig(),)))
+    compiled, scaled = (compiler(plan_scaled, config, "v4:4x4x8", most) for most in (128, 64))
+    assert (compiled["compiled_for"], scaled["compiled_for"]) == ("v4:4x4x8", "v4:4x4x4")
+    assert not compiled["notes"]
+    assert "compiled for v4:4x4x4" in scaled["notes"][0]
+    for name in ("chips", "mesh", "parameters"):
+        assert scaled[name] == compiled[name]
+    (one,), (other,) = compiled["phases"], scaled["phases"]
+    for name in ("batch_size", "batch_size_per_chip", "steps"):
+        assert other[name] == one[name]
+    # The update of the state's share, larger in the part, is what differs; and how XLA groups small collectives.
+    assert other["estimated_cycles"] == pytest.approx(one["estimated_cycles"], rel=0.05)
+    assert other["step_seconds"] == pytest.approx(one["step_seconds"], rel=0.05)
+    assert other["mfu"] == pytest.approx(one["mfu"], rel=0.05)
+
+
+def test_a_data_set_says_what_packed_rows_hold(tmp_path: Path, compiler: Callable[..., Any]) -> None:
+    text = tmp_path / "text.txt"
+    lines = (f"Sentence {n} of a document.\nAnother one of it.\nAnd a third, about {n * n} things." for n in range(200))
+    text.write_text("\n\n".join(lines))
+    data = DataConfig(input=str(text), format="sentences", pack=True, num_workers=1)
+    info = build_dataset(data, out=tmp_path / "rows", max_seq_lengths=(128,), vocab_size=200, report=lambda line: None)
+    config = thin(load("base_tpu"), chips=4)
+    train = TrainConfig(batch_size=32, phases=(PhaseConfig(),))
+    config = dataclasses.replace(config, train=train, data=data)
+    unknown, _ = compiler(plan_config, config, "v5e:2x2")
+    assert "upper bound" in unknown["notes"][0]
+    assert unknown["phases"][0]["real_tokens_per_second"] is None
+    given = dataclasses.replace(config, data=dataclasses.replace(data, directory=str(info.directory)))
+    known, _ = compiler(plan_config, given, "v5e:2x2")
+    (phase,) = known["phases"]
+    assert not known["notes"]
+    assert phase["instances_per_second"] == pytest.approx(info.mean_instances * phase["sequences_per_second"])
+    filled = 1 - info.statistics["padding_share"]
+    assert phase["real_tokens_per_second"] == pytest.approx(filled * phase["tokens_per_second"])
+    assert phase["mfu"] < unknown["phases"][0]["mfu"]
+    assert "instances/s" in reports.as_table(known)
+    longer = dataclasses.replace(given, train=TrainConfig(batch_size=32, phases=(PhaseConfig(max_seq_length=256),)))
+    with pytest.raises(UserError, match="256"):
+        compiler(plan_config, longer, "v5e:2x2")
 
 
 @pytest.mark.usefixtures("compiler")

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import Config, MeshConfig
 from bert_jax.errors import UserError
@@ -43,21 +43,31 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Me
       UserError: if the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = tuple(axis_sizes(config, count=len(devices)).values())
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def axis_sizes(config: MeshConfig, *, count: int) -> dict[str, int]:
+    """Return the length of each axis over `count` devices.
+
+    Raises:
+      UserError: if they do not multiply to `count`.
+    """
     sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
     known = math.prod(size for size in sizes.values() if size > 0)
     for axis, size in sizes.items():
         if size == -1:
-            sizes[axis] = len(devices) // known
-    if math.prod(sizes.values()) != len(devices):
+            sizes[axis] = count // known
+    if math.prod(sizes.values()) != count:
         shape = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
         raise UserError(
-            f"config.mesh: {shape} does not make {len(devices)} devices; set one axis to -1 to let it take the rest, "
+            f"config.mesh: {shape} does not make {count} devices; set one axis to -1 to let it take the rest, "
             "and the others to divisors of the number of devices"
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return sizes
 
 
-def validate_for_mesh(config: Config, *, mesh: Mesh) -> None:
+def validate_for_mesh(config: Config, *, mesh: Mesh | AbstractMesh) -> None:
     """Check that batch, heads and inner layer divide over the mesh.
 
     Raises:
@@ -87,7 +97,9 @@ def validate_for_mesh(config: Config, *, mesh: Mesh) -> None:
             )
 
 
-def _validate_clip_replicas(config: Config, *, replicas: int, batches: dict[str, int], mesh: Mesh) -> None:
+def _validate_clip_replicas(
+    config: Config, *, replicas: int, batches: dict[str, int], mesh: Mesh | AbstractMesh
+) -> None:
     field = f"config.optimizer.clip_replicas={replicas}"
     if mesh.shape["data"] != mesh.size:
         raise UserError(f"{field}: replicas are clipped on a mesh of data alone; set config.mesh.fsdp and tensor to 1")

@@ -27,6 +27,7 @@ class Chip:
     dimensions: int  # of the torus
     cores: int  # between which a kernel's rows are shared out; XLA's own estimates are of the whole chip
     wraps_at: int  # an axis of so many chips, or of a multiple, is a ring; a shorter one is a line
+    max_chips: int  # of the largest slice
 
     @property
     def peak_flops(self) -> float:
@@ -43,10 +44,10 @@ _GIB = 2**30
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 262144, 32 * _GIB, 1228e9, 45e9, dimensions=3, cores=2, wraps_at=4),
-        Chip("v5e", "TPU v5 lite", 131072, 16 * _GIB, 819e9, 45e9, dimensions=2, cores=1, wraps_at=16),
-        Chip("v5p", "TPU v5", 262144, 95 * _GIB, 2765e9, 90e9, dimensions=3, cores=2, wraps_at=4),
-        Chip("v6e", "TPU v6 lite", 524288, 32 * _GIB, 1640e9, 90e9, dimensions=2, cores=1, wraps_at=16),
+        Chip("v4", "TPU v4", 262144, 32 * _GIB, 1228e9, 45e9, dimensions=3, cores=2, wraps_at=4, max_chips=4096),
+        Chip("v5e", "TPU v5 lite", 131072, 16 * _GIB, 819e9, 45e9, dimensions=2, cores=1, wraps_at=16, max_chips=256),
+        Chip("v5p", "TPU v5", 262144, 95 * _GIB, 2765e9, 90e9, dimensions=3, cores=2, wraps_at=4, max_chips=6144),
+        Chip("v6e", "TPU v6 lite", 524288, 32 * _GIB, 1640e9, 90e9, dimensions=2, cores=1, wraps_at=16, max_chips=256),
     )
 }
 

@@ -7,7 +7,7 @@ and the links are free; the chip waits for it where it is synchronous, or where 
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.hlo import COLLECTIVES, HloProgram, Instruction
@@ -33,18 +33,34 @@ class Collective:
 
 
 def find_collectives(
-    program: HloProgram, *, topology: Topology, kernel_cycles: Mapping[str, int] | None = None
+    program: HloProgram,
+    *,
+    topology: Topology,
+    kernel_cycles: Mapping[str, int] | None = None,
+    num_chips: int = 0,
+    spans: Callable[[int], int] = lambda size: size,
 ) -> list[Collective]:
     """Return the collectives of one step; seconds are of one run, which the step makes `times` of.
 
-    `kernel_cycles` are those of our own kernels by the instruction's name, which the program does not state.
+    `kernel_cycles` are those of our own kernels by the instruction's name, which the program does not state. A program
+    compiled for fewer chips than `topology` has says so in `num_chips`, and `spans` gives the size on `topology` of a
+    group that has so many chips in the program.
     """
-    return _Walk(program, topology, kernel_cycles or {}).computation(program.entry, times=1)
+    num_chips = num_chips or topology.num_chips
+    return _Walk(program, topology, num_chips, spans, kernel_cycles or {}).computation(program.entry, times=1)
 
 
 class _Walk:
-    def __init__(self, program: HloProgram, topology: Topology, kernel_cycles: Mapping[str, int]):
+    def __init__(
+        self,
+        program: HloProgram,
+        topology: Topology,
+        num_chips: int,
+        spans: Callable[[int], int],
+        kernel_cycles: Mapping[str, int],
+    ):
         self._program, self._topology, self._kernel_cycles = program, topology, kernel_cycles
+        self._num_chips, self._spans = num_chips, spans
 
     def computation(self, name: str, *, times: int) -> list[Collective]:
         """Go through one computation; loops inside are gone through once and count as often as they run."""
@@ -65,7 +81,7 @@ class _Walk:
                 under_way[item.name] = carried
             else:
                 inner = _collective_of(self._program, item)
-                if inner is None or _group_size(inner, self._topology.num_chips) == 1:
+                if inner is None or _group_size(inner, self._num_chips) == 1:
                     continue
                 started = item.opcode.endswith("-start") or _wrapped(item) == "start"
                 made = self._collective(item, inner, times=times, overlapped=started)
@@ -89,7 +105,7 @@ class _Walk:
 
     def _collective(self, item: Instruction, inner: Instruction, *, times: int, overlapped: bool) -> Collective:
         kind = next(kind for kind in COLLECTIVES if inner.opcode.startswith(kind))
-        size = _group_size(inner, self._topology.num_chips)
+        size = _group_size(inner, self._num_chips)
         moved = inner.bytes
         if inner.opcode in ("all-gather-start", "collective-permute-start"):  # gives (what went in, what comes out)
             operands = sum(self._program.bytes_of(name) for name in inner.operands)
@@ -98,6 +114,7 @@ class _Walk:
             moved *= size
         elif kind == "all-reduce" and item.opcode == "fusion" and not overlapped and item.bytes * size <= moved:
             kind = "reduce-scatter"  # a reduction fused with the slice that is kept of it
+        size = self._spans(size)
         share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
         return Collective(
             kind=kind,

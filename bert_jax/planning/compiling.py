@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from bert_jax.config import Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
+from bert_jax.planning.chips import Topology
 from bert_jax.pretrain.masking import SpecialIds
 from bert_jax.pretrain.program import Program
 from bert_jax.training.schedule import Phase
@@ -91,10 +91,10 @@ def make_program(config: Config, *, topology: Topology) -> Program:
     Raises:
       UserError: if the TPU compiler is not installed, does not know the slice, or the config does not divide over it.
     """
-    if topology.num_chips > MAX_COMPILED_CHIPS:
-        raise UserError(f"--topology={topology.name}: at most {MAX_COMPILED_CHIPS} chips are compiled for")
+    # A v4's two cores are one device, as on a TPU VM, only by this name; v5p's always are, the others have one.
+    asked = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **asked)
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
             raise UserError("the TPU compiler is not installed: pip install -e '.[plan]'") from error

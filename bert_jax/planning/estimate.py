@@ -4,19 +4,42 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
-from bert_jax.config import instances_per_row
+from bert_jax.config import Config, instances_per_row
+from bert_jax.data.dataset_info import load_dataset_info
 from bert_jax.model.flops import train_flops_per_row
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.collectives import Collective, find_collectives
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
+from bert_jax.planning.scaling import Scaling
 from bert_jax.pretrain.program import Program
 from bert_jax.training.schedule import Phase
 
 # Operations that take time on a chip and that the compiler puts no cycles on.
 _UNESTIMATED = ("sort", "gather", "scatter", "rng-bit-generator", "custom-call", "convolution", "dot", "reduce-window")
 _NO_WORK = ("ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "SPMDFullToShardShape", "AllocateBuffer")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowContents:
+    """Hold what is in a row on average: `instances`, and the shares of its positions and pairs of them that count."""
+
+    instances: float
+    filled_share: float | None  # None: not known
+    attended_share: float
+
+
+def row_contents(config: Config, *, max_seq_length: int) -> RowContents:
+    """Return what the rows of `config.data.directory` hold; without one, the most that they may.
+
+    Raises:
+      UserError: if the directory has no data set of this length.
+    """
+    if not config.data.directory:
+        return RowContents(instances_per_row(config.data, max_seq_length=max_seq_length), None, 1.0)
+    info = load_dataset_info(config.data.directory, max_seq_length=max_seq_length)
+    return RowContents(info.mean_instances, 1 - info.statistics["padding_share"], info.attended_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +60,33 @@ class Estimate:
         return self.compute_seconds + self.exposed_seconds
 
 
-def estimate_step(compiled: CompiledStep, *, program: Program, phase: Phase, topology: Topology) -> Estimate:
-    """Add up one step of `phase`."""
+def estimate_step(
+    compiled: CompiledStep,
+    *,
+    program: Program,
+    phase: Phase,
+    topology: Topology,
+    scaling: Scaling,
+    contents: RowContents,
+) -> Estimate:
+    """Add up one step of `phase` on `topology`, whose `scaling` was compiled; `contents` are of its rows."""
     hlo = parse_hlo(compiled.hlo)
     kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
     cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels)
     of_kernels = {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
-    collectives = find_collectives(hlo, topology=topology, kernel_cycles=of_kernels)
+    collectives = find_collectives(
+        hlo,
+        topology=topology,
+        kernel_cycles=of_kernels,
+        num_chips=scaling.part.num_chips,
+        spans=scaling.group_size,
+    )
     flops = train_flops_per_row(
         program.config.model,
         max_seq_length=phase.max_seq_length,
         max_predictions=program.max_predictions(phase),
-        instances=instances_per_row(program.config.data, max_seq_length=phase.max_seq_length),
+        instances=contents.instances,
+        attended_share=contents.attended_share,
     )
     return Estimate(
         cycles=cycles,

@@ -8,8 +8,16 @@ import jax
 
 from bert_jax.config import Config
 from bert_jax.planning.chips import Topology
-from bert_jax.planning.compiling import CompiledStep, DoesNotFit, compile_step, make_program
-from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json
+from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
+from bert_jax.planning.estimate import (
+    Estimate,
+    RowContents,
+    collectives_json,
+    estimate_step,
+    memory_json,
+    row_contents,
+)
+from bert_jax.planning.scaling import scale_down
 from bert_jax.pretrain.program import Program
 from bert_jax.training.schedule import Phase
 
@@ -21,33 +29,51 @@ def plan_run(
     report: Callable[[str], None],
     keep_hlo: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Compile and estimate every phase of `config` on `topology`.
+    """Compile and estimate every phase of `config` on `topology`; more than 256 chips by `planning/scaling.py`.
 
     Raises:
-      UserError: if the config does not divide over the slice.
+      UserError: if the config does not divide over the slice, or its data set has no rows of a phase's length.
     """
-    program = make_program(config, topology=topology)
+    scaling = scale_down(config, topology=topology)
+    program = make_program(scaling.config, topology=scaling.part)
+    contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
     phases = []
-    for index, phase in enumerate(program.phases):
-        if phase.end == phase.start:
+    for index, part in enumerate(program.phases):
+        if part.end == part.start:
             continue
-        report(f"compiling phase {index}: {_describe(phase, program)} for {topology.name}")
+        report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
+        phase = scaling.phase(part)
         try:
-            compiled = compile_step(program, phase)
+            compiled = compile_step(program, part)
         except DoesNotFit as error:
-            phases.append(_too_large(index, phase, program=program, topology=topology, needed=error.needed_bytes))
+            phases.append(_too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes))
             continue
         if keep_hlo:
             keep_hlo(compiled.hlo)
-        phases.append(phase_json(index, phase, compiled=compiled, program=program, topology=topology))
+        made = estimate_step(
+            compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents[index]
+        )
+        phases.append(
+            phase_json(
+                index,
+                phase,
+                estimate=made,
+                hbm=memory_json(compiled, topology=topology),
+                config=config,
+                topology=topology,
+                contents=contents[index],
+            )
+        )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params))
     fits = all(phase["hbm"]["fits"] for phase in phases)
     plan = {
         "topology": topology.name,
         "chips": topology.num_chips,
         "parameters": parameters,
-        "mesh": dict(program.mesh.shape),
+        "compiled_for": scaling.part.name,
+        "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "fits": fits,
+        "notes": _notes(config, topology=topology, part=scaling.part),
         "phases": phases,
     }
     if fits:
@@ -59,15 +85,23 @@ def plan_run(
 
 
 def phase_json(
-    index: int, phase: Phase, *, compiled: CompiledStep, program: Program, topology: Topology
+    index: int,
+    phase: Phase,
+    *,
+    estimate: Estimate,
+    hbm: dict[str, Any],
+    config: Config,
+    topology: Topology,
+    contents: RowContents,
 ) -> dict[str, Any]:
-    """Return the figures of one phase."""
-    estimate = estimate_step(compiled, program=program, phase=phase, topology=topology)
+    """Return the figures of one phase, whose batch is that of `topology`."""
     peak = topology.chip.peak_flops * topology.num_chips
     steps = phase.end - phase.start
-    hbm = memory_json(compiled, topology=topology)
     rows = phase.batch_size / topology.num_chips
-    return _heading(index, phase, program=program) | {
+    sequences_per_second = phase.batch_size / estimate.step_seconds
+    tokens_per_second = sequences_per_second * phase.max_seq_length
+    known_packing = config.data.pack and contents.filled_share is not None
+    return _heading(index, phase, topology=topology, parts=config.train.gradient_accumulation_steps) | {
         "hbm": hbm,
         "estimated_cycles": estimate.cycles,
         "cycles_per_sequence": estimate.cycles / rows,
@@ -77,12 +111,14 @@ def phase_json(
         "compute_seconds": estimate.compute_seconds,
         "exposed_collective_seconds": estimate.exposed_seconds,
         "step_seconds": estimate.step_seconds,
-        "sequences_per_second": phase.batch_size / estimate.step_seconds,
-        "tokens_per_second": phase.batch_size * phase.max_seq_length / estimate.step_seconds,
+        "sequences_per_second": sequences_per_second,
+        "tokens_per_second": tokens_per_second,
+        "real_tokens_per_second": None if contents.filled_share is None else contents.filled_share * tokens_per_second,
+        **({"instances_per_second": contents.instances * sequences_per_second} if known_packing else {}),
         "mfu_before_collectives": estimate.model_flops / estimate.compute_seconds / peak,
         "mfu": estimate.model_flops / estimate.step_seconds / peak,
         "seconds": estimate.step_seconds * steps,
-        **({} if hbm["fits"] else {"advice": advice(program.config, needed=hbm["total_bytes"], topology=topology)}),
+        **({} if hbm["fits"] else {"advice": advice(config, needed=hbm["total_bytes"], topology=topology)}),
     }
 
 
@@ -102,28 +138,52 @@ def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
     return f"a chip needs {size} of {capacity:.0f} GiB: try {' or '.join([*levers, 'a smaller train.batch_size'])}"
 
 
-def _heading(index: int, phase: Phase, *, program: Program) -> dict[str, Any]:
+def _heading(index: int, phase: Phase, *, topology: Topology, parts: int) -> dict[str, Any]:
     return {
         "phase": index,
         "steps": phase.end - phase.start,
         "max_seq_length": phase.max_seq_length,
         "max_predictions_per_seq": phase.max_predictions_per_seq,
         "batch_size": phase.batch_size,
-        "batch_size_per_chip": phase.batch_size / program.mesh.size,
-        "gradient_accumulation_steps": program.config.train.gradient_accumulation_steps,
+        "batch_size_per_chip": phase.batch_size / topology.num_chips,
+        "gradient_accumulation_steps": parts,
     }
 
 
-def _too_large(index: int, phase: Phase, *, program: Program, topology: Topology, needed: int | None) -> dict[str, Any]:
+def _too_large(index: int, phase: Phase, *, config: Config, topology: Topology, needed: int | None) -> dict[str, Any]:
     hbm = {"total_bytes": needed, "capacity_bytes": topology.chip.hbm_bytes, "fits": False}
-    text = advice(program.config, needed=needed, topology=topology)
-    return _heading(index, phase, program=program) | {"hbm": hbm, "advice": text}
+    text = advice(config, needed=needed, topology=topology)
+    parts = config.train.gradient_accumulation_steps
+    return _heading(index, phase, topology=topology, parts=parts) | {"hbm": hbm, "advice": text}
+
+
+def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
+    """Return what a reader must know to take the figures for what they are."""
+    notes = []
+    if part != topology:
+        notes.append(
+            f"compiled for {part.name} with as many rows a chip; collectives scaled to {topology.name}, a chip's share "
+            "of the state not (an upper bound)"
+        )
+    if config.data.pack and not config.data.directory:
+        notes.append(
+            "rows are packed: MFU counts attention between all positions of a row, an upper bound; give "
+            "--config.data.directory=DIR to have it counted from the data set"
+        )
+    return notes
 
 
 def _describe(phase: Phase, program: Program) -> str:
     each = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
     return f"{each:g} rows of {phase.max_seq_length} a chip, {program.config.model.num_hidden_layers} layers {layers}"
+
+
+def _contents(phase: dict[str, Any]) -> str:
+    real, instances = phase["real_tokens_per_second"], phase.get("instances_per_second")
+    parts = [f"{real:,.0f} of them real"] if real is not None else []
+    parts += [f"{instances:,.0f} instances/s"] if instances is not None else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def as_table(plan: dict[str, Any]) -> str:
@@ -152,7 +212,7 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         lines.append(
             f"  throughput      {phase['sequences_per_second']:,.0f} sequences/s, "
-            f"{phase['tokens_per_second']:,.0f} tokens/s, MFU {phase['mfu']:.1%} "
+            f"{phase['tokens_per_second']:,.0f} tokens/s{_contents(phase)}, MFU {phase['mfu']:.1%} "
             f"({phase['mfu_before_collectives']:.1%} before collectives)"
         )
         for item in phase["collectives"]:
@@ -170,4 +230,5 @@ def as_table(plan: dict[str, Any]) -> str:
         days = plan["days"]
         whole = f"{days:.2f} days" if days >= 1 else f"{math.ceil(days * 24 * 60)} minutes"
         lines.append(f"\nwhole schedule: {whole}, {plan['chip_hours']:,.0f} chip-hours")
+    lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

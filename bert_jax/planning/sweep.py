@@ -11,6 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
+from bert_jax.planning.scaling import scale_down
 from bert_jax.training.progress import duration
 
 _HELP = "write it like 'batch=16,32;mesh=data,fsdp;remat=none,dots;attention=auto,reference'"
@@ -67,7 +68,8 @@ def sweep(
     # All are checked before the first is compiled.
     configs = [vary(config, variant=variant, topology=topology) for variant in combinations]
     for made in configs:
-        make_program(made, topology=topology)
+        scaling = scale_down(made, topology=topology)
+        make_program(scaling.config, topology=scaling.part)
     plans, begun = [], time.monotonic()
     for number, (variant, made) in enumerate(zip(combinations, configs, strict=True)):
         left = (time.monotonic() - begun) / number * (len(combinations) - number) if number else None
