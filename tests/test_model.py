@@ -12,6 +12,7 @@ from flax import linen as nn
 from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import ModelConfig, model_preset
+from bert_jax.model import dense, vector_bound
 from bert_jax.model.bert import BertEncoder, LayerNorm
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.flops import train_flops_per_row
@@ -141,6 +142,16 @@ def test_every_layer_and_table_is_drawn_anew() -> None:
 def test_loss_and_gradients_do_not_depend_on_scan_or_remat(changes: dict[str, Any]) -> None:
     expected = outputs_and_gradients(tiny_model())
     assert worst_difference(outputs_and_gradients(tiny_model(**changes)), expected) < REORDERED
+
+
+def test_loss_and_gradients_do_not_depend_on_the_chips_bottleneck(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outputs_and_gradients(tiny_model())
+    for module in (dense, vector_bound):
+        monkeypatch.setattr(module, "is_vector_bound", lambda: True)
+    found = outputs_and_gradients.__wrapped__(tiny_model())
+    assert worst_difference(found, expected) < REORDERED
+    biases = [tree["encoder"]["layers"]["output"]["bias"] for tree in (found[1], expected[1])]
+    assert not np.array_equal(*biases)  # the other way of adding up was taken
 
 
 def test_bfloat16_is_close_to_float32() -> None:

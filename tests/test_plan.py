@@ -16,8 +16,10 @@ from test_configs import CONFIGS, load
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
+from bert_jax.model.vector_bound import is_vector_bound
+from bert_jax.parallel import mesh as meshes
+from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
-from bert_jax.planning import scaling, sweep
 from bert_jax.planning.chips import CHIPS, parse_topology
 from bert_jax.planning.compiling import CompiledStep, prepare_environment
 from bert_jax.planning.estimate import memory_json
@@ -60,6 +62,18 @@ def plan_config(config: Config, topology: str) -> tuple[dict[str, Any], list[str
     """Plan, in the process with the compiler."""
     said: list[str] = []
     return reports.plan_run(config, topology=parse_topology(topology), report=said.append), said
+
+
+def vector_bound_on(topology: str) -> bool:
+    """Say what the model is told about the chip, in the process with the compiler."""
+    program = compiling.make_program(thin(load("base_tpu"), chips=4), topology=parse_topology(topology))
+    with meshes.use_mesh(program.mesh, rules=program.rules):
+        return is_vector_bound()
+
+
+def test_the_model_knows_the_chip_that_it_is_compiled_for(compiler: Callable[..., Any]) -> None:
+    bound = {name: compiler(vector_bound_on, name) for name in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v4:2x2x1")}
+    assert bound == {"v5e:2x2": False, "v5p:2x2x1": False, "v6e:2x2": True, "v4:2x2x1": False}
 
 
 @pytest.mark.parametrize("name", PLANNED)

@@ -6,8 +6,6 @@ run in float32. The parameters of all layers are stacked along a leading `layers
 unrolled, so there is one checkpoint layout.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -16,16 +14,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
+from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.attention import AttentionMask, Projected, attend
+from bert_jax.model.dense import Dense, kernel_init
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import lookup, tied_lookup
 from bert_jax.types import EncoderInputs, EncoderOutput
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu_new": functools.partial(nn.gelu, approximate=True),  # the original's tanh form
-    "gelu": functools.partial(nn.gelu, approximate=False),  # HuggingFace's erf form
-    "relu": nn.relu,
-}
 
 # What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
 REMAT_POLICIES: dict[str, Any] = {
@@ -37,24 +31,8 @@ REMAT_POLICIES: dict[str, Any] = {
 _EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP_OUTPUT = range(4)
 
 
-def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:
-    """Return the truncated normal (at two standard deviations) of the original, with logical axis names."""
-    return nn.with_logical_partitioning(nn.initializers.truncated_normal(config.initializer_range), names)
-
-
-def dense(config: ModelConfig, features: int, *, names: tuple[str | None, str | None], name: str | None) -> nn.Dense:
-    """Return a dense layer with the project's initialisation; `names` are the logical axes of its kernel."""
-    return nn.Dense(
-        features,
-        dtype=jnp.dtype(config.dtype),
-        kernel_init=kernel_init(config, names),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, names[1:]),
-        name=name,
-    )
-
-
 class Projection(nn.Module):
-    """Project to the heads by a flat [D, D] matmul, as `dense` does, but leave the bias to be added by `attend`."""
+    """Project to the heads by a flat [D, D] matmul, as `Dense` does, but leave the bias to be added by `attend`."""
 
     config: ModelConfig
 
@@ -141,13 +119,13 @@ class BertLayer(nn.Module):
             site=_ATTENTION_PROBS,
             implementation=config.attention_implementation,
         )
-        attended = dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")(
+        attended = Dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")(
             attended.reshape(hidden.shape)
         )
         hidden = LayerNorm(config, name="attention_layer_norm")(hidden + drop(attended, _ATTENTION_OUTPUT))
-        inner = dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")(hidden)
+        inner = Dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")(hidden)
         inner = nn.with_logical_constraint(ACTIVATIONS[config.hidden_act](inner), ("batch", "length", "mlp"))
-        inner = dense(config, config.hidden_size, names=("mlp", "embed"), name="output")(inner)
+        inner = Dense(config, config.hidden_size, names=("mlp", "embed"), name="output")(inner)
         hidden = LayerNorm(config, name="output_layer_norm")(hidden + drop(inner, _MLP_OUTPUT))
         return nn.with_logical_constraint(hidden, ("batch", "length", None))
 

@@ -55,15 +55,20 @@ class Dropout:
             shape = [1] * values.ndim
             shape[axis] = values.shape[axis]
             place = place + jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape) * jnp.uint32(stride)
-        bits = _hash(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
+        bits = _mix(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
         keep = bits >= jnp.uint32(round(rate * 2**32))
         return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
 
 
 def _hash(values: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
     """Mix 32 bits so that each depends on all (the finaliser of MurmurHash3, public domain)."""
+    values = _mix(values)
+    return values ^ (values >> 16)
+
+
+def _mix(values: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
+    """Mix 32 bits so that the upper half depends on all: enough to be compared with a threshold."""
     values = values ^ (values >> 16)
     values = values * jnp.uint32(0x85EBCA6B)
     values = values ^ (values >> 13)
-    values = values * jnp.uint32(0xC2B2AE35)
-    return values ^ (values >> 16)
+    return values * jnp.uint32(0xC2B2AE35)

@@ -8,7 +8,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import ACTIVATIONS, BertEncoder, LayerNorm, dense
+from bert_jax.model.activations import ACTIVATIONS
+from bert_jax.model.bert import BertEncoder, LayerNorm
+from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import tied_logits
 from bert_jax.types import EncoderInputs, PretrainingLogits
@@ -31,7 +33,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, cls_hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Return the pooled output."""
-        return jnp.tanh(dense(self.config, self.config.hidden_size, names=("embed", None), name="dense")(cls_hidden))
+        return jnp.tanh(Dense(self.config, self.config.hidden_size, names=("embed", None), name="dense")(cls_hidden))
 
 
 class MaskedLMHead(nn.Module):
@@ -46,7 +48,7 @@ class MaskedLMHead(nn.Module):
     def __call__(self, hidden: Float[Array, "B P D"], *, word_embeddings: Float[Array, "V D"]) -> Float[Array, "B P V"]:
         """Return float32 logits over the vocabulary."""
         config = self.config
-        hidden = dense(config, config.hidden_size, names=("embed", None), name="transform")(hidden)
+        hidden = Dense(config, config.hidden_size, names=("embed", None), name="transform")(hidden)
         hidden = LayerNorm(config, name="layer_norm")(ACTIVATIONS[config.hidden_act](hidden))
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (config.vocab_size,))
         logits = tied_logits(hidden, word_embeddings.astype(config.dtype), cast(Array, bias))
@@ -61,7 +63,7 @@ class NextSentenceHead(nn.Module):
     @nn.compact
     def __call__(self, pooled: Float[Array, "B S D"]) -> Float[Array, "B S 2"]:
         """Return float32 logits."""
-        logits = dense(self.config, 2, names=("embed", None), name="dense")(pooled)
+        logits = Dense(self.config, 2, names=("embed", None), name="dense")(pooled)
         return logits.astype(jnp.float32)
 
 

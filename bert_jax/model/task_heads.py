@@ -8,7 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import BertEncoder, dense
+from bert_jax.model.bert import BertEncoder
+from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import Pooler, gather
 from bert_jax.types import EncoderInputs
@@ -31,7 +32,7 @@ class SequenceClassifier(nn.Module):
         """Create encoder, pooler and the classification layer."""
         self.encoder = BertEncoder(self.config)
         self.pooler = Pooler(self.config)
-        self.classifier = dense(self.config, self.num_labels, names=("embed", None), name=None)
+        self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
@@ -51,7 +52,7 @@ class MultipleChoice(nn.Module):
         """Create encoder, pooler and the vector."""
         self.encoder = BertEncoder(self.config)
         self.pooler = Pooler(self.config)
-        self.classifier = dense(self.config, 1, names=("embed", None), name=None)
+        self.classifier = Dense(self.config, 1, names=("embed", None), name=None)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
@@ -71,7 +72,7 @@ class TokenClassifier(nn.Module):
     def setup(self) -> None:
         """Create encoder and classification layer."""
         self.encoder = BertEncoder(self.config)
-        self.classifier = dense(self.config, self.num_labels, names=("embed", None), name=None)
+        self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
@@ -90,7 +91,7 @@ class SpanClassifier(nn.Module):
     def setup(self) -> None:
         """Create encoder and the two vectors."""
         self.encoder = BertEncoder(self.config)
-        self.qa_outputs = dense(self.config, 2, names=("embed", None), name=None)
+        self.qa_outputs = Dense(self.config, 2, names=("embed", None), name=None)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None

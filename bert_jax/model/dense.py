@@ -1,0 +1,56 @@
+"""Dense layers: Flax's parameters and initialisation, and a bias whose gradient suits the chip."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.vector_bound import is_vector_bound
+
+_ROWS = 8  # the fewest that fill a register
+
+
+def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:
+    """Return the truncated normal (at two standard deviations) of the original, with logical axis names."""
+    return nn.with_logical_partitioning(nn.initializers.truncated_normal(config.initializer_range), names)
+
+
+class Dense(nn.Module):
+    """Multiply by a kernel and add a bias; `names` are the logical axes of the kernel."""
+
+    config: ModelConfig
+    features: int
+    names: tuple[str | None, str | None]
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
+        """Return the products in `config.dtype`."""
+        config, dtype = self.config, self.config.dtype
+        kernel = self.param("kernel", kernel_init(config, self.names), (values.shape[-1], self.features))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.names[1:])
+        bias = self.param("bias", bias_init, (self.features,))
+        product = jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype))
+        return add_bias(product, cast(Array, bias).astype(dtype))
+
+
+@jax.custom_vjp
+def add_bias(values: Float[Array, "*n F"], bias: Float[Array, " F"]) -> Float[Array, "*n F"]:
+    """Return the sum. On a vector-bound chip the bias's gradient is a matmul with ones, not a pass of its own."""
+    return values + bias
+
+
+def _backward(_: None, grads: Float[Array, "*n F"]) -> tuple[Array, Array]:
+    flat = grads.reshape(-1, grads.shape[-1])
+    if not is_vector_bound():
+        return grads, flat.sum(0)
+    precision = jax.lax.Precision.HIGHEST if flat.dtype == jnp.float32 else None
+    ones = jnp.ones((_ROWS, len(flat)), flat.dtype)
+    total = jnp.dot(ones, flat, preferred_element_type=jnp.float32, precision=precision)
+    return grads, total[0].astype(grads.dtype)
+
+
+add_bias.defvjp(lambda values, bias: (values + bias, None), _backward)

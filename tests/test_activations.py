@@ -1,0 +1,50 @@
+"""Activations equal Flax's plain ones, in value and gradient."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bert_jax.model.activations import ACTIVATIONS
+
+# Where tanh is all but -1, 1 + tanh keeps a unit of 6e-8, and the slope has it times up to 70 (x = 6), in either form.
+FLOAT32 = {"atol": 5e-6, "rtol": 2e-6}
+BFLOAT16 = {"atol": 2**-9, "rtol": 2**-7}  # one rounding to eight bits of value and slope, one of their product
+PLAIN: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu_new": lambda x: nn.gelu(x, approximate=True),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "relu": nn.relu,
+}
+X = np.concatenate([np.linspace(-30, 30, 4001), [0.0, -0.0, 1e-30, 1e4, -1e4]]).astype(np.float32)
+
+
+def value_and_slope(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return function(x), jax.grad(lambda x: function(x).sum())(x)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_value_and_gradient_are_the_plain_ones(name: str) -> None:
+    ours, plain = value_and_slope(ACTIVATIONS[name], jnp.asarray(X)), value_and_slope(PLAIN[name], jnp.asarray(X))
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, **FLOAT32)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_in_bfloat16_they_are_the_float32_ones_rounded(name: str) -> None:
+    x = jnp.asarray(X, jnp.bfloat16)
+    ours, plain = value_and_slope(ACTIVATIONS[name], x), value_and_slope(PLAIN[name], x.astype(jnp.float32))
+    for one, other in zip(ours, plain, strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(one.astype(jnp.float32), other, **BFLOAT16)
+
+
+@pytest.mark.parametrize("name", ["gelu_new", "gelu"])
+def test_the_backward_pass_computes_no_activation(name: str) -> None:
+    x = jnp.asarray(X)
+    _, back = jax.vjp(ACTIVATIONS[name], x)
+    text = str(jax.make_jaxpr(back)(x))
+    assert "mul" in text
+    assert not any(word in text for word in ("tanh", "erf", "exp"))
