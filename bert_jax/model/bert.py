@@ -19,6 +19,7 @@ from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.dense import Dense, kernel_init
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import lookup, tied_lookup
+from bert_jax.model.normalization import layer_norm
 from bert_jax.types import EncoderInputs, EncoderOutput
 
 # What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
@@ -62,11 +63,7 @@ class LayerNorm(nn.Module):
         size = values.shape[-1:]
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), size)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), size)
-        wide = values.astype(jnp.float32)
-        mean = wide.mean(-1, keepdims=True)
-        variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
-        normal = (wide - mean) * jax.lax.rsqrt(variance + self.config.layer_norm_eps)
-        return (normal * cast(Array, scale) + cast(Array, bias)).astype(self.config.dtype)
+        return layer_norm(values, cast(Array, scale), cast(Array, bias), self.config.layer_norm_eps, self.config.dtype)
 
 
 class Embeddings(nn.Module):

@@ -7,6 +7,7 @@ places and steps.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -48,16 +49,27 @@ class Dropout:
         """
         if rate == 0.0:
             return values
-        seeds = self.row_seeds(site)
-        place = jnp.zeros((), jnp.uint32)
-        for axis in range(1, values.ndim):
-            stride = math.prod(values.shape[axis + 1 :]) * _PLACE & 0xFFFFFFFF
-            shape = [1] * values.ndim
-            shape[axis] = values.shape[axis]
-            place = place + jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape) * jnp.uint32(stride)
-        bits = _mix(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
-        keep = bits >= jnp.uint32(round(rate * 2**32))
-        return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
+        return _drop(values, self.row_seeds(site), rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _drop(values: Float[Array, "B ..."], seeds: UInt32[Array, " B"], rate: float) -> Float[Array, "B ..."]:
+    """Drop by the seed of each row; the backward pass draws the mask again and keeps no bit of it."""
+    place = jnp.zeros((), jnp.uint32)
+    for axis in range(1, values.ndim):
+        stride = math.prod(values.shape[axis + 1 :]) * _PLACE & 0xFFFFFFFF
+        shape = [1] * values.ndim
+        shape[axis] = values.shape[axis]
+        place = place + jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape) * jnp.uint32(stride)
+    bits = _mix(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
+    keep = bits >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
+
+
+_drop.defvjp(
+    lambda values, seeds, rate: (_drop(values, seeds, rate), seeds),
+    lambda rate, seeds, grads: (_drop(grads, seeds, rate), None),
+)
 
 
 def _hash(values: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
