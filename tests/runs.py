@@ -53,6 +53,18 @@ def figures(workdir: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
 
 
+def newest_arrays(workdir: Path) -> dict[str, bytes]:
+    """Return the bytes of every array of the newest checkpoint."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(max(steps)) / "state")
+    named = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in named}
+
+
 def checksums(workdir: Path) -> dict[str, int]:
     """Return the checksum of every array of the newest checkpoint."""
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]

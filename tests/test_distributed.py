@@ -1,10 +1,12 @@
 """Hosts find each other, compare themselves, and stop together; whoever is missing or differs is named."""
 
+import dataclasses
+import itertools
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +18,7 @@ from bert_jax.parallel import distributed
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
 from bert_jax.parallel.roll_call import call_roll
+from bert_jax.training import stopping
 from bert_jax.training.stopping import AgreedStop, StopRequest
 
 
@@ -129,23 +132,34 @@ class Store:
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
+        self.failing: dict[str, Iterator[bool]] = {}  # by the thread's name, whether its next call fails
         self._lock = threading.Lock()
 
-    def key_value_set(self, key: str, value: str) -> None:
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
         with self._lock:
-            if key in self.values:
+            self._fail()
+            if key in self.values and not allow_overwrite:
                 raise RuntimeError(f"ALREADY_EXISTS: {key}")
             self.values[key] = value
 
+    def _fail(self) -> None:
+        if threading.current_thread().name in self.failing and next(self.failing[threading.current_thread().name]):
+            raise RuntimeError("UNAVAILABLE: failed to connect")
+
     def key_value_dir_get(self, directory: str) -> list[tuple[str, str]]:
         with self._lock:
+            self._fail()
             return [(key, value) for key, value in self.values.items() if key.startswith(directory)]
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch, store: Store) -> list[Hosts]:
     """Return three hosts that are threads."""
-    store = Store()
     monkeypatch.setattr(distributed, "_client", lambda: store)
     names = ("alpha", "beta", "gamma")
     return [Hosts(index=index, names=names, seconds=0.5) for index in range(3)]
@@ -201,6 +215,76 @@ def test_the_error_of_one_host_ends_the_waiting_of_the_others(hosts: list[Hosts]
         assert str(error) == "host 0 (alpha) stopped: no text was found"
 
 
+class Exited(BaseException):
+    """Stand for the end of a process."""
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(status: int) -> None:
+        raise Exited(status)
+
+    monkeypatch.setattr(distributed.os, "_exit", leave)
+    monkeypatch.setattr(distributed, "_FAREWELL_SECONDS", 2.0)
+
+
+def end(host: Hosts, error: Exception | None = None) -> Callable[[], int]:
+    """Return a call of what a host does that fails with `error`, or waits for the others; it gives the exit status."""
+
+    def call() -> int:
+        try:
+            with distributed.leaving_together(host):
+                if error is not None:
+                    raise error
+                host.barrier("a point that not all reach")
+        except Exited as exited:
+            return exited.args[0]
+        return -1
+
+    return call
+
+
+@pytest.mark.usefixtures("exits")
+def test_all_who_wait_for_a_missing_host_end_with_the_status_that_a_launcher_restarts_on(
+    hosts: list[Hosts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = dataclasses.replace(hosts[0], seconds=5.0)  # whose own time is not up when the other tells of its end
+    assert together(end(late), end(hosts[1])) == [75, 75]
+    assert "did not come to 'a point that not all reach'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("exits")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("no text was found"), 2), (ValueError("a defect"), 1), (RuntimeError("Gloo: connection reset"), 75)],
+)
+def test_all_hosts_end_with_the_status_of_the_one_that_failed(
+    error: Exception, status: int, hosts: list[Hosts]
+) -> None:
+    ended = together(end(hosts[0], error), end(hosts[1]), end(hosts[2]))
+    assert ended == [status, status, status]
+
+
+def test_what_orbax_makes_of_a_lost_host_is_one() -> None:
+    lost = TimeoutError("commit barrier")
+    lost.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+    assert distributed.tells_of_a_lost_host(lost)
+    assert not distributed.tells_of_a_lost_host(TimeoutError("the disk"))
+
+
+def test_several_hosts_of_which_the_first_is_not_found_are_not_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jax._src import clusters
+
+    def not_found(*_: object) -> None:
+        raise RuntimeError("could not resolve host-0")
+
+    monkeypatch.setattr(clusters.ClusterEnv, "auto_detect_unset_distributed_params", not_found)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
+    with pytest.raises(HostMissing, match="host 0 of 2 was not found within 1 seconds"):
+        distributed.start(seconds=1)
+
+
 def play_until_stop(host: Hosts, *, request: StopRequest, step: threading.Barrier, ask_at: int) -> int:
     """Take steps that every host must take together, as collectives are; return the boundary of the stop."""
     with AgreedStop(request, hosts=host) as stop:
@@ -223,6 +307,32 @@ def test_all_hosts_stop_at_one_boundary_when_one_is_asked_to(hosts: list[Hosts],
     )
     assert len(set(boundaries)) == 1
     assert boundaries[0] > ask_at
+
+
+@pytest.mark.parametrize("failures", [[True], [False, True], [False] * 8 + [True] * 3])
+def test_a_message_that_fails_on_its_way_does_not_stop_the_hosts_apart(
+    hosts: list[Hosts], store: Store, monkeypatch: pytest.MonkeyPatch, failures: list[bool]
+) -> None:
+    monkeypatch.setattr(stopping, "_POLL_SECONDS", 0.02)
+    hosts = [dataclasses.replace(host, seconds=10.0) for host in hosts]
+    store.failing["agreed stop"] = itertools.chain(failures, itertools.repeat(False))
+    step = threading.Barrier(len(hosts))
+    boundaries = together(
+        *(lambda host=host: play_until_stop(host, request=StopRequest(), step=step, ask_at=5) for host in hosts)
+    )
+    assert len(set(boundaries)) == 1
+    assert boundaries[0] > 5
+
+
+def test_hosts_that_cannot_agree_on_a_stop_end_within_the_time_limit(hosts: list[Hosts]) -> None:
+    request = StopRequest()
+    request.received = signal.SIGTERM
+    with AgreedStop(request, hosts=hosts[0]) as stop:  # the others have gone
+        deadline = time.monotonic() + 20
+        while not stop._failure and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(HostMissing, match="did not come to 'boundary passed'"):
+            stop()
 
 
 class FakeDevice:

@@ -28,9 +28,10 @@ def share(goodput: Goodput) -> float:
 
 def test_every_second_is_told_apart(tmp_path: Path, clock: dict[str, float]) -> None:
     goodput = Goodput(tmp_path, begun=990.0, start=0)  # 10 s of start-up
-    goodput.finished_step(1, seconds=30.0)  # the compiler's
-    for step in range(2, 12):
-        goodput.finished_step(step, seconds=5.0)
+    goodput.finished_step(1, seconds=20.0, compiled=True)
+    goodput.finished_step(2, seconds=10.0, compiled=True)  # a phase of another length begins
+    for step in range(3, 13):
+        goodput.finished_step(step, seconds=5.0, compiled=False)
     goodput.add("checkpoint", 4.0)
     goodput.add("data_wait", 3.0)
     clock["now"] = 1090.0
@@ -46,7 +47,7 @@ def test_work_behind_the_checkpoint_of_a_killed_start_is_lost_and_the_gap_was_do
 ) -> None:
     first = Goodput(tmp_path, begun=1000.0, start=0)
     for step in range(1, 12):
-        first.finished_step(step, seconds=10.0)
+        first.finished_step(step, seconds=10.0, compiled=step == 1)
     clock["now"] = 1110.0
     first.write()  # killed behind step 11; the last checkpoint was of step 8
     clock["now"] = 1130.0
@@ -58,7 +59,7 @@ def test_work_behind_the_checkpoint_of_a_killed_start_is_lost_and_the_gap_was_do
     assert figures["perf/startup_seconds"] == pytest.approx(10)
     assert (second.starts, second.lost_steps, second.most_lost_steps) == (2, 3, 3)
     assert sum(figures[f"perf/{kind}_seconds"] or 0 for kind in KINDS) == pytest.approx(130)
-    second.finished_step(9, seconds=1.0)
+    second.finished_step(9, seconds=1.0, compiled=True)
     second.write()
     third = Goodput(tmp_path, begun=1140.0, start=8)
     assert (third.starts, third.lost_steps, third.most_lost_steps) == (3, 4, 3)
@@ -67,7 +68,7 @@ def test_work_behind_the_checkpoint_of_a_killed_start_is_lost_and_the_gap_was_do
 def test_a_stop_that_saved_loses_nothing(tmp_path: Path, clock: dict[str, float]) -> None:
     first = Goodput(tmp_path, begun=1000.0, start=0)
     for step in range(1, 6):
-        first.finished_step(step, seconds=10.0)
+        first.finished_step(step, seconds=10.0, compiled=step == 1)
     clock["now"] = 1050.0
     first.write()
     second = Goodput(tmp_path, begun=1050.0, start=5)
@@ -87,12 +88,12 @@ def test_figures_that_cannot_be_read_are_begun_anew(tmp_path: Path, text: str) -
 def test_the_closing_line_has_goodput_lost_work_and_step_times(tmp_path: Path, clock: dict[str, float]) -> None:
     first = Goodput(tmp_path, begun=1000.0, start=0)
     for step in range(1, 6):
-        first.finished_step(step, seconds=10.0)
+        first.finished_step(step, seconds=10.0, compiled=step == 1)
     clock["now"] = 1050.0
     first.write()
     second = Goodput(tmp_path, begun=1060.0, start=3)
     for step in range(4, 9):
-        second.finished_step(step, seconds=float(step))
+        second.finished_step(step, seconds=float(step), compiled=step == 4)
     clock["now"] = 1100.0
     line = second.describe()
     assert "\n" not in line
@@ -102,7 +103,7 @@ def test_the_closing_line_has_goodput_lost_work_and_step_times(tmp_path: Path, c
 
 def test_a_host_without_a_file_keeps_nothing(tmp_path: Path) -> None:
     goodput = Goodput(None, begun=time.time(), start=0)
-    goodput.finished_step(1, seconds=1.0)
+    goodput.finished_step(1, seconds=1.0, compiled=True)
     goodput.write()
     assert not any(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -283,7 +284,10 @@ def test_every_maskable_place_is_chosen_equally_often() -> None:
     assert (np.abs(counts[1:21] - expected) < SIGMAS * math.sqrt(expected * (1 - 3 / 20))).all()
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
+
+
+@pytest.mark.parametrize("shape", FACTORS, ids=str)
 @pytest.mark.parametrize("masking", [TOKENS, WHOLE_WORD], ids=["tokens", "whole_words"])
 def test_masking_is_independent_of_the_mesh(masking: MaskingConfig, shape: tuple[int, int, int]) -> None:
     rows = random_rows(11, batch=16, length=32, instances=2)

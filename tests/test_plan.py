@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jax.experimental import topologies
 from test_configs import CONFIGS, load
 
-from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_preset
+from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
 from bert_jax.model.vector_bound import is_vector_bound
@@ -106,6 +107,17 @@ def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]
     # model/kernels/fused_attention.py: 2,750 and 4,930 cycles a row of 128, eight rows a chip.
     assert kernels["attention_forward"]["cycles"] == pytest.approx(8 * 2_750, rel=0.1)
     assert kernels["attention_backward"]["cycles"] == pytest.approx(8 * 4_930, rel=0.1)
+
+
+def mesh_of_two_slices() -> None:
+    """Ask for a mesh over slices that no links join, in the process with the compiler."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", num_slices=2).devices
+    meshes.make_mesh(MeshConfig(), devices=devices)
+
+
+def test_several_slices_are_refused_in_one_line(compiler: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="the devices are 2 slices, joined by the data-centre network"):
+        compiler(mesh_of_two_slices)
 
 
 def plan_scaled(config: Config, topology: str, most: int) -> dict[str, Any]:

@@ -30,7 +30,12 @@ _LOSS = ("gloo", "coordination", "connection reset", "connection closed", "conne
 
 
 class HostFailed(UserError):
-    """Repeat the error of another host."""
+    """Repeat the error of another host, and the exit status that it ends with."""
+
+    def __init__(self, message: str, *, status: int = USAGE_ERROR):
+        """Hold the line and the status."""
+        super().__init__(message)
+        self.status = status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Hosts:
         """
         if self.count == 1:
             return [value]
-        _client().key_value_set(f"{topic}/{self.index}", value)
+        # Said again after a call that failed on its way, a value is the same.
+        _client().key_value_set(f"{topic}/{self.index}", value, allow_overwrite=True)
         limit = self.seconds if seconds is None else seconds
         deadline = time.monotonic() + limit
         while len(found := self._read(topic)) < self.count:
@@ -117,12 +123,15 @@ class Hosts:
                     "the same command on every host"
                 )
 
-    def tell_failure(self, message: str) -> None:
-        """Let every host that waits stop with `message`, or know that this one does; host 0 stays until they do."""
+    def tell_failure(self, message: str, *, status: int = USAGE_ERROR) -> None:
+        """Let every host that waits stop with `message` and `status`; host 0 stays until the others stop too.
+
+        Without a message it tells only that this one does.
+        """
         if self.count == 1:
             return
         with contextlib.suppress(RuntimeError):  # the messages' carrier may be gone itself
-            _client().key_value_set(f"failed/{self.index}", message)
+            _client().key_value_set(f"failed/{self.index}", f"{status} {message}" if message else "")
             deadline = time.monotonic() + _FAREWELL_SECONDS
             while self.is_main and time.monotonic() < deadline and len(self._read("failed")) < self.count:
                 time.sleep(_POLL_SECONDS)
@@ -140,9 +149,10 @@ class Hosts:
         return {int(key.rpartition("/")[2]): value for key, value in _client().key_value_dir_get(f"{topic}/")}
 
     def _raise_failure(self) -> None:
-        for index, message in self._read("failed").items():
+        for index, told in self._read("failed").items():
+            status, _, message = told.partition(" ")
             if message:
-                raise HostFailed(f"{self.name(index)} stopped: {message}")
+                raise HostFailed(f"{self.name(index)} stopped: {message}", status=int(status))
 
 
 def start(*, seconds: float) -> Hosts:
@@ -155,7 +165,7 @@ def start(*, seconds: float) -> Hosts:
       HostMissing: if a host does not start in time.
       UserError: if the variables contradict each other.
     """
-    address, count, index, device_ids = _from_environment() or _detected()
+    address, count, index, device_ids = _from_environment() or _detected(seconds=seconds)
     if count == 1:
         return Hosts(seconds=seconds)
     names = call_roll(address, index=index, count=count, seconds=seconds)
@@ -203,8 +213,12 @@ def _from_environment() -> tuple[str, int, int, None] | None:
     return os.environ[ADDRESS], count, index, None
 
 
-def _detected() -> tuple[str, int, int, Any]:
-    """Ask jax where it is, without starting anything."""
+def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
+    """Ask jax where it is, without starting anything.
+
+    Raises:
+      HostMissing: if there are several hosts and the first is not found.
+    """
     from jax._src import clusters  # jax finds the hosts only inside `initialize`, which aborts where one is missing
 
     alone = ("", 1, 0, None)
@@ -215,15 +229,25 @@ def _detected() -> tuple[str, int, int, Any]:
         return alone  # a TPU machine by itself
     try:
         detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
-        address, count, index, device_ids = detect(None, None, None, None, None, 300)
+        address, count, index, device_ids = detect(None, None, None, None, None, round(seconds))
     except Exception as error:  # whatever a metadata server that is none of Google's makes the request raise
+        if "," in hostnames:
+            raise HostMissing(
+                f"host 0 of {len(hostnames.split(','))} was not found within {seconds:g} seconds "
+                f"({' '.join(str(error).split())[:200]}): see that host's own output"
+            ) from error
         print(f"one host: looking for others failed ({' '.join(str(error).split())[:200]})", file=sys.stderr)
         return alone
     return (address, count, index, device_ids) if address and count and index is not None else alone
 
 
-def tells_of_a_lost_host(error: Exception) -> bool:
-    """Return whether `error` is what the others' collectives and barriers raise when a host dies."""
+def tells_of_a_lost_host(error: BaseException) -> bool:
+    """Return whether `error` is what the others' collectives and barriers raise when a host dies.
+
+    Orbax hands on what its barriers raise as the cause of a TimeoutError.
+    """
+    if isinstance(error, TimeoutError) and isinstance(error.__cause__, RuntimeError):
+        return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOSS)
 
 
@@ -241,11 +265,12 @@ def leaving_together(hosts: Hosts) -> Iterator[None]:
         yield
     except HostMissing as error:
         _leave(hosts, f"error: {error}", message=str(error), status=LOST_A_HOST)
+    except HostFailed as error:
+        _leave(hosts, f"error: {error}", message="", status=error.status)
     except UserError as error:
-        message = "" if isinstance(error, HostFailed) else str(error)
-        _leave(hosts, f"error: {error}", message=message, status=USAGE_ERROR)
+        _leave(hosts, f"error: {error}", message=str(error), status=USAGE_ERROR)
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error.__cause__ or error).split())
         if tells_of_a_lost_host(error):
             _leave(hosts, f"lost another host ({text[:300]}); the same command resumes", status=LOST_A_HOST)
         _leave(hosts, traceback.format_exc(), message=f"{type(error).__name__}: {text[:300]}", status=1)
@@ -255,7 +280,7 @@ def _leave(hosts: Hosts, text: str, *, message: str | None = None, status: int) 
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if message is not None:
-        hosts.tell_failure(message)
+        hosts.tell_failure(message, status=status)
     os._exit(status)
 
 

@@ -40,9 +40,15 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Me
     """Return the mesh of `config` over all devices; an axis of -1 takes what the others leave.
 
     Raises:
-      UserError: if the axes do not multiply to the number of devices.
+      UserError: if the axes do not multiply to the number of devices, or these are several slices.
     """
     devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        raise UserError(
+            f"the devices are {slices} slices, joined by the data-centre network: a run takes one slice; ask for a "
+            "larger one, or start a run on each"
+        )
     sizes = tuple(axis_sizes(config, count=len(devices)).values())
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 

@@ -8,6 +8,7 @@
 6. say how far the model is from the unigram model.
 """
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -73,19 +74,24 @@ def pretrain(
     source = load_source(init, init_missing=init_missing, report=report) if init else None
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
-    check_command(config, hosts=hosts)
+    params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
+    check_command(config, params=params, hosts=hosts)
     program = Program(config, mesh=meshes.make_mesh(config.mesh))
     lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
     opened = open_run(config, workdir=workdir, max_seq_lengths=lengths, source=source, hosts=hosts, report=report)
-    params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     cache = CompilationCache(opened.path)
     run = _Run(program, opened=opened, hosts=hosts, report=report, params=params, cache=cache, begun=begun)
     del source, params  # the weights would stay in the host's memory as long as the run
     checkpointer = Checkpointer(opened.path / "checkpoints", config=config.checkpoint, report=report, hosts=hosts)
     try:
-        return run.train(checkpointer, command=command)
-    finally:
+        status = run.train(checkpointer, command=command)
         checkpointer.close()
+        return status
+    except BaseException:
+        with contextlib.suppress(Exception):  # what ended the run is what its user must hear
+            checkpointer.close()
+        raise
+    finally:
         cache.close()
         opened.close()
 
@@ -179,7 +185,10 @@ class _Run:
         def save(step: int, state: TrainState) -> None:
             checkpointer.save(step, state=state, metadata=self._metadata(log))
 
-        tracer = StepTracer(self._train_step, steps=self.config.profile.steps, directory=path / "profile")
+        def train_step(step: int) -> Any:
+            return self._train_step(step, log=log)
+
+        tracer = StepTracer(train_step, steps=self.config.profile.steps, directory=path / "profile")
         try:
             with log.outside_steps():
                 with goodput.spending("startup"):
@@ -264,9 +273,10 @@ class _Run:
             for local in loader.iterate(start=first, stop=phase.end - phase.start):
                 yield Rows(**meshes.to_global(local, mesh=self.program.mesh))
 
-    def _train_step(self, step: int) -> Any:
+    def _train_step(self, step: int, *, log: StepLog) -> Any:
         phase = phase_at(self.program.phases, step=step)
         if phase.start not in self._steps:
+            log.expect_compilation()
             self._steps[phase.start] = self.program.train_step(phase, special=self._special)
         return self._steps[phase.start]
 

@@ -2,11 +2,15 @@
 
 import dataclasses
 import hashlib
+import time
+import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
+import numpy as np
 
 import bert_jax
 from bert_jax.config import Config, flatten
@@ -19,6 +23,7 @@ from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.workdir import lock_workdir, open_workdir
 
+_SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets remember for up to a minute that a file is not there
 _OWN = ("data.directory", "data.num_workers")  # a data set may lie on each host's own disk
 
 
@@ -45,14 +50,16 @@ class Opened:
         }
 
 
-def check_command(config: Config, *, hosts: Hosts) -> None:
-    """Check that all hosts were given the same config and run the same code.
+def check_command(config: Config, *, params: Any, hosts: Hosts) -> None:
+    """Check that all hosts were given the same config and the same `params` to begin from, and run the same code.
 
     Raises:
       UserError: naming the host that differs.
     """
     facts = {f"config.{name}": value for name, value in flatten(config).items() if name not in _OWN}
-    hosts.check_same("config and code", {**facts, "code": code_digest(), "jax": jax.__version__})
+    if hosts.count > 1:
+        facts |= {"code": code_digest(), "jax": jax.__version__, "the weights of --init": weights_digest(params)}
+        hosts.check_same("config and code", facts)
 
 
 def open_run(
@@ -70,14 +77,15 @@ def open_run(
       UserError: for anything the user can mend; where hosts see other data, naming the host.
     """
     lock: IO[str] | None = None
-    with hosts.main_first("workdir and data set"):
+    path = Path(workdir).absolute()
+    with hosts.main_first("workdir"):
         if hosts.is_main:
             path = open_workdir(workdir, config=config)
             lock = lock_workdir(path)
             if source is not None:
                 save_vocabulary_of(source, workdir=path)
-        else:
-            path = _shared_workdir(workdir, hosts=hosts)
+    _check_shared(path, hosts=hosts)
+    with hosts.main_first("data set"):
         datasets = open_datasets(
             config, workdir=path, max_seq_lengths=max_seq_lengths, build=hosts.is_main, report=report
         )
@@ -98,11 +106,30 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _shared_workdir(workdir: str | Path, *, hosts: Hosts) -> Path:
-    path = Path(workdir).absolute()
-    if not (path / "config.json").exists():
-        raise UserError(
-            f"{hosts.name(hosts.index)} does not see the config.json that {hosts.name(0)} wrote to {path}: "
-            "--workdir must be a folder that all hosts share (a network disk, or a bucket mounted at the same path)"
-        )
-    return path
+def weights_digest(params: Any) -> str:
+    """Return a digest of a tree of arrays in host memory; "" for None."""
+    total = 0
+    for leaf in jax.tree.leaves(params):
+        total = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), total)
+    return "" if params is None else f"{total:08x}"
+
+
+def _check_shared(path: Path, *, hosts: Hosts) -> None:
+    """Check that all hosts see the same folder, by a file that host 0 makes there for the moment."""
+    if hosts.count == 1:
+        return
+    name = f".seen-by-all-{uuid.uuid4().hex}" if hosts.is_main else ""
+    if hosts.is_main:
+        (path / name).touch()
+    name = hosts.exchange("file in the workdir", name)[0]
+    deadline = time.monotonic() + _SHOWN_WITHIN
+    while not (path / name).exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{hosts.name(hosts.index)} does not see the file {name} that {hosts.name(0)} wrote to {path}: "
+                "--workdir must be a folder that all hosts share (a network disk, or a bucket mounted at the same path)"
+            )
+        time.sleep(1.0)
+    hosts.barrier("workdir seen by all")
+    if hosts.is_main:
+        (path / name).unlink(missing_ok=True)

@@ -10,7 +10,9 @@ import functools
 import hashlib
 import json
 import logging
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from bert_jax.training.policy import parameter_names
 
 # What TensorStore and the device runtime say when files may be whole but cannot be had now.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Input/output error")
+
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax adds to the name of a checkpoint that it is writing
+_LISTINGS, _LISTING_SECONDS = 30, 2.0  # NFS clients keep a listing for up to a minute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Checkpointer:
         self._report = report
         self._hosts = hosts or Hosts()
         self._agreements = 0
+        if config is not None and self._hosts.is_main:
+            self._remove_unfinished()
         # Orbax's own log lines (dozens a save) would bury the run's; what fails is raised, and reported here in a line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
@@ -134,11 +141,13 @@ class Checkpointer:
         damaged one is renamed to `STEP.damaged-N`.
 
         Raises:
-          UserError: if there are checkpoints but none can be read, or memory or permission to read one is lacking.
+          UserError: if there are checkpoints but none can be read, memory or permission to read one is lacking, or
+            hosts see different ones.
         """
-        steps = [s for s in reversed(self.steps()) if step is None or s == step]
+        seen = self._agreed_steps() if self._hosts.count > 1 else self.steps()
+        steps = [s for s in reversed(seen) if step is None or s == step]
         if step is not None and not steps:
-            raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {self.steps() or 'none'}")
+            raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {seen or 'none'}")
         for index, candidate in enumerate(steps):
             restored = self._read_or_reason(candidate, target)
             if isinstance(restored, Restored):
@@ -154,6 +163,30 @@ class Checkpointer:
                 "directory from a backup, or start anew with another --workdir"
             )
         return None
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed process had not finished writing: on spot machines a checkpoint for each preemption."""
+        for path in self._directory.glob(f"*{_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _agreed_steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, as all hosts see them; a network disk may show one late.
+
+        Raises:
+          UserError: if the hosts go on seeing different ones.
+        """
+        for _ in range(_LISTINGS):
+            self._manager.reload()
+            self._agreements += 1
+            told = self._hosts.exchange(f"checkpoints seen {self._agreements}", json.dumps(self.steps()))
+            if len(set(told)) == 1:
+                return self.steps()
+            time.sleep(_LISTING_SECONDS)
+        other = next(index for index, seen in enumerate(told) if seen != told[0])
+        raise UserError(
+            f"{self._hosts.name(other)} sees checkpoints {told[other]} in {self._directory}, {self._hosts.name(0)} "
+            f"{told[0]}: --workdir must be one folder that all hosts share"
+        )
 
     def _read_or_reason(self, step: int, target: Any) -> Restored | str:
         quiet_abandoned_reads()

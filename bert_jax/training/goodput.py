@@ -60,11 +60,12 @@ class Goodput:
         yield
         self.add(kind, time.perf_counter() - begun)
 
-    def finished_step(self, step: int, *, seconds: float) -> None:
-        """Count a step; the first one of a start is the compiler's."""
+    def finished_step(self, step: int, *, seconds: float, compiled: bool) -> None:
+        """Count a step; the time of one that was `compiled` meanwhile is the compiler's."""
         self._step = step
         if self.first_step_after is None:
             self.first_step_after = time.time() - self._begun
+        if compiled:
             self.add("compile", seconds)
         else:
             self.add("useful", seconds)

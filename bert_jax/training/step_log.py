@@ -83,6 +83,10 @@ class StepLog:
         self._excluded += seconds
         self._elsewhere += seconds
 
+    def expect_compilation(self) -> None:
+        """Book the time of the next finished step as compiling: a step of another shape is about to be dispatched."""
+        self._compiling = True
+
     def finished_step(self, step: int, output: StepOutput) -> None:
         """Take the figures of the update that made state number `step`; waits for it.
 
@@ -101,7 +105,6 @@ class StepLog:
         for name, amount in {**self._cost(step - 1), "steps": 1}.items():
             self._work[name] += amount
         if self._compiling:
-            # The first step's time is the compiler's.
             self._compiling = False
             self._restart_clock()
         self._progress.advance(step)
@@ -114,7 +117,7 @@ class StepLog:
         if not self._compiling:
             self._times.append(seconds)
         if self._goodput is not None:
-            self._goodput.finished_step(step, seconds=seconds)
+            self._goodput.finished_step(step, seconds=seconds, compiled=self._compiling)
 
     def _write(self, step: int) -> None:
         means = self.window.means()

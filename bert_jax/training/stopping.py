@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 import types
 
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.parallel.roll_call import HostMissing
 
 _POLL_SECONDS = 0.25  # a preemption notice comes 30 seconds ahead
 
@@ -50,7 +52,8 @@ class AgreedStop:
 
     A thread watches for requests. When there is one, each host's thread tells the number of the boundary that its loop
     has passed, and all stop at the one behind the largest. Threads, because a loop may be inside a step that ends only
-    when the other hosts take it too: no thread waits for a loop, so no host waits for ever.
+    when the other hosts take it too: no thread waits for a loop, so no host waits for ever. A message that fails on its
+    way is sent again, until the time limit of a barrier.
     """
 
     def __init__(self, request: StopRequest, *, hosts: Hosts):
@@ -58,6 +61,7 @@ class AgreedStop:
         self._request, self._hosts = request, hosts
         self._passed = 0
         self._stop_at: int | None = None
+        self._failure: UserError | None = None
         self._agreeing = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="agreed stop", daemon=True)
@@ -83,27 +87,50 @@ class AgreedStop:
             self._thread.join()
 
     def __call__(self) -> bool:
-        """Return whether to stop at this boundary."""
+        """Return whether to stop at this boundary.
+
+        Raises:
+          HostMissing: if the hosts could not agree within the time limit.
+          HostFailed: if another host stopped with an error meanwhile.
+        """
         if self._hosts.count == 1:
             return self._request()
         with self._agreeing:
+            if self._failure is not None:
+                raise self._failure
             self._passed += 1
             return self._stop_at is not None and self._passed >= self._stop_at
 
     def _watch(self) -> None:
-        with contextlib.suppress(RuntimeError, UserError):  # host 0, the messages' carrier, is gone: so is the run
-            while not self._closed.wait(_POLL_SECONDS):
+        asked = False
+        while not asked and not self._closed.wait(_POLL_SECONDS):
+            with contextlib.suppress(RuntimeError):  # a call that failed on its way; the next may not
                 if self._request():
                     assert self._request.received is not None
                     self._hosts.set_once("stop requested", str(int(self._request.received)))
-                if self._hosts.get("stop requested"):
-                    return self._agree()
-        return None
+                asked = self._hosts.get("stop requested") is not None
+        if asked:
+            self._agree()
 
     def _agree(self) -> None:
-        with self._agreeing:  # no boundary is passed between telling a number and knowing all
-            passed = self._hosts.exchange(
-                "boundary passed", str(self._passed), seconds=float("inf"), given_up=self._closed.is_set
-            )
-            if passed:
-                self._stop_at = max(map(int, passed)) + 1
+        """Hold the loop at its boundary while all tell theirs."""
+        deadline = time.monotonic() + self._hosts.seconds
+        with self._agreeing:
+            while not self._closed.is_set():
+                left = max(deadline - time.monotonic(), 0.0)
+                try:
+                    passed = self._hosts.exchange(
+                        "boundary passed", str(self._passed), seconds=left, given_up=self._closed.is_set
+                    )
+                except UserError as error:
+                    self._failure = error
+                    return
+                except RuntimeError as error:
+                    if left == 0.0:
+                        self._failure = HostMissing(f"the hosts could not agree where to stop: {error}")
+                        return
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                if passed:
+                    self._stop_at = max(map(int, passed)) + 1
+                return
