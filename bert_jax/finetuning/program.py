@@ -22,7 +22,7 @@ from bert_jax.model.task_heads import make_task_model
 from bert_jax.parallel import mesh as meshes
 from bert_jax.tasks.interface import Task
 from bert_jax.training.state import TrainState
-from bert_jax.training.steps import StepOutput, TrainStep
+from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
 from bert_jax.types import EncoderInputs
 
 # Tokens of an evaluation batch on one device: enough to fill it, little enough for any memory.
@@ -53,6 +53,9 @@ class TaskProgram:
         boxed = jax.eval_shape(self._boxed_state)
         self.state_shardings = meshes.tree_shardings(boxed, mesh=self.mesh, rules=self.rules)
         self.state_shapes: TrainState = nn.meta.unbox(boxed)
+        self.replicas = make_replicas(
+            self.mesh, params=self.state_shapes.params, shardings=self.state_shardings.params, model=model
+        )
         self.train_step: Callable[[TrainState, PackedRows, StepSettings], tuple[TrainState, StepOutput]]
         self.train_step = self._in_mesh(
             jax.jit(
@@ -132,6 +135,7 @@ class TaskProgram:
             optimizer=self._optimizer(settings),
             key=settings.key,
             gradient_accumulation_steps=self.config.train.gradient_accumulation_steps,
+            replicas=self.replicas,
         )
         return step(state, rows)
 
