@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -236,11 +238,13 @@ def test_the_dockerfile_agrees_with_setup_cfg_and_its_context():
     assert all((ROOT / name).exists() for name in copied)
 
 
-# Whole runs. `gcloud` is a script that answers from lines in a file: "<part of a command> => <output> [=> status]",
-# the first line that fits, which is then used up unless it begins with "*".
+# Whole runs. `gcloud` and others are a script that answers from lines in a file:
+# "<part of a command> => <output> [=> status]", the first line that fits, then used up unless it begins with "*".
 GCLOUD = r"""#!/usr/bin/env python3
 import pathlib, sys
 here, command = pathlib.Path(__file__).parent, " ".join(sys.argv[1:])
+if sys.argv[-1] == "-":  # docker build
+    (here / "input").write_bytes(sys.stdin.buffer.read())
 with open(here / "calls", "a") as calls:
     calls.write(command + "\n")
 answers = (here / "answers").read_text().splitlines()
@@ -256,13 +260,19 @@ for number, line in enumerate(answers):
 """
 
 
-def against_script(tmp_path, script, answers):
-    """Run a launcher to its end and return its result and the commands that it gave."""
-    (tmp_path / "gcloud").write_text(GCLOUD)
-    (tmp_path / "gcloud").chmod(0o755)
+def fake(tmp_path, answers, *names):
+    """Put scripts with these names into a folder, which answer so."""
+    for name in names:
+        (tmp_path / name).write_text(GCLOUD)
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "answers").write_text("\n".join(answers))
-    environment = {**NEEDS[script], "POLL_SECONDS": "0"}
-    result = launch(script, *FLAGS, environment=environment, path=tmp_path)
+
+
+def against_script(tmp_path, script, answers, *, names=("gcloud", "xpk", "docker"), **environment):
+    """Run a launcher to its end and return its result and the commands that it gave."""
+    fake(tmp_path, answers, *names)
+    given = {**NEEDS[script], "POLL_SECONDS": "0", **environment}
+    result = launch(script, *STEP.get(script, []), *FLAGS, environment=given, path=tmp_path)
     calls = (tmp_path / "calls").read_text().splitlines()
     return result, [line.removeprefix("compute ") for line in calls]
 
@@ -407,6 +417,129 @@ def test_a_host_gives_up_after_its_restarts(tmp_path):
     result, calls, state = host_run(tmp_path, [75] * 9, MAX_RESTARTS="3")
     assert (result.returncode, state, len(calls)) == (1, "ended 1", 4)
     assert "3 restarts are used up" in result.stdout
+
+
+@pytest.fixture
+def started():
+    """Start processes that are ended with the test."""
+    processes = []
+
+    def start(*command, **keywords):
+        processes.append(subprocess.Popen(command, text=True, **keywords))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition):
+    """Wait until it holds, half a minute at most."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_sigterm_in_the_pause_before_a_restart_ends_the_host(tmp_path, started):
+    python, log = tmp_path / "python", tmp_path / "log"
+    python.write_text(f'#!/bin/bash\necho started >> "{tmp_path}/calls"\nexit 137\n')
+    python.chmod(0o755)
+    given = {"BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state"), "RESTART_SECONDS": "1"}
+    with log.open("w") as output:
+        host = started(LAUNCH / "host_run.sh", *FLAGS, env={**os.environ, **given, "MAX_RESTARTS": "1"}, stdout=output)
+    wait_for(lambda: "starting again" in log.read_text())
+    host.terminate()
+    assert host.wait(timeout=30) == 75
+    assert (tmp_path / "calls").read_text() == "started\n"
+    assert (tmp_path / "state").read_text() == "ended 75\n"
+
+
+# Training that saves for a second after SIGTERM, and says so in between.
+SLOW_TO_SAVE = """#!/bin/bash
+cd "${0%/*}"
+trap 'sleep 0.5; echo saving || exit 1; sleep 0.5; touch saved; exit 75' TERM
+touch ready
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_machine_that_stops_lets_training_save_and_is_away(tmp_path, started):
+    fake(tmp_path, ["hosts => 2", "flags => --workdir=/mnt/share/run", "attributes/bert-jax => x"], "curl")
+    (tmp_path / "launch").mkdir()
+    for name, text in {
+        "python": SLOW_TO_SAVE,
+        "launch/host_run.sh": f'#!/bin/bash\nexec "{LAUNCH}/host_run.sh" "$@"\n',
+        "launch/host_install.sh": "#!/bin/bash\n",
+        ".venv/bin/python": "#!/bin/bash\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    state = tmp_path / "state"
+    state.write_text(f"running {os.getpid()}\n")  # of before a restart: another process has the number now
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "BERT_JAX_FOLDER": str(tmp_path),
+        "BERT_JAX_MOUNT": str(tmp_path),
+        "BERT_JAX_LOG": str(tmp_path / "log"),
+        "BERT_JAX_STATE": str(state),
+        "BERT_JAX_PYTHON": str(tmp_path / "python"),
+    }
+    reader, writer = os.pipe()
+    machine = started(LAUNCH / "host_startup.sh", env=environment, stdout=writer, stderr=writer)
+    os.close(writer)
+    wait_for((tmp_path / "ready").exists)
+    os.close(reader)  # the system ends what reads the output first
+    stop = launch("host_shutdown.sh", environment=environment)
+    assert stop.returncode == 0, stop.stderr
+    assert (tmp_path / "saved").exists()
+    machine.wait(timeout=30)
+    assert state.read_text() == "ended 75\n"
+    assert "saving" in (tmp_path / "log").read_text()
+    assert "--data away" in (tmp_path / "calls").read_text().splitlines()[-1]
+
+
+def test_a_machine_that_stops_does_not_wait_for_ever(tmp_path, started):
+    deaf = started("bash", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done", stdout=subprocess.PIPE)
+    assert deaf.stdout.readline() == "deaf\n"
+    (tmp_path / "state").write_text(f"running {deaf.pid}\n")
+    environment = {"BERT_JAX_STATE": str(tmp_path / "state"), "SHUTDOWN_SECONDS": "1"}
+    stop = launch("host_shutdown.sh", environment=environment)
+    assert (stop.returncode, stop.stdout.splitlines()[-1]) == (0, "training did not end within 1 s")
+
+
+@pytest.mark.parametrize("text", [None, "ended 75\n", "running 4194304000\n"])
+def test_a_machine_that_stops_has_nothing_to_wait_for_where_training_does_not_run(tmp_path, text):
+    if text is not None:
+        (tmp_path / "state").write_text(text)
+    stop = launch("host_shutdown.sh", environment={"BERT_JAX_STATE": str(tmp_path / "state")})
+    assert (stop.returncode, stop.stdout, stop.stderr) == (0, "", "")
+
+
+# What makes a uv that does nothing.
+UV = "mkdir -p ~/.local/bin; echo '#!/bin/sh' > ~/.local/bin/uv; chmod +x ~/.local/bin/uv"
+
+
+@pytest.mark.parametrize("step", ["update", "install -y nfs-common", "astral.sh"])
+def test_installing_tries_again(tmp_path, step):
+    answers = ["-q /mnt/share => no => 1", *[f"{step} => locked => 100"] * 2, f"astral.sh => {UV}"]
+    fake(tmp_path, answers, "sudo", "curl", "mountpoint")
+    environment = {"HOME": str(tmp_path), "RETRY_SECONDS": "0"}
+    result = launch("host_install.sh", "tpu", "10.0.0.2:/share", environment=environment, path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert count(calls, step) == 3
+    assert count(calls, "-o DPkg::Lock::Timeout=600") == count(calls, "apt-get") >= 2
+
+
+def test_installing_gives_up_in_the_end(tmp_path):
+    fake(tmp_path, ["-q /mnt/share => no => 1", "*update => no network => 100"], "sudo", "mountpoint")
+    environment = {"HOME": str(tmp_path), "RETRY_SECONDS": "0"}
+    result = launch("host_install.sh", "tpu", "10.0.0.2:/share", environment=environment, path=tmp_path)
+    assert result.returncode == 100
+    assert count((tmp_path / "calls").read_text().splitlines(), "update") == 5
 
 
 def test_a_host_that_was_restarted_says_gone(tmp_path):
