@@ -115,7 +115,7 @@ def test_no_flags_for_training_are_refused(script):
 def test_tpu_vm_queues_installs_starts_watches_and_deletes():
     commands, notes = dry_run("tpu_vm.sh")
     where = "--project=my-project --zone=europe-west4-b"
-    on_all = f"gcloud compute tpus tpu-vm ssh pod {where} --worker=all '--command="
+    on_all = f"gcloud compute tpus tpu-vm ssh pod {where} --worker=all --quiet '--command="
     assert commands[0] == "git -C REPOSITORY archive --format=tar.gz --output=/tmp/bert_jax.tar.gz HEAD"
     assert commands[1] == (
         f"gcloud compute tpus queued-resources create pod {where} --node-id=pod --accelerator-type=v5litepod-16 "
@@ -123,13 +123,14 @@ def test_tpu_vm_queues_installs_starts_watches_and_deletes():
     )
     assert commands[2] == f"gcloud compute tpus queued-resources describe pod {where} '--format=value(state.state)'"
     assert commands[3] == (
-        f"gcloud compute tpus tpu-vm scp /tmp/bert_jax.tar.gz pod:bert_jax.tar.gz {where} --worker=all"
+        "timeout --kill-after=30 3600 gcloud compute tpus tpu-vm scp /tmp/bert_jax.tar.gz pod:bert_jax.tar.gz "
+        f"{where} --worker=all --quiet < /dev/null"
     )
     joined = "\n".join(commands[4:])
     assert joined.count(on_all) == 4
     assert "launch/host_install.sh tpu 10.0.0.2:/share" in joined
     assert f"launch/host_run.sh -- {SHOWN}" in joined.replace(r"'\''", "'")
-    assert "launch/host_run.sh --state'" in joined
+    assert all(line.startswith("timeout ") for line in commands if " ssh " in line)
     assert commands[-1] == f"gcloud compute tpus queued-resources delete pod {where} --force --quiet"
     assert any("ACTIVE" in note for note in notes)
 
@@ -315,8 +316,8 @@ def test_tpu_vm_asks_for_a_new_tpu_after_preemption(tmp_path):
             "queued-resources describe => NOT_FOUND => 1",
             "*queued-resources describe => ACTIVE",
             "|| echo gone => gone|gone",
-            "|| echo gone => ended 75|running",
-            "|| echo gone => ended 75|ended 75",
+            "|| echo gone => ended 75|running",  # the others wait for the one that stopped
+            "|| echo gone => running|running",
             "|| echo gone => ended 0|ended 0",
         ],
     )
@@ -327,12 +328,58 @@ def test_tpu_vm_asks_for_a_new_tpu_after_preemption(tmp_path):
     assert count(calls, "setsid") == 2  # after 75 without installing
 
 
+def test_tpu_vm_counts_every_tpu_that_is_lost(tmp_path):
+    states = ["queued-resources describe => SUSPENDED", "queued-resources describe => NOT_FOUND => 1"]
+    silence = ["|| echo gone => running", *["|| echo gone => refused => 255"] * 5]
+    answers = [*states, *states, *silence, "*queued-resources describe => ACTIVE"]
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers, MAX_RESTARTS="2")
+    assert result.returncode == 75
+    assert result.stderr.splitlines()[-1] == (
+        "error: 3 TPUs were lost, MAX_RESTARTS=2: give the same command again to go on"
+    )
+    assert count(calls, "queued-resources create") == 2
+    assert count(calls, "queued-resources delete") == 3
+
+
+def test_tpu_vm_leaves_a_tpu_whose_hosts_never_answered(tmp_path):
+    answers = ["*queued-resources describe => ACTIVE", "*|| echo gone => trying|Permission denied (publickey). => 255"]
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
+    assert result.returncode == 2
+    assert "no host answers (1 of 5): Permission denied (publickey).\n" in result.stdout
+    assert re.fullmatch(
+        r"error: no host of pod ever answered \(Permission denied \(publickey\)\.\): mend SSH .* give the same command "
+        r"again; .* this deletes it: gcloud compute tpus queued-resources delete pod .*",
+        result.stderr.splitlines()[-1],
+    )
+    assert count(calls, "queued-resources delete") == 0
+
+
+def test_tpu_vm_waits_for_ssh_no_longer_than_it_says(tmp_path):
+    gcloud = '#!/bin/bash\ncase "$*" in *describe*) echo ACTIVE ;; *) exec sleep 100 ;; esac\n'
+    (tmp_path / "gcloud").write_text(gcloud)
+    (tmp_path / "gcloud").chmod(0o755)
+    environment = {**NEEDS["tpu_vm.sh"], "POLL_SECONDS": "0", "SSH_SECONDS": "0.1"}
+    result = launch("tpu_vm.sh", *FLAGS, environment=environment, path=tmp_path)
+    assert result.returncode == 2
+    assert "no host answers (5 of 5): nothing within 0.1 s" in result.stdout
+
+
+@pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh"])
+def test_tpu_vm_stops_where_installing_fails(tmp_path, step):
+    answers = ["*queued-resources describe => ACTIVE", f"{step} => no => 1", "|| echo gone => gone|gone"]
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
+    assert result.returncode == 1
+    assert "installing failed" in result.stdout
+    assert count(calls, "setsid") == 0
+
+
 def test_tpu_vm_asks_for_a_new_tpu_when_no_host_answers(tmp_path):
     result, calls = against_script(
         tmp_path,
         "tpu_vm.sh",
         [
             "*queued-resources describe => ACTIVE",
+            "|| echo gone => running|running",
             *["|| echo gone => connection refused => 255"] * 5,
             "|| echo gone => ended 0|ended 0",
         ],
