@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,8 @@ def test_tpu_vm_takes_further_flags_and_keeps_the_machine_on_demand():
 
 def test_gce_makes_template_group_and_numbered_machines():
     commands, notes = dry_run("gce.sh", ACCELERATOR="type=nvidia-tesla-t4,count=1")
+    assert commands.pop(0).startswith("gcloud compute instance-groups managed describe group ")
+    assert commands.pop(1) == "tar -xzf /tmp/bert_jax.tar.gz -C /tmp launch"
     where = "--project=my-project --zone=us-central1-a"
     assert commands[1] == "gcloud storage cp /tmp/bert_jax.tar.gz gs://bucket/code/group.tar.gz --project=my-project"
     template = commands[2]
@@ -161,7 +164,8 @@ def test_gce_makes_template_group_and_numbered_machines():
         "bert-jax-coordinator=group-0.us-central1-a.c.my-project.internal:8476",
         "bert-jax-hosts=2",
         "enable-guest-attributes=TRUE",
-        "--metadata-from-file=startup-script=REPOSITORY/launch/host_startup.sh,bert-jax-flags=",
+        "--metadata-from-file=startup-script=/tmp/launch/host_startup.sh,"
+        "shutdown-script=/tmp/launch/host_shutdown.sh,bert-jax-flags=",
     ):
         assert flag in template
     group = "gcloud compute instance-groups managed"
@@ -187,9 +191,10 @@ def test_gke_sets_up_a_cluster_with_a_share():
 
 def test_gke_builds_pushes_and_restarts_on_75():
     commands, _ = dry_run("gke_xpk.sh", "run")
+    assert commands.pop(0) == "git -C REPOSITORY archive --format=tar.gz --output=/tmp/bert_jax.tar.gz HEAD"
     assert commands[0] == (
-        "docker build --platform=linux/amd64 --file=REPOSITORY/launch/Dockerfile --build-arg=EXTRA=tpu "
-        "--tag=registry/bert_jax:1 REPOSITORY"
+        "docker build --platform=linux/amd64 --file=launch/Dockerfile --build-arg=EXTRA=tpu "
+        "--tag=registry/bert_jax:1 - < /tmp/bert_jax.tar.gz"
     )
     assert commands[1] == "docker push registry/bert_jax:1"
     workload = commands[2]
@@ -198,6 +203,14 @@ def test_gke_builds_pushes_and_restarts_on_75():
     assert "--restart-on-exit-codes=75" in workload
     assert f"exec python -m bert_jax.train {SHOWN}" in workload.replace(r"'\''", "'")
     assert commands[3].endswith("--wait-for-job-completion=base")
+
+
+@pytest.mark.parametrize("step", ["setup", "run"])
+def test_gke_refuses_more_than_one_slice(step):
+    environment = {**NEEDS["gke_xpk.sh"], "SLICES": "2"}
+    result = launch("gke_xpk.sh", "--dry_run", step, *FLAGS, environment=environment)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"error: SLICES=2: training spans one slice; leave SLICES out .*TPU_TYPE=.+\n", result.stderr)
 
 
 def test_the_startup_script_gives_the_names_that_the_package_reads():
@@ -423,6 +436,64 @@ def test_gce_waits_for_all_hosts_and_deletes(tmp_path):
     assert count(calls, "create-instance group") == 2
     assert calls[-2].startswith("instance-groups managed delete")
     assert calls[-1].startswith("instance-templates delete")
+
+
+GCE_STEPS = ["archive", "storage cp", "instance-templates create", "managed create ", "managed create-instance"]
+
+
+@pytest.mark.parametrize("step", GCE_STEPS)
+def test_gce_stops_at_the_first_step_that_fails(tmp_path, step):
+    names = ["gcloud", "git"] if step == "archive" else ["gcloud"]
+    answers = ["managed describe => was not found => 1", f"{step} => no => 1"]
+    result, calls = against_script(tmp_path, "gce.sh", answers, names=names)
+    assert result.returncode == 2
+    assert re.fullmatch(
+        r"error: the group could not be made, .*: gcloud compute instance-groups managed delete group .*; "
+        r"gcloud compute instance-templates delete group .*",
+        result.stderr.splitlines()[-1],
+    )
+    assert step in calls[-1] + " "
+
+
+@pytest.mark.parametrize(
+    ("script", "answers"),
+    [
+        ("gce.sh", ["managed describe => was not found => 1", "*get-guest-attributes => ended 0"]),
+        (
+            "tpu_vm.sh",
+            [
+                "queued-resources describe => NOT_FOUND => 1",
+                "*queued-resources describe => ACTIVE",
+                "|| echo gone => gone",
+                "|| echo gone => ended 0",
+            ],
+        ),
+    ],
+)
+def test_a_dry_run_prints_every_command_of_a_run(tmp_path, script, answers):
+    printed, _ = dry_run(script, HOSTS="1")
+    printed = {" ".join(shlex.split(line.removesuffix(" < /dev/null"))) for line in printed if "gcloud " in line}
+    _, calls = against_script(tmp_path, script, answers, HOSTS="1")
+    calls = {re.sub(r"/tmp/tmp\.\w+/", "/tmp/", call) for call in calls}
+    assert {re.sub(".*?gcloud (compute )?", "", line, count=1) for line in printed} == calls
+
+
+def test_gke_builds_what_is_committed(tmp_path):
+    result, _ = against_script(tmp_path, "gke_xpk.sh", [])
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(tmp_path / "input") as archive:
+        packed = {member.name for member in archive if not member.isdir()}
+    committed = subprocess.check_output(["git", "ls-tree", "-r", "--name-only", "HEAD"], cwd=ROOT, text=True)
+    assert packed == set(committed.splitlines())
+
+
+@pytest.mark.parametrize("status", [0, 125])
+def test_gke_goes_on_waiting_after_a_week(tmp_path, status):
+    wait = "--wait-for-job-completion=base"
+    answers = [*[f"{wait} => timed out => 124"] * 2, f"{wait} => the end => {status}"]
+    result, calls = against_script(tmp_path, "gke_xpk.sh", answers)
+    assert result.returncode == status
+    assert count(calls, wait) == 3
 
 
 def test_gce_goes_on_watching_a_group_and_stops_at_a_failure(tmp_path):
