@@ -35,6 +35,11 @@ run() {
   if [ -n "$DRY_RUN" ]; then shown "$@"; else "$@"; fi
 }
 
+# run_from FILE COMMAND...: run it with FILE as its input; with --dry_run print it.
+run_from() {
+  if [ -n "$DRY_RUN" ]; then printf '%s < %s\n' "$(shown "${@:2}")" "$(shown "$1")"; else "${@:2}" < "$1"; fi
+}
+
 # With --dry_run say what happens between two commands.
 note() {
   if [ -n "$DRY_RUN" ]; then printf '# %s\n' "$*"; fi

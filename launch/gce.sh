@@ -54,26 +54,46 @@ metadata=(
   bert-jax-coordinator="$coordinator" bert-jax-hosts="$HOSTS" bert-jax-max-restarts="${MAX_RESTARTS:-100}"
 )
 
-create() {
-  local index joined
-  joined=$(IFS=,; echo "${metadata[*]}")
-  pack "$files/bert_jax.tar.gz"
+upload() {
+  pack "$files/bert_jax.tar.gz" || return
+  run tar -xzf "$files/bert_jax.tar.gz" -C "$files" launch || return  # the scripts in the metadata are of HEAD, too
   run gcloud storage cp "$files/bert_jax.tar.gz" "$fetched" --project="$PROJECT"
+}
+
+template() {
+  local joined
+  joined=$(IFS=,; echo "${metadata[*]}")
   note "bert-jax-flags: $(shown "$@")"
-  [ -n "$DRY_RUN" ] || shown "$@" > "$files/bert-jax-flags"  # a file: flags may have commas, which part metadata
+  # A file: flags may have commas, which part metadata.
+  if [ -z "$DRY_RUN" ]; then shown "$@" > "$files/bert-jax-flags" || return; fi
   run gcloud compute instance-templates create "$GROUP" --project="$PROJECT" --machine-type="$MACHINE_TYPE" \
     --image-family="$IMAGE_FAMILY" --image-project="$IMAGE_PROJECT" --boot-disk-size="${DISK_SIZE:-100GB}" \
     --maintenance-policy=TERMINATE "${create_flags[@]}" --metadata="$joined" \
-    --metadata-from-file="startup-script=$REPOSITORY/launch/host_startup.sh,bert-jax-flags=$files/bert-jax-flags"
-  run gcloud compute instance-groups managed create "$GROUP" "${where[@]}" --template="$GROUP" --size=0
+    --metadata-from-file="startup-script=$files/launch/host_startup.sh,shutdown-script=$files/launch/host_shutdown.sh,bert-jax-flags=$files/bert-jax-flags"
+}
+
+# Each step ends it: behind || and if, where it is called, `set -e` does not.
+create() {
+  local index
+  upload || return
+  template "$@" || return
+  run gcloud compute instance-groups managed create "$GROUP" "${where[@]}" --template="$GROUP" --size=0 || return
   for (( index = 0; index < HOSTS; index++ )); do
-    run gcloud compute instance-groups managed create-instance "$GROUP" "${where[@]}" --instance="$GROUP-$index"
+    run gcloud compute instance-groups managed create-instance "$GROUP" "${where[@]}" --instance="$GROUP-$index" || return
   done
 }
 
+# Whether the group is there already.
+describe() { run gcloud compute instance-groups managed describe "$GROUP" "${where[@]}"; }
+
 delete() {
-  run gcloud compute instance-groups managed delete "$GROUP" "${where[@]}" --quiet
-  run gcloud compute instance-templates delete "$GROUP" --project="$PROJECT" --quiet
+  run gcloud compute instance-groups managed delete "$GROUP" "${where[@]}" --quiet &&
+    run gcloud compute instance-templates delete "$GROUP" --project="$PROJECT" --quiet
+}
+
+# The commands that delete it, for the user.
+made() {
+  echo "gcloud compute instance-groups managed delete $GROUP ${where[*]}; gcloud compute instance-templates delete $GROUP --project=$PROJECT"
 }
 
 # What one host says: "running", "ended STATUS", "away" when it is preempted, nothing while it is gone.
@@ -97,6 +117,9 @@ hosts_state() {
 }
 
 if [ -n "$DRY_RUN" ]; then
+  note "a group that is there already is only watched:"
+  describe
+  note "otherwise it is made"
   create "$@"
   note "until every host ended (each starts again by itself), every $poll_seconds s, of every host:"
   host_state 0
@@ -105,10 +128,10 @@ if [ -n "$DRY_RUN" ]; then
   exit 0
 fi
 
-if gcloud compute instance-groups managed describe "$GROUP" "${where[@]}" > "$scratch/group" 2> "$scratch/error"; then
+if describe > "$scratch/group" 2> "$scratch/error"; then
   say "the group $GROUP is there already: watching it"
 else
-  create "$@" || fail "the group could not be made: gcloud says why above"
+  create "$@" || fail "the group could not be made, why stands above; before the next try delete what was made: $(made)"
 fi
 last=
 while told=$(hosts_state); [[ $told != ended\ * ]]; do
@@ -118,9 +141,9 @@ while told=$(hosts_state); [[ $told != ended\ * ]]; do
 done
 status=${told#ended }
 if [ -n "$KEEP" ]; then
-  say "the group is left; this deletes it: gcloud compute instance-groups managed delete $GROUP ${where[*]}"
+  say "the group is left; this deletes it: $(made)"
 else
-  delete || say "the group was not deleted and is still paid for"
+  delete || say "not all was deleted, what is left is paid for; this deletes it: $(made)"
 fi
 say "ended with status $status"
 exit "$status"

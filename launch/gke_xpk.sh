@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on TPU slices of Google Kubernetes Engine through xpk, restarted by the cluster after preemption.
+# Train on a TPU slice of Google Kubernetes Engine through xpk, restarted by the cluster after preemption.
 #
 #   PROJECT=... ZONE=... CLUSTER=... TPU_TYPE=v5litepod-16 launch/gke_xpk.sh [--dry_run] setup
 #   PROJECT=... ZONE=... CLUSTER=... TPU_TYPE=v5litepod-16 WORKLOAD=... IMAGE=europe-docker.pkg.dev/.../bert_jax:1 \
@@ -7,9 +7,9 @@
 #     --config.data.directory=/mnt/share/data --workdir=/mnt/share/base
 #
 # setup, once: makes the cluster and a Filestore share that every workload sees at /mnt/share. run: builds and pushes the
-# image, starts the workload, waits for its end. Behind -- stand the flags of python -m bert_jax.train; data and workdir
+# image of what is committed, starts the workload, waits for its end. Behind -- stand the flags of python -m bert_jax.train; data and workdir
 # must be on the share. Needs xpk (pip install xpk), gcloud, kubectl, docker. Optional: SPOT=0 (not preemptible),
-# SLICES (1), MAX_RESTARTS (100), SHARE_NAME (bert-jax), SHARE_SIZE (1024, in GB), CLUSTER_FLAGS: further flags of
+# MAX_RESTARTS (100), SHARE_NAME (bert-jax), SHARE_SIZE (1024, in GB), CLUSTER_FLAGS: further flags of
 # xpk cluster create. What is paid for until it is deleted: the cluster (xpk cluster delete), the share.
 #
 # Exit status of run: 0 finished, otherwise that of xpk; 2 something to mend.
@@ -33,33 +33,53 @@ need PROJECT "the Google Cloud project"
 need ZONE "the zone that has such TPUs, for example europe-west4-b"
 need CLUSTER "a name for the cluster, yours to choose"
 need TPU_TYPE "the slice, for example v5litepod-16"
+[ "${SLICES:-1}" = 1 ] || fail "SLICES=$SLICES: training spans one slice; leave SLICES out and name a larger slice, for example TPU_TYPE=v5litepod-256"
 
 where=(--cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE")
-slices=${SLICES:-1} share=${SHARE_NAME:-bert-jax}
+share=${SHARE_NAME:-bert-jax}
 read -ra cluster_flags <<< "${CLUSTER_FLAGS:-}"
 if [ "${SPOT:-1}" = 1 ]; then capacity=--spot; else capacity=--on-demand; fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 setup() {
-  run xpk cluster create "${where[@]}" --tpu-type="$TPU_TYPE" --num-slices="$slices" "$capacity" \
+  run xpk cluster create "${where[@]}" --tpu-type="$TPU_TYPE" --num-slices=1 "$capacity" \
     --enable-gcpfilestore-csi-driver "${cluster_flags[@]}"
   run xpk storage create "$share" "${where[@]}" --type=gcpfilestore --mount-point="$MOUNT" --readonly=false \
     --size="${SHARE_SIZE:-1024}" --tier=BASIC_HDD --vol=default --access-mode=ReadWriteMany --auto-mount=false
+}
+
+# The context is an archive: an image of the working tree could not be made again.
+build() {
+  local context=$scratch/bert_jax.tar.gz
+  if [ -n "$DRY_RUN" ]; then context=/tmp/bert_jax.tar.gz; fi
+  pack "$context"
+  run_from "$context" docker build --platform=linux/amd64 --file=launch/Dockerfile --build-arg=EXTRA=tpu \
+    --tag="$IMAGE" -
+}
+
+# xpk waits for a week at most and then ends with 124, while the workload goes on.
+wait_for_end() {
+  local status=124
+  while [ "$status" -eq 124 ]; do
+    run xpk workload list "${where[@]}" --wait-for-job-completion="$WORKLOAD" && status=0 || status=$?
+  done
+  return "$status"
 }
 
 train() {
   need WORKLOAD "a name for the workload, yours to choose: small letters, digits and -"
   need IMAGE "where the image goes, for example europe-docker.pkg.dev/PROJECT/REPOSITORY/bert_jax:1"
   need_training_flags "$@"
-  run docker build --platform=linux/amd64 --file="$REPOSITORY/launch/Dockerfile" --build-arg=EXTRA=tpu --tag="$IMAGE" \
-    "$REPOSITORY"
+  build
   run docker push "$IMAGE"
   # exec: xpk hands SIGTERM to the shell around the command, which would not pass it on.
   # 75 joins what xpk restarts on by itself (42 and 127-255, kills among them); 1 and 2 end the workload.
-  run xpk workload create "${where[@]}" --workload="$WORKLOAD" --tpu-type="$TPU_TYPE" --num-slices="$slices" \
+  run xpk workload create "${where[@]}" --workload="$WORKLOAD" --tpu-type="$TPU_TYPE" --num-slices=1 \
     --docker-image="$IMAGE" --storage="$share" --max-restarts="${MAX_RESTARTS:-100}" \
     --restart-on-exit-codes="$RESTART" --termination-grace-period-seconds=120 \
     --command="exec python -m bert_jax.train $(shown "$@")"
-  run xpk workload list "${where[@]}" --wait-for-job-completion="$WORKLOAD"
+  wait_for_end
 }
 
 if [ "$STEP" = setup ]; then setup; else train "$@"; fi

@@ -21,9 +21,23 @@ extra=$1 share=$2
 package=$REPOSITORY
 if [ "$extra" != - ]; then package+="[$extra]"; fi
 
+# Up to 5 tries: unattended-upgrades holds apt's locks on a machine that has just started, and servers fail for a while.
+again() {
+  local try
+  for (( try = 1; try < 5; try++ )); do
+    if run "$@"; then return; fi
+    say "failed, again in ${RETRY_SECONDS:-20} s: $(shown "$@")"
+    sleep "${RETRY_SECONDS:-20}"
+  done
+  run "$@"
+}
+
+# The timeout is for dpkg's lock; update needs another, which it does not wait for.
+apt_get() { again sudo DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@"; }
+
 if [ "$share" != - ] && ! mountpoint -q "$MOUNT"; then
-  run sudo apt-get -q update
-  run sudo DEBIAN_FRONTEND=noninteractive apt-get -q install -y nfs-common
+  apt_get update
+  apt_get install -y nfs-common
   run sudo mkdir -p "$MOUNT"
   # Without lookupcache=positive a host may remember for half a minute that a file of another host does not exist.
   run sudo mount -t nfs -o rw,hard,lookupcache=positive "$share" "$MOUNT"
@@ -31,7 +45,7 @@ if [ "$share" != - ] && ! mountpoint -q "$MOUNT"; then
 fi
 # TPU images come with Python 3.10, this package needs 3.11: uv brings its own.
 if [ ! -x "$HOME/.local/bin/uv" ]; then
-  run bash -o pipefail -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
+  again bash -o pipefail -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'
 fi
 run "$HOME/.local/bin/uv" venv --quiet --clear --python 3.12 "$REPOSITORY/.venv"
 run "$HOME/.local/bin/uv" pip install --quiet --python "$REPOSITORY/.venv/bin/python" --editable "$package"

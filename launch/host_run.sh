@@ -53,10 +53,13 @@ for (( starts = 1; ; starts++ )); do
     "$RESTART" | 134 | 137 | 143) ;;  # SIGABRT is how jax ends where the host that coordinates is lost
     *) break ;;
   esac
-  if [ -n "$stopped" ]; then status=$RESTART; break; fi
-  if [ "$starts" -gt "${MAX_RESTARTS:-100}" ]; then say "${MAX_RESTARTS:-100} restarts are used up"; status=1; break; fi
-  say "status $status: starting again ($starts)"
-  sleep "${RESTART_SECONDS:-5}" || true
+  child=''
+  if [ -z "$stopped" ]; then
+    if [ "$starts" -gt "${MAX_RESTARTS:-100}" ]; then say "${MAX_RESTARTS:-100} restarts are used up"; status=1; break; fi
+    say "status $status: starting again ($starts)"
+    sleep "${RESTART_SECONDS:-5}" || true
+  fi
+  if [ -n "$stopped" ]; then status=$RESTART; break; fi  # after the pause: SIGTERM may come in it
 done
 echo "ended $status" > "$STATE"
 say "ended with status $status"

@@ -14,6 +14,8 @@ esac
 
 run() { if [ -n "$DRY_RUN" ]; then echo "$*"; else "$@"; fi; }
 
+export HOME=/root
+export BERT_JAX_STATE=${BERT_JAX_STATE:-/root/bert_jax.state}  # host_shutdown.sh reads it
 server=http://metadata.google.internal/computeMetadata/v1/instance
 read_metadata() {
   if [ -n "$DRY_RUN" ]; then echo "<$1>"; else curl -fsS -H 'Metadata-Flavor: Google' "$server/attributes/$1"; fi
@@ -22,16 +24,20 @@ tell() {
   run curl -fsS -X PUT --data "$1" -H 'Metadata-Flavor: Google' "$server/guest-attributes/bert-jax/state"
 }
 
+# Where the machine shuts down, what reads this script's output is gone before the script is: a message into that pipe
+# would kill training that saves. tee -p goes on, with the file.
+if [ -z "$DRY_RUN" ]; then exec > >(exec tee -p -a "${BERT_JAX_LOG:-/var/log/bert_jax.log}") 2>&1; fi
+
 leave() {
   # Preempted: the group starts this machine again. Anything else ends the run, a failed installation too.
   if [ "$status" -eq 75 ]; then tell away; else tell "ended $status"; fi
 }
 
 tell running
+run rm -f "$BERT_JAX_STATE"  # of before the machine was restarted: host_shutdown.sh must not take another process for training
 status=1
 trap 'status=75; exit 75' TERM
 trap leave EXIT
-export HOME=/root
 name=$(hostname -s)
 JAX_COORDINATOR_ADDRESS=$(read_metadata bert-jax-coordinator)
 JAX_NUM_PROCESSES=$(read_metadata bert-jax-hosts)
@@ -39,14 +45,15 @@ JAX_PROCESS_ID=${name##*-}  # machines are numbered in their names
 MAX_RESTARTS=$(read_metadata bert-jax-max-restarts)
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID MAX_RESTARTS
 
-folder=/opt/bert_jax
+folder=${BERT_JAX_FOLDER:-/opt/bert_jax}
 if [ ! -x "$folder/.venv/bin/python" ]; then
   run mkdir -p "$folder"
   run gcloud storage cp "$(read_metadata bert-jax-bundle)" /tmp/bert_jax.tar.gz
   run tar -xzf /tmp/bert_jax.tar.gz -C "$folder"
 fi
 run "$folder/launch/host_install.sh" "$(read_metadata bert-jax-extra)" "$(read_metadata bert-jax-share)"
+# A folder that is open is not unmounted: the share stays while training saves.
+if [ -z "$DRY_RUN" ]; then exec 9< "${BERT_JAX_MOUNT:-/mnt/share}"; fi
 flags=$(read_metadata bert-jax-flags)
 if [ -n "$DRY_RUN" ]; then flags='<bert-jax-flags>'; set -f; words=("$flags"); else eval "words=($flags)"; fi  # quoted by gce.sh
-run rm -f /root/bert_jax.state  # of before the machine was restarted
 run "$folder/launch/host_run.sh" -- "${words[@]}" && status=0 || status=$?

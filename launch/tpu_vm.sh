@@ -8,11 +8,14 @@
 # Behind -- stand the flags of python -m bert_jax.train, the same on every host. SHARE (HOST:/PATH of an NFS server, for
 # example Filestore) is mounted at /mnt/share on every host: data and workdir must be there, for a preempted machine's
 # disk is lost. The same command again goes on watching a run that is there already. At the end the TPU is deleted
-# (--keep: left, and paid for). Optional: SPOT=0 (not preemptible), MAX_RESTARTS (100), POLL_SECONDS (60), and
-# CREATE_FLAGS, SSH_FLAGS: further flags of gcloud, for example CREATE_FLAGS=--internal-ips
-# SSH_FLAGS=--tunnel-through-iap.
+# (--keep: left, and paid for). Optional: SPOT=0 (not preemptible), MAX_RESTARTS (100), POLL_SECONDS (60), SSH_SECONDS
+# (300, for one look at all hosts), and CREATE_FLAGS, SSH_FLAGS: further flags of gcloud, for example
+# CREATE_FLAGS=--internal-ips SSH_FLAGS=--tunnel-through-iap. SSH asks nothing: a key with a passphrase needs ssh-agent.
 #
-# Exit status: 0 finished, 2 something to mend, otherwise that of the host that failed.
+# A TPU that is lost is asked for again, MAX_RESTARTS times at most. One where no host ever answers is left, for SSH
+# itself may be what fails.
+#
+# Exit status: 0 finished, 2 something to mend, 75 where MAX_RESTARTS are used up, otherwise that of the host that failed.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -31,7 +34,10 @@ where=(--project="$PROJECT" --zone="$ZONE")
 read -ra create_flags <<< "${CREATE_FLAGS:-}"
 read -ra ssh_flags <<< "${SSH_FLAGS:-}"
 if [ "${SPOT:-1}" = 1 ]; then create_flags+=(--spot); fi
-poll_seconds=${POLL_SECONDS:-60}
+poll_seconds=${POLL_SECONDS:-60} max_restarts=${MAX_RESTARTS:-100}
+ssh_seconds=${SSH_SECONDS:-300} install_seconds=3600  # the latter for apt's lock and for downloads
+answered='' silent=0 replaced=0  # what this TPU's hosts did, and how many TPUs were lost
+tell_state='bash ~/bert_jax/launch/host_run.sh --state 2>/dev/null || echo gone'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 bundle=$scratch/bert_jax.tar.gz
@@ -44,9 +50,32 @@ create() {
 
 # --force deletes the node with the request.
 delete() { run gcloud compute tpus queued-resources delete "$TPU_NAME" "${where[@]}" --force --quiet; }
+deletion() { echo "gcloud compute tpus queued-resources delete $TPU_NAME ${where[*]} --force"; }  # for the user
 
+# within SECONDS COMMAND...: SSH waits for ever where packets are dropped, and for answers to questions.
+within() {
+  local status=0
+  run_from /dev/null timeout --kill-after=30 "$@" || status=$?
+  if [ "$status" -eq 124 ]; then echo "nothing within $1 s" >&2; fi
+  return "$status"
+}
+
+# on_all COMMAND [SECONDS]
 on_all() {
-  run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${where[@]}" --worker=all "${ssh_flags[@]}" --command="$1"
+  within "${2:-$ssh_seconds}" gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${where[@]}" --worker=all --quiet \
+    "${ssh_flags[@]}" --command="$1"
+}
+
+# What the last look at the hosts complained of.
+last_error() { tail -n 1 "$scratch/error"; }
+
+# Ask for another TPU in place of one that is lost, but not for ever.
+replace() {
+  say "$1: asking for a new TPU ($((replaced + 1)) of $max_restarts)"
+  delete || return 0  # counted once: the next poll tries again
+  answered='' silent=0 replaced=$((replaced + 1))
+  [ "$replaced" -le "$max_restarts" ] ||
+    fail "$replaced TPUs were lost, MAX_RESTARTS=$max_restarts: give the same command again to go on" "$RESTART"
 }
 
 # The request's state in a word; NONE if there is no request, UNKNOWN if nobody answers.
@@ -70,6 +99,7 @@ acquire() {
     state=$(resource_state)
     if [ "$state" != "$last" ]; then say "$TPU_NAME: $state"; fi
     last=$state
+    case $state in ACTIVE | UNKNOWN) ;; *) answered='' silent=0 ;; esac  # another TPU
     case $state in
       ACTIVE) return ;;
       NONE) create || fail "the TPU could not be asked for: gcloud says why above" ;;
@@ -78,26 +108,29 @@ acquire() {
         [ "$failures" -lt 3 ] || fail "the request failed 3 times: gcloud compute tpus queued-resources describe $TPU_NAME ${where[*]} says why"
         delete || true
         ;;
-      SUSPENDED) delete || true ;;
+      SUSPENDED) replace "the TPU is lost" ;;
     esac
     sleep "$poll_seconds"
   done
 }
 
-# What the hosts say: "ended STATUS" once all ended or one failed, "running", "gone" (not started), or "silent".
+# What the hosts say: "ended STATUS" once all ended, one failed or one stopped after saving (75), "running", "gone" (not
+# started), "silent", or "partly silent".
 hosts_state() {
   local lines failed
-  lines=$(on_all 'bash ~/bert_jax/launch/host_run.sh --state 2>/dev/null || echo gone' 2> "$scratch/error") ||
-    { echo silent; return; }
+  if ! lines=$(on_all "$tell_state" 2> "$scratch/error"); then
+    if grep -qE '^(ended|running|gone)' <<< "$lines"; then echo "partly silent"; else echo silent; fi
+    return
+  fi
   failed=$(grep -E '^ended ' <<< "$lines" | grep -vE '^ended (0|75)$' | sort | uniq -c | sort -rn | awk 'NR == 1 {print $3}') || true
   if [ -n "$failed" ]; then
     echo "ended $failed"
   elif grep -q '^gone' <<< "$lines"; then
     echo gone
+  elif grep -q '^ended 75' <<< "$lines"; then
+    echo "ended $RESTART"  # before running: the others wait for the one that stopped
   elif grep -q '^running' <<< "$lines"; then
     echo running
-  elif grep -q '^ended 75' <<< "$lines"; then
-    echo "ended $RESTART"
   elif grep -q '^ended 0' <<< "$lines"; then
     echo "ended 0"
   else
@@ -105,16 +138,28 @@ hosts_state() {
   fi
 }
 
-# Hosts that run are left alone: one of many may have been restarted under its run.
+# Hosts that run are left alone: one of many may have been restarted under its run. || return: callers test the outcome,
+# where `set -e` is off.
 install() {
-  run gcloud compute tpus tpu-vm scp "$bundle" "$TPU_NAME:bert_jax.tar.gz" "${where[@]}" --worker=all "${ssh_flags[@]}"
+  within "$install_seconds" gcloud compute tpus tpu-vm scp "$bundle" "$TPU_NAME:bert_jax.tar.gz" "${where[@]}" \
+    --worker=all --quiet "${ssh_flags[@]}" || return
   on_all "bash ~/bert_jax/launch/host_run.sh --state 2>/dev/null | grep -q ^running || \
-{ mkdir -p ~/bert_jax && tar -xzf ~/bert_jax.tar.gz -C ~/bert_jax && ~/bert_jax/launch/host_install.sh tpu $(shown "$SHARE"); }"
+{ mkdir -p ~/bert_jax && tar -xzf ~/bert_jax.tar.gz -C ~/bert_jax && ~/bert_jax/launch/host_install.sh tpu $(shown "$SHARE"); }" "$install_seconds"
 }
 
-# Detached: the run outlives this connection and this machine.
+# Detached: the run outlives this connection and this machine. Hosts that run already stay as they are (host_run.sh).
 start() {
-  on_all "(setsid nohup env MAX_RESTARTS=${MAX_RESTARTS:-100} ~/bert_jax/launch/host_run.sh -- $(shown "$@") >> ~/bert_jax.log 2>&1 < /dev/null &)"
+  on_all "(setsid nohup env MAX_RESTARTS=$max_restarts ~/bert_jax/launch/host_run.sh -- $(shown "$@") >> ~/bert_jax.log 2>&1 < /dev/null &)"
+}
+
+# Told five times that hosts are silent, give up this TPU: preempted machines vanish before the request's state says so.
+hear_nothing() {
+  silent=$((silent + 1))
+  say "no host answers ($silent of 5): $(last_error)"
+  [ "$silent" -ge 5 ] || return 0
+  [ -n "$answered" ] || fail "no host of $TPU_NAME ever answered ($(last_error)): mend SSH (firewall rule, key) and give the same \
+command again; the TPU is left and paid for, this deletes it: $(deletion)"
+  replace "no host answers"
 }
 
 if [ -n "$DRY_RUN" ]; then
@@ -128,7 +173,7 @@ if [ -n "$DRY_RUN" ]; then
   install
   start "$@"
   note "until every host ended (each starts again by itself on status 75), every $poll_seconds s:"
-  on_all 'bash ~/bert_jax/launch/host_run.sh --state'
+  on_all "$tell_state"
   note "at the end"
   on_all 'tail -n 20 ~/bert_jax.log'
   [ -n "$KEEP" ] || delete
@@ -136,37 +181,28 @@ if [ -n "$DRY_RUN" ]; then
 fi
 
 pack "$bundle"
-status='' silent=0 preemptions=0
+status=
 while [ -z "$status" ]; do
   acquire
   hosts=$(hosts_state)
+  case $hosts in silent) ;; "partly silent") answered=1 ;; *) answered=1 silent=0 ;; esac
   case $hosts in
-    running) silent=0; sleep "$poll_seconds" ;;
-    "ended 75") say "the hosts stopped after saving: starting them again"; start "$@" || true; sleep "$poll_seconds" ;;
+    running) sleep "$poll_seconds" ;;
+    "ended 75") say "hosts stopped after saving: starting them again"; start "$@" || true; sleep "$poll_seconds" ;;
     ended\ *) status=${hosts#ended } ;;
     gone)
-      silent=0
       say "installing and starting on every host"
       if ! install || ! start "$@"; then
         [ "$(resource_state)" != ACTIVE ] || { say "installing failed: gcloud says why above"; status=1; }
       fi
       ;;
-    silent)  # preempted machines vanish before the request's state says so
-      silent=$((silent + 1))
-      if [ "$silent" -ge 5 ]; then
-        preemptions=$((preemptions + 1)) silent=0
-        [ "$preemptions" -le "${MAX_RESTARTS:-100}" ] || { status=$RESTART; break; }
-        say "no host answers: asking for a new TPU ($preemptions)"
-        delete || true
-      fi
-      sleep "$poll_seconds"
-      ;;
+    *silent) hear_nothing; sleep "$poll_seconds" ;;
   esac
 done
 on_all 'tail -n 20 ~/bert_jax.log' || true
 if [ -n "$KEEP" ]; then
   on_all 'rm -f ~/bert_jax.state' || true  # the next run is another
-  say "the TPU is left; this deletes it: gcloud compute tpus queued-resources delete $TPU_NAME ${where[*]} --force"
+  say "the TPU is left; this deletes it: $(deletion)"
 else
   delete || say "the TPU was not deleted and is still paid for"
 fi
