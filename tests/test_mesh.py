@@ -1,7 +1,9 @@
 """The mesh: shapes that cannot be, what divides and what is left whole."""
 
 import dataclasses
+import functools
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from jax.sharding import PartitionSpec
 from tiny_model import random_rows, tiny_config, tiny_model
 
 from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig, model_preset
+from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import Program
@@ -102,6 +105,24 @@ def test_rows_become_global_arrays_sharded_by_row() -> None:
         np.testing.assert_array_equal(mine, theirs)
         assert theirs.sharding.spec == PartitionSpec(("data", "fsdp"))
         assert {shard.data.shape[0] for shard in theirs.addressable_shards} == {2}
+
+
+@pytest.mark.parametrize("shape", FACTORS, ids=str)
+def test_what_the_loader_reads_is_on_the_devices_bit_for_bit_on_every_mesh(
+    shape: tuple[int, int, int], tiny_dataset: Path
+) -> None:
+    mesh = meshes.make_mesh(MeshConfig(*shape))
+    shares, share_count = meshes.batch_shares(mesh)
+    batches = functools.partial(PretrainingBatches, tiny_dataset, max_seq_length=32, batch_size=16, seed=5)
+    alone = batches().iterate(start=3, stop=5)
+    for whole, local in zip(
+        alone, batches(shares=shares, share_count=share_count).iterate(start=3, stop=5), strict=True
+    ):
+        placed = meshes.to_global(local, mesh=mesh)
+        assert placed.keys() == whole.keys()
+        for name, expected in whole.items():
+            np.testing.assert_array_equal(placed[name], expected)
+            assert placed[name].dtype == expected.dtype
 
 
 def test_what_does_not_divide_is_left_whole() -> None:
