@@ -15,7 +15,7 @@ from bert_jax.config import default_config, phase
 def get_config() -> ConfigDict:
     """Return the config."""
     config = default_config(model="base")
-    config.model.scan_layers = False  # 1.7 times as fast on a TPU as scanned; compiles in minutes, once
+    config.model.scan_layers = False  # 1.4 times as fast on a TPU as scanned; compiles in minutes, once
     config.recipe = "original"
     config.train.num_steps = 1_000_000
     config.train.batch_size = 256
