@@ -89,6 +89,9 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
         assert 0 < phase["mfu"] <= phase["mfu_before_collectives"] < 1
         assert phase["hbm"]["total_bytes"] < phase["hbm"]["capacity_bytes"]
         assert any(item["kind"] in ("all-reduce", "reduce-scatter") for item in phase["collectives"])
+        # The weights in bfloat16 and small float32 tensors are gathered, never the state (12 bytes a parameter).
+        gathered = sum(item["bytes"] for item in phase["collectives"] if item["kind"] == "all-gather")
+        assert gathered < 2.5 * result["parameters"]
     seconds = sum(phase["step_seconds"] * phase["steps"] for phase in result["phases"])
     assert result["days"] == pytest.approx(seconds / 86400)
     assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
