@@ -54,13 +54,18 @@ def figures(workdir: Path) -> list[dict[str, float]]:
 
 
 def newest_arrays(workdir: Path) -> dict[str, bytes]:
-    """Return the bytes of every array of the newest checkpoint."""
+    """Return the bytes of every array of the newest checkpoint, whatever mesh wrote it."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
 
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
-    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(max(steps)) / "state")
+    directory = workdir / "checkpoints" / str(max(steps)) / "state"
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(directory).item_metadata
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
+        state = checkpointer.restore(directory, target)
     named = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in named}
 
