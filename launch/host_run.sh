@@ -48,6 +48,7 @@ echo "running $$" > "$STATE"
 for (( starts = 1; ; starts++ )); do
   "${command[@]}" &
   child=$!
+  [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null || true  # SIGTERM came before there was a child to hand it to
   while wait "$child" && status=0 || status=$?; kill -0 "$child" 2>/dev/null; do :; done  # a trap interrupts wait
   case $status in
     "$RESTART" | 134 | 137 | 143) ;;  # SIGABRT is how jax ends where the host that coordinates is lost

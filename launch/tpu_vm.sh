@@ -39,7 +39,9 @@ ssh_seconds=${SSH_SECONDS:-300} install_seconds=3600  # the latter for apt's loc
 answered='' silent=0 replaced=0  # what this TPU's hosts did, and how many TPUs were lost
 tell_state='bash ~/bert_jax/launch/host_run.sh --state 2>/dev/null || echo gone'
 scratch=$(mktemp -d)
+child=''
 trap 'rm -rf "$scratch"' EXIT
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null || true; exit 130' INT TERM
 bundle=$scratch/bert_jax.tar.gz
 if [ -n "$DRY_RUN" ]; then bundle=/tmp/bert_jax.tar.gz; fi
 
@@ -52,10 +54,15 @@ create() {
 delete() { run gcloud compute tpus queued-resources delete "$TPU_NAME" "${where[@]}" --force --quiet; }
 deletion() { echo "gcloud compute tpus queued-resources delete $TPU_NAME ${where[*]} --force"; }  # for the user
 
-# within SECONDS COMMAND...: SSH waits for ever where packets are dropped, and for answers to questions.
+# within SECONDS COMMAND...: SSH waits for ever where packets are dropped, and for answers to questions. In the background,
+# so that Ctrl-C is heard at once: timeout has its command in a process group that the terminal does not reach.
 within() {
   local status=0
-  run_from /dev/null timeout --kill-after=30 "$@" || status=$?
+  if [ -n "$DRY_RUN" ]; then run_from /dev/null timeout --kill-after=30 "$@"; return; fi
+  timeout --kill-after=30 "$@" < /dev/null &
+  child=$!
+  wait "$child" || status=$?
+  child=''
   if [ "$status" -eq 124 ]; then echo "nothing within $1 s" >&2; fi
   return "$status"
 }
@@ -114,27 +121,26 @@ acquire() {
   done
 }
 
-# What the hosts say: "ended STATUS" once all ended, one failed or one stopped after saving (75), "running", "gone" (not
-# started), "silent", or "partly silent".
-hosts_state() {
-  local lines failed
-  if ! lines=$(on_all "$tell_state" 2> "$scratch/error"); then
-    if grep -qE '^(ended|running|gone)' <<< "$lines"; then echo "partly silent"; else echo silent; fi
-    return
-  fi
-  failed=$(grep -E '^ended ' <<< "$lines" | grep -vE '^ended (0|75)$' | sort | uniq -c | sort -rn | awk 'NR == 1 {print $3}') || true
+# Put into `hosts` what the hosts say: "ended STATUS" once all ended, one failed or one stopped after saving (75),
+# "running", "gone" (not started), "silent", or "partly silent".
+look_at_hosts() {
+  local answer=$scratch/hosts all=1 failed
+  on_all "$tell_state" > "$answer" 2> "$scratch/error" || all=''
+  failed=$(grep -E '^ended ' "$answer" | grep -vE '^ended (0|75)$' | sort | uniq -c | sort -rn | awk 'NR == 1 {print $3}') || true
   if [ -n "$failed" ]; then
-    echo "ended $failed"
-  elif grep -q '^gone' <<< "$lines"; then
-    echo gone
-  elif grep -q '^ended 75' <<< "$lines"; then
-    echo "ended $RESTART"  # before running: the others wait for the one that stopped
-  elif grep -q '^running' <<< "$lines"; then
-    echo running
-  elif grep -q '^ended 0' <<< "$lines"; then
-    echo "ended 0"
+    hosts="ended $failed"
+  elif ! grep -qE '^(ended|running|gone)' "$answer"; then
+    hosts=silent
+  elif [ -z "$all" ]; then
+    hosts="partly silent"
+  elif grep -q '^gone' "$answer"; then
+    hosts=gone
+  elif grep -q '^ended 75' "$answer"; then
+    hosts="ended $RESTART"  # before running: the others wait for the one that stopped
+  elif grep -q '^running' "$answer"; then
+    hosts=running
   else
-    echo silent
+    hosts="ended 0"
   fi
 }
 
@@ -154,12 +160,14 @@ start() {
 
 # Told five times that hosts are silent, give up this TPU: preempted machines vanish before the request's state says so.
 hear_nothing() {
+  local who="no host answers"
+  if [ "$hosts" != silent ]; then who="some hosts do not answer"; fi
   silent=$((silent + 1))
-  say "no host answers ($silent of 5): $(last_error)"
+  say "$who ($silent of 5): $(last_error)"
   [ "$silent" -ge 5 ] || return 0
   [ -n "$answered" ] || fail "no host of $TPU_NAME ever answered ($(last_error)): mend SSH (firewall rule, key) and give the same \
 command again; the TPU is left and paid for, this deletes it: $(deletion)"
-  replace "no host answers"
+  replace "$who"
 }
 
 if [ -n "$DRY_RUN" ]; then
@@ -181,10 +189,10 @@ if [ -n "$DRY_RUN" ]; then
 fi
 
 pack "$bundle"
-status=
+status='' failures=0
 while [ -z "$status" ]; do
   acquire
-  hosts=$(hosts_state)
+  look_at_hosts
   case $hosts in silent) ;; "partly silent") answered=1 ;; *) answered=1 silent=0 ;; esac
   case $hosts in
     running) sleep "$poll_seconds" ;;
@@ -192,8 +200,12 @@ while [ -z "$status" ]; do
     ended\ *) status=${hosts#ended } ;;
     gone)
       say "installing and starting on every host"
-      if ! install || ! start "$@"; then
-        [ "$(resource_state)" != ACTIVE ] || { say "installing failed: gcloud says why above"; status=1; }
+      if install && start "$@"; then
+        failures=0
+      elif [ "$(resource_state)" = ACTIVE ]; then  # else the TPU was preempted meanwhile
+        failures=$((failures + 1))
+        [ "$failures" -lt 3 ] || { say "installing failed 3 times: gcloud says why above"; status=1; }
+        sleep "$poll_seconds"
       fi
       ;;
     *silent) hear_nothing; sleep "$poll_seconds" ;;

@@ -1,5 +1,6 @@
 """Launchers from beginning to end against a gcloud, xpk and docker that are scripts."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,7 +8,7 @@ import tarfile
 
 import pytest
 
-from tests.launchers import FLAGS, NEEDS, ROOT, against_script, count, dry_run, launch
+from tests.launchers import FLAGS, LAUNCH, NEEDS, ROOT, against_script, count, dry_run, launch
 
 
 def test_tpu_vm_goes_through_the_queue_to_the_end(tmp_path):
@@ -92,12 +93,52 @@ def test_tpu_vm_waits_for_ssh_no_longer_than_it_says(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh"])
-def test_tpu_vm_stops_where_installing_fails(tmp_path, step):
-    answers = ["*queued-resources describe => ACTIVE", f"{step} => no => 1", "|| echo gone => gone|gone"]
+def test_tpu_vm_stops_where_installing_fails_again_and_again(tmp_path, step):
+    answers = ["*queued-resources describe => ACTIVE", f"*{step} => no => 1", "*|| echo gone => gone|gone"]
     result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
     assert result.returncode == 1
-    assert "installing failed" in result.stdout
+    assert "installing failed 3 times" in result.stdout
+    assert count(calls, step) == 3
     assert count(calls, "setsid") == 0
+
+
+@pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh", "setsid"])
+def test_tpu_vm_tries_again_where_a_connection_breaks_while_installing(tmp_path, step):
+    answers = [
+        "*queued-resources describe => ACTIVE",
+        f"{step} => Connection reset => 255",
+        *["|| echo gone => gone|gone"] * 2,
+        "|| echo gone => ended 0|ended 0",
+    ]
+    result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
+    assert result.returncode == 0, result.stdout
+    assert count(calls, "queued-resources delete") == 1  # at the end
+
+
+def test_tpu_vm_stops_with_the_status_of_a_host_that_failed_though_another_is_silent(tmp_path):
+    (tmp_path / "gcloud").write_text(
+        "#!/bin/bash\n"
+        f'echo "$*" >> {tmp_path}/calls\n'
+        'case "$*" in *describe*) echo ACTIVE ;; *"echo gone"*) echo "ended 2"; exit 255 ;; esac\n'
+    )
+    (tmp_path / "gcloud").chmod(0o755)
+    result = launch("tpu_vm.sh", *FLAGS, environment={**NEEDS["tpu_vm.sh"], "POLL_SECONDS": "0"}, path=tmp_path)
+    assert result.returncode == 2
+    assert (tmp_path / "calls").read_text().count("queued-resources create") == 0
+
+
+def test_tpu_vm_hears_a_signal_while_a_command_hangs(tmp_path):
+    (tmp_path / "gcloud").write_text(
+        f'#!/bin/bash\ncase "$*" in *describe*) echo ACTIVE ;; *) touch {tmp_path}/hangs; exec sleep 100 ;; esac\n'
+    )
+    (tmp_path / "gcloud").chmod(0o755)
+    given = {**os.environ, **NEEDS["tpu_vm.sh"], "PATH": f"{tmp_path}:{os.environ['PATH']}", "POLL_SECONDS": "0"}
+    command = [LAUNCH / "tpu_vm.sh", *FLAGS]
+    process = subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "hangs").exists():
+        assert process.poll() is None
+    process.terminate()  # as Ctrl-C, which a test that runs in the background of a shell cannot send
+    assert process.wait(timeout=10) == 130
 
 
 def test_tpu_vm_asks_for_a_new_tpu_when_no_host_answers(tmp_path):

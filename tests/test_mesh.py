@@ -64,6 +64,21 @@ def test_a_mesh_of_another_number_of_devices_is_one_clear_line(config: MeshConfi
     assert "\n" not in str(caught.value)
 
 
+class OfAMachine:
+    """Stand for a GPU or CPU device; each machine of a run has a slice_index of its own."""
+
+    platform = "gpu"
+    device_kind = "NVIDIA H200"
+
+    def __init__(self, number: int):
+        self.id, self.process_index, self.slice_index = number, number // 2, number // 2
+
+
+def test_machines_without_tpus_are_no_slices() -> None:
+    mesh = meshes.make_mesh(MeshConfig(), devices=[OfAMachine(number) for number in range(4)])
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 1}
+
+
 def test_fewer_devices_can_be_named() -> None:
     mesh = meshes.make_mesh(MeshConfig(data=2), devices=jax.devices()[:2])
     assert list(mesh.devices.flat) == jax.devices()[:2]

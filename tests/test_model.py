@@ -144,12 +144,21 @@ def test_loss_and_gradients_do_not_depend_on_scan_or_remat(changes: dict[str, An
     assert worst_difference(outputs_and_gradients(tiny_model(**changes)), expected) < REORDERED
 
 
+def without_key_bias(tree: Any) -> Any:
+    """Zero the gradient of the keys' bias, which is nothing but rounding: a softmax does not see what keys share."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        return np.zeros_like(leaf) if jax.tree_util.keystr(path).endswith("['key']['bias']") else leaf
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
 def test_loss_and_gradients_do_not_depend_on_the_chips_bottleneck(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outputs_and_gradients(tiny_model())
     for module in (dense, vector_bound):
         monkeypatch.setattr(module, "is_vector_bound", lambda: True)
     found = outputs_and_gradients.__wrapped__(tiny_model())
-    assert worst_difference(found, expected) < REORDERED
+    assert worst_difference(without_key_bias(found), without_key_bias(expected)) < REORDERED
     biases = [tree["encoder"]["layers"]["output"]["bias"] for tree in (found[1], expected[1])]
     assert not np.array_equal(*biases)  # the other way of adding up was taken
 

@@ -156,6 +156,23 @@ def test_a_host_that_never_starts_is_named_by_the_one_that_did(tiny_dataset: Pat
     assert "Traceback" not in output
 
 
+def on_another_machine(command: list[str], *, boot_id: Path) -> list[str]:
+    """Return the command as it would run on a machine that was booted another time, which is how XLA tells machines."""
+    boot_id.write_text("11111111-2222-3333-4444-555555555555\n")
+    mount = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *command]
+
+
+def test_hosts_may_be_machines_of_their_own(tiny_dataset: Path, tmp_path: Path) -> None:
+    command = train_command(tmp_path / "run", *SMALL, "train.num_steps=10", data=tiny_dataset)
+    there = on_another_machine(command, boot_id=tmp_path / "boot_id")
+    if subprocess.run([*there[:7], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare may not make a mount namespace here")
+    for status, output in finish(start_hosts([command, there])):
+        assert status == 0, output
+    assert (tmp_path / "run" / "checkpoints" / "10").is_dir()
+
+
 STAGES = (  # hosts, devices of each, mesh, the step behind which it is stopped
     (1, 2, ("mesh.fsdp=2",), 40),
     (2, 1, ("mesh.data=2",), 100),

@@ -33,6 +33,7 @@ def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[
     assert isinstance(ended[1], UserError)
     assert "host 1 (beta) does not see the file" in str(ended[1])
     assert "--workdir must be a folder that all hosts share" in str(ended[1])
+    assert [path.name for folder in folders for path in folder.iterdir()] == ["config.json"] * 2
 
 
 def test_a_shared_folder_is_left_as_it_was(tmp_path: Path, pair: list[Hosts]) -> None:

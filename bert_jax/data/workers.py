@@ -85,9 +85,20 @@ def _start(task: Task, count: int) -> Iterator[tuple[connection.Connection, proc
         for _ in range(count):
             ours, theirs = context.Pipe()
             worker = context.Process(target=_serve, args=(theirs, task), daemon=True)
-            worker.start()
+            with _interrupts_held():
+                worker.start()
             theirs.close()  # so that the worker's death closes the pipe
             yield ours, worker
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait while a process starts, which inherits that: it would print a traceback until it has begun."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -44,13 +44,15 @@ def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Me
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1:
+    if slices > 1 and devices[0].platform == "tpu":
         raise UserError(
             f"the devices are {slices} slices, joined by the data-centre network: a run takes one slice; ask for a "
             "larger one, or start a run on each"
         )
-    sizes = tuple(axis_sizes(config, count=len(devices)).values())
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    sizes, types = tuple(axis_sizes(config, count=len(devices)).values()), (AxisType.Auto,) * 3
+    if slices > 1:  # machines without TPUs, a "slice" each, which jax.make_mesh takes for slices of a pod and refuses
+        return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=types)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
 def axis_sizes(config: MeshConfig, *, count: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.workdir import lock_workdir, open_workdir
 
 _SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets remember for up to a minute that a file is not there
+_SEEN = ".seen-by-all-"
 _OWN = ("data.directory", "data.num_workers")  # a data set may lie on each host's own disk
 
 
@@ -118,18 +119,26 @@ def _check_shared(path: Path, *, hosts: Hosts) -> None:
     """Check that all hosts see the same folder, by a file that host 0 makes there for the moment."""
     if hosts.count == 1:
         return
-    name = f".seen-by-all-{uuid.uuid4().hex}" if hosts.is_main else ""
-    if hosts.is_main:
-        (path / name).touch()
-    name = hosts.exchange("file in the workdir", name)[0]
+    name = f"{_SEEN}{uuid.uuid4().hex}" if hosts.is_main else ""
+    try:
+        if hosts.is_main:
+            (path / name).touch()
+        _look_for(path / hosts.exchange("file in the workdir", name)[0], hosts=hosts)
+        # Whoever waits for the file tells of it late.
+        hosts.exchange("workdir seen by all", seconds=hosts.seconds + _SHOWN_WITHIN)
+    finally:
+        if hosts.is_main:
+            for left in path.glob(f"{_SEEN}*"):
+                left.unlink(missing_ok=True)
+
+
+def _look_for(file: Path, *, hosts: Hosts) -> None:
     deadline = time.monotonic() + _SHOWN_WITHIN
-    while not (path / name).exists():
+    while not file.exists():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{hosts.name(hosts.index)} does not see the file {name} that {hosts.name(0)} wrote to {path}: "
-                "--workdir must be a folder that all hosts share (a network disk, or a bucket mounted at the same path)"
+                f"{hosts.name(hosts.index)} does not see the file {file.name} that {hosts.name(0)} wrote to "
+                f"{file.parent}: --workdir must be a folder that all hosts share (a network disk, or a bucket mounted "
+                "at the same path)"
             )
         time.sleep(1.0)
-    hosts.barrier("workdir seen by all")
-    if hosts.is_main:
-        (path / name).unlink(missing_ok=True)
