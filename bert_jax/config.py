@@ -9,13 +9,13 @@ Empty means "not given": `""` for text, `0` for a count that has a computed defa
 import dataclasses
 import difflib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
+from bert_jax.config_ranges import validate_ranges
 from bert_jax.errors import UserError
 
 
@@ -344,7 +344,7 @@ def validate(config: Config) -> Config:
     for path, choices in CHOICES.items():
         if leaves[path] not in choices:
             raise UserError(f"config.{path}={leaves[path]!r}: choose one of {', '.join(choices)}")
-    _validate_ranges(leaves)
+    validate_ranges(leaves)
     check_packing(config.data)
     model, train, masking = config.model, config.train, config.masking
     if model.hidden_size % model.num_attention_heads:
@@ -427,37 +427,3 @@ def _validate_attention(config: Config) -> None:
                     f"{field}=pallas takes lengths of 128, 256, 384 and 512, not {item.max_seq_length}: set "
                     f"{field}=auto, or another max_seq_length"
                 )
-
-
-def _validate_ranges(leaves: Mapping[str, Any]) -> None:
-    """Check the ranges that do not depend on another field."""
-    positive = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
-    positive += "type_vocab_size num_steps gradient_accumulation_steps every keep_latest max_seq_length max_examples "
-    positive += "max_grad_norm epsilon initializer_range layer_norm_eps clip_replicas"
-    shares = "short_seq_prob heldout_fraction rate mask_share random_share same_share fraction"
-    below_one = "hidden_dropout_prob attention_probs_dropout_prob beta1 beta2"
-    not_negative = (
-        "warmup_steps max_predictions_per_seq batch_size learning_rate weight_decay keep_every num_workers seed "
-        "max_nonfinite_steps"
-    )
-    for path, value in leaves.items():
-        name = path.rpartition(".")[2]
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config.{path}={value}: must be a finite number")
-        if name in below_one.split() and not 0 <= value < 1:
-            raise UserError(f"config.{path}={value}: must be at least 0 and below 1")
-        if name in positive.split() and value <= 0:
-            raise UserError(f"config.{path}={value}: must be larger than 0")
-        if name in shares.split() and not 0 <= value <= 1:
-            raise UserError(f"config.{path}={value}: must lie between 0 and 1")
-        if name in not_negative.split() and value < 0:
-            raise UserError(f"config.{path}={value}: must not be negative")
-    if leaves["train.batch_size"] == 0:
-        raise UserError("config.train.batch_size=0: must be larger than 0")
-    if leaves["data.heldout_fraction"] >= 0.9:
-        raise UserError(f"config.data.heldout_fraction={leaves['data.heldout_fraction']}: must be below 0.9")
-    for axis in ("data", "fsdp", "tensor"):
-        if leaves[f"mesh.{axis}"] < 1 and leaves[f"mesh.{axis}"] != -1:
-            raise UserError(
-                f"config.mesh.{axis}={leaves[f'mesh.{axis}']}: give a number of devices, or -1 for the rest"
-            )

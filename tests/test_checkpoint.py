@@ -7,8 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.errors import UserError
-from bert_jax.parallel import distributed
 from bert_jax.parallel import mesh as meshes
-from bert_jax.parallel.distributed import Hosts
-from bert_jax.training import checkpoint
 from bert_jax.training.checkpoint import Checkpointer, Restored, checksums
 from bert_jax.training.state import TrainState
-from tests.test_distributed import Store, together
 
 METADATA = {"config": {"seed": 3}, "window": {"loss": [1.5, 2.0]}, "fingerprints": {"vocabulary": "abc"}}
 
@@ -377,73 +372,6 @@ def test_metadata_is_read_without_the_arrays(copy: Path) -> None:
     assert json.loads(json.dumps(metadata))["number"] == 20
 
 
-class OtherHost(Hosts):
-    """Stand for two hosts, the second of which cannot read its part of the checkpoint that is read first."""
-
-    def __init__(self) -> None:
-        super().__init__(names=("here", "there"))
-        object.__setattr__(self, "reads", 0)
-
-    def exchange(self, topic: str, value: str = "", **_: Any) -> list[str]:
-        if topic.startswith("checkpoint read"):
-            object.__setattr__(self, "reads", self.reads + 1)
-            return [value, "chunk 3 is truncated" if self.reads == 1 else ""]
-        return [value, value]
-
-
-def test_damage_that_one_host_alone_sees_is_damage_for_all(copy: Path) -> None:
-    said: list[str] = []
-    checkpointer = Checkpointer(copy, config=CheckpointConfig(), report=said.append, hosts=OtherHost())
-    restored = checkpointer.restore(abstract(make_state(0)))
-    checkpointer.close()
-    assert restored is not None
-    assert restored.step == 10
-    assert "step 20 is damaged and is passed over: host 1 (there): chunk 3 is truncated" in said[0]
-    assert (copy / "20.damaged-0").is_dir()
-
-
-def restore_on(host: Hosts, directory: Path) -> Callable[[], int | None]:
-    """Return a call that restores in `directory` as one of several hosts, and gives the step."""
-
-    def call() -> int | None:
-        checkpointer = Checkpointer(directory, config=CheckpointConfig(), report=lambda text: None, hosts=host)
-        restored = checkpointer.restore(abstract(make_state(0)))
-        return restored.step if restored else None
-
-    return call
-
-
-@pytest.fixture
-def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
-    """Return two hosts that are threads."""
-    shared = Store()
-    monkeypatch.setattr(distributed, "_client", lambda: shared)
-    monkeypatch.setattr(checkpoint, "_LISTING_SECONDS", 0.1)
-    return [Hosts(index=index, names=("alpha", "beta"), seconds=20.0) for index in range(2)]
-
-
-def test_hosts_that_see_different_checkpoints_do_not_begin(copy: Path, tmp_path: Path, pair: list[Hosts]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(copy, other)
-    shutil.rmtree(other / "20")
-    for error in together(restore_on(pair[0], copy), restore_on(pair[1], other)):
-        assert isinstance(error, UserError)
-        assert "host 1 (beta) sees checkpoints [10]" in str(error)
-        assert "host 0 (alpha) [10, 20]: --workdir must be one folder that all hosts share" in str(error)
-    assert (copy / "20").exists()
-
-
-def test_a_checkpoint_that_a_network_disk_shows_late_is_waited_for(
-    copy: Path, tmp_path: Path, pair: list[Hosts]
-) -> None:
-    late = tmp_path / "late"
-    shutil.copytree(copy, late)
-    (late / "20").rename(tmp_path / "20")
-    timer = threading.Timer(0.5, lambda: (tmp_path / "20").rename(late / "20"))
-    timer.start()
-    assert together(restore_on(pair[0], copy), restore_on(pair[1], late)) == [20, 20]
-
-
 def test_what_a_killed_process_had_half_written_is_removed(copy: Path) -> None:
     (copy / "30.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     restored = restore(copy, read_only=True)
@@ -452,20 +380,3 @@ def test_what_a_killed_process_had_half_written_is_removed(copy: Path) -> None:
     assert restored is not None
     assert restored.step == 20
     assert sorted(path.name for path in copy.iterdir()) == ["10", "20"]
-
-
-def test_a_host_that_is_lost_during_a_save_is_not_a_full_disk(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = TimeoutError("Timed out waiting for the commit")
-    lost.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Some tasks: host 1")
-
-    def fail() -> None:
-        raise lost
-
-    with opened(copy) as alone:
-        monkeypatch.setattr(alone._manager, "wait_until_finished", fail)
-        with pytest.raises(UserError, match="could not be written"):
-            alone.wait()
-        monkeypatch.setattr(alone, "_hosts", Hosts(index=0, names=("alpha", "beta")))
-        with pytest.raises(TimeoutError):
-            alone.wait()
-        monkeypatch.undo()

@@ -69,7 +69,6 @@ def test_loops_count_as_often_as_they_run_and_the_rare_branch_does_not() -> None
     assert program.entry == "main.1"
     loops = 24 * 100 + 24 * 100 + 100  # with a known count, with one read from the condition, with none
     assert program.cycles() == 10 + loops + 7
-    assert program.cycles_by("(layer)") == {"": loops + 7, "layer": 10}
 
 
 def test_bytes_of_shapes() -> None:

@@ -8,7 +8,6 @@ add them from bandwidths and stated costs.
 
 import dataclasses
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -103,15 +102,6 @@ class HloProgram:
     def cycles_of(self, computation: str) -> int:
         """Return the estimate for one run of a computation."""
         return sum((visit.instruction.cycles or 0) * visit.times for visit in self._visit(computation, 1))
-
-    def cycles_by(self, pattern: str) -> dict[str, int]:
-        """Return the cycles by the first group of `pattern` in the operation's name; "" where it does not match."""
-        totals: dict[str, int] = defaultdict(int)
-        for visit in self.visits():
-            if visit.instruction.cycles:
-                match = re.search(pattern, visit.instruction.op_name)
-                totals[match.group(1) if match else ""] += visit.instruction.cycles * visit.times
-        return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
 def shape_bytes(shape: str) -> int:
