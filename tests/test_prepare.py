@@ -103,15 +103,10 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(corpus, tmp_path, flags
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
     many = write_corpus(tmp_path / "text", make_documents(400) * 80, num_files=8)
     flags = [f"--input={many}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=2"]
-    command = [sys.executable, "-m", "bert_jax.prepare", *flags]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # What a shell starts in the background ignores SIGINT, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    # What a shell starts in the background ignores SIGINT, and so would all that it starts.
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", heard, sys.executable, "-m", "bert_jax.prepare", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 30
     while not (tmp_path / "out" / "work" / "spool").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
