@@ -10,12 +10,11 @@ import pytest
 
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
-from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.training import checkpoint
 from bert_jax.training.checkpoint import Checkpointer
 from tests.test_checkpoint import abstract, copy, make_state, opened, two
-from tests.test_distributed import Store, together
+from tests.thread_hosts import hosts_in_threads, together
 
 __all__ = ["copy", "two"]  # fixtures
 
@@ -59,10 +58,8 @@ def restore_on(host: Hosts, directory: Path) -> Callable[[], int | None]:
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
-    shared = Store()
-    monkeypatch.setattr(distributed, "_client", lambda: shared)
     monkeypatch.setattr(checkpoint, "_LISTING_SECONDS", 0.1)
-    return [Hosts(index=index, names=("alpha", "beta"), seconds=20.0) for index in range(2)]
+    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=20.0)
 
 
 def test_hosts_that_see_different_checkpoints_do_not_begin(copy: Path, tmp_path: Path, pair: list[Hosts]) -> None:

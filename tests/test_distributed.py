@@ -6,8 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
 from bert_jax.parallel.roll_call import call_roll
 from bert_jax.training import stopping
 from bert_jax.training.stopping import AgreedStop, StopRequest
+from tests.thread_hosts import Store, hosts_in_threads, together
 
 
 def free_address() -> str:
@@ -27,19 +27,6 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return f"localhost:{probe.getsockname()[1]}"
-
-
-def together(*calls: Callable[[], Any]) -> list[Any]:
-    """Return what each call returned or raised, all of them running at once."""
-
-    def outcome(call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except UserError as error:
-            return error
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(outcome, calls))
 
 
 def roll(address: str, index: int, *, count: int = 3, seconds: float = 5) -> Callable[[], list[str]]:
@@ -127,31 +114,6 @@ def test_a_machine_by_itself_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         distributed.check_alone_or_all(Hosts(names=("a", "b")))
 
 
-class Store:
-    """Stand for the key-value store of jax.distributed."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self.failing: dict[str, Iterator[bool]] = {}  # by the thread's name, whether its next call fails
-        self._lock = threading.Lock()
-
-    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
-        with self._lock:
-            self._fail()
-            if key in self.values and not allow_overwrite:
-                raise RuntimeError(f"ALREADY_EXISTS: {key}")
-            self.values[key] = value
-
-    def _fail(self) -> None:
-        if threading.current_thread().name in self.failing and next(self.failing[threading.current_thread().name]):
-            raise RuntimeError("UNAVAILABLE: failed to connect")
-
-    def key_value_dir_get(self, directory: str) -> list[tuple[str, str]]:
-        with self._lock:
-            self._fail()
-            return [(key, value) for key, value in self.values.items() if key.startswith(directory)]
-
-
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -160,9 +122,7 @@ def store() -> Store:
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch, store: Store) -> list[Hosts]:
     """Return three hosts that are threads."""
-    monkeypatch.setattr(distributed, "_client", lambda: store)
-    names = ("alpha", "beta", "gamma")
-    return [Hosts(index=index, names=names, seconds=0.5) for index in range(3)]
+    return hosts_in_threads(monkeypatch, "alpha", "beta", "gamma", seconds=0.5, store=store)
 
 
 def test_values_are_exchanged_in_the_order_of_the_hosts(hosts: list[Hosts]) -> None:

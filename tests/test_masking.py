@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import pytest
-from tiny_model import SPECIAL, VOCAB_SIZE, instance_spans, random_rows, to_device
+from tiny_model import FACTORS, SPECIAL, VOCAB_SIZE, instance_spans, random_rows, to_device
 
 from bert_jax.config import MaskingConfig, MeshConfig
 from bert_jax.parallel import mesh as meshes
@@ -282,9 +281,6 @@ def test_every_maskable_place_is_chosen_equally_often() -> None:
     expected = 4096 * 3 / 20
     assert counts[0] == counts[21] == 0
     assert (np.abs(counts[1:21] - expected) < SIGMAS * math.sqrt(expected * (1 - 3 / 20))).all()
-
-
-FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
 
 
 @pytest.mark.parametrize("shape", FACTORS, ids=str)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
-from tiny_model import random_rows, tiny_config, tiny_model
+from tiny_model import FACTORS, random_rows, tiny_config, tiny_model
 
 from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.loader import PretrainingBatches
@@ -28,9 +27,6 @@ def refused(config: Config, mesh_config: MeshConfig) -> str:
         meshes.validate_for_mesh(config, mesh=mesh)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(shape) == 8]
 
 
 @pytest.mark.parametrize("shape", FACTORS)

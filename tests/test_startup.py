@@ -11,17 +11,15 @@ from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain import startup
 from bert_jax.pretrain.startup import _check_shared, check_command, weights_digest
-from tests.test_distributed import Store, together
+from tests.thread_hosts import hosts_in_threads, together
 from tests.tiny_model import tiny_config
 
 
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
-    shared = Store()
-    monkeypatch.setattr(distributed, "_client", lambda: shared)
     monkeypatch.setattr(startup, "_SHOWN_WITHIN", 0.5)
-    return [Hosts(index=index, names=("alpha", "beta"), seconds=5.0) for index in range(2)]
+    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=5.0)
 
 
 def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[Hosts]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
-from tiny_model import SPECIAL, random_rows, tiny_config, tiny_model, worst_difference
+from tiny_model import FACTORS, SPECIAL, random_rows, tiny_config, tiny_model, worst_difference
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.parallel import mesh as meshes
@@ -99,7 +98,6 @@ def test_accumulation_changes_neither_loss_nor_gradients_nor_figures(accumulatio
 # Compiling takes all the time: what shards parameters fully, heads fully, and both; the rest are soaked, and `data`
 # comes with the accumulation below.
 QUICK = [(1, 8, 1), (1, 1, 8), (2, 2, 2)]
-FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if np.prod(shape) == 8]
 
 
 @pytest.mark.parametrize(

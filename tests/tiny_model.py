@@ -1,6 +1,8 @@
 """Share what the tests of model, masking and steps begin with: a tiny model, its config, rows made to be awkward."""
 
 import dataclasses
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from bert_jax.types import EncoderInputs, Rows
 
 # Odd, so that it divides over no mesh axis.
 VOCAB_SIZE = 101
+# Every mesh (data, fsdp, tensor) of eight devices.
+FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
 SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB_SIZE)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.attention import AttentionMask, Projected, attend
-from bert_jax.model.dense import Dense, kernel_init
+from bert_jax.model.dense import Dense, kernel_init, product_and_bias
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import lookup, tied_lookup
 from bert_jax.model.normalization import layer_norm
@@ -40,16 +40,14 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "B T D"]) -> Projected:
         """Return the values of each head, and the bias."""
-        config, dtype = self.config, self.config.dtype
+        config = self.config
         heads = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
-        kernel = self.param("kernel", kernel_init(config, ("embed", "heads")), (config.hidden_size, config.hidden_size))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
-        bias = self.param("bias", bias_init, (config.hidden_size,))
         # Three flat matmuls are 9 to 10 K cycles a sequence faster than one joined matmul or einsum on a TPU v5e.
-        flat = jnp.dot(hidden.astype(dtype), cast(Array, kernel).astype(dtype))
+        names = ("embed", "heads")
+        flat, bias = product_and_bias(self, hidden, config=config, features=config.hidden_size, names=names)
         values = flat.reshape(flat.shape[:-1] + heads)
         values = nn.with_logical_constraint(values, ("batch", "length", "heads", "head_size"))
-        return Projected(values=values, bias=cast(Array, bias).astype(dtype).reshape(heads))
+        return Projected(values=values, bias=bias.reshape(heads))
 
 
 class LayerNorm(nn.Module):

@@ -29,12 +29,24 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
         """Return the products in `config.dtype`."""
-        config, dtype = self.config, self.config.dtype
-        kernel = self.param("kernel", kernel_init(config, self.names), (values.shape[-1], self.features))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.names[1:])
-        bias = self.param("bias", bias_init, (self.features,))
-        product = jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype))
-        return add_bias(product, cast(Array, bias).astype(dtype))
+        product, bias = product_and_bias(self, values, config=self.config, features=self.features, names=self.names)
+        return add_bias(product, bias)
+
+
+def product_and_bias(
+    module: nn.Module,
+    values: Float[Array, "*n D"],
+    *,
+    config: ModelConfig,
+    features: int,
+    names: tuple[str | None, str | None],
+) -> tuple[Float[Array, "*n F"], Float[Array, " F"]]:
+    """Return the product with `module`'s kernel, and its bias to be added, both in `config.dtype`."""
+    dtype = config.dtype
+    kernel = module.param("kernel", kernel_init(config, names), (values.shape[-1], features))
+    bias_init = nn.with_logical_partitioning(nn.initializers.zeros, names[1:])
+    bias = module.param("bias", bias_init, (features,))
+    return jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype)), cast(Array, bias).astype(dtype)
 
 
 @jax.custom_vjp

@@ -178,9 +178,10 @@ class Checkpointer:
         for _ in range(_LISTINGS):
             self._manager.reload()
             self._agreements += 1
-            told = self._hosts.exchange(f"checkpoints seen {self._agreements}", json.dumps(self.steps()))
+            steps = self.steps()
+            told = self._hosts.exchange(f"checkpoints seen {self._agreements}", json.dumps(steps))
             if len(set(told)) == 1:
-                return self.steps()
+                return steps
             time.sleep(_LISTING_SECONDS)
         other = next(index for index, seen in enumerate(told) if seen != told[0])
         raise UserError(
