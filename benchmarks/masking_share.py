@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from benchmarks.cpu_step import PREDICTIONS, SPECIAL, make_rows
+from benchmarks.sides import SPECIAL, make_rows, num_predictions
 from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import Program
@@ -39,7 +39,9 @@ def main(argv: list[str]) -> None:
     """Time masking and the step."""
     del argv
     options = flags.FLAGS
-    phase = PhaseConfig(max_seq_length=options.max_seq_length, max_predictions_per_seq=PREDICTIONS)
+    phase = PhaseConfig(
+        max_seq_length=options.max_seq_length, max_predictions_per_seq=num_predictions(options.max_seq_length)
+    )
     config = Config(
         model=dataclasses.replace(model_preset(options.model), dtype="float32"),
         train=TrainConfig(num_steps=100_000, batch_size=options.batch_size, phases=(phase,)),

@@ -3,10 +3,11 @@
 Every implementation takes the same arguments, drops the same probabilities, and gives the same result within the
 tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain form that the others are tested against.
 
-    auto       the fastest that takes the shapes, on the backend that the program is compiled for: `pallas` on TPU,
-               `cudnn` on a GPU where nothing is dropped, else `reference`
+    auto       the fastest that takes the shapes, on the backend that the program is compiled for: `pallas` on a TPU and
+               a GPU, else `reference`
     reference  einsum, softmax, einsum
-    pallas     our TPU kernel with dropout inside (`kernels/fused_attention.py`); elsewhere the same source, interpreted
+    pallas     our kernels with dropout inside, for TPUs (`kernels/fused_attention.py`) and GPUs in bfloat16
+               (`kernels/gpu_attention.py`); elsewhere the TPU's source, interpreted
     cudnn      FlashAttention of cuDNN through `jax.nn.dot_product_attention`: GPU, bfloat16, no attention dropout
 
 Shapes that a kernel does not take (a row of one token that creates parameters) are computed by the reference.
@@ -81,17 +82,18 @@ def attend(
     # Their numbers travel with the heads, so that a device that holds some of them knows which.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
     arguments = ((query, key, value), mask, dropping, heads)
-    cudnn = _cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference
-    if implementation == "pallas":
-        return _fused(query.values.shape)(*arguments)
+    if implementation == "reference":
+        return _reference(*arguments)
     if implementation == "cudnn":
-        return cudnn(*arguments)
-    if implementation == "auto":
-        # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none.
-        # cuDNN looks for its library when it is traced, so it is named only where there is one.
-        gpu = {"cuda": cudnn} if jax.default_backend() == "gpu" else {}
-        return jax.lax.platform_dependent(*arguments, tpu=_fused(query.values.shape), default=_reference, **gpu)
-    return _reference(*arguments)
+        return (_cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference)(*arguments)
+    on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
+    # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none. The GPU's
+    # kernels are named only where there is one, since lowering them asks which.
+    on_gpu = {}
+    if jax.default_backend() == "gpu":
+        on_gpu = {"cuda": _on_each_device(_gpu_kernel, query.values, is_supported=_is_supported_on_gpu(query.values))}
+    default = on_tpu if implementation == "pallas" else _reference
+    return jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=default, **on_gpu)
 
 
 _Projections = tuple[Projected, Projected, Projected]
@@ -111,7 +113,7 @@ def _reference(
     return jnp.einsum("BNqk,BkNK->BqNK", weights, value)
 
 
-def _pallas(
+def _tpu_kernel(
     projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
     batch = len(projections[0].values)
@@ -144,16 +146,51 @@ def _cudnn(
     return jax.nn.dot_product_attention(query, key, value, mask=mask.dense(), implementation="cudnn")
 
 
-def _fused(shape: tuple[int, ...]) -> _Implementation:
-    """Return the kernel for projections of `shape`, run by each device on its rows and heads: XLA cannot partition it.
+def _gpu_kernel(
+    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+) -> Float[Array, "B T N K"]:
+    from bert_jax.model.kernels.gpu_attention import gpu_attention, make_plan
+
+    query, key, value = (projected.with_bias() for projected in projections)
+    batch, length, _, size = query.shape
+    plan = make_plan(
+        length=length,
+        head_size=size,
+        rate=0.0 if dropping is None else dropping.rate,
+        left_to_right=mask.direction == "left_to_right",
+    )
+    return gpu_attention(
+        (query, key, value),
+        segment_ids=mask.segment_ids,
+        position_ids=mask.position_ids,
+        seeds=jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
+        first_head=heads[0],
+        plan=plan,
+    )
+
+
+def _is_supported_on_gpu(values: Float[Array, "B T N K"]) -> Callable[..., bool]:
+    def supported(*, length: int, heads: int, head_size: int) -> bool:
+        from bert_jax.model.kernels import gpu_attention
+
+        del heads
+        return gpu_attention.is_supported(length=length, head_size=head_size, dtype=values.dtype)
+
+    return supported
+
+
+def _on_each_device(
+    kernel: _Implementation, values: Float[Array, "B T N K"], *, is_supported: Callable[..., bool]
+) -> _Implementation:
+    """Return `kernel` for projections like `values`, run by each device on its rows and heads: XLA cannot partition it.
 
     Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is; shapes that it
     does not take, or that do not divide over the devices, are the reference's.
     """
-    batch, length, count, size = shape
+    batch, length, count, size = values.shape
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
-        return _pallas if is_supported(length=length, heads=count, head_size=size) else _reference
+        return kernel if is_supported(length=length, heads=count, head_size=size) else _reference
     tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
     of_rows: Any = nn.logical_to_mesh_axes(("batch",))
     of_heads: Any = nn.logical_to_mesh_axes(("heads",))
@@ -174,7 +211,7 @@ def _fused(shape: tuple[int, ...]) -> _Implementation:
         def local(by_token: Any, biases: Any, by_row: Any, heads: Any) -> Array:
             query, key, value = (Projected(*pair) for pair in zip(by_token, biases, strict=True))
             mask, dropping = jax.tree.unflatten(structure, by_row)
-            return _pallas((query, key, value), mask, dropping, heads)
+            return kernel((query, key, value), mask, dropping, heads)
 
         mapped = jax.shard_map(
             local, in_specs=(tokens, of_biases, of_rows, of_heads), out_specs=tokens, check_vma=False
