@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType
+from gpu_lowering import lower_for_gpu
 from tiny_model import random_rows, to_device
 
 from bert_jax.model.attention import AttentionMask, Projected, attend
@@ -25,18 +25,19 @@ def make_mask(length: int, *, direction: str) -> AttentionMask:
 
 
 def kernels(
-    qkv: tuple[jax.Array, ...], mask: AttentionMask, *, dropping: AttentionDropout | None, interpret: bool
+    arrays: tuple[jax.Array, ...], mask: AttentionMask, *, dropping: AttentionDropout | None, interpret: bool
 ) -> jax.Array:
-    """Attend by the kernels."""
+    """Attend by the kernels; `arrays` are query, its bias, key, its bias, value, its bias."""
+    query, q_bias, key, k_bias, value, v_bias = arrays
     plan = gpu_attention.make_plan(
-        length=qkv[0].shape[1],
-        head_size=qkv[0].shape[3],
+        length=query.shape[1],
+        head_size=query.shape[3],
         rate=0.0 if dropping is None else dropping.rate,
         left_to_right=mask.direction == "left_to_right",
     )
-    query, key, value = qkv
     return gpu_attention.gpu_attention(
         (query, key, value),
+        biases=(q_bias, k_bias, v_bias),
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
         seeds=jnp.zeros(len(query), jnp.uint32) if dropping is None else dropping.seeds,
@@ -46,43 +47,49 @@ def kernels(
     )
 
 
+def random_arrays(shape: tuple[int, int, int, int]) -> tuple[jax.Array, ...]:
+    """Return query, its bias, key, its bias, value, its bias, and a cotangent."""
+    shapes = [shape, shape[2:]] * 3 + [shape]
+    keys = jax.random.split(jax.random.key(shape[1]), len(shapes))
+    return tuple(jax.random.normal(key, one) for key, one in zip(keys, shapes, strict=True))
+
+
 @pytest.mark.parametrize(
     ("length", "heads", "head_size", "rate", "direction"),
     [
         (128, 5, 64, 0.1, "bidirectional"),
-        (256, 2, 32, 0.1, "left_to_right"),
+        (256, 4, 32, 0.1, "left_to_right"),
         (64, 2, 128, 0.0, "bidirectional"),
-        (192, 2, 16, 0.3, "bidirectional"),
+        (192, 4, 16, 0.3, "bidirectional"),
     ],
 )
 def test_the_kernels_equal_the_reference_in_values_gradients_and_what_they_drop(
     length: int, heads: int, head_size: int, rate: float, direction: str
 ) -> None:
     mask = make_mask(length, direction=direction)
-    keys = jax.random.split(jax.random.key(length), 4)
-    *qkv, outer = [jax.random.normal(key, (2, length, heads, head_size)) for key in keys]
+    *arrays, outer = random_arrays((2, length, heads, head_size))
     dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(2))
     dropping = AttentionDropout.create(dropout, rate=rate, site=1)
 
-    def reference(*qkv: jax.Array) -> jax.Array:
-        query, key, value = (Projected(part, jnp.zeros(part.shape[2:])) for part in qkv)
+    def reference(*arrays: jax.Array) -> jax.Array:
+        query, key, value = (Projected(*arrays[number : number + 2]) for number in (0, 2, 4))
         rest = {"dropout": dropout, "rate": rate, "site": 1, "implementation": "reference"}
         return attend(query, key=key, value=value, mask=mask, **rest)
 
-    def ours(*qkv: jax.Array) -> jax.Array:
-        return kernels(qkv, mask, dropping=dropping, interpret=True)
-
-    expected, pull_expected = jax.vjp(reference, *qkv)
-    actual, pull = jax.vjp(ours, *qkv)
-    for one, other in zip((actual, *pull(outer)), (expected, *pull_expected(outer)), strict=True):
-        assert np.abs(one - other).max() <= TOLERANCE * np.abs(other).max()
+    expected, pull_expected = jax.vjp(reference, *arrays)
+    actual, pull = jax.vjp(lambda *arrays: kernels(arrays, mask, dropping=dropping, interpret=True), *arrays)
+    scales = [np.abs(array).max() for array in (expected, *pull_expected(outer))]
+    # The gradient of the keys' bias is 0 but for the reference's rounding; the queries' gives its scale.
+    scales[4] = scales[2]
+    for one, other, scale in zip((actual, *pull(outer)), (expected, *pull_expected(outer)), scales, strict=True):
+        assert np.abs(one - other).max() <= TOLERANCE * scale
 
 
 def test_rows_with_nothing_to_see_are_finite() -> None:
     place = jnp.broadcast_to(jnp.arange(64), (1, 64))
     mask = AttentionMask(jnp.zeros((1, 64), jnp.int32), place, direction="bidirectional")
-    qkv = tuple(jax.random.normal(key, (1, 64, 2, 16)) for key in jax.random.split(jax.random.key(0), 3))
-    out, pull = jax.vjp(lambda *arrays: kernels(arrays, mask, dropping=None, interpret=True), *qkv)
+    *arrays, _ = random_arrays((1, 64, 2, 16))
+    out, pull = jax.vjp(lambda *arrays: kernels(arrays, mask, dropping=None, interpret=True), *arrays)
     assert all(np.isfinite(array).all() for array in (out, *pull(out)))
 
 
@@ -93,22 +100,15 @@ def test_what_the_kernels_take() -> None:
     assert not gpu_attention.is_supported(length=128, head_size=64, dtype=jnp.float32)
 
 
-@pytest.mark.parametrize(("length", "programs"), [(128, 2), (512, 3)])
+@pytest.mark.parametrize(("length", "programs"), [(128, 3), (512, 4)])
 def test_the_kernels_are_lowered_for_a_gpu(length: int, programs: int) -> None:
-    sharding = pytest.importorskip("jax.sharding", reason="this jax cannot lower for a GPU that is not there")
-    if not hasattr(sharding, "AbstractDevice"):
-        pytest.skip("this jax cannot lower for a GPU that is not there")
-    device = sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
-    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
     dropping = AttentionDropout(seeds=jnp.zeros(2, jnp.uint32), rate=0.1)
     mask = make_mask(length, direction="bidirectional")
 
     def both(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        *qkv, outer = arrays
-        out, pull = jax.vjp(lambda *qkv: kernels(qkv, mask, dropping=dropping, interpret=False), *qkv)
+        *rest, outer = arrays
+        out, pull = jax.vjp(lambda *rest: kernels(rest, mask, dropping=dropping, interpret=False), *rest)
         return out, *pull(outer)
 
-    shape = jax.ShapeDtypeStruct((2, length, 4, 64), jnp.bfloat16)
-    with sharding.use_abstract_mesh(mesh):
-        lowered = jax.jit(both).trace(*[shape] * 4).lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count("__gpu$xla.gpu.triton") == programs
+    arrays = [array.astype(jnp.bfloat16) for array in random_arrays((2, length, 4, 64))]
+    assert lower_for_gpu(both, *arrays).count("__gpu$xla.gpu.triton") == programs

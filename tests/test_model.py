@@ -12,7 +12,7 @@ from flax import linen as nn
 from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import ModelConfig, model_preset
-from bert_jax.model import dense, vector_bound
+from bert_jax.model import chip, dense
 from bert_jax.model.bert import BertEncoder, LayerNorm
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.flops import train_flops_per_row
@@ -155,7 +155,7 @@ def without_key_bias(tree: Any) -> Any:
 
 def test_loss_and_gradients_do_not_depend_on_the_chips_bottleneck(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outputs_and_gradients(tiny_model())
-    for module in (dense, vector_bound):
+    for module in (chip, dense):
         monkeypatch.setattr(module, "is_vector_bound", lambda: True)
     found = outputs_and_gradients.__wrapped__(tiny_model())
     assert worst_difference(without_key_bias(found), without_key_bias(expected)) < REORDERED

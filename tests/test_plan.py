@@ -17,7 +17,7 @@ from test_configs import CONFIGS, load
 from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
-from bert_jax.model.vector_bound import is_vector_bound
+from bert_jax.model.chip import is_vector_bound
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports

@@ -1,7 +1,8 @@
 """Activations of the inner layer; the GELUs leave their slope behind, so that going back is one multiplication.
 
 Automatic differentiation computes tanh and two dozen products anew in the backward pass, in float32, four times the
-hidden size wide.
+hidden size wide. On a GPU, where that is hidden behind reading and writing, the input is left instead: it is there
+already, and the slope need not be written (1.2 of 76 ms a step of BERT-Large on an H200).
 """
 
 import functools
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bert_jax.model.vector_bound import write_once
+from bert_jax.model.chip import is_gpu, write_once
 
 
 def _gelu_new(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
@@ -35,14 +36,22 @@ def _apply(function: Callable[[Array], tuple[Array, Array]], x: Float[Array, "*n
     return function(x.astype(jnp.float32))[0].astype(x.dtype)
 
 
-def _forward(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[Array, Array]:
+_Saved = tuple[Array | None, Array | None]
+
+
+def _forward(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[Array, _Saved]:
     value, slope = function(x.astype(jnp.float32))
+    if is_gpu():
+        return value.astype(x.dtype), (x, None)
     value, slope = write_once(value.astype(x.dtype), slope.astype(x.dtype))
-    return value, slope
+    return value, (None, slope)
 
 
-def _backward(function: Callable[[Array], tuple[Array, Array]], slope: Array, grads: Array) -> tuple[Array]:
-    del function
+def _backward(function: Callable[[Array], tuple[Array, Array]], saved: _Saved, grads: Array) -> tuple[Array]:
+    x, slope = saved
+    if slope is None:
+        assert x is not None
+        slope = function(x.astype(jnp.float32))[1].astype(x.dtype)
     return (grads * slope,)
 
 

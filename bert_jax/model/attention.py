@@ -151,8 +151,8 @@ def _gpu_kernel(
 ) -> Float[Array, "B T N K"]:
     from bert_jax.model.kernels.gpu_attention import gpu_attention, make_plan
 
-    query, key, value = (projected.with_bias() for projected in projections)
-    batch, length, _, size = query.shape
+    batch, length, _, size = projections[0].values.shape
+    query, key, value = (projected.values for projected in projections)
     plan = make_plan(
         length=length,
         head_size=size,
@@ -161,6 +161,7 @@ def _gpu_kernel(
     )
     return gpu_attention(
         (query, key, value),
+        biases=(projections[0].bias, projections[1].bias, projections[2].bias),
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
         seeds=jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,

@@ -20,6 +20,7 @@ from bert_jax.model.dense import Dense, kernel_init, product_and_bias
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import lookup, tied_lookup
 from bert_jax.model.normalization import layer_norm
+from bert_jax.model.residual_norm import residual_norm
 from bert_jax.types import EncoderInputs, EncoderOutput
 
 # What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
@@ -55,13 +56,37 @@ class LayerNorm(nn.Module):
 
     config: ModelConfig
 
-    @nn.compact
     def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """Return the normalised values in `config.dtype`."""
-        size = values.shape[-1:]
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), size)
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), size)
-        return layer_norm(values, cast(Array, scale), cast(Array, bias), self.config.layer_norm_eps, self.config.dtype)
+        weights = self.weights(values.shape[-1])
+        return layer_norm(values, *weights, self.config.layer_norm_eps, self.config.dtype)
+
+    def behind(
+        self,
+        sublayer: tuple[Float[Array, "B T D"], Float[Array, " D"]],
+        *,
+        hidden: Float[Array, "B T D"],
+        dropout: Dropout | None,
+        site: int,
+    ) -> Float[Array, "B T D"]:
+        """Return the norm of a sub-layer's output (product and bias), dropped and added to its input `hidden`."""
+        config = self.config
+        return residual_norm(
+            hidden,
+            *sublayer,
+            *self.weights(hidden.shape[-1]),
+            eps=config.layer_norm_eps,
+            dropout=dropout,
+            rate=config.hidden_dropout_prob,
+            site=site,
+        )
+
+    @nn.compact
+    def weights(self, size: int) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+        """Return scale and bias."""
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (size,))
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (size,))
+        return cast(Array, scale), cast(Array, bias)
 
 
 class Embeddings(nn.Module):
@@ -100,10 +125,6 @@ class BertLayer(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Return the hidden states behind this layer."""
         config = self.config
-
-        def drop(values: Float[Array, "B T D"], site: int) -> Float[Array, "B T D"]:
-            return values if dropout is None else dropout.apply(values, rate=config.hidden_dropout_prob, site=site)
-
         attended = attend(
             Projection(config, name="query")(hidden),
             key=Projection(config, name="key")(hidden),
@@ -114,14 +135,16 @@ class BertLayer(nn.Module):
             site=_ATTENTION_PROBS,
             implementation=config.attention_implementation,
         )
-        attended = Dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")(
-            attended.reshape(hidden.shape)
+        output = Dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")
+        hidden = LayerNorm(config, name="attention_layer_norm").behind(
+            output.parts(attended.reshape(hidden.shape)), hidden=hidden, dropout=dropout, site=_ATTENTION_OUTPUT
         )
-        hidden = LayerNorm(config, name="attention_layer_norm")(hidden + drop(attended, _ATTENTION_OUTPUT))
         inner = Dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")(hidden)
         inner = nn.with_logical_constraint(ACTIVATIONS[config.hidden_act](inner), ("batch", "length", "mlp"))
-        inner = Dense(config, config.hidden_size, names=("mlp", "embed"), name="output")(inner)
-        hidden = LayerNorm(config, name="output_layer_norm")(hidden + drop(inner, _MLP_OUTPUT))
+        output = Dense(config, config.hidden_size, names=("mlp", "embed"), name="output")
+        hidden = LayerNorm(config, name="output_layer_norm").behind(
+            output.parts(inner), hidden=hidden, dropout=dropout, site=_MLP_OUTPUT
+        )
         return nn.with_logical_constraint(hidden, ("batch", "length", None))
 
 

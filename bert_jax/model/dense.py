@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.vector_bound import is_vector_bound
+from bert_jax.model.chip import is_vector_bound
 
 _ROWS = 8  # the fewest that fill a register
 
@@ -26,11 +26,14 @@ class Dense(nn.Module):
     features: int
     names: tuple[str | None, str | None]
 
-    @nn.compact
     def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
         """Return the products in `config.dtype`."""
-        product, bias = product_and_bias(self, values, config=self.config, features=self.features, names=self.names)
-        return add_bias(product, bias)
+        return add_bias(*self.parts(values))
+
+    @nn.compact
+    def parts(self, values: Float[Array, "*n D"]) -> tuple[Float[Array, "*n F"], Float[Array, " F"]]:
+        """Return the product and the bias, for one who adds them."""
+        return product_and_bias(self, values, config=self.config, features=self.features, names=self.names)
 
 
 def product_and_bias(

@@ -9,11 +9,12 @@ places and steps.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 # Odd constants with well-spread bits keep layers, sites, rows and places on separate streams (2^32 / golden ratio, and
 # the primes of xxHash32).
@@ -55,14 +56,13 @@ class Dropout:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(values: Float[Array, "B ..."], seeds: UInt32[Array, " B"], rate: float) -> Float[Array, "B ..."]:
     """Drop by the seed of each row; the backward pass draws the mask again and keeps no bit of it."""
-    place = jnp.zeros((), jnp.uint32)
+    indices = []
     for axis in range(1, values.ndim):
-        stride = math.prod(values.shape[axis + 1 :]) * _PLACE & 0xFFFFFFFF
         shape = [1] * values.ndim
         shape[axis] = values.shape[axis]
-        place = place + jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape) * jnp.uint32(stride)
-    bits = _mix(place ^ seeds.reshape((-1,) + (1,) * (values.ndim - 1)))
-    keep = bits >= jnp.uint32(round(rate * 2**32))
+        indices.append(jnp.arange(values.shape[axis], dtype=jnp.uint32).reshape(shape))
+    seed = seeds.reshape((-1,) + (1,) * (values.ndim - 1))
+    keep = keep_mask(indices, sizes=values.shape[1:], seed=seed, rate=rate)
     return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
 
 
@@ -70,6 +70,14 @@ _drop.defvjp(
     lambda values, seeds, rate: (_drop(values, seeds, rate), seeds),
     lambda rate, seeds, grads: (_drop(grads, seeds, rate), None),
 )
+
+
+def keep_mask(indices: Sequence[Array], *, sizes: Sequence[int], seed: Array, rate: float) -> Bool[Array, "..."]:
+    """Return which values of a row of `sizes` stay, at `indices` (one for each axis) that broadcast with `seed`."""
+    place = jnp.zeros((), jnp.uint32)
+    for axis, index in enumerate(indices):
+        place = place + index * jnp.uint32(math.prod(sizes[axis + 1 :]) * _PLACE & 0xFFFFFFFF)
+    return _mix(place ^ seed) >= jnp.uint32(round(rate * 2**32))
 
 
 def _hash(values: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:

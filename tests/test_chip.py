@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.model import dense, vector_bound
+from bert_jax.model import chip, dense
+from bert_jax.model.chip import is_vector_bound, write_once
 from bert_jax.model.dense import add_bias
-from bert_jax.model.vector_bound import is_vector_bound, write_once
 
 # The gradient of a bias is a sum over all tokens, in another order.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -17,7 +17,7 @@ TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 @pytest.fixture
 def vector_bound_chip(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (vector_bound, dense):
+    for module in (chip, dense):
         monkeypatch.setattr(module, "is_vector_bound", lambda: True)
 
 
