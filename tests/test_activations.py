@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from bert_jax.model.activations import ACTIVATIONS
+from bert_jax.model import activations
+from bert_jax.model.activations import ACTIVATIONS, activate
 
 # Where tanh is all but -1, 1 + tanh keeps a unit of 6e-8, and the slope has it times up to 70 (x = 6), in either form.
 FLOAT32 = {"atol": 5e-6, "rtol": 2e-6}
@@ -48,3 +49,17 @@ def test_the_backward_pass_computes_no_activation(name: str) -> None:
     text = str(jax.make_jaxpr(back)(x))
     assert "mul" in text
     assert not any(word in text for word in ("tanh", "erf", "exp"))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_of_a_product_and_its_bias_too_on_every_chip(name: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "is_gpu", lambda: on_gpu)
+    product, bias = jnp.asarray(X[:4000].reshape(5, 8, 100)), jnp.linspace(-1, 1, 100)
+    ours, pull = jax.vjp(lambda *both: activate(name, *both), product, bias)
+    plain, pull_plain = jax.vjp(lambda product, bias: PLAIN[name](product + bias), product, bias)
+    outer = jnp.cos(product)
+    np.testing.assert_allclose(ours, plain, **FLOAT32)
+    for one, other in zip(pull(outer), pull_plain(outer), strict=True):
+        # The bias's gradient is a sum of 40.
+        np.testing.assert_allclose(one, other, atol=2e-4, rtol=2e-6)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.activations import ACTIVATIONS
+from bert_jax.model.activations import activate
 from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.dense import Dense, kernel_init, product_and_bias
 from bert_jax.model.dropout import Dropout
@@ -139,8 +139,9 @@ class BertLayer(nn.Module):
         hidden = LayerNorm(config, name="attention_layer_norm").behind(
             output.parts(attended.reshape(hidden.shape)), hidden=hidden, dropout=dropout, site=_ATTENTION_OUTPUT
         )
-        inner = Dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")(hidden)
-        inner = nn.with_logical_constraint(ACTIVATIONS[config.hidden_act](inner), ("batch", "length", "mlp"))
+        intermediate = Dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")
+        inner = activate(config.hidden_act, *intermediate.parts(hidden))
+        inner = nn.with_logical_constraint(inner, ("batch", "length", "mlp"))
         output = Dense(config, config.hidden_size, names=("mlp", "embed"), name="output")
         hidden = LayerNorm(config, name="output_layer_norm").behind(
             output.parts(inner), hidden=hidden, dropout=dropout, site=_MLP_OUTPUT

@@ -43,15 +43,18 @@ def is_supported(*, length: int, head_size: int, dtype: Any) -> bool:
 
 def make_plan(*, length: int, head_size: int, rate: float, left_to_right: bool) -> Plan:
     """Return the blocks that were fastest on an H200 (benchmarks/RESULTS.md)."""
-    is_one_block = length in (64, 128)
+    if length in (64, 128):
+        to_keys = Blocks(queries=64, keys=length, warps=length // 16, stages=1)
+    else:
+        to_keys = Blocks(queries=32, keys=128 if length % 128 == 0 else 64, warps=4, stages=3)
     return Plan(
         length=length,
         head_size=head_size,
         rate=rate,
         left_to_right=left_to_right,
-        forward=Blocks(queries=64, keys=32, warps=4, stages=3),
-        to_keys=Blocks(queries=64, keys=length if is_one_block else 64, warps=8 if length == 128 else 4, stages=2),
-        to_queries=Blocks(queries=64, keys=64, warps=4, stages=2),
+        forward=Blocks(queries=128 if length % 128 == 0 else 64, keys=64, warps=4, stages=3),
+        to_keys=to_keys,
+        to_queries=Blocks(queries=64, keys=64, warps=4, stages=3),
     )
 
 
