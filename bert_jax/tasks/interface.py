@@ -11,6 +11,7 @@ model: it gets an *output* an example, by the head's kind:
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Features:
         """Return the number of things that are scored."""
         return len(self.ids) // self.group
 
-    @property
+    @functools.cached_property  # every batch asks
     def lengths(self) -> np.ndarray:
         """Return int64 [examples]: the tokens of each example, all its instances together."""
         each = np.array([len(ids) for ids in self.ids], np.int64)
