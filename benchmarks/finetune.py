@@ -1,23 +1,32 @@
 """Fine-tune beside HuggingFace PyTorch: the same weights, data, hyper-parameters and seeds, quality and speed.
 
     python benchmarks/finetune.py --model=HF_FOLDER --data=GLUE_DIR --out=runs.jsonl
+    python benchmarks/finetune.py ... --steps=120 --dtype=bfloat16 --systems=ours,huggingface --seeds=1
     python benchmarks/finetune.py --out=runs.jsonl --table
 
 Every finished (task, system, seed) is one JSON line of `--out`; started again, it does what is missing, so it may be
-killed at any moment. `--table` prints what is there.
+killed at any moment. `--table` prints what is there. Several may run at once, each with an `--out` of its own.
 
 Both train on the same instances with AdamW (bias correction, epsilon 1e-8, decay 0.01 but for biases and LayerNorm),
 10 % warm-up, linear decay, clipping at 1 and the model's dropout; each shuffles by itself. The figure is that of the
 last epoch on both sides: nothing is selected. HuggingFace pads each batch to its longest row. Only one system runs at
-a time, on all cores; they take turns seed by seed.
+a time, on all cores; they take turns seed by seed. Ours runs on JAX's default backend, HuggingFace on a GPU where
+PyTorch sees one, there with the fused AdamW and pinned batches.
+
+`--dtype=bfloat16` means the same on both sides: float32 parameters and optimiser, bfloat16 computation (PyTorch's
+autocast, in training and evaluation, as HuggingFace's own Trainer does). In float32 both may use a GPU's TF32, which is
+JAX's default.
 
 Two speeds, both of training alone: sequences a second of wall time, the median over stretches of `WINDOW` steps (so
-without compilation), and sequences a second of CPU time over the whole run (compilation included; other programs on
-the machine hardly disturb it).
+without compilation; a GPU is waited for at the end of each), and sequences a second of CPU time over the whole run
+(compilation included; other programs on the machine hardly disturb it). `--steps` measures speed alone, for machines
+where the runs that give the scores share one GPU: so many updates, done twice, of which the second time counts, and no
+score. Nothing else should run meanwhile. Such lines have the steps among their settings, so the two are never mixed.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import tempfile
@@ -26,6 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from bert_jax.convert.source import load_source
@@ -52,7 +62,7 @@ _PEER_EVAL_BATCH = 64
 class Figures:
     """Hold what one run gave."""
 
-    score: float
+    score: float | None  # None: speed was measured alone
     metrics: dict[str, float]
     sequences_per_second: float
     sequences_per_cpu_second: float
@@ -72,6 +82,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--max_train_examples", type=int, default=0, help="Of each task; 0: all, of SST-2 10,000.")
+    parser.add_argument("--max_eval_examples", type=int, default=0, help="Of each task; 0: all.")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="Of the computation.")
+    parser.add_argument("--unroll", action="store_true", help="Unroll our layers: more to compile, less to run.")
+    parser.add_argument("--steps", type=int, default=0, help="Measure speed alone, over so many updates.")
     parser.add_argument("--table", action="store_true", help="Print what --out holds, and run nothing.")
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -98,32 +112,57 @@ def run_missing(arguments: argparse.Namespace, out: Path) -> None:
     if done:  # a line that was cut short goes
         out.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
     for name in arguments.tasks.split(","):
-        config = config_of(name, arguments)
-        settings = {
-            "epochs": arguments.epochs,
-            "batch_size": arguments.batch_size,
-            "learning_rate": arguments.learning_rate,
-            "max_train_examples": config.data.max_train_examples,
-        }
-        for seed in range(arguments.seeds):
-            run = RunSettings(arguments.batch_size, arguments.learning_rate, arguments.epochs, seed)
-            for system in arguments.systems.split(","):
-                key = {"task": name, "system": system, "seed": seed, "settings": settings}
-                if any(key.items() <= line.items() for line in done):
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    ours = open_experiment(config, run, model=arguments.model, workdir=Path(folder))
-                    trained = train_ours(ours, run) if system == "ours" else train_torch(ours, run, arguments.model)
-                line = {
-                    **key,
-                    "selection": ours.task.selection,
-                    "split": ours.evals[0].name,
-                    "train_examples": len(ours.train.examples),
-                    **dataclasses.asdict(trained),
-                }
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(f"{name} {system} seed {seed}: {ours.task.selection} {trained.score:.4f}", flush=True)
+        for line in run_task(name, arguments, done):
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            score = f"{line['selection']} {line['score']:.4f}, " if line["score"] is not None else ""
+            print(
+                f"{name} {line['system']} seed {line['seed']}: {score}{line['sequences_per_second']:.1f} sequences/s",
+                flush=True,
+            )
+
+
+def run_task(name: str, arguments: argparse.Namespace, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a task that `done` lacks; the data is read, and our step compiled, once for all of them."""
+    config = config_of(name, arguments)
+    settings = {
+        "epochs": 0 if arguments.steps else arguments.epochs,
+        "batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate,
+        "max_train_examples": config.data.max_train_examples,
+        "dtype": arguments.dtype,
+        "device": jax.devices()[0].device_kind,
+        "steps": arguments.steps,
+    }
+    keys = [
+        {"task": name, "system": system, "seed": seed, "settings": settings}
+        for seed in range(arguments.seeds)
+        for system in arguments.systems.split(",")
+    ]
+    missing = [key for key in keys if not any(key.items() <= line.items() for line in done)]
+    if not missing:
+        return
+    first = RunSettings(arguments.batch_size, arguments.learning_rate, arguments.epochs, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = open_experiment(config, first, model=arguments.model, workdir=Path(folder))
+        examples = len(ours.train.examples)
+        epochs = arguments.steps * arguments.batch_size / examples if arguments.steps else arguments.epochs
+        for key in missing:
+            run = dataclasses.replace(first, num_epochs=epochs, seed=key["seed"])
+            scored = not arguments.steps
+            for _ in range(1 if scored else 2):
+                if key["system"] == "ours":
+                    trained = train_ours(ours, run, scored=scored)
+                else:
+                    trained = train_torch(ours, run, arguments.model, dtype=arguments.dtype, scored=scored)
+            yield {
+                **key,
+                "unrolled": arguments.unroll,
+                "selection": ours.task.selection,
+                "split": ours.evals[0].name,
+                "train_examples": examples,
+                **dataclasses.asdict(trained),
+            }
 
 
 def config_of(name: str, arguments: argparse.Namespace) -> FinetuneConfig:
@@ -135,7 +174,9 @@ def config_of(name: str, arguments: argparse.Namespace) -> FinetuneConfig:
                 "directory": arguments.data,
                 "dev_split": DEV.get(name, "dev"),
                 "max_train_examples": arguments.max_train_examples or LIMIT.get(name, 0),
+                "max_eval_examples": arguments.max_eval_examples,
             },
+            "model": {"dtype": arguments.dtype, "scan_layers": not arguments.unroll},
             "train": {"num_epochs": arguments.epochs, "batch_size": arguments.batch_size},
             "optimizer": {
                 "learning_rate": arguments.learning_rate,
@@ -161,71 +202,85 @@ def open_experiment(config: FinetuneConfig, run: RunSettings, *, model: str, wor
     )
 
 
-def train_ours(experiment: Experiment, run: RunSettings) -> Figures:
+def train_ours(experiment: Experiment, run: RunSettings, *, scored: bool) -> Figures:
     """Train by this project."""
     trainer, evaluating = experiment.trainer, [0.0]
-    evaluate = trainer.evaluate
 
     def timed(params: Any) -> dict[str, float]:
+        if not scored:
+            return {experiment.task.selection: 0.0}
         begun = time.process_time()
-        metrics = evaluate(params)
+        metrics = type(trainer).evaluate(trainer, params)
         evaluating.append(time.process_time() - begun)
         return metrics
 
     trainer.evaluate = timed  # type: ignore[method-assign]
-    directory = experiment.workdir / run.name
-    directory.mkdir()
-    begun = time.process_time()
-    result, _ = trainer.run(run, params=experiment._initial(run), directory=directory)
-    cpu = time.process_time() - begun - sum(evaluating)
-    records = map(json.loads, (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    speeds = [record[SPEED] for record in records if record.get(SPEED)]
+    with tempfile.TemporaryDirectory(dir=experiment.workdir) as folder:
+        begun = time.process_time()
+        result, _ = trainer.run(run, params=experiment._initial(run), directory=Path(folder))
+        cpu = time.process_time() - begun - sum(evaluating)
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    measured = [record[SPEED] for record in map(json.loads, lines) if record.get(SPEED)]
     metrics = result.history[-1].metrics
     trained = result.num_steps * run.batch_size
     return Figures(
-        score=metrics[experiment.task.selection],
-        metrics=metrics,
-        sequences_per_second=statistics.median(speeds),
+        score=metrics[experiment.task.selection] if scored else None,
+        metrics=metrics if scored else {},
+        sequences_per_second=statistics.median(measured),
         sequences_per_cpu_second=trained / cpu,
         seconds=result.train_seconds,
     )
 
 
-def train_torch(ours: Experiment, run: RunSettings, model: str) -> Figures:
+def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, scored: bool) -> Figures:
     """Train HuggingFace's class on the very same instances."""
     import torch
     from transformers import BertForSequenceClassification, get_linear_schedule_with_warmup
 
     torch.manual_seed(run.seed)
+    torch.set_float32_matmul_precision("high")  # TF32 where the chip has it, as JAX does
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    autocast = functools.partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     task, train, dev = ours.task, ours.train, ours.evals[0]
-    network = BertForSequenceClassification.from_pretrained(model, num_labels=max(len(task.labels), 1))
+    labels = max(len(task.labels), 1)
+    network = BertForSequenceClassification.from_pretrained(model, num_labels=labels, dtype=torch.float32)
+    network.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": WEIGHT_DECAY}, {"params": [], "weight_decay": 0.0}]
     for name, parameter in network.named_parameters():
         groups["LayerNorm" in name or name.endswith("bias")]["params"].append(parameter)
-    optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, eps=EPSILON)
+    optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, eps=EPSILON, fused=device.type == "cuda")
     total = num_steps(run, examples=len(train.examples))
     schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * total), total)
     network.train()
+    wait()
     times, cpu = [time.monotonic()], time.process_time()
     for step, chosen in enumerate(shuffled_batches(len(train.examples), run=run, steps=total), start=1):
-        network(**tensors(train, chosen, task=task)).loss.backward()
+        with autocast():
+            loss = network(**tensors(train, chosen, task=task, device=device)).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % WINDOW == 0:
+            wait()
             times.append(time.monotonic())
+    wait()
     seconds, cpu = time.monotonic() - times[0], time.process_time() - cpu
-    network.eval()
-    outputs: list[np.ndarray] = []
-    with torch.no_grad():
-        for start in range(0, len(dev.examples), _PEER_EVAL_BATCH):
-            chosen = np.arange(start, min(start + _PEER_EVAL_BATCH, len(dev.examples)))
-            outputs.extend(network(**tensors(dev, chosen, task=task)).logits.float().numpy())
-    metrics = task.score(dev, outputs)
     windows = np.diff(times) if len(times) > 1 else np.array([seconds * WINDOW / total])
+    metrics: dict[str, float] = {}
+    if scored:
+        network.eval()
+        outputs: list[np.ndarray] = []
+        with torch.no_grad(), autocast():
+            for start in range(0, len(dev.examples), _PEER_EVAL_BATCH):
+                chosen = np.arange(start, min(start + _PEER_EVAL_BATCH, len(dev.examples)))
+                logits = network(**tensors(dev, chosen, task=task, device=device)).logits
+                outputs.extend(logits.float().cpu().numpy())
+        metrics = task.score(dev, outputs)
     return Figures(
-        score=metrics[task.selection],
+        score=metrics[task.selection] if scored else None,
         metrics=metrics,
         sequences_per_second=WINDOW * run.batch_size / float(np.median(windows)),
         sequences_per_cpu_second=total * run.batch_size / cpu,
@@ -244,8 +299,8 @@ def shuffled_batches(examples: int, *, run: RunSettings, steps: int) -> Iterator
         left = left[run.batch_size :]
 
 
-def tensors(split: Split, chosen: np.ndarray, *, task: Task) -> dict[str, Any]:
-    """Return a batch padded to its longest row."""
+def tensors(split: Split, chosen: np.ndarray, *, task: Task, device: Any) -> dict[str, Any]:
+    """Return a batch padded to its longest row; `device` is PyTorch's."""
     import torch
 
     features = split.features
@@ -258,7 +313,10 @@ def tensors(split: Split, chosen: np.ndarray, *, task: Task) -> dict[str, Any]:
     assert features.targets is not None
     labels = np.array([features.targets[i] for i in chosen], np.float32 if task.kind == "regression" else np.int64)
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": labels}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if device.type == "cuda":  # pinned, the copy waits for nothing
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return batch
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -271,7 +329,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     for some in groups.values():
         first = some[0]
         of = {system: [line for line in some if line["system"] == system] for system in SYSTEMS}
-        settings = ", ".join(f"{name} {value:g}" for name, value in first["settings"].items() if value)
+        settings = ", ".join(f"{name} {value}" for name, value in first["settings"].items() if value)
         rows.append(
             f"| {first['task']}, {first['train_examples']} rows ({settings}) "
             f"| {first['selection']} on {first['split']} | "
@@ -284,9 +342,9 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def scores(lines: list[dict[str, Any]]) -> str:
     """Return mean, standard deviation (of a sample) and best."""
-    if not lines:
+    found = [100 * line["score"] for line in lines if line["score"] is not None]
+    if not found:
         return "-"
-    found = [100 * line["score"] for line in lines]
     deviation = statistics.stdev(found) if len(found) > 1 else 0.0
     return f"{statistics.fmean(found):.2f} ± {deviation:.2f} ({max(found):.2f})"
 
