@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from tiny_model import FACTORS, SPECIAL, random_rows, tiny_config, tiny_model, w
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.data_parallel import DataParallel
 from bert_jax.pretrain.program import Program
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.state import TrainState
@@ -212,6 +214,21 @@ def toy_step(b: float, *, accumulation: int = 1) -> tuple[TrainState, TrainState
     rows = Points(x=jnp.asarray(rng.normal(size=12), jnp.float32), weight=jnp.arange(12.0))
     state = TrainState(step=jnp.int32(5), params=params, opt_state=optimizer.init(params))
     return state, *jax.jit(step)(state, rows)
+
+
+def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned = jax.tree.map(np.array, start())
+    poisoned.params["pooler"]["dense"]["kernel"][1, 2] = np.nan
+    _, expected = take_step(state=poisoned)
+    monkeypatch.setattr(DataParallel, "is_on_gpu", True)
+    made = Program(config(), mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+    step = made.train_step(made.phases[0], special=SPECIAL)
+    rows = meshes.to_global(ROWS, mesh=made.mesh)
+    lowered = step.lower(made.abstract_state(), rows).as_text()  # type: ignore[attr-defined]
+    # The choice of a platform's attention is one of a constant, which XLA takes out.
+    assert not re.search(r'"stablehlo.(case|if)"\(%(?!c)', lowered)
+    _, output = step(jax.device_put(poisoned, made.state_shardings), rows)
+    jax.tree.map(np.testing.assert_array_equal, output.bad_parameters, expected.bad_parameters)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])

@@ -41,6 +41,11 @@ class DataParallel:
         """Return the number of replicas."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Say whether the replicas are GPUs."""
+        return self.mesh.devices.flat[0].platform == "gpu"
+
     def run(self, function: Callable[..., Result], params: Any, batch: Any, *rest: Any, reduced: Any) -> Result:
         """Call `function(params, batch, *rest)` on every replica.
 

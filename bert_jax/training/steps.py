@@ -100,7 +100,12 @@ class TrainStep(Generic[Rows, Batch]):
         )
         one = jnp.ones(())
         means = {**means, "loss": Mean(loss, one), "grad_norm": Mean(norm, one)}
-        bad = jax.lax.cond(finite, _none_bad, _bad_parameters, state.params, grads)
+        if self._replicas is not None and self._replicas.is_on_gpu:
+            # The host of a GPU waits for the step to know the branch, and queues nothing meanwhile: 5 of 73 ms of
+            # BERT-Large on an H200. The pass over all parameters takes 0.5.
+            bad = _bad_parameters(state.params, grads)
+        else:
+            bad = jax.lax.cond(finite, _none_bad, _bad_parameters, state.params, grads)
         return new_state, StepOutput(means=means, finite=finite, bad_parameters=bad)
 
     def _gradients(self, params: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Means, Any]:
