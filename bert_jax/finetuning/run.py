@@ -5,7 +5,9 @@ import json
 import math
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import CheckpointConfig
-from bert_jax.finetuning.packing import packed_batch
+from bert_jax.finetuning.packing import PackedBatch, packed_batch
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
@@ -30,6 +32,7 @@ from bert_jax.training.writers import Writer, make_writers
 
 Metrics = dict[str, float]
 BEST, STATES = "best", "states"
+_AHEAD = 2  # batches packed before their step begins
 
 
 @dataclasses.dataclass
@@ -228,18 +231,26 @@ class Trainer:
         return self.task.score(self._dev, outputs)
 
     def _batches(self, settings: RunSettings, *, start: int, end: int) -> Iterator[Any]:
-        for step in range(start, end):
-            chosen = batch_examples(settings, examples=self._train.num_examples, step=step)
-            batch = packed_batch(
-                self._train,
-                chosen.tolist(),
-                shape=self.program.shape,
-                kind=self.program.kind,
-                multiple=self.program.row_multiple,
-            )
-            self._rows_of_step[step] = len(batch.order)
-            self._rows_of_step.pop(step - 4, None)  # the log is one or two steps behind
-            yield self.program.to_device(batch.arrays)
+        """Yield the batches of steps, packed a few steps ahead by a thread, while the device works."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(pool.submit(self._pack, settings, step) for step in range(start, min(start + _AHEAD, end)))
+            for step in range(start, end):
+                batch = ahead.popleft().result()
+                if step + _AHEAD < end:
+                    ahead.append(pool.submit(self._pack, settings, step + _AHEAD))
+                self._rows_of_step[step] = len(batch.order)
+                self._rows_of_step.pop(step - 4, None)  # the log is one or two steps behind
+                yield self.program.to_device(batch.arrays)
+
+    def _pack(self, settings: RunSettings, step: int) -> PackedBatch:
+        chosen = batch_examples(settings, examples=self._train.num_examples, step=step)
+        return packed_batch(
+            self._train,
+            chosen.tolist(),
+            shape=self.program.shape,
+            kind=self.program.kind,
+            multiple=self.program.row_multiple,
+        )
 
     def _train_step(self, settings: RunSettings, *, total: int) -> Callable[[int], Any]:
         fixed = step_settings(settings, num_steps=total, warmup_fraction=self.config.optimizer.warmup_fraction)
