@@ -25,7 +25,12 @@ def make_mask(length: int, *, direction: str) -> AttentionMask:
 
 
 def kernels(
-    arrays: tuple[jax.Array, ...], mask: AttentionMask, *, dropping: AttentionDropout | None, interpret: bool
+    arrays: tuple[jax.Array, ...],
+    mask: AttentionMask,
+    *,
+    dropping: AttentionDropout | None,
+    interpret: bool,
+    first_head: int = 0,
 ) -> jax.Array:
     """Attend by the kernels; `arrays` are query, its bias, key, its bias, value, its bias."""
     query, q_bias, key, k_bias, value, v_bias = arrays
@@ -41,7 +46,7 @@ def kernels(
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
         seeds=jnp.zeros(len(query), jnp.uint32) if dropping is None else dropping.seeds,
-        first_head=jnp.int32(0),
+        first_head=jnp.int32(first_head),
         plan=plan,
         interpret=interpret,
     )
@@ -85,12 +90,27 @@ def test_the_kernels_equal_the_reference_in_values_gradients_and_what_they_drop(
         assert np.abs(one - other).max() <= TOLERANCE * scale
 
 
-def test_rows_with_nothing_to_see_are_finite() -> None:
+@pytest.mark.parametrize(("heads", "of_all"), [(6, 12), (4, 8), (3, 9)])
+def test_a_device_drops_what_belongs_to_its_heads(heads: int, of_all: int) -> None:
+    mask = make_mask(64, direction="bidirectional")
+    *arrays, _ = random_arrays((2, 64, of_all, 16))
+    dropping = AttentionDropout(seeds=jnp.asarray([5, 77], jnp.uint32), rate=0.2)
+    whole = kernels(tuple(arrays), mask, dropping=dropping, interpret=True)
+    for first in range(0, of_all, heads):
+        own = tuple(array[..., first : first + heads, :] for array in arrays)
+        part = kernels(own, mask, dropping=dropping, interpret=True, first_head=first)
+        np.testing.assert_allclose(part, whole[:, :, first : first + heads], atol=TOLERANCE)
+
+
+def test_rows_with_nothing_to_see_average_all_values_and_so_do_their_gradients() -> None:
     place = jnp.broadcast_to(jnp.arange(64), (1, 64))
     mask = AttentionMask(jnp.zeros((1, 64), jnp.int32), place, direction="bidirectional")
-    *arrays, _ = random_arrays((1, 64, 2, 16))
+    *arrays, outer = random_arrays((1, 64, 2, 16))
     out, pull = jax.vjp(lambda *arrays: kernels(arrays, mask, dropping=None, interpret=True), *arrays)
-    assert all(np.isfinite(array).all() for array in (out, *pull(out)))
+    mean = (arrays[4] + arrays[5]).mean(1, keepdims=True)
+    np.testing.assert_allclose(out, jnp.broadcast_to(mean, out.shape), atol=TOLERANCE)
+    expected = jnp.broadcast_to(outer.mean(1, keepdims=True), out.shape)
+    np.testing.assert_allclose(pull(outer)[4], expected, atol=TOLERANCE)
 
 
 def test_what_the_kernels_take() -> None:

@@ -10,7 +10,7 @@ from gpu_lowering import lower_for_gpu
 
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported
-from bert_jax.model.residual_norm import residual_norm
+from bert_jax.model.residual_norm import Sublayer, residual_norm
 
 # float32 sums of up to 128 terms in another order, relative to the largest value.
 TOLERANCE = 2e-6
@@ -31,10 +31,13 @@ def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(
     dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(2))
 
     def plain(*arrays: jax.Array) -> jax.Array:
-        return residual_norm(*arrays, eps=EPS, dropout=dropout, rate=rate, site=2)
+        hidden, product, product_bias, scale, bias = arrays
+        weights = {"hidden": hidden, "scale": scale, "bias": bias}
+        rest = {"eps": EPS, "dropout": dropout, "rate": rate, "site": 2, "plain": True}
+        return residual_norm(Sublayer(product, product_bias), **weights, **rest)
 
     def kernel(*arrays: jax.Array) -> jax.Array:
-        return gpu_residual_norm(*arrays, eps=EPS, seeds=dropout.row_seeds(2), rate=rate, interpret=True)
+        return gpu_residual_norm(arrays, eps=EPS, seeds=dropout.row_seeds(2), rate=rate, interpret=True)
 
     expected, pull_expected = jax.vjp(plain, *arrays)
     actual, pull = jax.vjp(kernel, *arrays)
@@ -56,7 +59,7 @@ def test_the_kernel_is_lowered_for_a_gpu(width: int) -> None:
 
     def both(arrays: Any, outer: jax.Array) -> Any:
         seeds = jnp.zeros(2, jnp.uint32)
-        out, pull = jax.vjp(lambda *arrays: gpu_residual_norm(*arrays, eps=EPS, seeds=seeds, rate=0.1), *arrays)
+        out, pull = jax.vjp(lambda *arrays: gpu_residual_norm(arrays, eps=EPS, seeds=seeds, rate=0.1), *arrays)
         return out, pull(outer)
 
     assert lower_for_gpu(both, tuple(arrays), outer).count("__gpu$xla.gpu.triton") == 2

@@ -20,7 +20,7 @@ from bert_jax.model.dense import Dense, kernel_init, product_and_bias
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import lookup, tied_lookup
 from bert_jax.model.normalization import layer_norm
-from bert_jax.model.residual_norm import residual_norm
+from bert_jax.model.residual_norm import Sublayer, residual_norm
 from bert_jax.types import EncoderInputs, EncoderOutput
 
 # What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
@@ -63,22 +63,25 @@ class LayerNorm(nn.Module):
 
     def behind(
         self,
-        sublayer: tuple[Float[Array, "B T D"], Float[Array, " D"]],
+        sublayer: Sublayer,
         *,
         hidden: Float[Array, "B T D"],
         dropout: Dropout | None,
         site: int,
     ) -> Float[Array, "B T D"]:
-        """Return the norm of a sub-layer's output (product and bias), dropped and added to its input `hidden`."""
+        """Return the norm of a sub-layer's output, dropped and added to its input `hidden`."""
         config = self.config
+        scale, bias = self.weights(hidden.shape[-1])
         return residual_norm(
-            hidden,
-            *sublayer,
-            *self.weights(hidden.shape[-1]),
+            sublayer,
+            hidden=hidden,
+            scale=scale,
+            bias=bias,
             eps=config.layer_norm_eps,
             dropout=dropout,
             rate=config.hidden_dropout_prob,
             site=site,
+            plain=config.attention_implementation == "reference",
         )
 
     @nn.compact
@@ -137,14 +140,17 @@ class BertLayer(nn.Module):
         )
         output = Dense(config, config.hidden_size, names=("heads", "embed"), name="attention_output")
         hidden = LayerNorm(config, name="attention_layer_norm").behind(
-            output.parts(attended.reshape(hidden.shape)), hidden=hidden, dropout=dropout, site=_ATTENTION_OUTPUT
+            Sublayer(*output.parts(attended.reshape(hidden.shape))),
+            hidden=hidden,
+            dropout=dropout,
+            site=_ATTENTION_OUTPUT,
         )
         intermediate = Dense(config, config.intermediate_size, names=("embed", "mlp"), name="intermediate")
         inner = activate(config.hidden_act, *intermediate.parts(hidden))
         inner = nn.with_logical_constraint(inner, ("batch", "length", "mlp"))
         output = Dense(config, config.hidden_size, names=("mlp", "embed"), name="output")
         hidden = LayerNorm(config, name="output_layer_norm").behind(
-            output.parts(inner), hidden=hidden, dropout=dropout, site=_MLP_OUTPUT
+            Sublayer(*output.parts(inner)), hidden=hidden, dropout=dropout, site=_MLP_OUTPUT
         )
         return nn.with_logical_constraint(hidden, ("batch", "length", None))
 

@@ -5,10 +5,13 @@ units hide that; a v6e's are four times as fast and its vector units are not, an
 (benchmarks/RESULTS.md has the cycles). A GPU's matmuls are library calls: what stands between them is bound by memory.
 """
 
+import functools
+import importlib.util
+
 import jax
 
 _VECTOR_BOUND = ("TPU v6 lite",)  # jax's `device_kind`
-_GPU = ("NVIDIA", "Tesla")  # how it begins
+_OLDEST = 8.0  # compute capability (Ampere): XLA's Triton takes none below
 
 
 def is_vector_bound() -> bool:
@@ -17,14 +20,26 @@ def is_vector_bound() -> bool:
 
 
 def is_gpu() -> bool:
-    """Say whether what is being traced is for a GPU: by the mesh in force, or the default backend where none is."""
+    """Say whether what is being traced is for a GPU of this machine that our kernels run on.
+
+    The mesh in force may be of other chips (a plan for a TPU); where none is, it is the default backend's.
+    """
     kind = _device_kind()
-    return jax.default_backend() == "gpu" if kind is None else kind.startswith(_GPU)
+    return jax.default_backend() == "gpu" and kind in (None, jax.devices()[0].device_kind) and _has_kernels()
 
 
 def write_once(*values: jax.Array) -> tuple[jax.Array, ...]:
     """Return `values`; on a vector-bound chip they are not computed anew by those who read them."""
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values
+
+
+@functools.cache
+def _has_kernels() -> bool:
+    # jax calls Pallas through Triton deprecated: without it a GPU computes the plain forms.
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return False
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return capability.replace(".", "", 1).isdecimal() and float(capability) >= _OLDEST
 
 
 def _device_kind() -> str | None:

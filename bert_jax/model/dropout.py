@@ -50,12 +50,12 @@ class Dropout:
         """
         if rate == 0.0:
             return values
-        return _drop(values, self.row_seeds(site), rate)
+        return drop(values, self.row_seeds(site), rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _drop(values: Float[Array, "B ..."], seeds: UInt32[Array, " B"], rate: float) -> Float[Array, "B ..."]:
-    """Drop by the seed of each row; the backward pass draws the mask again and keeps no bit of it."""
+def drop(values: Float[Array, "B ..."], seeds: UInt32[Array, " B"], rate: float) -> Float[Array, "B ..."]:
+    """Drop by `Dropout.row_seeds`; the backward pass draws the mask again and keeps no bit of it."""
     indices = []
     for axis in range(1, values.ndim):
         shape = [1] * values.ndim
@@ -66,9 +66,9 @@ def _drop(values: Float[Array, "B ..."], seeds: UInt32[Array, " B"], rate: float
     return jnp.where(keep, values * jnp.asarray(1 / (1 - rate), values.dtype), jnp.zeros((), values.dtype))
 
 
-_drop.defvjp(
-    lambda values, seeds, rate: (_drop(values, seeds, rate), seeds),
-    lambda rate, seeds, grads: (_drop(grads, seeds, rate), None),
+drop.defvjp(
+    lambda values, seeds, rate: (drop(values, seeds, rate), seeds),
+    lambda rate, seeds, grads: (drop(grads, seeds, rate), None),
 )
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.model.chip import is_gpu
 
-# Tokens whose equal ids are summed at once, more than a TPU's micro-batch holds. A GPU takes several times as many
-# rows, and adds the sums into a float32 copy of the table (0.1 ms there).
+# Tokens whose equal ids are summed at once on a GPU, which takes several times as many as a TPU: the cost grows with
+# their square. The sums are added into a float32 copy of the table.
 _EQUAL_ROWS = 8192
 _VOCAB_MULTIPLE = 128
 
@@ -60,11 +60,11 @@ def _tied_forward(table: Array, ids: Array) -> tuple[tuple[Array, Array], Array]
 
 def _tied_backward(ids: Array, grads: tuple[Array, Array]) -> tuple[Array, None]:
     to_rows, to_table = grads
-    if to_table.dtype == jnp.float32:
+    if to_table.dtype == jnp.float32 and not is_gpu():
         return to_table.at[ids].add(to_rows), None
     ids = jax.lax.optimization_barrier(ids.reshape(-1))
     rows = to_rows.reshape(-1, to_rows.shape[-1]).astype(to_table.dtype)
-    if len(ids) <= _EQUAL_ROWS:
+    if not is_gpu():
         return to_table.at[ids].add(sum_equal_rows(ids, rows)), None
     table = to_table.astype(jnp.float32)
     for start in range(0, len(ids), _EQUAL_ROWS):
@@ -79,14 +79,16 @@ def sum_equal_rows(ids: Int[Array, " n"], rows: Float[Array, "n D"], *, dtype: A
     So a table in bfloat16 takes one addition an id, where adding thousands of rows one by one would lose most of them;
     and the additions of a GPU, in whatever order they come, give the same bits. The sum is a matmul with the equality
     of ids: 8 of 2500 K cycles a sequence on a TPU v5e (32 rows of 128); a float32 copy of the table to add into costs
-    30. Its cost grows with the square of the number of rows, hence `_EQUAL_ROWS`.
+    30.
     """
     place = jnp.arange(len(ids))
     equal = ids[:, None] == ids[None, :]
     # The fewest places among the equal ids: their first occurrence.
     first = jnp.where(equal, place[None, :], len(ids)).min(1) == place
     chosen = (equal & first[:, None]).astype(rows.dtype)
-    return jnp.dot(chosen, rows, preferred_element_type=jnp.float32).astype(dtype or rows.dtype)
+    precision = jax.lax.Precision.HIGHEST if rows.dtype == jnp.float32 else None
+    total = jnp.dot(chosen, rows, precision=precision, preferred_element_type=jnp.float32)
+    return total.astype(dtype or rows.dtype)
 
 
 tied_lookup.defvjp(_tied_forward, _tied_backward)
@@ -108,8 +110,7 @@ def tied_logits(
 def _padded(values: Array, *, axis: int) -> Array:
     """Return `values` with zeros behind, so that a GPU's matmuls take whole vectors of the vocabulary.
 
-    30,522 is no multiple of 8, and cuBLAS's kernels for that take three times as long (0.75 ms for the logits of 2,560
-    predictions of BERT-Large on an H200).
+    30,522 is no multiple of 8, and cuBLAS's kernels for that take three times as long (benchmarks/RESULTS.md).
     """
     short = -values.shape[axis] % _VOCAB_MULTIPLE if is_gpu() else 0
     return values if not short else jnp.pad(values, [(0, short * (axis == number)) for number in range(values.ndim)])

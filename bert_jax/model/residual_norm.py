@@ -4,38 +4,63 @@ The plain form is one addition and dropout after the other, which a TPU's compil
 a GPU that matmul is a library call, and forward and backward are one kernel each (`kernels/gpu_residual_norm.py`).
 """
 
+from typing import Any, cast
+
 import jax
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Float, UInt32
 
 from bert_jax.model.chip import is_gpu
 from bert_jax.model.dense import add_bias
-from bert_jax.model.dropout import Dropout
+from bert_jax.model.dropout import Dropout, drop
 from bert_jax.model.normalization import layer_norm
 
 
+@struct.dataclass
+class Sublayer:
+    """Hold what a sub-layer gave, before its bias is added: a kernel sums the bias's gradient itself."""
+
+    product: Float[Array, "B T D"]
+    bias: Float[Array, " D"]
+
+
 def residual_norm(
+    sublayer: Sublayer,
+    *,
     hidden: Float[Array, "B T D"],
-    product: Float[Array, "B T D"],
-    product_bias: Float[Array, " D"],
     scale: Float[Array, " D"],
     bias: Float[Array, " D"],
-    *,
     eps: float,
     dropout: Dropout | None,
     rate: float,
     site: int,
+    plain: bool,
 ) -> Float[Array, "B T D"]:
-    """Return LayerNorm(hidden + drop(product + product_bias)) in the dtype of `product`."""
-    dropping = dropout if rate else None
+    """Return LayerNorm(hidden + drop(sublayer)) in the dtype of the sub-layer; `plain` asks for no kernel."""
+    product = sublayer.product
+    seeds = None if dropout is None or rate == 0.0 else dropout.row_seeds(site)
+    arrays = (hidden, product, sublayer.bias, scale, bias, seeds)
+
+    def reference(
+        hidden: Array, product: Array, product_bias: Array, scale: Array, bias: Array, seeds: UInt32[Array, " B"] | None
+    ) -> Array:
+        added: Array = add_bias(product, product_bias)
+        if seeds is not None:
+            added = cast(Array, drop(added, seeds, rate))
+        return layer_norm(hidden + added, scale, bias, eps, product.dtype)
+
     mesh = jax.sharding.get_abstract_mesh()
-    if is_gpu() and (mesh.empty or mesh.size == 1 or mesh.manual_axes):
+    is_whole = mesh.empty or mesh.size == 1 or bool(mesh.manual_axes)  # XLA cannot partition a kernel
+    if not plain and is_whole and is_gpu():
         from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported
 
         if is_supported(product.shape, dtype=product.dtype):
-            seeds = None if dropping is None else dropping.row_seeds(site)
-            rate = 0.0 if dropping is None else rate
-            return gpu_residual_norm(hidden, product, product_bias, scale, bias, eps=eps, seeds=seeds, rate=rate)
-    added = add_bias(product, product_bias)
-    if dropping is not None:
-        added = dropping.apply(added, rate=rate, site=site)
-    return layer_norm(hidden + added, scale, bias, eps, product.dtype)
+
+            def kernel(*arrays: Any) -> Array:
+                *rest, seeds = arrays
+                return gpu_residual_norm(tuple(rest), eps=eps, seeds=seeds, rate=rate)
+
+            # The choice falls when the program is lowered: arrays may lie on the CPU of a machine that has a GPU.
+            out: Array = jax.lax.platform_dependent(*arrays, cuda=kernel, default=reference)
+            return out
+    return reference(*arrays)

@@ -42,8 +42,13 @@ def is_supported(*, length: int, head_size: int, dtype: Any) -> bool:
 
 
 def make_plan(*, length: int, head_size: int, rate: float, left_to_right: bool) -> Plan:
-    """Return the blocks that were fastest on an H200 (benchmarks/RESULTS.md)."""
-    if length in (64, 128):
+    """Return the blocks: at 128 and 512 with heads of 64 the fastest on an H200 (benchmarks/RESULTS.md), else alike.
+
+    Heads of 128 have smaller blocks, for the shared memory of smaller chips.
+    """
+    if head_size > 64:
+        to_keys = Blocks(queries=32, keys=64, warps=4, stages=1)
+    elif length in (64, 128):
         to_keys = Blocks(queries=64, keys=length, warps=length // 16, stages=1)
     else:
         to_keys = Blocks(queries=32, keys=128 if length % 128 == 0 else 64, warps=4, stages=3)

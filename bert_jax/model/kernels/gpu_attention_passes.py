@@ -16,7 +16,9 @@ from jaxtyping import Array
 from bert_jax.model import attention_dropout
 
 BITS = 32  # keys of a word
-_MASKED = -1e30
+# Of a score that is not to be seen: far below any, and float32 still tells it from itself plus log2(T), which is the
+# log-sum-exp of a query that sees nothing.
+_MASKED = -(2.0**20)
 _LOG2_E = math.log2(math.e)
 
 

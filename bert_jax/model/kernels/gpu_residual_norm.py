@@ -46,26 +46,23 @@ def is_supported(shape: tuple[int, ...], *, dtype: Any) -> bool:
 
 
 def gpu_residual_norm(
-    hidden: Float[Array, "B T D"],
-    product: Float[Array, "B T D"],
-    product_bias: Float[Array, " D"],
-    scale: Float[Array, " D"],
-    bias: Float[Array, " D"],
+    arrays: tuple[Array, ...],
     *,
     eps: float,
     seeds: UInt32[Array, " B"] | None,
     rate: float,
     interpret: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Return the norm, in the dtype of `product`; the sum is rounded to it once, and normalised in float32.
+    """Return the norm, in the dtype of the product; the sum is rounded to it once, and normalised in float32.
 
+    `arrays` are the input and the product, [B, T, D], and [D] each the product's bias, the norm's scale and its bias.
     `seeds` are those of `Dropout.row_seeds`, which drop the same values as `Dropout.apply`. `interpret` runs the
     kernel's source on any backend, slowly.
     """
-    batch, length, width = product.shape
+    batch, length, width = arrays[1].shape
     plan = _Plan(length, width, 0.0 if seeds is None else rate, eps, interpret)
     seeds = jnp.zeros(batch, jnp.uint32) if seeds is None else seeds
-    out: Array = _norm(plan, hidden, product, product_bias, scale, bias, seeds)
+    out: Array = _norm(plan, *arrays, seeds)
     return out
 
 
