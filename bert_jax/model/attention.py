@@ -3,8 +3,8 @@
 Every implementation takes the same arguments, drops the same probabilities, and gives the same result within the
 tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain form that the others are tested against.
 
-    auto       by the backend that the program is compiled for and the shapes: `pallas` on a TPU and a GPU, `cudnn` on a
-               GPU for other shapes where nothing is dropped, else `reference`
+    auto       by the backend that the program is compiled for and the shapes: `pallas` on a TPU and, in bfloat16, on a
+               GPU, else `reference`
     reference  einsum, softmax, einsum; on a GPU also the plain form of what stands behind a sub-layer (`residual_norm`)
     pallas     our kernels with dropout inside, for TPUs (`kernels/fused_attention.py`) and GPUs in bfloat16
                (`kernels/gpu_attention.py`); elsewhere the TPU's source, interpreted
@@ -83,19 +83,16 @@ def attend(
     # Their numbers travel with the heads, so that a device that holds some of them knows which.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
     arguments = ((query, key, value), mask, dropping, heads)
-    takes_cudnn = dropping is None and query.values.dtype == jnp.bfloat16
     if implementation == "reference":
         return _reference(*arguments)
     if implementation == "cudnn":
-        return (_cudnn if takes_cudnn else _reference)(*arguments)
+        return (_cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference)(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
     # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none. The GPU's
     # kernels are named only where there is one, since lowering them asks which.
     on_gpu = {}
     if is_gpu():
-        rest = _cudnn if takes_cudnn else _reference
-        supported = _is_supported_on_gpu(query.values)
-        on_gpu = {"cuda": _on_each_device(_gpu_kernel, query.values, is_supported=supported, otherwise=rest)}
+        on_gpu = {"cuda": _on_each_device(_gpu_kernel, query.values, is_supported=_is_supported_on_gpu(query.values))}
     default = on_tpu if implementation == "pallas" else _reference
     return jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=default, **on_gpu)
 
@@ -189,17 +186,16 @@ def _on_each_device(
     values: Float[Array, "B T N K"],
     *,
     is_supported: Callable[..., bool],
-    otherwise: _Implementation | None = None,
 ) -> _Implementation:
     """Return `kernel` for projections like `values`, run by each device on its rows and heads: XLA cannot partition it.
 
     Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is; shapes that it
-    does not take are `otherwise`'s, those that do not divide over the devices the reference's.
+    does not take, or that do not divide over the devices, are the reference's.
     """
     batch, length, count, size = values.shape
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
-        return kernel if is_supported(length=length, heads=count, head_size=size) else otherwise or _reference
+        return kernel if is_supported(length=length, heads=count, head_size=size) else _reference
     tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
     of_rows: Any = nn.logical_to_mesh_axes(("batch",))
     of_heads: Any = nn.logical_to_mesh_axes(("heads",))
