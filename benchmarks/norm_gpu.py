@@ -1,4 +1,4 @@
-"""Time the GPU's kernel for what stands behind a sub-layer (bias, dropout, residual, LayerNorm) beside XLA's plain form.
+"""Time the GPU kernel of what stands behind a sub-layer (bias, dropout, residual, LayerNorm) beside XLA's plain form.
 
     python benchmarks/norm_gpu.py --batch_size=128 --max_seq_length=128 --hidden_size=1024
 
