@@ -1,5 +1,6 @@
 """Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
 
+import functools
 import logging
 import os
 import re
@@ -18,8 +19,10 @@ USAGE_ERROR = 2
 PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | None = None) -> None:
     """Run `main` with parsed flags and exit with what it returns (None is 0).
+
+    `fields` gives the fields of the door's config by dotted name, where it is not that of pre-training.
 
     A `UserError`, a wrong flag or a wrong config override is printed as one line, exit status 2. Ctrl-C exits with 130.
     """
@@ -41,7 +44,7 @@ def run(main: Callable[[], int | None]) -> None:
                 raise
             sys.exit(PIPE_CLOSED)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, fields=fields))
 
 
 def fail(message: str) -> None:
@@ -60,7 +63,7 @@ def _reader_left() -> bool:
     return left
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], *, fields: Callable[[], list[str]] | None = None) -> list[str]:
     """Parse flags; whatever absl or ml_collections raise for wrong ones becomes one line."""
     _check_config_file(argv)
     try:
@@ -71,15 +74,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
         text = _reason(error)
         fail(re.sub(r"^(FATAL Flags parsing error:)?\s*", "", text) + "; --help lists the flags")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
-        fail(_config_error(argv, error))
+        fail(_config_error(argv, error, fields=fields))
     raise AssertionError("fail() exits")
 
 
-def _config_error(argv: Sequence[str], error: Exception) -> str:
+def _config_error(argv: Sequence[str], error: Exception, *, fields: Callable[[], list[str]] | None) -> str:
     """Name the override or the config file that `error` came from."""
     from bert_jax import config
 
-    known = list(config.flatten(config.Config()))
+    known = list(config.flatten(config.Config())) if fields is None else fields()
     for argument in argv[1:]:
         match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
         if not match:

@@ -55,5 +55,11 @@ def main() -> int:
     return finetune.finetune(configs.from_config_dict(raw), request=request)
 
 
+def _fields() -> list[str]:
+    from bert_jax.finetuning.config import FinetuneConfig, flatten
+
+    return list(flatten(FinetuneConfig()))
+
+
 if __name__ == "__main__":
-    door.run(main)
+    door.run(main, fields=_fields)

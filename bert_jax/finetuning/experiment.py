@@ -1,7 +1,7 @@
 """Fine-tune on one task: every run of the sweep, the best kept as a SOURCE, results, predictions, errors.
 
 WORKDIR/config.json             what was asked for
-WORKDIR/vocab/                  the tokenizer
+WORKDIR/origin.json, vocab/     what the runs began from, and the tokenizer
 WORKDIR/checkpoints/STEP        the best run's best parameters
 WORKDIR/results.json            all runs and their summary
 WORKDIR/predictions/            of the best run, and of the ensemble
@@ -19,13 +19,14 @@ import jax
 from bert_jax.convert.source import Source
 from bert_jax.finetuning import initial
 from bert_jax.finetuning.config import FinetuneConfig
+from bert_jax.finetuning.origin import settle_origin
 from bert_jax.finetuning.packing import row_shape
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
-from bert_jax.finetuning.run import BEST, RunResult, Trainer
+from bert_jax.finetuning.run import BEST, STATES, RunResult, Trainer
 from bert_jax.finetuning.settings import RunSettings
-from bert_jax.tasks.interface import Task
+from bert_jax.tasks.interface import Outputs, Split, Task
 
 CHECKPOINTS = "checkpoints"
 
@@ -91,6 +92,8 @@ class Experiment:
         Raises:
           Stopped: if the user asked to stop.
         """
+        splits = [self.train, *self.evals, *self.tests]
+        settle_origin(self.workdir, source=self._source, fresh=self.wanted.fresh_parts, splits=splits)
         self._describe()
         results = []
         for number, settings in enumerate(self.wanted.runs, start=1):
@@ -99,14 +102,20 @@ class Experiment:
                 self.say(f"run {number} of {len(self.wanted.runs)}: {settings.name}")
                 result = self._run(settings)
             results.append(result)
-            self._keep_best(results)
-        return self.results.finish(results, facts={"train_examples": len(self.train.examples)})
+            self._keep_best()
+
+        def predict(split: Split) -> Outputs:
+            params = self.trainer.load_best(self.workdir / CHECKPOINTS)
+            return predict_outputs(self.program, params, features=split.features)
+
+        return self.results.finish(predict=predict, facts={"train_examples": len(self.train.examples)})
 
     def _run(self, settings: RunSettings) -> RunResult:
         directory = self.results.directory(settings)
         directory.mkdir(parents=True, exist_ok=True)
         result, params = self.trainer.run(settings, params=self._initial(settings), directory=directory)
         self.results.add(result, outputs=lambda split: predict_outputs(self.program, params, features=split.features))
+        shutil.rmtree(directory / STATES, ignore_errors=True)  # not before the result is there
         return result
 
     def _initial(self, settings: RunSettings) -> dict[str, Any]:
@@ -117,8 +126,12 @@ class Experiment:
         given = self._params | fresh
         return {part: given[part] for part in shapes}
 
-    def _keep_best(self, results: list[RunResult]) -> None:
-        """Move the best run's parameters to the workdir's checkpoints, and remove the others'."""
+    def _keep_best(self) -> None:
+        """Move the best run's parameters to the workdir's checkpoints, and remove the others'.
+
+        The best of all that the workdir holds, of this start and earlier ones: its parameters may lie there already.
+        """
+        results = self.results.all_finished()
         champion = self.results.champion(results)
         for result in results:
             kept = self.results.directory(result.settings) / BEST

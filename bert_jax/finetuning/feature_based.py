@@ -19,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.initial import constant_score, task_model
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
+from bert_jax.finetuning.origin import settle_origin
 from bert_jax.finetuning.packing import all_batches, row_shape
 from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
 from bert_jax.finetuning.run import Evaluation, RunResult, Stopped, batch_examples, num_steps, steps_per_epoch
@@ -110,9 +111,10 @@ def run_feature_based(
         raise UserError(f"config.ner.features={config.ner.features}: {source.path} has {layers} layers, not four")
     constant = constant_score(task, evals[0])
     outcome = TaskResults(task, workdir=workdir, wanted=wanted, evals=evals, tests=tests, constant=constant, say=say)
+    splits = [train, *evals, *tests]
+    settle_origin(workdir, source=source, fresh=wanted.fresh_parts, splits=splits)
     results = [outcome.finished(settings) for settings in wanted.runs]
     if None in results:
-        splits = [train, *evals, *tests]
         extractor = _Extractor(config, source=source, task=task, splits=splits)
         say(f"{task.name}: computing {config.ner.features} of {sum(len(s.examples) for s in splits)} sentences")
         features = {split.name: extractor.words(split) for split in splits}
@@ -123,8 +125,7 @@ def run_feature_based(
                 result, params = tagger.run(settings, say=say)
                 outcome.add(result, outputs=functools.partial(tagger.outputs, params))
                 results[number] = result
-    finished = [result for result in results if result is not None]
-    return outcome.finish(finished, facts={"train_examples": len(train.examples), "features": config.ner.features})
+    return outcome.finish(predict=None, facts={"train_examples": len(train.examples), "features": config.ner.features})
 
 
 class _Extractor:

@@ -16,6 +16,7 @@ from bert_jax.finetuning import report
 from bert_jax.finetuning.config import FinetuneConfig, flatten, from_config_dict, to_json
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
+from bert_jax.finetuning.origin import has_runs
 from bert_jax.finetuning.results import Wanted, no_labels
 from bert_jax.finetuning.run import Stopped, write_json
 from bert_jax.finetuning.settings import grid
@@ -29,7 +30,7 @@ from bert_jax.training.stopping import StopRequest
 # Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
 
-# What may differ between two starts in one workdir: neither data nor results depend on it.
+# What may differ between two starts in one workdir: results do not depend on it (of the data, its digest is compared).
 _FREE = ("mesh.", "log.", "checkpoint.", "sweep.", "model.scan_layers", "model.remat", "data.directory")
 
 
@@ -55,11 +56,12 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
       UserError: for anything the user can mend.
     """
     say: Callable[[str], None] = print if jax.process_index() == 0 else lambda text: None
-    if request.seeds < 1:
-        raise UserError(f"--seeds={request.seeds}: give at least 1")
+    for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
+        if getattr(request, name) < least:
+            raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
     workdir = open_workdir(request.workdir, config=config)
     source = load_source(request.init, report=say)
-    tokenizer = source.require_tokenizer()
+    source.require_tokenizer()
     names = _tasks(config, say)
     single = len(names) == 1 and config.task == names[0]
     wanted = Wanted(
@@ -79,7 +81,6 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
                 task = open_config_task(dataclasses.replace(config, task=name))
                 directory = workdir if single else workdir / name
                 directory.mkdir(parents=True, exist_ok=True)
-                tokenizer.save(directory / "vocab")
                 records[name] = _run_task(config, task, source, directory, wanted, stop, say)
         except Stopped as stopped:
             where = (
@@ -92,7 +93,7 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
     if not single:
         _finish_benchmark(workdir, records, say)
     if request.predict_test and all(name in glue.TASKS for name in names):
-        _write_submission(workdir, names, single=single, say=say)
+        _write_submission(workdir, names, single=single, prefix="ensemble-" if request.ensemble else "", say=say)
     return FINISHED
 
 
@@ -113,7 +114,10 @@ def _run_task(
         )
     config = dataclasses.replace(config, task=task.name)
     if config.squad.intermediate_file and task.kind == "span":
-        source = intermediate_source(config, task=task, source=source, workdir=directory, should_stop=stop, say=say)
+        source = intermediate_source(
+            config, task=task, source=source, workdir=directory, fresh=wanted.fresh_parts, should_stop=stop, say=say
+        )
+        wanted = dataclasses.replace(wanted, fresh_parts=())  # the second stage goes on from the first's head
     experiment = Experiment(
         config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
     )
@@ -187,13 +191,18 @@ def _finish_benchmark(workdir: Path, records: dict[str, Any], say: Callable[[str
         )
 
 
-def _write_submission(workdir: Path, names: Sequence[str], *, single: bool, say: Callable[[str], None]) -> None:
-    """Zip the test predictions; the server wants all eleven files, so the ones that are missing are named."""
+def _write_submission(
+    workdir: Path, names: Sequence[str], *, single: bool, prefix: str, say: Callable[[str], None]
+) -> None:
+    """Zip the test predictions; the server wants all eleven files, so the ones that are missing are named.
+
+    `prefix` is that of the folders: the best run's, or the ensemble's.
+    """
     found: dict[str, Path] = {}
     for name in names:
         folder = (workdir if single else workdir / name) / "predictions"
         for split, file in glue.submission(name).items():
-            path = folder / split / f"{file}.tsv"
+            path = folder / f"{prefix}{split}" / f"{file}.tsv"
             if path.is_file():
                 found[path.name] = path
     target = workdir / "glue_submission.zip"
@@ -208,6 +217,8 @@ def _write_submission(workdir: Path, names: Sequence[str], *, single: bool, say:
 def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
     """Create the workdir and write config.json, or check that the one there asks for the same.
 
+    Where no run has begun yet, the config there binds nobody: a mistake in it or in the data can be mended.
+
     Raises:
       UserError: if it cannot be written, or belongs to another config; the line names fields and both values.
     """
@@ -215,7 +226,7 @@ def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
     file = path / "config.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        if file.exists() and has_runs(path):
             _check_same(path, config)
         temporary = file.with_suffix(".tmp")
         temporary.write_text(to_json(config))

@@ -53,9 +53,12 @@ def source_params(source: Source, *, task: Task, parts: tuple[str, ...], fresh: 
     `fresh` are always drawn.
 
     Raises:
-      UserError: if the SOURCE's head has other labels than the task; the line shows both.
+      UserError: if the SOURCE's head has other labels than the task; the line shows both; if `fresh` names no part.
     """
     head = HEAD_PARAMETERS[task.kind]
+    for name in fresh:
+        if name not in parts:
+            raise UserError(f"--init_missing={name}: {task.name} has no such part; its parts are {', '.join(parts)}")
     taken = {part: source.params[part] for part in parts if part in source.params and part not in fresh}
     if head not in taken:
         return taken

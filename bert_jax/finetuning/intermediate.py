@@ -21,6 +21,7 @@ def intermediate_source(
     task: Task,
     source: Source,
     workdir: Path,
+    fresh: tuple[str, ...],
     should_stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> Source:
@@ -35,7 +36,6 @@ def intermediate_source(
     """
     directory = workdir / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
-    source.require_tokenizer().save(directory / "vocab")
     data = dataclasses.replace(config.data, train_file=config.squad.intermediate_file)
     squad = dataclasses.replace(config.squad, intermediate_file="")
     first = dataclasses.replace(config, data=data, squad=squad)
@@ -47,7 +47,7 @@ def intermediate_source(
         task=open_task(task.name, data=data, squad=squad, ner=config.ner, own=config.own),
         source=source,
         workdir=directory,
-        wanted=Wanted(runs=(run,)),
+        wanted=Wanted(runs=(run,), fresh_parts=fresh),
         should_stop=should_stop,
         say=say,
     ).run_all()

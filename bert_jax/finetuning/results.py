@@ -63,22 +63,16 @@ class TaskResults:
         return self.workdir / RUNS / settings.name
 
     def finished(self, settings: RunSettings) -> RunResult | None:
-        """Return what a run gave, or None if it has not been run to its end.
-
-        Raises:
-          UserError: if it was run without predicting what is wanted now.
-        """
+        """Return what a run gave, or None if it has not been run to its end."""
         path = self.directory(settings) / RESULT
-        if not path.exists():
-            return None
-        result = RunResult.from_json(json.loads(path.read_text()))
-        missing = [split for split in self._tests if not self._file(result, split).exists()]
-        if missing:
-            raise UserError(
-                f"{path.parent} was run without predicting {missing[0].name}, and only the best run's parameters are "
-                "kept: choose another --workdir, or leave out --predict_test"
-            )
-        return result
+        return RunResult.from_json(json.loads(path.read_text())) if path.exists() else None
+
+    def all_finished(self) -> list[RunResult]:
+        """Return what every finished run of the workdir gave: those wanted now in their order, then those of before."""
+        wanted = [self.directory(settings) / RESULT for settings in self.wanted.runs]
+        before = sorted((self.workdir / RUNS).glob(f"*/{RESULT}"))
+        paths = [path for path in (*wanted, *(p for p in before if p not in wanted)) if path.exists()]
+        return [RunResult.from_json(json.loads(path.read_text())) for path in paths]
 
     def add(self, result: RunResult, *, outputs: Callable[[Split], Outputs]) -> None:
         """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
@@ -97,9 +91,19 @@ class TaskResults:
         """Return the first run with the best dev figure."""
         return max(results, key=lambda result: result.best.metrics[self.task.selection])
 
-    def finish(self, results: Sequence[RunResult], *, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write results.json, results.txt, predictions and errors, and return the results; `facts` stand among them."""
+    def finish(self, *, predict: Callable[[Split], Outputs] | None, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write results.json, results.txt, predictions and errors, and return the results; `facts` stand among them.
+
+        `predict` gives the outputs of the best run on a split that it was run without.
+
+        Raises:
+          UserError: if a run was run without predicting what is wanted now, and its parameters are not kept.
+        """
+        results = self.all_finished()
         champion = self.champion(results)
+        for split in self._tests:
+            if predict is not None and not self._file(champion, split).exists():
+                save_outputs(self._file(champion, split), outputs=predict(split))
         dev = self._evals[0]
         best = self._outputs(champion, dev)
         self.task.calibrate(dev, best)
@@ -143,7 +147,13 @@ class TaskResults:
         return {"runs": [result.settings.name for result in ranked], "metrics": metrics}
 
     def _outputs(self, result: RunResult, split: Split) -> Outputs:
-        return load_outputs(self._file(result, split))
+        file = self._file(result, split)
+        if not file.exists():
+            raise UserError(
+                f"{file.parent} was run without predicting {split.name}, and its parameters are not kept: choose "
+                "another --workdir, or leave out --predict_test"
+            )
+        return load_outputs(file)
 
     def _file(self, result: RunResult, split: Split) -> Path:
         return self.directory(result.settings) / f"outputs-{split.name}.npz"

@@ -1,9 +1,9 @@
 """Train one run: shuffle, pack, step, evaluate, keep the best; killed at any moment it goes on where it was."""
 
+import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import CheckpointConfig
+from bert_jax.errors import UserError
 from bert_jax.finetuning.packing import PackedBatch, packed_batch
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
@@ -32,6 +33,7 @@ from bert_jax.training.writers import Writer, make_writers
 
 Metrics = dict[str, float]
 BEST, STATES = "best", "states"
+KEEP_ONE = CheckpointConfig(every=1, keep_latest=1)
 _AHEAD = 2  # batches packed before their step begins
 
 
@@ -146,8 +148,7 @@ class Trainer:
         examples = self._train.num_examples
         total = num_steps(settings, examples=examples)
         states = Checkpointer(directory / STATES, config=self.config.checkpoint, report=self._say)
-        keep_one = CheckpointConfig(every=1, keep_latest=1)
-        best = Checkpointer(directory / BEST, config=keep_one, report=self._say)
+        best = Checkpointer(directory / BEST, config=KEEP_ONE, report=self._say)
         try:
             restored = states.restore(self.program.abstract_state())
             state = restored.state if restored else self.program.init_state(params)
@@ -213,8 +214,19 @@ class Trainer:
         finally:
             states.close()
             best.close()
-        shutil.rmtree(directory / STATES, ignore_errors=True)
         return result, chosen
+
+    def load_best(self, directory: Path) -> Any:
+        """Return the parameters that `save_best` wrote to `directory`.
+
+        Raises:
+          UserError: if they cannot be read.
+        """
+        with contextlib.closing(Checkpointer(directory, config=KEEP_ONE, report=self._say)) as best:
+            found = best.restore({"params": self.program.abstract_state().params})
+        if found is None:
+            raise UserError(f"{directory} holds no checkpoint: choose another --workdir")
+        return found.state["params"]
 
     def save_best(self, best: Checkpointer, params: Any, evaluation: Evaluation, settings: RunSettings) -> None:
         """Save parameters as a SOURCE."""

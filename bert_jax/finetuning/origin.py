@@ -1,0 +1,60 @@
+"""Say what the runs of a workdir began from, so that it never mixes runs of two SOURCEs, vocabularies or data sets."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.convert.source import Source
+from bert_jax.errors import UserError
+from bert_jax.finetuning.run import write_json
+from bert_jax.pretrain.startup import weights_digest
+from bert_jax.tasks.interface import Split
+
+ORIGIN = "origin.json"
+_WHERE = {"weights": "--init", "vocabulary": "--init", "parts drawn anew": "--init_missing"}
+
+
+def settle_origin(workdir: Path, *, source: Source, fresh: Sequence[str], splits: Sequence[Split]) -> None:
+    """Write WORKDIR/origin.json and WORKDIR/vocab, or check that the runs there began from the same.
+
+    A split that no run has seen yet (a test set) is added.
+
+    Raises:
+      UserError: if a run there began from something else; the line says from what.
+    """
+    tokenizer, file = source.require_tokenizer(), workdir / ORIGIN
+    origin = {
+        "weights": weights_digest(source.params),
+        "vocabulary": tokenizer.fingerprint[:12],
+        "parts drawn anew": ", ".join(sorted(fresh)),
+        **{f"{split.name} set": _digest(split) for split in splits},
+    }
+    if file.exists() and has_runs(workdir):
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in origin.items() if before.get(name, value) != value]
+        if other:
+            given = _WHERE.get(other[0], "--data_dir")
+            raise UserError(
+                f"--workdir={workdir} holds runs that began from another {other[0]} ({before[other[0]] or 'none'}, now "
+                f"{origin[other[0]] or 'none'}): choose another --workdir, or give the old {given}"
+            )
+        origin = before | origin
+    write_json(file, origin)
+    tokenizer.save(workdir / "vocab")
+
+
+def has_runs(workdir: Path) -> bool:
+    """Say whether a run has begun in `workdir`, or in the folder of a task or stage in it."""
+    return any(next(workdir.glob(pattern), None) for pattern in ("runs/*", "*/runs/*", "*/*/runs/*"))
+
+
+def _digest(split: Split) -> str:
+    features = split.features
+    total = zlib.crc32(np.asarray([len(ids) for ids in features.ids], np.int64).tobytes())
+    total = zlib.crc32(np.concatenate([*features.ids, np.zeros(0, np.int32)]).astype(np.int32).tobytes(), total)
+    for target in features.targets or ():
+        total = zlib.crc32(np.asarray(target, np.float64).tobytes(), total)
+    return f"{total:08x}"
