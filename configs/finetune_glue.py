@@ -3,7 +3,8 @@
     python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=GLUE --workdir=DIR
 
 The argument is a task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, several parted by commas, or all. The
-paper's procedure is `--sweep --seeds=5`. Cost and results: planned.
+paper's procedure is `--sweep --seeds=5`. Results from all-MiniLM-L6-v2, beside HuggingFace's: benchmarks/RESULTS.md; of
+models of the paper's sizes: planned.
 """
 
 from ml_collections import ConfigDict
