@@ -1,5 +1,6 @@
 """Own data of every kind is read by naming columns, and what is wrong with it is one line."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,31 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
             r"write the right choice's number, 0 to 1",
         ),
         ("choice", '{"text": "x", "c": "a b", "label": 0}', {"choices": "c"}, r"column 'c' is no list"),
+        ("choice", '{"text": "x", "c": [], "label": 0}', {"choices": "c"}, r"line 2: 0 choices in column 'c'"),
+        ("choice", '{"text": "x", "c": ["a", null], "label": 0}', {"choices": "c"}, r"line 2: column 'c' holds null"),
+        ("classification", '{"text": "x", "label": null}', {}, r"line 2: column 'label' holds null where a text"),
+        ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null where a text"),
+        ("classification", '{"text": ["x"], "label": "a"}', {}, r"line 2: column 'text' holds \["),
+        ("regression", '{"text": "x", "label": NaN}', {}, r"line 2: nan is not a number: mend column label"),
+        ("regression", '{"text": "x", "label": Infinity}', {}, r"line 2: inf is not a number: mend column label"),
+        ("regression", '{"text": "x", "label": null}', {}, r"line 2: None is not a number"),
+        ("tags", '{"text": 5, "label": ["O"]}', {}, r"line 2: column 'text' is 5: write a list of words"),
+        ("tags", '{"text": ["a"], "label": null}', {}, r"line 2: column 'label' is None: write a list of words"),
+        ("tags", '{"text": [null], "label": ["O"]}', {}, r"line 2: column 'text' holds null where a text"),
+        ("span", '{"text": "x", "c": "a b", "ladle": "a"}', {"text_pair": "c"}, r"line 2: there is no column 'label'"),
+        ("span", '{"text": "x", "c": null, "label": "a"}', {"text_pair": "c"}, r"line 2: column 'c' holds null"),
+        (
+            "span",
+            '{"text": "x", "c": "a b", "label": "a", "answer_start": null}',
+            {"text_pair": "c"},
+            r"line 2: column 'answer_start' is no number of a character",
+        ),
+        (
+            "span",
+            '{"text": "x", "c": "a b", "label": ["a", "b"], "answer_start": [0]}',
+            {"text_pair": "c"},
+            r"line 2: 2 answers and 1 of 'answer_start': give one an answer",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, kind: str, line: str, options: dict[str, str], match: str):
@@ -92,3 +118,83 @@ def test_a_wrong_line_is_named(tmp_path: Path, kind: str, line: str, options: di
     with pytest.raises(UserError, match=match) as error:
         own(tmp_path, kind=kind, **options).load("train", tokenizer=tokenizer())
     assert "\n" not in str(error.value)
+
+
+def test_records_of_another_number_of_choices_are_refused(tmp_path: Path):
+    """Whether within train or between train and the others: examples have one shape."""
+    two, three = ({"text": "x", "c": list(letters), "label": 0} for letters in ("ab", "abc"))
+    write_jsonl(tmp_path / "train.jsonl", [two, two, three])
+    task = own(tmp_path, kind="choice", choices="c")
+    with pytest.raises(UserError, match=r"train.jsonl line 3: 3 choices where .*train.jsonl line 1 has 2"):
+        task.load("train", tokenizer=tokenizer())
+    write_jsonl(tmp_path / "train.jsonl", [two, two])
+    for split in ("dev", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [three, three])
+        with pytest.raises(UserError, match=rf"{split}.jsonl line 1: 3 choices where .*train.jsonl line 1 has 2"):
+            own(tmp_path, kind="choice", choices="c").load(split, tokenizer=tokenizer())
+    write_jsonl(tmp_path / "test.jsonl", [{"c": ["a", "b"]}])
+    with pytest.raises(UserError, match=r"test.jsonl line 1: there is no column 'text' \(config.own.text\)"):
+        own(tmp_path, kind="choice", choices="c").load("test", tokenizer=tokenizer())
+
+
+def test_unanswerable_rows_may_say_so_with_null_and_several_answers_are_a_list(tmp_path: Path):
+    row = {"q": "was it", "c": "it was good and nice"}
+    empty = [{"a": answer, "answer_start": None} for answer in (None, "", [])]
+    several = {"a": ["good", "nice"], "answer_start": [7, 16]}
+    write_jsonl(tmp_path / "dev.jsonl", [row | some for some in (*empty, {"z": 1}, several, {"a": ["good", "nice"]})])
+    task = own(tmp_path, kind="span", text="q", text_pair="c", label="a")
+    split = task.load("dev", tokenizer=tokenizer())
+    starts = [[(a.text, a.start) for a in question.answers] for question in split.examples]
+    assert starts == [[], [], [], [], [("good", 7), ("nice", 16)], [("good", 0), ("nice", 0)]]
+    outputs = [np.zeros((len(ids), 2), np.float32) for ids in split.features.ids]
+    for number, output in enumerate(outputs):
+        if number < 4:
+            output[0] = 9  # no answer
+        else:
+            last = int(split.features.first_lengths[number]) + 4  # "nice", the second answer
+            output[last] = 9
+    figures = task.score(split, outputs)
+    assert (figures["exact"], figures["HasAns_exact"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_test_set_needs_no_labels_and_train_and_dev_do(tmp_path: Path, kind: str):
+    record, options = RECORDS[kind]
+    bare = {name: value for name, value in record.items() if name != options["label"]}
+    write_jsonl(tmp_path / "train.jsonl", [record])
+    for name in ("dev", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [bare])
+    task = own(tmp_path, kind=kind, **options)
+    split = task.load("test", tokenizer=tokenizer())
+    assert split.features.targets is None
+    width = {"classification": 1, "regression": 1, "choice": 3, "span": 2, "tags": 3}[kind]
+    output = np.zeros((len(split.features.ids[0]), width) if kind in ("span", "tags") else width, np.float32)
+    if kind == "tags":
+        output[:, 1] = 1
+    files = task.write_predictions(split, [output], directory=tmp_path / "out")
+    assert all(file.stat().st_size for file in files)
+    if kind == "tags":
+        assert files[0].read_text() == "the B-PER\nbob B-PER\n"
+    with pytest.raises(UserError, match=r"dev.jsonl line 1: (there is no column|unknown label None)"):
+        task.load("dev", tokenizer=tokenizer())
+
+
+def test_an_unknown_tag_is_named_as_the_file_has_it(tmp_path: Path):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "bob", "label": "I-PER"}])
+    write_jsonl(tmp_path / "dev.jsonl", [{"text": "in rome", "label": "O I-LOC"}])
+    with pytest.raises(UserError, match=r"dev.jsonl line 1: unknown label 'I-LOC' \(word 2, 'rome'\)"):
+        own(tmp_path, kind="tags").load("dev", tokenizer=tokenizer())
+
+
+def test_a_questions_id_stands_once_where_it_is_scored(tmp_path: Path):
+    """Answers are written and scored by id: of two questions of one id one would be lost."""
+    row = {"text": "x", "c": "a", "label": "a", "id": 7}
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [row, row])
+    task = own(tmp_path, kind="span", text_pair="c")
+    assert len(task.read("train")) == 2
+    with pytest.raises(UserError, match=r"dev.jsonl line 2: id '7' stands in an earlier record too"):
+        task.read("dev")
+    task.data = dataclasses.replace(task.data, dev_fraction=0.5)
+    with pytest.raises(UserError, match=r"train.jsonl line 2: id '7' stands in an earlier record too"):
+        task.load("dev", tokenizer=tokenizer())

@@ -258,6 +258,31 @@ def test_own_data_of_every_kind_is_trained_predicted_and_exported(tmp_path: Path
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"]
 
 
+def test_new_text_without_labels_is_tagged_and_answered(tmp_path: Path, source: Path):
+    """The test set is unlabelled: predicted by the trained model, and no figure of it among the results."""
+    tags, squad = tmp_path / "tags", tmp_path / "squad"
+    tags.mkdir()
+    for name in ("train", "dev"):
+        write_jsonl(tags / f"{name}.jsonl", [OWN["tags"][0]] * 4)
+        write_squad(squad / f"{name}-v1.1.json", questions=4, impossible=False)
+    write_jsonl(tags / "test.jsonl", [{"text": "the film was good"}] * 3)
+    qas = [{"id": f"new{i}", "question": "was it"} for i in range(3)]
+    (squad / "test.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}))
+    config = config_of("own", tags, own={"kind": "tags"}, data={"test_file": "test.jsonl"})
+    record = run(config, source, tmp_path / "one", predict_test=True)
+    assert set(record["best"]["metrics"]) == {"dev"}
+    lines = (tmp_path / "one" / "predictions" / "test" / "own-test.txt").read_text().split("\n")
+    assert [line.split(" ")[0] for line in lines[:5]] == ["the", "film", "was", "good", ""]
+    config = config_of("squad_v1", squad, data={"test_file": "test.json"})
+    record = run(config, source, tmp_path / "two", predict_test=True)
+    assert set(record["best"]["metrics"]) == {"dev"}
+    answers = json.loads((tmp_path / "two" / "predictions" / "test" / "predictions.json").read_text())
+    assert set(answers) == {"new0", "new1", "new2"}
+    config = config_of("squad_v1", squad, data={"test_file": "test.json", "dev_split": "test"})
+    with pytest.raises(UserError, match="the test set of squad_v1 has no labels: name a labelled file"):
+        run(config, source, tmp_path / "three")
+
+
 def test_selecting_on_test_and_holding_out_dev_contradict(tmp_path: Path):
     with pytest.raises(UserError, match=r"dev_fraction=0.1 contradicts config.data.dev_split=test"):
         config_of("swag", tmp_path, data={"dev_fraction": 0.1, "dev_split": "test"})

@@ -57,6 +57,13 @@ def test_microsofts_train_file_is_divided_by_glues_ids(tmp_path: Path):
     task = task_of(tmp_path, "mrpc")
     assert [example.text for example in task.read("dev")] == ["first 1", "first 4"]
     assert [example.text_pair for example in task.read("train")] == ['second "0', 'second "2', 'second "3']
+    (tmp_path / "dev_ids.tsv").write_bytes(b"1\t101\n\xff\t104\n")
+    with pytest.raises(UserError, match=r"dev_ids.tsv line 2: not UTF-8 text"):
+        task.read("train")
+    (tmp_path / "dev_ids.tsv").write_text("1\t101\n4\t104\n")
+    (tmp_path / "msr_paraphrase_train.txt").write_bytes((header.replace("#1 ID", "ID1") + rows).encode())
+    with pytest.raises(UserError, match=r"msr_paraphrase_train.txt line 2: there is no column '#1 ID'"):
+        task.read("train")
 
 
 def test_a_part_of_train_is_held_out_the_same_every_time(shared_data: Path):
@@ -85,6 +92,7 @@ def test_broken_rows_of_qqp_are_left_out_and_others_are_refused_by_line(tmp_path
         ("rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n", "line 2: unknown label 'perhaps': rte has"),
         ("rte", "index\tpremise\tsentence2\tlabel\n0\ta\tb\tentailment\n", "there is no column 'sentence1'"),
         ("stsb", "sentence1\tsentence2\tscore\na\tb\tvery\n", "line 2: 'very' is not a number"),
+        ("stsb", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: 'nan' is not a number: mend column score"),
         ("cola", "gj04\t7\t\tA sentence.\n", "line 1: unknown label '7'"),
         ("cola", "gj04\t1\tA sentence.\n", "line 1: 3 columns where 4 are expected"),
     ],
@@ -205,11 +213,20 @@ def test_the_papers_average_is_that_of_nine_numbers():
     assert len(average["numbers"]) == average["of"] == 9
 
 
+def test_limits_cut_dev_and_never_a_test_set(tmp_path: Path):
+    for split, end in (("dev", "\tentailment"), ("test", "")):
+        rows = "".join(f"{i}\tgood\tbad{end}\n" for i in range(9))
+        (tmp_path / f"{split}.tsv").write_text("index\tsentence1\tsentence2" + ("\tlabel" if end else "") + "\n" + rows)
+    task = task_of(tmp_path, "rte", max_eval_examples=3, max_train_examples=2)
+    assert len(task.load("dev", tokenizer=tokenizer()).examples) == 3
+    assert len(task.load("test", tokenizer=tokenizer()).examples) == 9
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_prepared_tfds_data_set_gives_the_same_rows(tmp_path: Path):
     tfds = pytest.importorskip("tensorflow_datasets")
     tfds.disable_progress_bar()
-    rows = [("it was good", "the film", 1), ("bad", "sad", 0)]
+    rows = [(f"sentence {number}", "the film", number % 2) for number in range(20)]
 
     class Rte(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -221,15 +238,22 @@ def test_a_prepared_tfds_data_set_gives_the_same_rows(tmp_path: Path):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {"validation": self._generate_examples()}
+            return {"validation": self._generate_examples(), "test": self._generate_examples(unlabelled=True)}
 
-        def _generate_examples(self):
+        def _generate_examples(self, *, unlabelled=False):
             for number, (first, second, label) in enumerate(rows):
+                label = -1 if unlabelled else label
                 yield number, {"sentence1": first, "sentence2": second, "label": label, "idx": number}
 
     Rte(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     task = GlueTask("rte", data=DataOptions(directory=f"tfds:{tmp_path / 'rte' / '1.0.0'}"))
-    assert sorted(task.read("dev"), key=str) == sorted((TextExample(*row) for row in rows), key=str)
+    written = tfds.builder_from_directory(tmp_path / "rte" / "1.0.0").as_data_source(split="test")
+    assert [int(row["idx"]) for row in written] != list(range(20))  # TFDS shuffles when it writes
+    assert task.read("dev") == [TextExample(*row) for row in rows]
+    # The server goes by the number in the submission, which is the place of the row.
+    assert task.read("test") == [TextExample(first, second, None) for first, second, _ in rows]
+    with pytest.raises(UserError, match="has no feature question: it has"):
+        GlueTask("qnli", data=task.data).read("dev")
     with pytest.raises(UserError, match="has no split train"):
         task.read("train")
     with pytest.raises(UserError, match="no such TFDS data set"):

@@ -111,8 +111,9 @@ def test_a_wrong_line_is_named(tmp_path: Path, content: str, match: str):
     with pytest.raises(UserError, match=match):
         read_conll(tmp_path / "eng.train", tag_column=-1)
     (tmp_path / "eng.train").write_text("Bob NNP I-NP I-PER\n")
-    (tmp_path / "eng.testa").write_text("Rome NNP I-NP I-LOC\n")
-    with pytest.raises(UserError, match=r"unknown label 'B-LOC' \(word 'Rome'\): train has O, PER"):
+    (tmp_path / "eng.testa").write_text("-DOCSTART- -X- O O\n\nin IN I-PP O\nRome NNP I-NP I-LOC\n")
+    match = r"eng.testa sentence from line 3: unknown label 'I-LOC' \(word 2, 'Rome'\): train has O, PER: mend the tag"
+    with pytest.raises(UserError, match=match):
         ner(tmp_path).load("dev", tokenizer=tokenizer())
     with pytest.raises(UserError, match=r"config.ner.tag_column=5: .* has 4 columns"):
         read_conll(tmp_path / "eng.train", tag_column=5)

@@ -10,8 +10,9 @@ from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks.interface import Split, score_predictions
 from bert_jax.tasks.options import DataOptions, SquadOptions
-from bert_jax.tasks.squad import Answer, Question, SquadTask, answer_tokens, locate, max_context, read_questions
+from bert_jax.tasks.squad import SquadTask, answer_tokens, locate, max_context
 from bert_jax.tasks.squad_answers import Window, predict_answer
+from bert_jax.tasks.squad_files import Answer, Question, read_questions
 from bert_jax.tasks.squad_metrics import normalize_answer
 from tests.finetune_data import tokenizer
 
@@ -44,7 +45,7 @@ def test_gold_spans_survive_the_round_trip(shared_data: Path):
         if context not in encoded:
             encoded[context] = words.encode_with_offsets(context)
         offsets = encoded[context].offsets
-        for answer in question.answers:
+        for answer in question.answers or ():
             found = locate(answer, context)
             assert found is not None
             span = answer_tokens(found, offsets)
@@ -178,7 +179,7 @@ def test_the_threshold_is_tuned_on_dev_and_used_for_the_files(tmp_path: Path):
     }
     qas = [
         {"id": q.id, "question": q.question, "is_impossible": not q.answers,
-         "answers": [{"text": a.text, "answer_start": a.start} for a in q.answers]}
+         "answers": [{"text": a.text, "answer_start": a.start} for a in q.answers or ()]}
         for q in asked
     ]  # fmt: skip
     data = tmp_path / "dev.json"
@@ -227,6 +228,80 @@ def test_a_file_of_another_form_is_one_line(tmp_path: Path, content: str, match:
     (tmp_path / "dev-v1.1.json").write_text(content)
     with pytest.raises(UserError, match=match):
         squad(folder=str(tmp_path)).load("dev", tokenizer=tokenizer())
+
+
+def test_the_place_of_what_is_malformed_is_named(tmp_path: Path):
+    """Each change of a good file is one line that names the place and the form."""
+    good = {"id": "1", "question": "was it", "answers": [{"text": "very good", "answer_start": 7}]}
+    changes: list[tuple[object, object, str]] = [
+        ("it was very good", "text", r"data\[0\].paragraphs\[0\].qas\[0\]: holds no 'question' that is a text"),
+        (None, good, r"data\[0\].paragraphs\[0\]: holds no 'context' that is a text"),
+        ("c", good | {"question": None}, r"qas\[0\]: holds no 'question' that is a text"),
+        ("c", good | {"id": None}, r"qas\[0\]: holds no 'id' that is a text"),
+        ("c", good | {"answers": "very"}, r"qas\[0\]: holds no 'answers' that is a list"),
+        ("c", good | {"answers": ["very"]}, r"qas\[0\].answers\[0\]: holds no 'text' that is a text"),
+        ("c", good | {"answers": [{"text": 5, "answer_start": 7}]}, r"answers\[0\]: holds no 'text' that is a text"),
+        ("c", good | {"answers": [{"text": "a", "answer_start": "7"}]}, r"no 'answer_start' that is a whole number"),
+    ]
+    path = tmp_path / "dev-v1.1.json"
+    for context, item, match in changes:
+        path.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [item]}]}]}))
+        with pytest.raises(UserError, match=match) as error:
+            read_questions(path)
+        assert str(error.value).startswith(f"{path}: ")
+        assert "\n" not in str(error.value)
+
+
+def write_questions(path: Path, *answers: list[str] | None) -> Path:
+    """Write a question for each list of answers, all on the same context; None: without the key."""
+    context = "the film was very good"
+    qas = [
+        {"id": f"q{i}", "question": "was it"}
+        | ({} if texts is None else {"answers": [{"text": t, "answer_start": context.index(t)} for t in texts]})
+        for i, texts in enumerate(answers)
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    return path
+
+
+@pytest.mark.parametrize(("version", "answers"), [("v1", None), ("v1", []), ("v2", None)])
+def test_a_file_without_answers_is_predicted_and_not_scored(tmp_path: Path, version: str, answers: list[str] | None):
+    write_questions(tmp_path / "test.json", answers, answers)
+    task = SquadTask(f"squad_{version}", data=DataOptions(str(tmp_path), test_file="test.json"), squad=OPTIONS)
+    split = task.load("test", tokenizer=tokenizer())
+    assert split.features.targets is None
+    outputs = [np.zeros((len(ids), 2), np.float32) for ids in split.features.ids]
+    task.write_predictions(split, outputs, directory=tmp_path / "out")
+    path = tmp_path / "out" / "predictions.json"
+    assert set(json.loads(path.read_text())) == {"q0", "q1"}
+    with pytest.raises(UserError, match=r"test.json: has no answers: give a labelled file"):
+        score_predictions(task=f"squad_{version}", predictions=str(path), data=str(tmp_path / "test.json"))
+
+
+def test_a_question_without_answers_among_others_is_one_line(tmp_path: Path):
+    """SQuAD 1.1's official script cannot score it; in 2.0 an empty list says that there is no answer."""
+    for name in ("train", "dev"):
+        write_questions(tmp_path / f"{name}-v1.1.json", ["very good"], [], ["good"])
+    match = r"v1.1.json: question q1 has no answers \(1 of 3 such questions\): .*squad.skip_bad_answers=true"
+    for split in ("train", "dev"):
+        with pytest.raises(UserError, match=f"{split}-{match}"):
+            squad(folder=str(tmp_path)).load(split, tokenizer=tokenizer())
+    task = squad(folder=str(tmp_path), skip_bad_answers=True)
+    assert [question.id for question in task.read("train")] == ["q0", "q2"]
+    (tmp_path / "predictions.json").write_text('{"q0": "very good", "q1": "", "q2": "good"}')
+    asked = {"predictions": str(tmp_path / "predictions.json"), "data": str(tmp_path / "dev-v1.1.json")}
+    with pytest.raises(UserError, match=f"dev-{match}"):
+        score_predictions(task="squad_v1", **asked)
+    assert score_predictions(task="squad_v2", **asked)["NoAns_exact"] == 100
+    write_questions(tmp_path / "dev-v2.0.json", ["very good"], [], None)
+    with pytest.raises(
+        UserError, match=r"dev-v2.0.json: question q2 has no answers .*an unanswerable one has an empty"
+    ):
+        squad("v2", folder=str(tmp_path)).load("dev", tokenizer=tokenizer())
+    write_questions(tmp_path / "dev-v2.0.json", ["very good"], [])
+    (tmp_path / "null_odds.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"null_odds.json: not one JSON object, question id to number"):
+        score_predictions(task="squad_v2", predictions=asked["predictions"], data=str(tmp_path / "dev-v2.0.json"))
 
 
 def test_no_article_is_in_train_and_dev(shared_data: Path):

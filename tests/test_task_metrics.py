@@ -327,3 +327,8 @@ def test_where_nothing_should_be_answered_the_threshold_lies_below_all_scores():
     # One answer right of three of the same score: all three are answered, or none.
     equal = dict.fromkeys("abc", 1.0)
     assert tune_threshold({"a": "y", "b": "y", "c": "x"}, answers=answers, no_answer_scores=equal) == 0.0
+
+
+def test_a_question_without_gold_answers_is_wrong_in_v1():
+    figures = evaluate_v1({"a": "x", "b": ""}, answers={"a": ["x"], "b": []})
+    assert figures == {"exact_match": 50, "f1": 50}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,17 @@ def read_csv(path: Path) -> Iterator[Row]:
     """Yield the rows of a comma-separated file with a header line, quotes enclosing fields.
 
     Raises:
-      UserError: for a row of another number of columns, with its line number.
+      UserError: for a row of another number of columns, or that is no CSV, with its line number.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     names: list[str] = []
-    for fields in reader:
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path} line {reader.line_num}: {error}: mend the line, or its quotes") from error
         if not names:
             names = fields
             continue
@@ -133,3 +140,18 @@ def column(row: Row, name: str) -> str:
     if name not in row.fields:
         raise UserError(f"{row.place}: there is no column {name!r}; the columns are {', '.join(row.fields)}")
     return row.fields[name]
+
+
+def finite_number(written: Any, *, place: str, name: str) -> float:
+    """Return a field as a number.
+
+    Raises:
+      UserError: if it is none, or NaN or infinite.
+    """
+    try:
+        number = float(written)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{place}: {written!r} is not a number: mend column {name}")
+    return number

@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
-from bert_jax.tasks.files import Row, column, read_tsv
+from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.options import DataOptions
@@ -219,10 +219,7 @@ class GlueTask(Task):
     def _label(self, row: Row) -> int | float:
         written = column(row, self.spec.label)
         if self.kind == "regression":
-            try:
-                return float(written)
-            except ValueError:
-                raise UserError(f"{row.place}: {written!r} is not a number: mend column {self.spec.label}") from None
+            return finite_number(written, place=row.place, name=self.spec.label)
         values = self.spec.values or self.spec.labels
         if written not in values:
             raise UserError(f"{row.place}: unknown label {written!r}: {self.name} has {', '.join(values)}")
@@ -247,6 +244,6 @@ class GlueTask(Task):
                     "select on the test file with --config.data.dev_split=test"
                 )
             return [self._example(row, split) for row in rows]
-        ids = {tuple(line.split()) for line in listed.read_text().splitlines()}
-        is_dev = [(row.fields["#1 ID"], row.fields["#2 ID"]) in ids for row in rows]
+        ids = {tuple(line.split()) for line in read_text(listed).splitlines()}
+        is_dev = [(column(row, "#1 ID"), column(row, "#2 ID")) in ids for row in rows]
         return [self._example(row, split) for row, dev in zip(rows, is_dev, strict=True) if dev == (split == "dev")]

@@ -24,16 +24,25 @@ _TEXTS = {
 
 
 def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
-    """Return the rows of a split; `directory` is `tfds:glue` or `tfds:FOLDER` of a prepared data set.
+    """Return the rows of a split in GLUE's own order.
+
+    `directory` is `tfds:glue` or `tfds:FOLDER` of a prepared data set.
 
     Raises:
-      UserError: if the data set or the split is not there, or its files need TensorFlow to be read.
+      UserError: if the data set, the split or a feature is not there, or its files need TensorFlow to be read.
     """
     builder = _open(directory.removeprefix(TFDS_PREFIX), task=task)
     name = _SPLITS.get(split, split)
     if name not in builder.info.splits:
         raise UserError(
             f"TFDS data set {builder.info.full_name} has no split {name}: it has {', '.join(builder.info.splits)}"
+        )
+    first, second = _TEXTS.get(task, ("sentence1", "sentence2"))
+    missing = [wanted for wanted in (first, second, "label", "idx") if wanted and wanted not in builder.info.features]
+    if missing:
+        raise UserError(
+            f"TFDS data set {builder.info.full_name} has no feature {missing[0]}: it has "
+            f"{', '.join(builder.info.features)}; give one of TFDS's own glue/{task}"
         )
     try:
         records = builder.as_data_source(split=name)
@@ -42,8 +51,8 @@ def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
             f"TFDS data set {builder.info.full_name} is not in a random-access format: prepare it again with "
             f"tfds.builder('glue/{task}', file_format='array_record').download_and_prepare()"
         ) from error
-    first, second = _TEXTS.get(task, ("sentence1", "sentence2"))
     rows = records.__getitems__(list(range(len(records)))) if len(records) else []
+    rows = sorted(rows, key=lambda row: int(row["idx"]))  # TFDS shuffles when it writes; the server goes by number
     return [_example(row, first, second, regression=task == "stsb") for row in rows]
 
 

@@ -31,11 +31,14 @@ _DOCUMENT = "-DOCSTART-"
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Hold words, their tags as IOB2, and the number of the document they stand in."""
+    """Hold words, their tags as IOB2, and the number of the document they stand in; without labels all tags are O."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     document: int
+    written: tuple[str, ...] = ()  # the tags as the file has them, for messages
+    place: str = ""  # for messages
+    labelled: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +59,12 @@ def read_conll(path: Path, *, tag_column: int) -> list[Sentence]:
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
-    document, width = -1, 0
+    document, width, begun = -1, 0, 0
 
     def close() -> None:
         if words:
-            sentences.append(Sentence(tuple(words), tuple(to_iob2(tags)), document))
+            place = f"{path} sentence from line {begun}"
+            sentences.append(Sentence(tuple(words), tuple(to_iob2(tags)), document, tuple(tags), place))
             words.clear()
             tags.clear()
 
@@ -81,6 +85,7 @@ def read_conll(path: Path, *, tag_column: int) -> list[Sentence]:
             split_tag(columns[tag_column])
         except UserError as error:
             raise UserError(f"{path} line {number}: {error}") from error
+        begun = begun if words else number
         words.append(columns[0])
         tags.append(columns[tag_column])
     close()
@@ -120,9 +125,7 @@ class TagTask(Task):
                         here.append(TaggedWord(sentence, word, len(tokens)))
                         tag = examples[sentence].tags[word]
                         if tag not in label_id:
-                            raise UserError(
-                                f"unknown label {tag!r} (word {examples[sentence].words[word]!r}): train has {known}"
-                            )
+                            raise _unknown_tag(examples[sentence], word, known=known)
                         marks.append(label_id[tag])
                     else:
                         marks += [-1] * bool(word_pieces)
@@ -131,7 +134,9 @@ class TagTask(Task):
                 ids.append(np.array([*tokens, tokenizer.sep_id], np.int32))
                 targets.append(np.array([*marks, -1], np.int32))
                 places.append(here)
-        return Features(ids, np.array([len(i) for i in ids], np.int32), targets, places=places)
+        labelled = all(sentence.labelled for sentence in examples)
+        lengths = np.array([len(i) for i in ids], np.int32)
+        return Features(ids, lengths, targets if labelled else None, places=places)
 
     def predicted_tags(self, split: Split, outputs: Outputs) -> list[list[str]]:
         """Return a tag a word; a word of no piece (control characters alone) is O."""
@@ -165,11 +170,14 @@ class TagTask(Task):
         }
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write word, gold and predicted tag a line: what `conlleval` reads."""
+        """Write word, gold and predicted tag a line: what `conlleval` reads; without labels word and predicted tag."""
         path = directory / f"{self.name}-{split.name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         blocks = [
-            "".join(f"{word} {gold} {tag}\n" for word, gold, tag in zip(s.words, s.tags, tags, strict=True))
+            "".join(
+                f"{word} {gold} {tag}\n" if split.features.targets is not None else f"{word} {tag}\n"
+                for word, gold, tag in zip(s.words, s.tags, tags, strict=True)
+            )
             for s, tags in zip(split.examples, self.predicted_tags(split, outputs), strict=True)
         ]
         path.write_text("\n".join(blocks), encoding="utf-8")
@@ -189,6 +197,15 @@ class TagTask(Task):
                     {"text": " ".join(sentence.words), "missed": shown(gold - mine), "invented": shown(mine - gold)}
                 )
         return found[:count]
+
+
+def _unknown_tag(sentence: Sentence, word: int, *, known: str) -> UserError:
+    tag = (sentence.written or sentence.tags)[word]
+    place = f"{sentence.place}: " if sentence.place else ""
+    return UserError(
+        f"{place}unknown label {tag!r} (word {word + 1}, {sentence.words[word]!r}): train has {known}: mend the "
+        "tag, or add sentences of its type to train"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ class DataOptions:
     dev_split: str = "dev"  # "test": select on the test file, for data sets published without a dev file
     max_seq_length: int = 128
     max_train_examples: int = 0  # 0: all; else so many, drawn with the seed below
-    max_eval_examples: int = 0
+    max_eval_examples: int = 0  # likewise, of dev; test sets are never cut
     seed: int = 0
 
 

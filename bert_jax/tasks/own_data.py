@@ -4,6 +4,7 @@ In a TSV file lists (words, tags) are parted by spaces; in JSON lines they are l
 """
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
-from bert_jax.tasks.entity_metrics import split_tag, to_iob2
-from bert_jax.tasks.files import read_json_lines, read_tsv
+from bert_jax.tasks.entity_metrics import to_iob2
+from bert_jax.tasks.files import finite_number, read_json_lines, read_tsv
 from bert_jax.tasks.glue import figures
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.ner import Sentence, TagTask
 from bert_jax.tasks.options import DataOptions, OwnOptions, SquadOptions
-from bert_jax.tasks.squad import Answer, Question, SpanTask
+from bert_jax.tasks.squad import SpanTask
+from bert_jax.tasks.squad_files import Answer, Question
 from bert_jax.tasks.swag import ChoiceExample, ChoiceTask
 from bert_jax.tasks.texts import TextExample
 
@@ -55,8 +57,38 @@ def field(record: dict[str, Any], name: str, *, place: str, option: str) -> Any:
     return record[name]
 
 
-def _words(value: Any) -> tuple[str, ...]:
-    return tuple(value.split()) if isinstance(value, str) else tuple(str(item) for item in value)
+def text_field(record: dict[str, Any], name: str, *, place: str, option: str) -> str:
+    """Return a field as text; a number is written out.
+
+    Raises:
+      UserError: if the record has none, or null, a list or an object there.
+    """
+    return _as_text(field(record, name, place=place, option=option), name=name, place=place)
+
+
+def words_field(record: dict[str, Any], name: str, *, place: str, option: str) -> tuple[str, ...]:
+    """Return a field as words: a list of them, or a string parted by spaces.
+
+    Raises:
+      UserError: if the record has none, or something else there.
+    """
+    value = field(record, name, place=place, option=option)
+    if isinstance(value, str):
+        return tuple(value.split())
+    if not isinstance(value, list):
+        raise UserError(f"{place}: column {name!r} is {value!r}: write a list of words, or words parted by spaces")
+    return tuple(_as_text(item, name=name, place=place) for item in value)
+
+
+def _as_text(value: Any, *, name: str, place: str) -> str:
+    if isinstance(value, str | int | float) and value == value:  # NaN is what pandas writes for nothing
+        return str(value)
+    raise UserError(f"{place}: column {name!r} holds {json.dumps(value)[:60]} where a text belongs: mend the record")
+
+
+def _unlabelled(record: dict[str, Any], name: str, *, split: str) -> bool:
+    """Return whether a record of the test set comes without a label, which it alone may."""
+    return split == "test" and record.get(name) is None
 
 
 class OwnTextTask(Task):
@@ -76,8 +108,8 @@ class OwnTextTask(Task):
         if self.own.labels:
             return tuple(label.strip() for label in self.own.labels.split(","))
         name = self.own.label
-        values = {str(field(r, name, place=p, option="label")) for p, r in read_records(self.data, split="train")}
-        return tuple(sorted(values))
+        records = read_records(self.data, split="train")
+        return tuple(sorted({text_field(record, name, place=place, option="label") for place, record in records}))
 
     def test_splits(self) -> tuple[str, ...]:
         """Return the test set if one was named."""
@@ -89,19 +121,17 @@ class OwnTextTask(Task):
 
     def _example(self, place: str, record: dict[str, Any], split: str) -> TextExample:
         own = self.own
-        text = str(field(record, own.text, place=place, option="text"))
-        pair = str(field(record, own.text_pair, place=place, option="text_pair")) if own.text_pair else None
-        if split == "test" and own.label not in record:
+        text = text_field(record, own.text, place=place, option="text")
+        pair = text_field(record, own.text_pair, place=place, option="text_pair") if own.text_pair else None
+        if _unlabelled(record, own.label, split=split):
             return TextExample(text, pair, None)
-        written = field(record, own.label, place=place, option="label")
         if self.kind == "regression":
-            try:
-                return TextExample(text, pair, float(written))
-            except (TypeError, ValueError):
-                raise UserError(f"{place}: {written!r} is not a number: mend column {own.label}") from None
-        if str(written) not in self.labels:
+            written = field(record, own.label, place=place, option="label")
+            return TextExample(text, pair, finite_number(written, place=place, name=own.label))
+        written = text_field(record, own.label, place=place, option="label")
+        if written not in self.labels:
             raise UserError(f"{place}: unknown label {written!r}: the labels are {', '.join(self.labels)}")
-        return TextExample(text, pair, self.labels.index(str(written)))
+        return TextExample(text, pair, self.labels.index(written))
 
     def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Features:
         """Return one instance an example."""
@@ -155,24 +185,29 @@ class OwnTagTask(TagTask):
         return ("test",) if self.data.test_file else ()
 
     def read(self, split: str) -> Sequence[Sentence]:
-        """Return the records of a split."""
-        sentences = []
-        for number, (place, record) in enumerate(read_records(self.data, split=split)):
-            words = _words(field(record, self.own.text, place=place, option="text"))
-            tags = _words(field(record, self.own.label, place=place, option="label"))
-            if len(words) != len(tags):
-                raise UserError(f"{place}: {len(words)} words and {len(tags)} tags: give one tag a word")
-            try:
-                for tag in tags:
-                    split_tag(tag)
-            except UserError as error:
-                raise UserError(f"{place}: {error}") from error
-            sentences.append(Sentence(words, tuple(to_iob2(tags)), number))
-        return sentences
+        """Return the records of a split; test may lack tags."""
+        records = read_records(self.data, split=split)
+        return [self._sentence(place, record, split, number) for number, (place, record) in enumerate(records)]
+
+    def _sentence(self, place: str, record: dict[str, Any], split: str, number: int) -> Sentence:
+        words = words_field(record, self.own.text, place=place, option="text")
+        if _unlabelled(record, self.own.label, split=split):
+            return Sentence(words, ("O",) * len(words), number, place=place, labelled=False)
+        tags = words_field(record, self.own.label, place=place, option="label")
+        if len(words) != len(tags):
+            raise UserError(f"{place}: {len(words)} words and {len(tags)} tags: give one tag a word")
+        try:
+            return Sentence(words, tuple(to_iob2(tags)), number, tags, place)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
 
 
 class OwnSpanTask(SpanTask):
-    """Answer questions by a span of a context; an empty or missing answer means that there is none."""
+    """Answer questions by a span of a context; an empty or missing answer means that there is none.
+
+    A list holds several right answers, of which training takes the first. A test set that has the column in no record
+    is unlabelled.
+    """
 
     def __init__(self, *, data: DataOptions, own: OwnOptions, squad: SquadOptions):
         """Take the options."""
@@ -182,18 +217,47 @@ class OwnSpanTask(SpanTask):
     def read(self, split: str) -> Sequence[Question]:
         """Return the records of a split."""
         own = self.own
-        questions = []
-        for number, (place, record) in enumerate(read_records(self.data, split=split)):
-            text = str(field(record, own.text, place=place, option="text"))
-            context = str(field(record, own.text_pair, place=place, option="text_pair"))
-            answer = str(record.get(own.label) or "")
-            try:
-                start = int(record.get(own.answer_start, 0))
-            except (TypeError, ValueError):
-                raise UserError(f"{place}: column {own.answer_start!r} is no number of a character") from None
-            answers = (Answer(answer, start),) if answer else ()
-            questions.append(Question(str(record.get("id", number)), text, context, answers, context))
+        records = list(read_records(self.data, split=split))
+        unlabelled = not any(own.label in record for _, record in records)
+        if unlabelled and records and split != "test":
+            field(records[0][1], own.label, place=records[0][0], option="label")  # a mistyped name: said by its record
+        scored = split != "train" or self.data.dev_fraction > 0  # by id; in train ids say nothing
+        questions: list[Question] = []
+        ids: set[str] = set()
+        for number, (place, record) in enumerate(records):
+            text = text_field(record, own.text, place=place, option="text")
+            context = text_field(record, own.text_pair, place=place, option="text_pair")
+            name = str(number if record.get("id") is None else record["id"])
+            if scored and name in ids:
+                raise UserError(f"{place}: id {name!r} stands in an earlier record too: give each question its own")
+            answers = None if unlabelled else self._answers(place, record)
+            ids.add(name)
+            questions.append(Question(name, text, context, answers, context))
         return questions
+
+    def _answers(self, place: str, record: dict[str, Any]) -> tuple[Answer, ...]:
+        own = self.own
+        given, start = record.get(own.label), record.get(own.answer_start, 0)
+        texts_given = given if isinstance(given, list) else [given] if given not in (None, "") else []
+        if not texts_given:
+            return ()
+        starts = start if isinstance(start, list) else [start] * len(texts_given)
+        if len(starts) != len(texts_given):
+            raise UserError(
+                f"{place}: {len(texts_given)} answers and {len(starts)} of {own.answer_start!r}: give one an answer"
+            )
+        return tuple(
+            Answer(_as_text(text, name=own.label, place=place), self._start(at, place))
+            for text, at in zip(texts_given, starts, strict=True)
+        )
+
+    def _start(self, written: Any, place: str) -> int:
+        try:
+            return int(written)
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"{place}: column {self.own.answer_start!r} is no number of a character: count from 0"
+            ) from None
 
 
 class OwnChoiceTask(ChoiceTask):
@@ -211,21 +275,39 @@ class OwnChoiceTask(ChoiceTask):
         """Return the records of a split; the label is the right choice's number from 0."""
         return [self._example(place, record, split) for place, record in read_records(self.data, split=split)]
 
+    @functools.cached_property
+    def _first(self) -> tuple[str, int]:
+        """Return place and number of choices of train's first record, which all others must have."""
+        for place, record in read_records(self.data, split="train"):
+            return place, len(self._endings(place, record))
+        return "train", 0
+
+    def _endings(self, place: str, record: dict[str, Any]) -> list[str]:
+        names = [name.strip() for name in self.own.choices.split(",")]
+        if len(names) > 1:
+            return [text_field(record, name, place=place, option="choices") for name in names]
+        endings = field(record, names[0], place=place, option="choices")
+        if not isinstance(endings, list):
+            raise UserError(f"{place}: column {names[0]!r} is no list: name one column a choice, parted by commas")
+        if len(endings) < 2:
+            raise UserError(f"{place}: {len(endings)} choices in column {names[0]!r}: write at least two")
+        return [_as_text(ending, name=names[0], place=place) for ending in endings]
+
     def _example(self, place: str, record: dict[str, Any], split: str) -> ChoiceExample:
         own = self.own
-        names = [name.strip() for name in own.choices.split(",")]
-        if len(names) == 1:
-            endings = field(record, names[0], place=place, option="choices")
-            if not isinstance(endings, list):
-                raise UserError(f"{place}: column {names[0]!r} is no list: name one column a choice, parted by commas")
-        else:
-            endings = [field(record, name, place=place, option="choices") for name in names]
+        endings = tuple(self._endings(place, record))
+        first, count = self._first
+        if count and len(endings) != count:
+            raise UserError(
+                f"{place}: {len(endings)} choices where {first} has {count}: give every record of train, dev and test "
+                "the same number"
+            )
+        text = text_field(record, own.text, place=place, option="text")
         written = record.get(own.label)
-        if written is None and split == "test":
-            return ChoiceExample(str(record[own.text]), tuple(map(str, endings)), None)
+        if _unlabelled(record, own.label, split=split):
+            return ChoiceExample(text, endings, None)
         if str(written) not in map(str, range(len(endings))):
             raise UserError(
                 f"{place}: unknown label {written!r}: write the right choice's number, 0 to {len(endings) - 1}"
             )
-        text = str(field(record, own.text, place=place, option="text"))
-        return ChoiceExample(text, tuple(map(str, endings)), int(str(written)))
+        return ChoiceExample(text, endings, int(str(written)))

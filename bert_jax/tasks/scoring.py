@@ -11,7 +11,7 @@ from bert_jax.tasks.entity_metrics import score_entities
 from bert_jax.tasks.files import numbered_lines, read_json, read_text, read_tsv
 from bert_jax.tasks.ner import read_conll
 from bert_jax.tasks.options import DataOptions
-from bert_jax.tasks.squad import FILES, read_questions
+from bert_jax.tasks.squad_files import FILES, read_questions
 from bert_jax.tasks.swag import SwagTask
 
 TASKS = (*glue.TASKS, *FILES, "swag", "ner")
@@ -35,7 +35,10 @@ def score_predictions(*, task: str, predictions: Path, data: Path) -> dict[str, 
 
 
 def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float]:
-    answers = {q.id: [answer.text for answer in q.answers] for q in read_questions(data)}
+    questions = read_questions(data, with_null=with_null)
+    if any(question.answers is None for question in questions):
+        raise UserError(f"{data}: has no answers: give a labelled file")
+    answers = {q.id: [answer.text for answer in q.answers or ()] for q in questions}
     texts = read_json(predictions)
     if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"{predictions}: not SQuAD's predictions form: one JSON object, question id to answer text")
@@ -46,7 +49,10 @@ def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float
     odds = predictions.with_name("null_odds.json")
     scores = read_json(odds) if odds.is_file() else None
     if scores is not None:
-        scores = {question: float(score) for question, score in scores.items()}
+        try:
+            scores = {question: float(score) for question, score in scores.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{odds}: not one JSON object, question id to number: mend or remove it") from error
     # The file's empty answers are the decision already taken: the odds only give the best thresholds.
     result = squad_metrics.evaluate_v2(texts, answers=answers)
     if scores is not None and scores.keys() >= texts.keys():

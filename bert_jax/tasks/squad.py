@@ -4,9 +4,8 @@ A window is `[CLS] question [SEP] context [SEP]`. Offsets into the context come 
 text is cut from the original and never put together from pieces.
 """
 
-import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +14,10 @@ import numpy as np
 from bert_jax.data.tokenization import Encoding, Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import squad_metrics
-from bert_jax.tasks.files import read_json
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.options import DataOptions, SquadOptions
 from bert_jax.tasks.squad_answers import Prediction, Window, predict_answer
-
-FILES = {
-    "squad_v1": {"train": ("train-v1.1.json", "train-v1.1.reconstructed.json.xz"), "dev": ("dev-v1.1.json",)},
-    "squad_v2": {"train": ("train-v2.0.json",), "dev": ("dev-v2.0.json",)},
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """Hold an answer and the place of its first character in the context."""
-
-    text: str
-    start: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """Hold a question with its context; no answers: unanswerable, or not known."""
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[Answer, ...]
-    group: Any  # the article
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Return the questions of a file in the official form.
-
-    Raises:
-      UserError: if it is missing, no JSON or of another form.
-    """
-    content = read_json(path)
-    try:
-        return list(_questions(content))
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(
-            f"{path}: not in SQuAD's form (data > paragraphs > context, qas > id, question, answers): {error!r}"
-        ) from error
-
-
-def _questions(content: Any) -> Iterator[Question]:
-    for number, article in enumerate(content["data"]):
-        for paragraph in article["paragraphs"]:
-            for item in paragraph["qas"]:
-                listed = [] if item.get("is_impossible") else item.get("answers", [])
-                answers = tuple(Answer(answer["text"], answer["answer_start"]) for answer in listed)
-                yield Question(str(item["id"]), item["question"], paragraph["context"], answers, number)
+from bert_jax.tasks.squad_files import FILES, Answer, Question, read_questions
 
 
 def locate(answer: Answer, context: str) -> Answer | None:
@@ -100,7 +51,9 @@ class SpanTask(Task):
         """Return the questions of a split."""
         given = {"train": self.data.train_file, "dev": self.data.dev_file, "test": self.data.test_file}
         names = FILES.get(self.name, {}).get(split, (f"{split}.json",))
-        return read_questions(find_file(self.data.directory, given=given[split], names=names))
+        path = find_file(self.data.directory, given=given[split], names=names)
+        skip = split == "train" and self.squad.skip_bad_answers
+        return read_questions(path, with_null=self.with_null, skip_unanswered=skip)
 
     def group_of(self, example: Question, index: int) -> Any:
         """Return the article."""
@@ -112,21 +65,21 @@ class SpanTask(Task):
         return ("test",) if self.data.test_file else ()
 
     def featurise(self, examples: Sequence[Question], *, tokenizer: Tokenizer, training: bool) -> Features:
-        """Return the windows of all questions; in training each with the span of the first answer, or 0, 0."""
+        """Return the windows of all questions, each with the span of the first answer, or 0, 0."""
         contexts: dict[str, Encoding] = {}
         questions = tokenizer.encode_batch([example.question for example in examples])
         ids: list[np.ndarray] = []
         first_lengths: list[int] = []
         targets: list[tuple[int, int]] = []
         windows: list[Window] = []
-        bad: list[Question] = []
+        bad: list[tuple[str, str]] = []
         for index, (example, question) in enumerate(zip(examples, questions, strict=True)):
             if example.context not in contexts:
                 contexts[example.context] = tokenizer.encode_with_offsets(example.context)
             encoding = contexts[example.context]
             answer = locate(example.answers[0], example.context) if example.answers else None
             if training and example.answers and answer is None:
-                bad.append(example)
+                bad.append((example.id, example.answers[0].text))
                 continue
             first = [tokenizer.cls_id, *question[: self.squad.max_query_length], tokenizer.sep_id]
             span = answer_tokens(answer, encoding.offsets) if answer is not None else None
@@ -138,10 +91,11 @@ class SpanTask(Task):
                 targets.append(_target(span, window))
         if bad and not self.squad.skip_bad_answers:
             raise UserError(
-                f"{self.name}: question {bad[0].id}: its answer {bad[0].answers[0].text[:60]!r} is not in its context "
+                f"{self.name}: question {bad[0][0]}: its answer {bad[0][1][:60]!r} is not in its context "
                 f"({len(bad)} such questions): mend them, or leave them out with --config.squad.skip_bad_answers=true"
             )
-        return Features(ids, np.array(first_lengths, np.int32), targets, places=windows)
+        labelled = all(example.answers is not None for example in examples)
+        return Features(ids, np.array(first_lengths, np.int32), targets if labelled else None, places=windows)
 
     def _windows(self, example: int, encoding: Encoding, *, first_length: int) -> list[Window]:
         """Return the windows over a context: each as long as fits, `doc_stride` apart."""
@@ -186,7 +140,7 @@ class SpanTask(Task):
         return self._score(split, self.predictions(split, outputs))
 
     def _score(self, split: Split, predictions: list[Prediction]) -> dict[str, float]:
-        golds = {q.id: [answer.text for answer in q.answers] for q in split.examples}
+        golds = {q.id: [answer.text for answer in q.answers or ()] for q in split.examples}
         texts = {q.id: p.text for q, p in zip(split.examples, predictions, strict=True)}
         if not self.with_null:
             figures = squad_metrics.evaluate_v1(texts, answers=golds)
@@ -226,7 +180,7 @@ class SpanTask(Task):
         found = []
         for question, prediction in zip(split.examples, self.predictions(split, outputs), strict=True):
             text = "" if self._is_null(prediction) else prediction.text
-            golds = [answer.text for answer in question.answers] or [""]
+            golds = [answer.text for answer in question.answers or ()] or [""]
             if not any(squad_metrics.exact_match(text, gold=gold) for gold in golds):
                 found.append(
                     {

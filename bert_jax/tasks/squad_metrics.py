@@ -36,15 +36,15 @@ def token_f1(prediction: str, *, gold: str) -> float:
 def evaluate_v1(predictions: Mapping[str, str], *, answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return `exact_match` and `f1` in per cent over all questions of `answers`; an unanswered one counts as wrong.
 
-    `answers` gives each question's gold texts by its id. Unlike v2.0, v1.1 gives an F1 of 0 where nothing is shared,
-    two texts of nothing but articles and punctuation included.
+    `answers` gives each question's gold texts by its id; without any, nothing is right. Unlike v2.0, v1.1 gives an F1
+    of 0 where nothing is shared, two texts of nothing but articles and punctuation included.
     """
     exact = f1 = 0.0
     for question, golds in answers.items():
         if question not in predictions:
             continue
-        exact += max(exact_match(predictions[question], gold=gold) for gold in golds)
-        f1 += max(_f1_v1(predictions[question], gold=gold) for gold in golds)
+        exact += max((exact_match(predictions[question], gold=gold) for gold in golds), default=0.0)
+        f1 += max((_f1_v1(predictions[question], gold=gold) for gold in golds), default=0.0)
     total = max(len(answers), 1)
     return {"exact_match": 100 * exact / total, "f1": 100 * f1 / total}
 
