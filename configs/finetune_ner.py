@@ -19,9 +19,13 @@ def get_config(features: str = "") -> ConfigDict:
     config.train.num_epochs = 3.0
     config.train.batch_size = 8  # rows of a document each: about a hundred sentences
     config.optimizer.learning_rate = 5e-5
+    config.sweep.batch_size = (8,)
     config.ner.features = features
     if features:
         config.optimizer.learning_rate = 1e-3  # a BiLSTM from scratch; the paper does not say
         config.train.num_epochs = 20.0
         config.train.batch_size = 32  # sentences
+        config.sweep.batch_size = (32,)
+        config.sweep.learning_rate = (1e-3, 5e-4)
+        config.sweep.num_epochs = (20.0,)
     return config
