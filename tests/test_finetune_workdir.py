@@ -53,7 +53,7 @@ def test_a_config_under_which_no_run_began_binds_nobody(config: FinetuneConfig, 
     with pytest.raises(UserError, match="set it to at most 64"):
         start(longer, tmp_path)
     start(config, tmp_path)
-    with pytest.raises(UserError, match="belongs to a run with another config .*config.seed was 0, is 7"):
+    with pytest.raises(UserError, match=r"belongs to a run with another config .*config.seed was 0, is 7"):
         start(dataclasses.replace(config, seed=7), tmp_path)
 
 
