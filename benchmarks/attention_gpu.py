@@ -12,9 +12,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu_timing import microseconds, with_gradients
 from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
@@ -73,29 +72,6 @@ def with_plan(plan: Plan, arrays: list[jax.Array], mask: AttentionMask) -> Calla
     return lambda *qkv: gpu_attention(qkv, biases=(zeros, zeros, zeros), **places, seeds=seeds, plan=plan)
 
 
-def value_and_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a jitted function of q, k, v and a cotangent."""
-
-    def both(query: jax.Array, key: jax.Array, value: jax.Array, outer: jax.Array) -> Any:
-        result, pull = jax.vjp(function, query, key, value)
-        return result, pull(outer)
-
-    return jax.jit(both)
-
-
-def microseconds(function: Callable[..., Any], *arguments: jax.Array) -> float:
-    """Return the median of five rounds of ten calls."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        for _ in range(10):
-            last = function(*arguments)
-        jax.block_until_ready(last)
-        times.append((time.perf_counter() - begun) / 10)
-    return statistics.median(times) * 1e6
-
-
 def compile_all(functions: list[Any], arguments: list[list[jax.Array]]) -> list[Any]:
     """Return the compiled functions, or the errors of those that do not fit the chip; on all cores."""
 
@@ -115,9 +91,9 @@ def errors() -> None:
     wide = [array.astype(jnp.bfloat16).astype(jnp.float32) for array in wide]
     narrow = [array.astype(jnp.bfloat16) for array in wide]
     with jax.default_matmul_precision("highest"):
-        expected = jax.tree.leaves(value_and_gradients(run("reference", wide, mask, rate=RATE.value))(*wide))
+        expected = jax.tree.leaves(with_gradients(run("reference", wide, mask, rate=RATE.value))(*wide))
     for name in ("pallas", "reference"):
-        actual = jax.tree.leaves(value_and_gradients(run(name, narrow, mask, rate=RATE.value))(*narrow))
+        actual = jax.tree.leaves(with_gradients(run(name, narrow, mask, rate=RATE.value))(*narrow))
         found = [
             float(jnp.abs(a.astype(jnp.float32) - e).max() / jnp.abs(e).max())
             for a, e in zip(actual, expected, strict=True)
@@ -154,8 +130,8 @@ def main(argv: list[str]) -> None:
     }
     for name, function in named.items():
         try:
-            forward = microseconds(jax.jit(function), *arrays[:3])
-            both = microseconds(value_and_gradients(function), *arrays)
+            forward = microseconds(jax.jit(function), arrays[:3], calls=10)
+            both = microseconds(with_gradients(function), arrays, calls=10)
             print(f"{name:<50} {forward:>9.0f} {both:>9.0f}", flush=True)
         except Exception as error:  # one that does not run here must not hide the others
             print(f"{name:<50} {str(error)[:200]!r}", flush=True)
@@ -164,12 +140,12 @@ def main(argv: list[str]) -> None:
     plans = list(candidates(plan))
     functions = [with_plan(other, arrays, mask) for _, other in plans]
     is_forward = [name.startswith("forward") for name, _ in plans]
-    jitted = [jax.jit(f) if only else value_and_gradients(f) for f, only in zip(functions, is_forward, strict=True)]
+    jitted = [jax.jit(f) if only else with_gradients(f) for f, only in zip(functions, is_forward, strict=True)]
     given = [arrays[:3] if only else arrays for only in is_forward]
     found: dict[str, list[tuple[float, str]]] = {}
     for (name, _), compiled, some in zip(plans, compile_all(jitted, given), given, strict=True):
         if not isinstance(compiled, Exception):
-            found.setdefault(name.split()[0], []).append((microseconds(compiled, *some), name))
+            found.setdefault(name.split()[0], []).append((microseconds(compiled, some, calls=10), name))
     for choices in found.values():
         for taken, name in sorted(choices)[: SHOWN.value]:
             print(f"{name:<50} {taken:>9.0f}", flush=True)

@@ -6,9 +6,7 @@ Prints errors against the plain form in float32 (output and gradients, relative 
 of a forward, and of a forward and backward pass. Needs a CUDA build of jax.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu_timing import microseconds, with_gradients
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.residual_norm import Sublayer, residual_norm
 
@@ -48,30 +47,6 @@ def norm(*, plain: bool) -> Callable[..., jax.Array]:
     return call
 
 
-def with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a jitted function of the arrays and a cotangent."""
-
-    def both(*arrays: jax.Array) -> Any:
-        *rest, outer = arrays
-        result, pull = jax.vjp(function, *rest)
-        return result, pull(outer)
-
-    return jax.jit(both)
-
-
-def microseconds(function: Callable[..., Any], arrays: list[jax.Array]) -> float:
-    """Return the median of five rounds of twenty calls."""
-    jax.block_until_ready(function(*arrays))
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        for _ in range(20):
-            last = function(*arrays)
-        jax.block_until_ready(last)
-        times.append((time.perf_counter() - begun) / 20)
-    return statistics.median(times) * 1e6
-
-
 def main(argv: list[str]) -> None:
     """Print errors and times of both."""
     del argv
@@ -85,7 +60,10 @@ def main(argv: list[str]) -> None:
             float(jnp.abs(one.astype(jnp.float32) - other).max() / jnp.abs(other).max())
             for one, other in zip(found, expected, strict=True)
         ]
-        forward, both = microseconds(jax.jit(function), arrays[:5]), microseconds(with_gradients(function), arrays)
+        forward, both = (
+            microseconds(jax.jit(function), arrays[:5], calls=20),
+            microseconds(with_gradients(function), arrays, calls=20),
+        )
         print(
             f"{name:<8} forward {forward:6.0f} us, with backward {both:6.0f} us; errors", *(f"{e:.4f}" for e in errors)
         )

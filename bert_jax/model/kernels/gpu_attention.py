@@ -16,19 +16,18 @@ query, so it changes nothing and has no gradient.
 
 import functools
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.model.attention_dropout import HEADS_PER_WORD
 from bert_jax.model.kernels import gpu_attention_passes as passes
 from bert_jax.model.kernels.gpu_attention_passes import BITS, Blocks, Plan
+from bert_jax.model.kernels.gpu_call import call_by_name
 
 _HEAD_SIZES = (16, 32, 64, 128)  # what a tensor core's tile and a block's registers take
 _SHORTEST = 64  # tokens; rows shorter than a block are the reference's
@@ -162,7 +161,8 @@ def _call(
         tile = blocks.keys if kernel is passes.to_keys else blocks.queries
         width, together = inputs["q"].shape[-1] // plan.head_size, 1
 
-    def spec(name: str) -> pl.BlockSpec:
+    def spec(name: str, array: Any) -> pl.BlockSpec:
+        del array
         is_tiled = name in _TILED[kernel]
         tokens = tile if is_tiled else length
 
@@ -187,17 +187,14 @@ def _call(
             case _:
                 return pl.BlockSpec((None, tokens, plan.head_size), lambda b, h, i: (b, place(i), h))
 
-    def body(*refs: Any) -> None:
-        kernel(SimpleNamespace(**dict(zip((*inputs, *outputs), refs, strict=True))), plan=plan, blocks=blocks)
-
-    results = pl.pallas_call(
-        body,
+    return call_by_name(
+        functools.partial(kernel, plan=plan, blocks=blocks),
         grid=(batch, width, length // tile),
-        in_specs=[spec(name) for name in inputs],
-        out_specs=[spec(name) for name in outputs],
-        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in outputs.values()],
-        compiler_params=plgpu.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
+        spec=spec,
+        inputs=inputs,
+        outputs=outputs,
+        warps=blocks.warps,
+        stages=blocks.stages,
         interpret=interpret,
         name=f"gpu_attention_{kernel.__name__}",
-    )(*inputs.values())
-    return dict(zip(outputs, results, strict=True))
+    )

@@ -8,7 +8,6 @@ two arrays and writes two, backward likewise, and the sums over tokens leave as 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, UInt32
 
 from bert_jax.model.dropout import keep_mask
+from bert_jax.model.kernels.gpu_call import call_by_name
 
 _TOKENS = 4  # of a program's tile; a tile of 4 x 1024 float32 is 16 registers of each of 256 threads
 _TILES = 8  # that a program of the backward pass walks over
@@ -122,20 +122,17 @@ def _call(kernel: Any, plan: _Plan, *, inputs: Mapping[str, Array], outputs: Map
             return pl.BlockSpec((None, None, plan.padded), lambda b, i: (b, i, 0))
         return pl.BlockSpec((None, tokens, plan.padded), lambda b, i: (b, i, 0))
 
-    def body(*refs: Any) -> None:
-        kernel(SimpleNamespace(**dict(zip((*inputs, *outputs), refs, strict=True))), plan=plan)
-
-    results = pl.pallas_call(
-        body,
+    return call_by_name(
+        functools.partial(kernel, plan=plan),
         grid=(batch, plan.length // tokens),
-        in_specs=[spec(name, array) for name, array in inputs.items()],
-        out_specs=[spec(name, array) for name, array in outputs.items()],
-        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in outputs.values()],
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=2),
+        spec=spec,
+        inputs=inputs,
+        outputs=outputs,
+        warps=_WARPS,
+        stages=2,
         interpret=plan.interpret,
         name=f"gpu_residual_norm{kernel.__name__}",
-    )(*inputs.values())
-    return dict(zip(outputs, results, strict=True))
+    )
 
 
 def _forward_pass(refs: Any, *, plan: _Plan) -> None:
