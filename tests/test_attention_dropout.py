@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.model import attention_dropout
+from bert_jax.model import dropout
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
 
@@ -86,7 +86,7 @@ def test_a_head_has_its_mask_whatever_heads_are_beside_it() -> None:
 
 def test_mixing_and_the_factors_lose_no_word() -> None:
     words = jnp.arange(2**16, dtype=jnp.uint32) * jnp.uint32(65_537)
-    for head in range(attention_dropout.HEADS_PER_WORD):
-        factor = attention_dropout.multiplier(jnp.int32(head))
+    for head in range(dropout.SHARED_BY):
+        factor = dropout.multiplier(jnp.int32(head))
         assert int(factor) % 2 == 1
-        assert len(np.unique(np.asarray(attention_dropout.mix(words) * factor))) == 2**16
+        assert len(np.unique(np.asarray(dropout.mix(words) * factor))) == 2**16

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from bert_jax.model import attention_dropout
+from bert_jax.model import dropout
 
 LANES = 128  # queries of a block, and two heads side by side
 HEAD_SIZE = 64
@@ -91,7 +91,7 @@ def forward(
                 total = weights.sum(0, keepdims=True)
                 lse[0, part, head : head + 1, queries] = jnp.log(total) + highest
                 if plan.rate:
-                    keep = attention_dropout.kept(words[...] * factors[head], rate=plan.rate)
+                    keep = dropout.kept(words[...] * factors[head], rate=plan.rate)
                     weights = jnp.where(keep, weights, 0.0)
                 mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
                 return mixed * (1 / (1 - plan.rate) / total)
@@ -159,7 +159,7 @@ def backward(
                     weights = kept = jnp.exp(logits - level)
                     d_weights = _dot(v[0, keys, lanes[pair]], outer, 1, 0)
                     if plan.rate:
-                        keep = attention_dropout.kept(words[keys] * factors[head], rate=plan.rate)
+                        keep = dropout.kept(words[keys] * factors[head], rate=plan.rate)
                         kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
                     d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
                     dropped[slot, keys] = kept.astype(q.dtype)
@@ -271,12 +271,12 @@ def _fill_words(words: Any, seed: Any, head: Any, *, block: Any, plan: Plan) -> 
     """Write the words that the heads from `head` on share for a block of queries; return each head's factor."""
     if not plan.rate:
         return []
-    shared_by = jnp.int32(attention_dropout.HEADS_PER_WORD)
+    shared_by = jnp.int32(dropout.SHARED_BY)
     group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
     query = jax.lax.broadcasted_iota(jnp.uint32, (1, LANES), 1) + block.astype(jnp.uint32) * jnp.uint32(LANES)
     key = jax.lax.broadcasted_iota(jnp.uint32, (plan.length, 1), 0)
-    place = attention_dropout.word_place(group, query=query, key=key, length=plan.length)
-    words[...] = attention_dropout.mix(place ^ seed)
-    if plan.together == attention_dropout.HEADS_PER_WORD:
+    place = dropout.word_place((group, query, key), sizes=(1, plan.length, plan.length))
+    words[...] = dropout.mix(place ^ seed)
+    if plan.together == dropout.SHARED_BY:
         within = 0  # a group as a whole: the factors are constants
-    return [attention_dropout.multiplier(jnp.int32(within + number)) for number in range(plan.together)]
+    return [dropout.multiplier(jnp.int32(within + number)) for number in range(plan.together)]

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int, UInt32
 
-from bert_jax.model.attention_dropout import HEADS_PER_WORD
+from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import gpu_attention_passes as passes
 from bert_jax.model.kernels.gpu_attention_passes import BITS, Blocks, Plan
 from bert_jax.model.kernels.gpu_call import call_by_name
@@ -155,7 +155,7 @@ def _call(
     batch, length = inputs["segments"].shape
     if blocks is None:
         heads = outputs["bits"].shape[1]
-        together = HEADS_PER_WORD if heads % HEADS_PER_WORD == 0 else 1
+        together = SHARED_BY if heads % SHARED_BY == 0 else 1
         blocks, tile, width = Blocks(queries=64, keys=BITS, warps=4, stages=1), 64, heads // together
     else:
         tile = blocks.keys if kernel is passes.to_keys else blocks.queries

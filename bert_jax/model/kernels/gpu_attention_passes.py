@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from bert_jax.model import attention_dropout
+from bert_jax.model import dropout
 
 BITS = 32  # keys of a word
 # Of a score that is not to be seen: far below any, and float32 still tells it from itself plus log2(T), which is the
@@ -66,7 +66,7 @@ def draw(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
     Key k of a word's 32 has bit 31 - k, so that shifting the word by k leaves its bit in the sign.
     """
     together = refs.bits.shape[0]
-    head, shared_by = refs.first_head[0] + pl.program_id(1) * together, jnp.int32(attention_dropout.HEADS_PER_WORD)
+    head, shared_by = refs.first_head[0] + pl.program_id(1) * together, jnp.int32(dropout.SHARED_BY)
     group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
     first_query = pl.program_id(2) * blocks.queries
     query = (first_query + jnp.arange(blocks.queries, dtype=jnp.int32)).astype(jnp.uint32)[:, None]
@@ -75,11 +75,11 @@ def draw(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
 
     def body(number: Any, _: None) -> None:
         key = (number * BITS + bit).astype(jnp.uint32)[None, :]
-        place = attention_dropout.word_place(group, query=query, key=key, length=plan.length)
-        words = attention_dropout.mix(place ^ refs.seeds[0])
+        place = dropout.word_place((group, query, key), sizes=(1, plan.length, plan.length))
+        words = dropout.mix(place ^ refs.seeds[0])
         for slot in range(together):
-            factor = attention_dropout.multiplier(within + slot)
-            keep = attention_dropout.kept(words * factor, rate=plan.rate)
+            factor = dropout.multiplier(within + slot)
+            keep = dropout.kept(words * factor, rate=plan.rate)
             refs.bits[slot, number, :] = jnp.where(keep, flags, 0).sum(1)
 
     jax.lax.fori_loop(0, plan.length // BITS, body, None)
