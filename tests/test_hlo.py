@@ -73,6 +73,8 @@ def test_loops_count_as_often_as_they_run_and_the_rare_branch_does_not() -> None
 
 def test_bytes_of_shapes() -> None:
     assert shape_bytes("(f32[2,3]{1,0}, bf16[4]{0:T(8)}, pred[])") == 24 + 8 + 1
+    in_both = "(f32[2,3]{1,0:T(8,128)S(1)}, bf16[4]{0:T(8)(2,1)}, s32[])"
+    assert (shape_bytes(in_both), shape_bytes(in_both, in_vmem=False)) == (24 + 8 + 4, 8 + 4)
 
 
 def test_collectives_are_found_inside_fusions_and_exposed_where_nothing_hides_them() -> None:

@@ -1,5 +1,7 @@
-"""The norm behind a sub-layer: the GPU's kernel equals the plain form, and is lowered for a GPU."""
+"""The norm behind a sub-layer: the kernels equal the plain form, and are lowered for their chips."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,8 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gpu_lowering import lower_for_gpu
+from tiny_model import tiny_model
 
+from bert_jax.model.attention import AttentionMask
+from bert_jax.model.bert import BertLayer
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.kernels import fused_residual_norm as on_tpu
 from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported
 from bert_jax.model.residual_norm import Sublayer, residual_norm
 
@@ -17,33 +23,109 @@ TOLERANCE = 2e-6
 EPS = 1e-12
 
 
-def random_arrays(width: int, *, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
-    """Return input, product, its bias, scale, bias and a cotangent of two rows of 64 tokens."""
-    shapes = [(2, 64, width), (2, 64, width), (width,), (width,), (width,), (2, 64, width)]
+def random_arrays(width: int, *, length: int = 64, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
+    """Return input, product, its bias, scale, bias and a cotangent of two rows of tokens."""
+    tokens = (2, length, width)
+    shapes = [tokens, tokens, (width,), (width,), (width,), tokens]
     keys = jax.random.split(jax.random.key(width), len(shapes))
     dtypes = [dtype, dtype, dtype, jnp.float32, jnp.float32, dtype]
     return tuple(jax.random.normal(*pair).astype(one) for *pair, one in zip(keys, shapes, dtypes, strict=True))
 
 
-@pytest.mark.parametrize(("width", "rate"), [(128, 0.1), (96, 0.3), (64, 0.0)])
-def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(width: int, rate: float) -> None:
-    *arrays, outer = random_arrays(width)
-    dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(2))
+DROPOUT = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(2))
 
-    def plain(*arrays: jax.Array) -> jax.Array:
-        hidden, product, product_bias, scale, bias = arrays
-        weights = {"hidden": hidden, "scale": scale, "bias": bias}
-        rest = {"eps": EPS, "dropout": dropout, "rate": rate, "site": 2, "plain": True}
-        return residual_norm(Sublayer(product, product_bias), **weights, **rest)
 
-    def kernel(*arrays: jax.Array) -> jax.Array:
-        return gpu_residual_norm(arrays, eps=EPS, seeds=dropout.row_seeds(2), rate=rate, interpret=True)
+def plain(*arrays: jax.Array, rate: float) -> jax.Array:
+    """Return the plain form's norm."""
+    hidden, product, product_bias, scale, bias = arrays
+    weights = {"hidden": hidden, "scale": scale, "bias": bias}
+    rest = {"eps": EPS, "dropout": DROPOUT, "rate": rate, "site": 2, "plain": True}
+    return residual_norm(Sublayer(product, product_bias), **weights, **rest)
 
-    expected, pull_expected = jax.vjp(plain, *arrays)
-    actual, pull = jax.vjp(kernel, *arrays)
+
+def assert_equal(kernel: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], *, rate: float) -> None:
+    """Check values and all gradients against the plain form's in float32."""
+    *inputs, outer = arrays
+    expected, pull_expected = jax.vjp(functools.partial(plain, rate=rate), *inputs)
+    actual, pull = jax.vjp(kernel, *inputs)
     for one, other in zip((actual, *pull(outer)), (expected, *pull_expected(outer)), strict=True):
         assert one.dtype == other.dtype
         assert np.abs(one - other).max() <= TOLERANCE * np.abs(other).max()
+
+
+@pytest.mark.parametrize(("width", "rate"), [(128, 0.1), (96, 0.3), (64, 0.0)])
+def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(width: int, rate: float) -> None:
+    def kernel(*arrays: jax.Array) -> jax.Array:
+        return gpu_residual_norm(arrays, eps=EPS, seeds=DROPOUT.row_seeds(2), rate=rate, interpret=True)
+
+    assert_equal(kernel, random_arrays(width), rate=rate)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize(
+    ("width", "length", "rate", "block_bytes"),
+    [
+        (128, 64, 0.1, 2**20),  # both rows in one step of the grid
+        (384, 192, 0.3, 2**17),  # a row in three steps
+        (256, 128, 0.0, 2**17),  # a row a step
+    ],
+)
+def test_the_tpus_kernels_equal_the_plain_form(
+    width: int, length: int, rate: float, block_bytes: int, both_ways: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_tpu, "_BLOCK_BYTES", block_bytes)
+    seeds = DROPOUT.row_seeds(2) if rate else None
+
+    def kernel(*arrays: jax.Array) -> jax.Array:
+        return on_tpu.fused_residual_norm(arrays, eps=EPS, seeds=seeds, rate=rate, both_ways=both_ways, interpret=True)
+
+    assert_equal(kernel, random_arrays(width, length=length), rate=rate)
+
+
+def test_the_tpus_kernels_round_bfloat16_no_worse_than_the_plain_form() -> None:
+    wide = random_arrays(256)
+    *exact, outer = wide
+    narrow = random_arrays(256, dtype=jnp.bfloat16)
+    _, pull_exact = jax.vjp(functools.partial(plain, rate=0.1), *exact)
+    expected = pull_exact(outer)
+
+    def error(function: Callable[..., jax.Array]) -> float:
+        *inputs, narrow_outer = narrow
+        found = jax.vjp(function, *inputs)[1](narrow_outer)
+        pairs = zip(found, expected, strict=True)
+        return max(float(np.abs(one.astype(jnp.float32) - other).max() / np.abs(other).max()) for one, other in pairs)
+
+    def kernel(*arrays: jax.Array) -> jax.Array:
+        return on_tpu.fused_residual_norm(
+            arrays, eps=EPS, seeds=DROPOUT.row_seeds(2), rate=0.1, both_ways=True, interpret=True
+        )
+
+    assert error(kernel) < 1.1 * error(functools.partial(plain, rate=0.1)) < 0.02
+
+
+def test_what_the_tpus_kernels_take() -> None:
+    assert on_tpu.is_supported((2, 128, 768))
+    assert not on_tpu.is_supported((2, 100, 768))
+    assert not on_tpu.is_supported((2, 128, 312))
+    assert not on_tpu.is_supported((2, 128, 8192))
+
+
+@pytest.mark.parametrize(("implementation", "kernels"), [("auto", 2), ("reference", 0)])
+def test_an_encoder_layer_has_the_tpus_kernel_behind_both_sublayers(implementation: str, kernels: int) -> None:
+    model = tiny_model(
+        hidden_size=128, num_attention_heads=1, num_hidden_layers=1, attention_implementation=implementation
+    )
+    hidden = jnp.ones((2, 64, 128))
+    ids = jnp.ones((2, 64), jnp.int32)
+    mask = AttentionMask(segment_ids=ids, position_ids=ids, direction=model.attention_direction)
+    layer = BertLayer(model)
+    params = layer.init(jax.random.key(0), hidden, mask=mask, dropout=None)
+
+    def loss(params: Any) -> jax.Array:
+        return layer.apply(params, hidden, mask=mask, dropout=DROPOUT).sum()
+
+    text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("residual_norm_backward") == kernels
 
 
 def test_what_the_kernel_takes() -> None:

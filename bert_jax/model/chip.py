@@ -10,13 +10,23 @@ import importlib.util
 
 import jax
 
-_VECTOR_BOUND = ("TPU v6 lite",)  # jax's `device_kind`
+# By jax's `device_kind`.
+_VECTOR_BOUND = ("TPU v6 lite",)
+_NORMALISES_ONCE = ("TPU v5", "TPU v6 lite")
 _OLDEST = 8.0  # compute capability (Ampere): XLA's Triton takes none below
 
 
 def is_vector_bound() -> bool:
     """Say whether what is being traced is for such a chip, by the mesh in force; False where there is none."""
     return _device_kind() in _VECTOR_BOUND
+
+
+def normalises_once() -> bool:
+    """Say whether a norm's result is best written once, by a kernel, on the chip that is traced for.
+
+    On v4 and v5e the matmuls that read it had better normalise each tile anew (`kernels/fused_residual_norm.py`).
+    """
+    return _device_kind() in _NORMALISES_ONCE
 
 
 def is_gpu() -> bool:

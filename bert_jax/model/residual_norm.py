@@ -1,9 +1,11 @@
 """Add a sub-layer's output to its input and normalise; the only file that chooses a kernel for it.
 
-The plain form is one addition and dropout after the other, which a TPU's compiler fuses with the matmul before them. On
-a GPU that matmul is a library call, and forward and backward are one kernel each (`kernels/gpu_residual_norm.py`).
+The plain form is one addition and dropout after the other, which a TPU's compiler fuses with the matmul before them.
+The way back is a kernel there, on some TPUs the way there too (`kernels/fused_residual_norm.py`). On a GPU that matmul
+is a library call, and forward and backward are one kernel each (`kernels/gpu_residual_norm.py`).
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float, UInt32
 from bert_jax.model.chip import is_gpu
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout, drop
+from bert_jax.model.kernels import fused_residual_norm
 from bert_jax.model.normalization import layer_norm
 
 
@@ -51,16 +54,23 @@ def residual_norm(
 
     mesh = jax.sharding.get_abstract_mesh()
     is_whole = mesh.empty or mesh.size == 1 or bool(mesh.manual_axes)  # XLA cannot partition a kernel
+    choices: dict[str, Any] = {}
+    if not plain and is_whole and fused_residual_norm.is_supported(product.shape):
+        choices["tpu"] = _of_arrays(fused_residual_norm.fused_residual_norm, eps=eps, rate=rate)
     if not plain and is_whole and is_gpu():
-        from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported
+        from bert_jax.model.kernels import gpu_residual_norm
 
-        if is_supported(product.shape, dtype=product.dtype):
+        if gpu_residual_norm.is_supported(product.shape, dtype=product.dtype):
+            choices["cuda"] = _of_arrays(gpu_residual_norm.gpu_residual_norm, eps=eps, rate=rate)
+    # The choice falls when the program is lowered: a TPU's may be compiled on a machine that has none, and arrays may
+    # lie on the CPU of a machine that has a GPU.
+    out: Array = jax.lax.platform_dependent(*arrays, default=reference, **choices) if choices else reference(*arrays)
+    return out
 
-            def kernel(*arrays: Any) -> Array:
-                *rest, seeds = arrays
-                return gpu_residual_norm(tuple(rest), eps=eps, seeds=seeds, rate=rate)
 
-            # The choice falls when the program is lowered: arrays may lie on the CPU of a machine that has a GPU.
-            out: Array = jax.lax.platform_dependent(*arrays, cuda=kernel, default=reference)
-            return out
-    return reference(*arrays)
+def _of_arrays(kernel: Callable[..., Array], *, eps: float, rate: float) -> Callable[..., Array]:
+    def call(*arrays: Any) -> Array:
+        *rest, seeds = arrays
+        return kernel(tuple(rest), eps=eps, seeds=seeds, rate=rate)
+
+    return call

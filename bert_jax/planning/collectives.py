@@ -108,7 +108,7 @@ class _Walk:
         size = _group_size(inner, self._num_chips)
         moved = inner.bytes
         if inner.opcode in ("all-gather-start", "collective-permute-start"):  # gives (what went in, what comes out)
-            operands = sum(self._program.bytes_of(name) for name in inner.operands)
+            operands = sum(item.bytes for item in filter(None, map(self._program.named, inner.operands)))
             moved = max(moved - operands, operands)
         elif kind == "reduce-scatter":
             moved *= size

@@ -17,7 +17,8 @@ _ITEM_BYTES = {
     "pred": 1, "s4": 1, "u4": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
     "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
 }  # fmt: skip
-_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
+_IN_VMEM = "S(1)"  # in a layout
 _HEAD = re.compile(r"^(ENTRY )?%([\w.\-<>]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-<>]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\(")
@@ -51,6 +52,11 @@ class Instruction:
     def bytes(self) -> int:
         """Return the size of the result, all parts of a tuple together."""
         return shape_bytes(self.shape)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Return how much of the result lies in HBM: the compiler keeps in VMEM what is soon used."""
+        return shape_bytes(self.shape, in_vmem=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +97,9 @@ class HloProgram:
         limits = [body[name].constant for name in compare.operands if name in body and body[name].constant is not None]
         return limits[0] if compare.opcode == "compare" and "direction=LT" in compare.text and limits else None
 
-    def bytes_of(self, name: str) -> int:
-        """Return the size of what the instruction called `name` gives; names are unique in a program."""
-        return next((item.bytes for body in self.computations.values() for item in body if item.name == name), 0)
+    def named(self, name: str) -> Instruction | None:
+        """Return the instruction of that name; names are unique in a program."""
+        return next((item for body in self.computations.values() for item in body if item.name == name), None)
 
     def cycles(self) -> int:
         """Return the compiler's estimate for one run, of all that has one."""
@@ -104,11 +110,11 @@ class HloProgram:
         return sum((visit.instruction.cycles or 0) * visit.times for visit in self._visit(computation, 1))
 
 
-def shape_bytes(shape: str) -> int:
-    """Return the bytes of a shape as HLO spells it, `(f32[2,3]{1,0}, bf16[4]{0})`."""
+def shape_bytes(shape: str, *, in_vmem: bool = True) -> int:
+    """Return the bytes of a shape as HLO spells it, `(f32[2,3]{1,0}, bf16[4]{0:S(1)})`; without `in_vmem` of HBM."""
     total = 0
-    for dtype, dimensions in _ARRAY.findall(shape):
-        if dtype in _ITEM_BYTES:
+    for dtype, dimensions, layout in _ARRAY.findall(shape):
+        if dtype in _ITEM_BYTES and (in_vmem or _IN_VMEM not in layout):
             size = _ITEM_BYTES[dtype]
             for dimension in filter(None, dimensions.split(",")):
                 size *= int(dimension)

@@ -2,20 +2,21 @@
 
 The compiler puts no estimate on a Pallas kernel, but it writes out the kernel's final schedule if asked to: one line a
 cycle, `>` marks the depth of a loop. Cycles are the lines of each depth times the rounds of the loops around them, or
-the time its arrays take from and to memory, whichever is longer (a kernel fetches the next block while it works).
+the time its arrays take from and to HBM (where they lie there), whichever is longer: a kernel fetches the next block
+while it works.
 """
 
 import dataclasses
 import re
 from pathlib import Path
 
-from bert_jax.model.kernels.fused_attention import HEAD_SIZE, loop_rounds
+from bert_jax.model.kernels import fused_attention, fused_residual_norm
 from bert_jax.planning.chips import Chip
 from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"
 _BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
-_TOKENS = re.compile(r"bf16\[(\d+),(\d+),(\d+)\]")  # rows, tokens, heads side by side; float32 has other loops
+_TOKENS = re.compile(r"bf16\[(\d+),(\d+),(\d+)\]")  # rows, tokens, features; float32 has other loops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,17 @@ def _cycles(item: Instruction, *, program: HloProgram, schedules: Path | None, c
     rows, length, width = map(int, tokens.groups())
     total, product = 0, 1
     depths = [len(marks) for marks in _BUNDLE.findall(files[-1].read_text(encoding="utf-8"))]
-    for depth, count in enumerate(loop_rounds(item.name, length=length, heads=width // HEAD_SIZE), 1):
+    for depth, count in enumerate(_loop_rounds(item.name, rows=rows, length=length, width=width), 1):
         product *= count
         total += product * depths.count(depth)
-    moved = item.bytes + sum(program.bytes_of(name) for name in set(item.operands))
+    operands = filter(None, map(program.named, set(item.operands)))
+    moved = item.hbm_bytes + sum(operand.hbm_bytes for operand in operands)
     waiting = moved / chip.hbm_bandwidth * chip.clock
-    return max(rows * total // chip.cores, int(waiting))
+    return max(total // chip.cores, int(waiting))
+
+
+def _loop_rounds(name: str, *, rows: int, length: int, width: int) -> list[int]:
+    if name.startswith("residual_norm"):
+        return fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=2)
+    steps, *inner = fused_attention.loop_rounds(name, length=length, heads=width // fused_attention.HEAD_SIZE)
+    return [rows * steps, *inner]
