@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 from tiny_model import FACTORS, SPECIAL, random_rows, tiny_config, tiny_model, worst_difference
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
+from bert_jax.parallel import data_parallel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.data_parallel import DataParallel
 from bert_jax.pretrain.program import Program
@@ -245,6 +247,35 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
     (one, first), (eight, second) = results
     np.testing.assert_allclose(first.means["loss"].total, second.means["loss"].total, rtol=2e-3)
     assert worst_difference(gradients(one), gradients(eight)) < 2**-4
+
+
+@pytest.mark.parametrize("from_size", [64, 4], ids=["at once", "in two moves"])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1)])
+def test_what_is_gathered_is_the_whole(
+    shape: tuple[int, int, int], from_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_parallel, "_TWO_MOVES_FROM", from_size)
+    mesh = meshes.make_mesh(MeshConfig(*shape))
+    whole = {"layers": jax.random.normal(jax.random.key(0), (2, 24, 16)), "table": jnp.arange(64.0).reshape(2, 32)}
+    specs = {"layers": PartitionSpec(None, ("data", "fsdp")), "table": PartitionSpec(None, ("data", "fsdp"))}
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    replicas = DataParallel(
+        mesh,
+        shardings=shardings,
+        dtypes={"layers": jnp.bfloat16, "table": jnp.float32},
+        split={"layers": True, "table": False},
+    )
+    params = jax.device_put(whole, shardings)
+    found = replicas.run(lambda shares, _: replicas.gather(shares), params, jnp.zeros(8), reduced=False)
+    np.testing.assert_array_equal(found["table"], whole["table"])
+    np.testing.assert_array_equal(jnp.stack(found["layers"]), whole["layers"].astype(jnp.bfloat16))
+
+
+def test_neighbours_are_gathered_first_then_groups_of_them() -> None:
+    assert data_parallel._gather_groups(1) == []
+    assert data_parallel._gather_groups(16) == [None]
+    near, far = data_parallel._gather_groups(128)
+    assert (near[1], far[1]) == (list(range(8, 16)), list(range(1, 128, 8)))
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -21,6 +21,8 @@ from bert_jax.parallel import mesh as meshes
 
 Result = TypeVar("Result")
 
+_TWO_MOVES_FROM = 64  # replicas
+
 
 class DataParallel:
     """Hold how parameters lie on the replicas, and the dtype in which each is gathered."""
@@ -74,14 +76,15 @@ class DataParallel:
         """Return the whole weights in the dtype of the computation; inside `run`."""
 
         def one(value: jax.Array, dtype: Any, split: bool, sharding: Any) -> Any:
-            value = value.astype(dtype)
             if not self._is_manual:
-                whole = jax.lax.with_sharding_constraint(value, meshes.without_data(sharding))
+                whole = jax.lax.with_sharding_constraint(value.astype(dtype), meshes.without_data(sharding))
                 return whole if not split else tuple(part[0] for part in jax.lax.split(whole, (1,) * len(whole)))
             shares = meshes.replica_shares(sharding)
             if not split:
-                return _gather(value, shares)
-            return tuple(_gather(part[0], _inner(shares)) for part in jax.lax.split(value, (1,) * len(value)))
+                return self._whole(value.astype(dtype), shares)
+            # Cast layer by layer: XLA then reads each layer's share once, and writes it narrow.
+            layers = jax.lax.split(value, (1,) * len(value))
+            return tuple(self._whole(layer[0].astype(dtype), _inner(shares)) for layer in layers)
 
         return jax.tree.map(one, params, self._dtypes, self._split, self._shardings)
 
@@ -105,6 +108,13 @@ class DataParallel:
         """Return the sum over the replicas; inside `run`."""
         return jax.lax.psum(tree, meshes.REPLICA_AXES) if self._is_manual else tree
 
+    def _whole(self, value: jax.Array, shares: "_Shares") -> jax.Array:
+        for dimension, axes in shares:
+            for axis in reversed(axes):
+                for groups in _gather_groups(self.mesh.shape[axis]):
+                    value = jax.lax.all_gather(value, axis, axis=dimension, tiled=True, axis_index_groups=groups)
+        return value
+
 
 _Shares = tuple[tuple[int, tuple[str, ...]], ...]
 
@@ -114,10 +124,20 @@ def _inner(shares: _Shares) -> _Shares:
     return tuple((dimension - 1, axes) for dimension, axes in shares)
 
 
-def _gather(value: jax.Array, shares: _Shares) -> jax.Array:
-    for dimension, axes in shares:
-        value = jax.lax.all_gather(value, axes, axis=dimension, tiled=True)
-    return value
+def _gather_groups(size: int) -> list[list[list[int]] | None]:
+    """Return the groups of each move that gathers over an axis of `size`: over neighbours, then over the groups.
+
+    One move for all is a sum of arrays that are zero but for a share, once the shares are small: so the TPU's compiler
+    makes it from 64 chips on, and filling in the zeros takes 7 % of a step of BERT-Large (benchmarks/RESULTS.md).
+    """
+    near = max(n for n in range(1, size + 1) if size % n == 0 and n * n <= size)
+    if size < _TWO_MOVES_FROM or near == 1:
+        return [None] if size > 1 else []
+    far = size // near
+    return [
+        [[block * near + place for place in range(near)] for block in range(far)],
+        [[block * near + place for block in range(far)] for place in range(near)],
+    ]
 
 
 def _scatter(value: jax.Array, shares: _Shares) -> jax.Array:

@@ -87,9 +87,11 @@ class TrainStep(Generic[Rows, Batch]):
         prepare_key, dropout_key = jax.random.split(jax.random.fold_in(self._key, state.step))
         batch = self._objective.prepare(rows, key=prepare_key)
         loss, means, grads = self._gradients(state.params, batch, dropout_key)
-        norm = optax.tree.norm(grads)
+        # Each reader widens the reduced gradients itself: what looks for bad parameters would have them written out.
+        wide = _widened(grads)
+        norm = optax.tree.norm(wide)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = self._optimizer.update(wide, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         def keep(new: Any, old: Any) -> Any:
@@ -118,8 +120,7 @@ class TrainStep(Generic[Rows, Batch]):
             loss, means, grads = self._accumulate(replicas.gather(shares), rows, weights, key)
             return *replicas.total((loss, means)), replicas.scatter(grads)
 
-        loss, means, grads = replicas.run(replica, params, batch, weights, key, reduced=(False, False, True))
-        return loss, means, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+        return replicas.run(replica, params, batch, weights, key, reduced=(False, False, True))
 
     def _accumulate(
         self, params: Any, batch: Batch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""]
