@@ -14,7 +14,7 @@ from bert_jax.data.source import ReadReport
 from bert_jax.data.spool import IS_FIRST_PART, Portion, Spool
 from bert_jax.errors import UserError
 
-SHARD_BYTES = 8 << 20  # of text: about 2 M tokens, 5 MB of rows of uint16; bounds what a worker holds
+SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 10 MB of rows of uint16; bounds what a worker holds
 _MIN_SHARD_BYTES = 1 << 20
 _SMALL_CORPUS_SHARDS = 8  # so that a small corpus, too, keeps several cores busy
 _BINS = 1 << 16  # of positions; shards end between bins
