@@ -18,6 +18,7 @@ from bert_jax.training.schedule import Phase
 
 # Operations that take time on a chip and that the compiler puts no cycles on.
 _UNESTIMATED = ("sort", "gather", "scatter", "rng-bit-generator", "custom-call", "convolution", "dot", "reduce-window")
+_DIFFERENTIATED = "jvp("  # in the name that jax gives what it takes a gradient of, forward and backward
 _NO_WORK = ("ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "SPMDFullToShardShape", "AllocateBuffer")
 
 
@@ -47,6 +48,7 @@ class Estimate:
     """Hold what a step costs; seconds of one step, bytes of one chip."""
 
     cycles: int
+    gradient_cycles: int  # of these of the passes forward and backward; the rest gathers, reduces and updates the state
     kernels: list[Kernel]
     compute_seconds: float
     exposed_seconds: float
@@ -88,8 +90,12 @@ def estimate_step(
         instances=contents.instances,
         attended_share=contents.attended_share,
     )
+    passes = (visit for visit in hlo.visits() if _DIFFERENTIATED in visit.instruction.op_name)
     return Estimate(
         cycles=cycles,
+        gradient_cycles=sum(
+            (visit.instruction.cycles or of_kernels.get(visit.instruction.name, 0)) * visit.times for visit in passes
+        ),
         kernels=kernels,
         compute_seconds=cycles / topology.chip.clock,
         exposed_seconds=sum(item.exposed_seconds * item.times for item in collectives),

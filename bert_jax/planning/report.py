@@ -105,6 +105,7 @@ def phase_json(
         "hbm": hbm,
         "estimated_cycles": estimate.cycles,
         "cycles_per_sequence": estimate.cycles / rows,
+        "gradient_cycles_per_sequence": estimate.gradient_cycles / rows,
         "kernels": [{"name": k.name, "cycles": k.cycles, "times": k.times} for k in estimate.kernels],
         "unestimated": estimate.unestimated,
         "collectives": collectives_json(estimate),
@@ -207,7 +208,8 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         lines.append(
             f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computing {phase['compute_seconds'] * 1e3:.1f} "
-            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles a sequence), waiting for other chips "
+            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles a sequence, "
+            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for other chips "
             f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
