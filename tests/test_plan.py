@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_configs import CONFIGS, load
 
 from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
 from bert_jax.model.chip import is_vector_bound, normalises_once
+from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_supported
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
@@ -117,6 +121,41 @@ def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]
     # model/kernels/fused_attention.py: 2,750 and 4,930 cycles a row of 128, eight rows a chip.
     assert kernels["attention_forward"]["cycles"] == pytest.approx(8 * 2_750, rel=0.1)
     assert kernels["attention_backward"]["cycles"] == pytest.approx(8 * 4_930, rel=0.1)
+
+
+def compile_norm(topology: str, shape: tuple[int, int, int], dtype: str) -> str:
+    """Compile the norm's kernels, both ways, for one chip, in the process with the compiler; return the program."""
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    sharding = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
+    tokens, features = (jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for size in (shape, shape[-1:]))
+    seeds = jax.ShapeDtypeStruct(shape[:1], "uint32", sharding=sharding)
+    assert is_supported(shape)
+
+    def both(hidden: Any, product: Any, bias: Any, seeds: Any, d_out: Any) -> Any:
+        def norm(*arrays: Any) -> Any:
+            return fused_residual_norm(arrays, eps=1e-12, seeds=seeds, rate=0.1, both_ways=True)
+
+        out, pull = jax.vjp(norm, hidden, product, bias, bias, bias)
+        return out, pull(d_out)
+
+    traced = jax.jit(both).trace(tokens, tokens, features, seeds, tokens)
+    return traced.lower(lowering_platforms=("tpu",)).compile().as_text()
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((7, 64, 128), "bfloat16"),
+        ((5, 448, 1152), "bfloat16"),
+        ((3, 1024, 2048), "float32"),
+        ((1, 64, 4096), "float32"),
+    ],
+)
+def test_the_norms_kernels_compile_at_the_bounds_of_what_they_take(
+    topology: str, shape: tuple[int, int, int], dtype: str, compiler: Callable[..., Any]
+) -> None:
+    assert compiler(compile_norm, topology, shape, dtype).count('custom_call_target="tpu_custom_call"') == 2
 
 
 def mesh_of_two_slices() -> None:
