@@ -5,7 +5,7 @@ pass computes the probabilities anew from the log-sum-exp of each query (as Flas
 section 3.1) and drops by the same hash: kept are q, k, v, the output and 4 bytes a head and query.
 
 Two TPU v5e figures, by the compiler's own schedule (`benchmarks/attention_tpu.py`), forward and backward of 16 heads:
-7,800 cycles a row of 128 and 65,000 a row of 512, of which the matrix units are busy 2,600 and 41,000.
+7,700 cycles a row of 128 and 63,300 a row of 512, of which the matrix units are busy 2,600 and 41,000.
 """
 
 import functools
@@ -64,7 +64,7 @@ def loop_rounds(name: str, *, length: int, heads: int) -> list[int]:
     """Return the rounds of the loops of pass `name` over one row, outermost first, in bfloat16.
 
     For counting a schedule: the grid's steps of a row, the groups of heads of a step, the blocks of queries (but the
-    first, in the backward pass, which stands before the loop). A loop of one round is none.
+    last, in the backward pass, which stands behind the loop). A loop of one round is none.
     """
     together, per_step = _shares(length=length, heads=heads, item_bytes=2)
     loops = (per_step // together, length // LANES - ("backward" in name))

@@ -8,8 +8,8 @@ backward pass that contract over T, have the 64 of a head along the streamed sid
 nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its
 rate; the other head's half meets zeros.
 
-The source order is the schedule: the matmuls of a head are written before the vector work of the one before it
-(`_software_pipeline`), since the compiler fills one's gaps with the other's only where they stand side by side.
+The source order is the schedule: the first matmuls of a head are written before the vector work of the one before it,
+across blocks too, since the compiler fills one's gaps with the other's only where they stand side by side.
 """
 
 import dataclasses
@@ -71,20 +71,21 @@ def forward(
         for pair, at in enumerate(lanes):
             v_t[pair] = v[0, :, at].T
 
-        def block(index: Any, _: bool) -> None:
+        def score(index: Any, head: int) -> jax.Array:
+            queries = _queries(index)
+            query = _one_head(q[0, queries, lanes[head // 2]], head % 2, scale=plan.score_scale)
+            highest = None
+            for keys in _key_blocks(plan):
+                part_scores = _dot(k[0, keys, lanes[head // 2]], query, 1, 1) + bias[keys, queries]
+                scores[head % 2, keys] = part_scores
+                partial = part_scores.reshape(-1, 8, LANES).max(0)
+                highest = partial if highest is None else jnp.maximum(highest, partial)
+            assert highest is not None
+            return highest.max(0, keepdims=True)
+
+        def block(index: Any, waiting: jax.Array) -> jax.Array:
             queries = _queries(index)
             factors = _fill_words(words, seed, head_of_step + part * plan.together, block=index, plan=plan)
-
-            def score(head: int) -> jax.Array:
-                query = _one_head(q[0, queries, lanes[head // 2]], head % 2, scale=plan.score_scale)
-                highest = None
-                for keys in _key_blocks(plan):
-                    part_scores = _dot(k[0, keys, lanes[head // 2]], query, 1, 1) + bias[keys, queries]
-                    scores[head % 2, keys] = part_scores
-                    partial = part_scores.reshape(-1, 8, LANES).max(0)
-                    highest = partial if highest is None else jnp.maximum(highest, partial)
-                assert highest is not None
-                return highest.max(0, keepdims=True)
 
             def weigh(head: int, highest: jax.Array) -> jax.Array:
                 weights = jnp.exp(scores[head % 2] - highest)
@@ -96,14 +97,28 @@ def forward(
                 mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
                 return mixed * (1 / (1 - plan.rate) / total)
 
-            def finish(pair: int, halves: list[jax.Array]) -> None:
-                out[0, queries, lanes[pair]] = jnp.concatenate(halves, 0).T.astype(out.dtype)
+            halves = []
+            for head in range(plan.together):
+                if head + 1 < plan.together:
+                    following = score(index, head + 1)
+                elif plan.blocks > 1:
+                    following = score(jnp.minimum(index + 1, plan.blocks - 1), 0)
+                else:
+                    following = waiting
+                halves.append(weigh(head, waiting))
+                waiting = following
+                if head % 2:
+                    out[0, queries, lanes[head // 2]] = jnp.concatenate(halves, 0).T.astype(out.dtype)
+                    halves = []
+            return waiting
 
-            _software_pipeline(score, weigh, finish, heads=plan.together)
+        first = score(jnp.int32(0), 0)
+        if plan.blocks == 1:
+            block(jnp.int32(0), first)
+        else:
+            jax.lax.fori_loop(0, plan.blocks, block, first)
 
-        _loop(plan.blocks, block)
-
-    _loop(plan.heads // plan.together, lambda part, _: heads(part))
+    _loop(plan.heads // plan.together, heads)
 
 
 def backward(
@@ -142,80 +157,78 @@ def backward(
             for head in (2 * pair, 2 * pair + 1):
                 delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
 
-        def block(index: Any, is_first: bool) -> None:
-            queries = _queries(index)
-            factors = _fill_words(words, seed, head_of_step + part * plan.together, block=index, plan=plan)
+        first_head = head_of_step + part * plan.together
+        several = plan.blocks > 1
+        if several:
+            k_sum[...], v_sum[...] = jnp.zeros_like(k_sum), jnp.zeros_like(v_sum)
+            for pair in range(plan.together // 2):
+                q_total[0, :, lanes[pair]] = jnp.zeros((1, LANES), jnp.float32)
 
-            def scores(head: int) -> jax.Array:
-                pair, slot = head // 2, head % 2
-                query = _one_head(q[0, queries, lanes[pair]], slot, scale=plan.score_scale)
-                outer = d_out_t[pair, :, queries].astype(jnp.float32) * (1 / (1 - plan.rate))
-                zeros = jnp.zeros((HEAD_SIZE, LANES), jnp.float32)
-                halves = [outer[:HEAD_SIZE], zeros] if slot == 0 else [zeros, outer[HEAD_SIZE:]]
-                outer = jnp.concatenate(halves, 0).astype(q.dtype)
-                level, mean = lse[0, part, head : head + 1, queries], delta[head : head + 1, queries]
-                for keys in _key_blocks(plan):
-                    logits = _dot(k[0, keys, lanes[pair]], query, 1, 1) + bias[keys, queries]
-                    weights = kept = jnp.exp(logits - level)
-                    d_weights = _dot(v[0, keys, lanes[pair]], outer, 1, 0)
-                    if plan.rate:
-                        keep = dropout.kept(words[keys] * factors[head], rate=plan.rate)
-                        kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
-                    d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
-                    dropped[slot, keys] = kept.astype(q.dtype)
-                return outer[_half(head)]
+        def outer_of(index: Any, head: int) -> jax.Array:
+            outer = d_out_t[head // 2, _half(head), _queries(index)].astype(jnp.float32) * (1 / (1 - plan.rate))
+            return outer.astype(q.dtype)
 
-            def products(head: int, outer: jax.Array) -> jax.Array:
-                pair, slot = head // 2, head % 2
-                d_value = _dot(outer, dropped[slot], 1, 1)
-                d_key = _dot(q_t[pair, _half(head), queries], d_scores[slot], 1, 1)
-                v_sum[head] = d_value if is_first else v_sum[head] + d_value
-                k_sum[head] = d_key if is_first else k_sum[head] + d_key
-                return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
+        def scores(index: Any, head: int, factors: list[Any]) -> None:
+            queries, pair, slot = _queries(index), head // 2, head % 2
+            query = _one_head(q[0, queries, lanes[pair]], slot, scale=plan.score_scale)
+            zeros = jnp.zeros((HEAD_SIZE, LANES), q.dtype)
+            halves = [outer_of(index, head), zeros]
+            outer = jnp.concatenate(halves if slot == 0 else halves[::-1], 0)
+            level, mean = lse[0, part, head : head + 1, queries], delta[head : head + 1, queries]
+            for keys in _key_blocks(plan):
+                logits = _dot(k[0, keys, lanes[pair]], query, 1, 1) + bias[keys, queries]
+                weights = kept = jnp.exp(logits - level)
+                d_weights = _dot(v[0, keys, lanes[pair]], outer, 1, 0)
+                if plan.rate:
+                    keep = dropout.kept(words[keys] * factors[head], rate=plan.rate)
+                    kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
+                d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
+                dropped[slot, keys] = kept.astype(q.dtype)
 
-            def finish(pair: int, halves: list[jax.Array]) -> None:
-                d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
-                d_q[0, queries, lanes[pair]] = d_query.astype(d_q.dtype)
-                total = d_query.sum(0, keepdims=True)
-                q_total[0, :, lanes[pair]] = total if is_first else q_total[0, :, lanes[pair]] + total
+        def products(index: Any, head: int) -> jax.Array:
+            pair, slot = head // 2, head % 2
+            d_value = _dot(outer_of(index, head), dropped[slot], 1, 1)
+            d_key = _dot(q_t[pair, _half(head), _queries(index)], d_scores[slot], 1, 1)
+            v_sum[head] = v_sum[head] + d_value if several else d_value
+            k_sum[head] = k_sum[head] + d_key if several else d_key
+            return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
 
-            _software_pipeline(scores, products, finish, heads=plan.together)
+        def block(index: Any, factors: list[Any], *, is_last: bool) -> None:
+            halves = []
+            for head in range(plan.together):
+                if head + 1 < plan.together:
+                    scores(index, head + 1, factors)
+                elif not is_last:
+                    following = _fill_words(words, seed, first_head, block=index + 1, plan=plan)
+                    scores(index + 1, 0, following)
+                halves.append(products(index, head))
+                if head % 2:
+                    d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
+                    d_q[0, _queries(index), lanes[head // 2]] = d_query.astype(d_q.dtype)
+                    total = d_query.sum(0, keepdims=True)
+                    at = (0, slice(None), lanes[head // 2])
+                    q_total[at] = q_total[at] + total if several else total
+                    halves = []
 
-        _loop(plan.blocks, block, peel=True)
+        factors = _fill_words(words, seed, first_head, block=jnp.int32(0), plan=plan)
+        scores(jnp.int32(0), 0, factors)
+        if several:
+            _loop(plan.blocks - 1, lambda index: block(index, factors, is_last=False))
+        block(jnp.int32(plan.blocks - 1), factors, is_last=True)
         for pair, at in enumerate(lanes):
             for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
                 both = (jnp.concatenate([sums[2 * pair], sums[2 * pair + 1]], 0) * scale).T
                 gradient[0, :, at] = both.astype(gradient.dtype)
                 total[0, :, at] = both.sum(0, keepdims=True)
 
-    _loop(plan.heads // plan.together, lambda part, _: heads(part))
+    _loop(plan.heads // plan.together, heads)
 
 
-def _software_pipeline(
-    first: Callable[[int], Any],
-    second: Callable[[int, Any], jax.Array],
-    finish: Callable[[int, list[jax.Array]], None],
-    *,
-    heads: int,
-) -> None:
-    """Write the first stage of a head before the second of the one before it, and finish every two heads."""
-    waiting, halves = first(0), []
-    for head in range(heads):
-        following = first(head + 1) if head + 1 < heads else None
-        halves.append(second(head, waiting))
-        waiting = following
-        if head % 2:
-            finish(head // 2, halves)
-            halves = []
-
-
-def _loop(count: int, body: Callable[[Any, bool], None], *, peel: bool = False) -> None:
-    """Run `body(index, is_first)`; with `peel` the first round is known to be the first when it is compiled."""
-    start = 1 if peel or count == 1 else 0
-    if start:
-        body(jnp.int32(0), True)
-    if count > start:
-        jax.lax.fori_loop(start, count, lambda index, _: body(index, False), None)
+def _loop(count: int, body: Callable[[Any], None]) -> None:
+    if count == 1:
+        body(jnp.int32(0))
+    else:
+        jax.lax.fori_loop(0, count, lambda index, _: body(index), None)
 
 
 def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
