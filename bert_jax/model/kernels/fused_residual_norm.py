@@ -8,7 +8,7 @@ takes one: it reads two arrays and writes two, mostly from and to VMEM.
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +79,10 @@ def _forward(static: _Static, *arrays: Array) -> tuple[Array, Any]:
         total, out = _call(passes.forward, static, inputs=inputs, outputs=[hidden, product])
     else:
         added: Array = add_bias(product, product_bias)
-        total = hidden + (drop(added, seeds, plan.rate) if plan.rate else added)
-        out = layer_norm(total, scale, bias, plan.eps, product.dtype)
+        if plan.rate:
+            added = cast(Array, drop(added, seeds, plan.rate))
+        total = hidden + added
+        out = cast(Array, layer_norm(total, scale, bias, plan.eps, product.dtype))
     # The biases are kept for their dtypes alone.
     return out, (total, scale, seeds, product_bias[:0], bias[:0])
 
