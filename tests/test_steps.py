@@ -254,7 +254,7 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
 def test_what_is_gathered_is_the_whole(
     shape: tuple[int, int, int], from_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_parallel, "_TWO_MOVES_FROM", from_size)
+    monkeypatch.setattr(data_parallel, "_SEVERAL_MOVES_FROM", from_size)
     mesh = meshes.make_mesh(MeshConfig(*shape))
     whole = {"layers": jax.random.normal(jax.random.key(0), (2, 24, 16)), "table": jnp.arange(64.0).reshape(2, 32)}
     specs = {"layers": PartitionSpec(None, ("data", "fsdp")), "table": PartitionSpec(None, ("data", "fsdp"))}
@@ -272,9 +272,12 @@ def test_what_is_gathered_is_the_whole(
 
 
 def test_neighbours_are_gathered_first_then_groups_of_them() -> None:
-    assert data_parallel._gather_groups(1) == []
-    assert data_parallel._gather_groups(16) == [None]
-    near, far = data_parallel._gather_groups(128)
+    assert data_parallel._moves({"data": 8, "fsdp": 4}) == [(("data", "fsdp"), None)]
+    assert data_parallel._moves({"data": 16, "fsdp": 4}) == [("fsdp", None), ("data", None)]
+    (first, near), (second, far) = data_parallel._moves({"data": 128, "fsdp": 1})
+    assert first == second == "data"
+    assert near is not None
+    assert far is not None
     assert (near[1], far[1]) == (list(range(8, 16)), list(range(1, 128, 8)))
 
 

@@ -31,7 +31,7 @@ from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shar
 from bert_jax.data.source import Source
 from bert_jax.data.spool import SpoolPlan, portions, write_json, write_portion
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
-from bert_jax.data.survey import Survey, survey
+from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
@@ -261,7 +261,7 @@ class _Build:
 
 
 def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:
-    parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint]
+    parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint, SHARD_BYTES]
     parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
     if config.pack:  # data sets made before there was packing keep their fingerprint
         parts += [config.max_instances_per_row, config.max_instance_length]

@@ -107,11 +107,11 @@ def _reference(
     query, key, value = (projected.with_bias() for projected in projections)
     scores = jnp.einsum("BqNK,BkNK->BNqk", query / math.sqrt(query.shape[-1]), key)
     scores = jnp.where(mask.dense(), scores.astype(jnp.float32), _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    weights = jax.nn.softmax(scores, axis=-1)
     if dropping is not None:
         keep = dropping.keep(heads, length=query.shape[1])
-        weights = jnp.where(keep, weights * jnp.asarray(1 / (1 - dropping.rate), weights.dtype), 0)
-    return jnp.einsum("BNqk,BkNK->BqNK", weights, value)
+        weights = jnp.where(keep, weights * (1 / (1 - dropping.rate)), 0)
+    return jnp.einsum("BNqk,BkNK->BqNK", weights.astype(query.dtype), value)
 
 
 def _tpu_kernel(

@@ -11,8 +11,9 @@ import importlib.util
 import jax
 
 # By jax's `device_kind`.
-_VECTOR_BOUND = ("TPU v6 lite",)
-_NORMALISES_ONCE = ("TPU v5", "TPU v6 lite")
+_VECTOR_BOUND = ("TPU v6 lite", "TPU v6e")
+_NORMALISES_ONCE = ("TPU v5", "TPU v5p", *_VECTOR_BOUND)
+_HASHES_SLOWLY = ("TPU v4",)
 _OLDEST = 8.0  # compute capability (Ampere): XLA's Triton takes none below
 
 
@@ -24,9 +25,17 @@ def is_vector_bound() -> bool:
 def normalises_once() -> bool:
     """Say whether a norm's result is best written once, by a kernel, on the chip that is traced for.
 
-    On v4 and v5e the matmuls that read it had better normalise each tile anew (`kernels/fused_residual_norm.py`).
+    On a v5e the matmuls that read it had better normalise each tile anew (`kernels/fused_residual_norm.py`).
     """
     return _device_kind() in _NORMALISES_ONCE
+
+
+def takes_tpu_norm() -> bool:
+    """Say whether the norm's TPU kernels are to be traced: for TPUs but the v4, which takes four times as long to hash."""
+    kind = _device_kind()
+    if kind is None and jax.default_backend() == "tpu":
+        kind = jax.devices()[0].device_kind
+    return kind is not None and kind.startswith("TPU") and kind not in _HASHES_SLOWLY
 
 
 def is_gpu() -> bool:

@@ -12,7 +12,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float, UInt32
 
-from bert_jax.model.chip import is_gpu
+from bert_jax.model.chip import is_gpu, takes_tpu_norm
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout, drop
 from bert_jax.model.kernels import fused_residual_norm
@@ -55,7 +55,7 @@ def residual_norm(
     mesh = jax.sharding.get_abstract_mesh()
     is_whole = mesh.empty or mesh.size == 1 or bool(mesh.manual_axes)  # XLA cannot partition a kernel
     choices: dict[str, Any] = {}
-    if not plain and is_whole and fused_residual_norm.is_supported(product.shape):
+    if not plain and is_whole and takes_tpu_norm() and fused_residual_norm.is_supported(product.shape):
         choices["tpu"] = _of_arrays(fused_residual_norm.fused_residual_norm, eps=eps, rate=rate)
     if not plain and is_whole and is_gpu():
         from bert_jax.model.kernels import gpu_residual_norm

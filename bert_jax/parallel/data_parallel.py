@@ -9,6 +9,7 @@ communication (inside the micro-batches too): a `shard_map` over some axes of a 
 partitioner (jax 0.10.2).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from bert_jax.parallel import mesh as meshes
 
 Result = TypeVar("Result")
 
-_TWO_MOVES_FROM = 64  # replicas
+_SEVERAL_MOVES_FROM = 64  # replicas
 
 
 class DataParallel:
@@ -110,9 +111,8 @@ class DataParallel:
 
     def _whole(self, value: jax.Array, shares: "_Shares") -> jax.Array:
         for dimension, axes in shares:
-            for axis in reversed(axes):
-                for groups in _gather_groups(self.mesh.shape[axis]):
-                    value = jax.lax.all_gather(value, axis, axis=dimension, tiled=True, axis_index_groups=groups)
+            for some, groups in _moves({axis: self.mesh.shape[axis] for axis in axes}):
+                value = jax.lax.all_gather(value, some, axis=dimension, tiled=True, axis_index_groups=groups)
         return value
 
 
@@ -124,20 +124,28 @@ def _inner(shares: _Shares) -> _Shares:
     return tuple((dimension - 1, axes) for dimension, axes in shares)
 
 
-def _gather_groups(size: int) -> list[list[list[int]] | None]:
-    """Return the groups of each move that gathers over an axis of `size`: over neighbours, then over the groups.
+_Groups = list[list[int]]
+
+
+def _moves(sizes: dict[str, int]) -> list[tuple[str | tuple[str, ...], _Groups | None]]:
+    """Return the axes and groups of each move that gathers over axes of `sizes`, outermost first.
 
     One move for all is a sum of arrays that are zero but for a share, once the shares are small: so the TPU's compiler
-    makes it from 64 chips on, and filling in the zeros takes 7 % of a step of BERT-Large (benchmarks/RESULTS.md).
+    makes it from 64 chips on, and filling in the zeros takes 7 % of a step of BERT-Large (benchmarks/RESULTS.md). Then
+    each axis is a move of its own, and a long one is two: over neighbours, then over the groups of them.
     """
-    near = max(n for n in range(1, size + 1) if size % n == 0 and n * n <= size)
-    if size < _TWO_MOVES_FROM or near == 1:
-        return [None] if size > 1 else []
-    far = size // near
-    return [
-        [[block * near + place for place in range(near)] for block in range(far)],
-        [[block * near + place for block in range(far)] for place in range(near)],
-    ]
+    if math.prod(sizes.values()) < _SEVERAL_MOVES_FROM:
+        return [(tuple(sizes), None)]
+    moves: list[tuple[str | tuple[str, ...], _Groups | None]] = []
+    for axis, size in reversed(sizes.items()):
+        near = max(n for n in range(1, size + 1) if size % n == 0 and n * n <= size)
+        if size >= _SEVERAL_MOVES_FROM and near > 1:
+            blocks = range(0, size, near)
+            moves.append((axis, [[block + place for place in range(near)] for block in blocks]))
+            moves.append((axis, [[block + place for block in blocks] for place in range(near)]))
+        elif size > 1:
+            moves.append((axis, None))
+    return moves
 
 
 def _scatter(value: jax.Array, shares: _Shares) -> jax.Array:

@@ -48,7 +48,7 @@ class Estimate:
     """Hold what a step costs; seconds of one step, bytes of one chip."""
 
     cycles: int
-    gradient_cycles: int  # of these of the passes forward and backward; the rest gathers, reduces and updates the state
+    gradient_cycles: int  # of these of the passes forward and backward: all that does not depend on the number of chips
     kernels: list[Kernel]
     compute_seconds: float
     exposed_seconds: float

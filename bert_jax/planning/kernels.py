@@ -16,7 +16,7 @@ from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"
 _BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
-_TOKENS = re.compile(r"bf16\[(\d+),(\d+),(\d+)\]")  # rows, tokens, features; float32 has other loops
+_TOKENS = re.compile(r"(bf16|f32)\[(\d+),(\d+),(\d+)\]")  # rows, tokens, features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,43 +30,59 @@ class Kernel:
 
 
 def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> list[Kernel]:
-    """Return the kernels of one step; calls of a name and shape are counted together.
+    """Return the kernels of one step; calls that cost the same are counted together.
 
-    `schedules` is where the compiler wrote the schedules of this program.
+    `schedules` is where the compiler wrote the schedules of this program: of equal calls, that of one.
     """
-    found: dict[tuple[str, str], Kernel] = {}
+    found: dict[tuple[str, str, int | None], Kernel] = {}
+    scheduled: dict[tuple[str, str], int | None] = {}
     for visit in program.visits():
         item = visit.instruction
         if item.target != _TARGET:
             continue
-        key = (re.sub(r"[.\d]*$", "", item.name), item.shape)
-        known = found.get(key)
-        cycles = known.cycles if known else _cycles(item, program=program, schedules=schedules, chip=chip)
+        name = re.sub(r"[.\d]*$", "", item.name)
+        if (name, item.shape) not in scheduled:
+            scheduled[name, item.shape] = _scheduled_cycles(item, schedules=schedules, chip=chip)
+        cycles = scheduled[name, item.shape]
+        if cycles is not None:
+            cycles = max(cycles, _waiting_cycles(item, program=program, chip=chip))
+        known = found.get((name, item.shape, cycles))
         times, calls = (known.times, known.calls) if known else (0, ())
-        found[key] = Kernel(name=key[0], cycles=cycles, times=times + visit.times, calls=(*calls, item.name))
+        found[name, item.shape, cycles] = Kernel(name, cycles, times=times + visit.times, calls=(*calls, item.name))
     return list(found.values())
 
 
-def _cycles(item: Instruction, *, program: HloProgram, schedules: Path | None, chip: Chip) -> int | None:
+def _waiting_cycles(item: Instruction, *, program: HloProgram, chip: Chip) -> int:
+    operands = filter(None, map(program.named, set(item.operands)))
+    moved = item.hbm_bytes + sum(operand.hbm_bytes for operand in operands)
+    return int(moved / chip.hbm_bandwidth * chip.clock)
+
+
+def _scheduled_cycles(item: Instruction, *, schedules: Path | None, chip: Chip) -> int | None:
     files = sorted(schedules.glob(f"*-{item.name}-*final_bundles.txt")) if schedules else []
     files = [file for file in files if "schedule-analysis" not in file.name]
     tokens = _TOKENS.search(item.shape)
     if not files or not tokens:
         return None
-    rows, length, width = map(int, tokens.groups())
-    total, product = 0, 1
+    rows, length, width = map(int, tokens.groups()[1:])
+    rounds = _loop_rounds(item.name, rows=rows, length=length, width=width, dtype=tokens.group(1), cores=chip.cores)
+    if rounds is None:
+        return None
     depths = [len(marks) for marks in _BUNDLE.findall(files[-1].read_text(encoding="utf-8"))]
-    for depth, count in enumerate(_loop_rounds(item.name, rows=rows, length=length, width=width), 1):
+    total, product = depths.count(0), 1
+    for depth, count in enumerate((count for count in rounds if count > 1), 1):
         product *= count
         total += product * depths.count(depth)
-    operands = filter(None, map(program.named, set(item.operands)))
-    moved = item.hbm_bytes + sum(operand.hbm_bytes for operand in operands)
-    waiting = moved / chip.hbm_bandwidth * chip.clock
-    return max(total // chip.cores, int(waiting))
+    return total
 
 
-def _loop_rounds(name: str, *, rows: int, length: int, width: int) -> list[int]:
-    if name.startswith("residual_norm"):
-        return fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=2)
-    steps, *inner = fused_attention.loop_rounds(name, length=length, heads=width // fused_attention.HEAD_SIZE)
-    return [rows * steps, *inner]
+def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, cores: int) -> list[int] | None:
+    """Return the rounds of a kernel's loops on the core that has the most to do; one of one round is no loop."""
+    if "residual_norm" in name:
+        item_bytes = 2 if dtype == "bf16" else 4
+        steps, *inner = fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=item_bytes)
+        return [-(-steps // cores), *inner]
+    if "attention" in name and dtype == "bf16":  # float32 has other loops
+        steps, *inner = fused_attention.loop_rounds(name, length=length, heads=width // fused_attention.HEAD_SIZE)
+        return [-(-rows // cores) * steps, *inner]
+    return None
