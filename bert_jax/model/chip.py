@@ -31,7 +31,7 @@ def normalises_once() -> bool:
 
 
 def takes_tpu_norm() -> bool:
-    """Say whether the norm's TPU kernels are to be traced: for TPUs but the v4, which takes four times as long to hash."""
+    """Say whether the norm's TPU kernels are to be traced: for TPUs, but for the v4, which hashes too slowly."""
     kind = _device_kind()
     if kind is None and jax.default_backend() == "tpu":
         kind = jax.devices()[0].device_kind
