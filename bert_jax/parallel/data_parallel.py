@@ -128,7 +128,7 @@ _Groups = list[list[int]]
 
 
 def _moves(sizes: dict[str, int]) -> list[tuple[str | tuple[str, ...], _Groups | None]]:
-    """Return the axes and groups of each move that gathers over axes of `sizes`, outermost first.
+    """Return axes and groups of each move, in order, that gathers over axes of `sizes`; these come outermost first.
 
     One move for all is a sum of arrays that are zero but for a share, once the shares are small: so the TPU's compiler
     makes it from 64 chips on, and filling in the zeros takes 7 % of a step of BERT-Large (benchmarks/RESULTS.md). Then

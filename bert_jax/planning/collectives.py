@@ -108,7 +108,8 @@ class _Walk:
         size = _group_size(inner, self._num_chips)
         moved = inner.bytes
         if inner.opcode in ("all-gather-start", "collective-permute-start"):  # gives (what went in, what comes out)
-            operands = sum(item.bytes for item in filter(None, map(self._program.named, inner.operands)))
+            given = filter(None, map(self._program.named, inner.operands))
+            operands = sum(operand.bytes for operand in given)
             moved = max(moved - operands, operands)
         elif kind == "reduce-scatter":
             moved *= size

@@ -157,7 +157,7 @@ def backward(
             for head in (2 * pair, 2 * pair + 1):
                 delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
 
-        first_head = head_of_step + part * plan.together
+        head_of_part = head_of_step + part * plan.together
         several = plan.blocks > 1
         if several:
             k_sum[...], v_sum[...] = jnp.zeros_like(k_sum), jnp.zeros_like(v_sum)
@@ -199,7 +199,7 @@ def backward(
                 if head + 1 < plan.together:
                     scores(index, head + 1, factors)
                 elif not is_last:
-                    following = _fill_words(words, seed, first_head, block=index + 1, plan=plan)
+                    following = _fill_words(words, seed, head_of_part, block=index + 1, plan=plan)
                     scores(index + 1, 0, following)
                 halves.append(products(index, head))
                 if head % 2:
@@ -210,7 +210,7 @@ def backward(
                     q_total[at] = q_total[at] + total if several else total
                     halves = []
 
-        factors = _fill_words(words, seed, first_head, block=jnp.int32(0), plan=plan)
+        factors = _fill_words(words, seed, head_of_part, block=jnp.int32(0), plan=plan)
         scores(jnp.int32(0), 0, factors)
         if several:
             _loop(plan.blocks - 1, lambda index: block(index, factors, is_last=False))
