@@ -196,15 +196,23 @@ def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, toleranc
 
 @pytest.mark.parametrize(
     ("length", "heads", "rate", "direction"),
-    [(128, 4, 0.1, "bidirectional"), (256, 2, 0.1, "left_to_right"), (128, 6, 0.0, "bidirectional")],
+    [
+        (128, 8, 0.1, "bidirectional"),
+        (128, 6, 0.0, "bidirectional"),
+        (256, 2, 0.1, "left_to_right"),
+        (384, 2, 0.1, "bidirectional"),
+        (512, 4, 0.1, "bidirectional"),
+    ],
 )
 def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
     length: int, heads: int, rate: float, direction: str
 ) -> None:
     arrays, mask = random_arrays(batch=1, length=length, heads=heads), packed_mask(length, direction=direction)
     expected = results("reference", arrays, mask=mask, rate=rate)
-    # A single probability dropped by one and not by the other would differ by a thousand times the tolerance.
-    assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=KERNEL_TOLERANCE)
+    # A single probability dropped by one and not by the other would differ by a thousand times the tolerance. Rounding
+    # of a sum grows with the root of its terms.
+    tolerance = KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
+    assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=tolerance)
 
 
 def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:

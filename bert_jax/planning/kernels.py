@@ -82,7 +82,7 @@ def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, c
         item_bytes = 2 if dtype == "bf16" else 4
         steps, *inner = fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=item_bytes)
         return [-(-steps // cores), *inner]
-    if "attention" in name and dtype == "bf16":  # float32 has other loops
-        steps, *inner = fused_attention.loop_rounds(name, length=length, heads=width // fused_attention.HEAD_SIZE)
-        return [-(-rows // cores) * steps, *inner]
+    if "attention" in name and dtype == "bf16":  # float32 has other steps
+        steps = fused_attention.grid_steps(name, length=length, heads=width // fused_attention.HEAD_SIZE)
+        return [-(-rows // cores) * steps]
     return None

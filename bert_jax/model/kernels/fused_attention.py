@@ -5,7 +5,7 @@ pass computes the probabilities anew from the log-sum-exp of each query (as Flas
 section 3.1) and drops by the same hash: kept are q, k, v, the output and 4 bytes a head and query.
 
 Two TPU v5e figures, by the compiler's own schedule (`benchmarks/attention_tpu.py`), forward and backward of 16 heads:
-7,700 cycles a row of 128 and 63,300 a row of 512, of which the matrix units are busy 2,600 and 41,000.
+5,700 cycles a row of 128 and 54,000 a row of 512, of which the matrix units are busy 2,600 and 41,000.
 """
 
 import functools
@@ -22,9 +22,13 @@ from bert_jax.model.kernels import fused_attention_passes as passes
 from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Plan
 
 MAX_LENGTH = 512  # the compiler's default of 16 MiB of VMEM a kernel holds what a step needs up to here
-_BLOCK_BYTES = 512 * 1024  # of one array in one step of the grid
+# Of one array in one step of the grid, whose code has no loop, so that the compiler fills gaps across blocks of queries
+# and heads. Limits are VMEM, the time to compile (8 s both passes at T = 512) and the 65,536 instructions that a core
+# holds (at most 22,000 here on v5e, v5p and v6e).
+_FORWARD_BYTES, _BACKWARD_BYTES = 1024 * 1024, 512 * 1024
 
 _Three = tuple[Array, Array, Array]
+_Static = tuple[Plan, Plan, bool]  # of the forward pass, of the backward pass, whether it is interpreted
 
 
 def is_supported(*, length: int, heads: int, head_size: int) -> bool:
@@ -52,72 +56,77 @@ def fused_attention(
     kernel's source on any backend, slowly.
     """
     batch, length, heads, size = projections[0].shape
-    together, per_step = _shares(length=length, heads=heads, item_bytes=projections[0].dtype.itemsize)
-    plan = Plan(length, per_step, together, rate, left_to_right)
+    plans = (
+        Plan(length, per_step, _together(heads), rate, left_to_right)
+        for per_step in _heads_of_steps(length=length, heads=heads, item_bytes=projections[0].dtype.itemsize)
+    )
     flat = tuple(array.reshape(batch, length, heads * size) for array in projections)
     places = (seeds, first_head.reshape(1), segment_ids[:, None, :], position_ids[:, None, :])
-    out: Array = _attend((plan, interpret), flat, tuple(bias.reshape(heads * size) for bias in biases), places)
+    out: Array = _attend((*plans, interpret), flat, tuple(bias.reshape(heads * size) for bias in biases), places)
     return out.reshape(projections[0].shape)
 
 
-def loop_rounds(name: str, *, length: int, heads: int) -> list[int]:
-    """Return the rounds of the loops of pass `name` over one row, outermost first, in bfloat16.
-
-    For counting a schedule: the grid's steps of a row, the groups of heads of a step, the blocks of queries (but the
-    last, in the backward pass, which stands behind the loop). A loop of one round is none.
-    """
-    together, per_step = _shares(length=length, heads=heads, item_bytes=2)
-    loops = (per_step // together, length // LANES - ("backward" in name))
-    return [heads // per_step, *(count for count in loops if count > 1)]
+def grid_steps(name: str, *, length: int, heads: int) -> int:
+    """Return the steps of the grid in which pass `name` works through one row in bfloat16, for counting a schedule."""
+    of_forward, of_backward = _heads_of_steps(length=length, heads=heads, item_bytes=2)
+    return heads // (of_backward if "backward" in name else of_forward)
 
 
-def _shares(*, length: int, heads: int, item_bytes: int) -> tuple[int, int]:
-    """Return the heads that are worked on together, and those of a step of the grid."""
-    together = 4 if heads % 4 == 0 else 2
-    of_one = HEAD_SIZE * length * item_bytes
-    choices = [n for n in range(together, heads + 1, together) if heads % n == 0 and n * of_one <= _BLOCK_BYTES]
-    return together, max(choices, default=together)
+def _heads_of_steps(*, length: int, heads: int, item_bytes: int) -> tuple[int, int]:
+    """Return the heads of one step of the grid, forward and backward: those that share words stay together."""
+    together = _together(heads)
+    choices = [n for n in range(together, heads + 1, together) if heads % n == 0]
+
+    def most(block_bytes: int) -> int:
+        fitting = [n for n in choices if n * HEAD_SIZE * length * item_bytes <= block_bytes]
+        return max(fitting, default=together)
+
+    return most(_FORWARD_BYTES), most(_BACKWARD_BYTES)
+
+
+def _together(heads: int) -> int:
+    return 4 if heads % 4 == 0 else 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static: tuple[Plan, bool], projections: _Three, biases: _Three, places: tuple[Array, ...]) -> Array:
+def _attend(static: _Static, projections: _Three, biases: _Three, places: tuple[Array, ...]) -> Array:
     return _forward(static, projections, biases, places)[0]
 
 
-def _forward(
-    static: tuple[Plan, bool], projections: _Three, biases: _Three, places: tuple[Array, ...]
-) -> tuple[Array, Any]:
+def _forward(static: _Static, projections: _Three, biases: _Three, places: tuple[Array, ...]) -> tuple[Array, Any]:
     query, key, value = (array + bias for array, bias in zip(projections, biases, strict=True))
-    plan, (batch, length, width) = static[0], query.shape
+    (plan, _, interpret), (batch, length, width) = static, query.shape
     statistics = jax.ShapeDtypeStruct((batch, width // HEAD_SIZE // plan.together, plan.together, length), jnp.float32)
     out, lse = _call(
         passes.forward,
-        static,
+        plan,
         inputs=(*places, query, key, value),
         outputs=[jax.ShapeDtypeStruct(query.shape, query.dtype), statistics],
         scratch=[
-            ((plan.together // 2, LANES, length), query.dtype),
-            ((2, length, LANES), jnp.float32),
+            ((plan.heads // 2, LANES, length), query.dtype),
+            ((2, length, plan.block), jnp.float32),
         ],
         matmuls=2,
+        interpret=interpret,
     )
     return out, (query, key, value, out, lse, places)
 
 
-def _backward(static: tuple[Plan, bool], kept: Any, d_out: Array) -> tuple[Any, ...]:
+def _backward(static: _Static, kept: Any, d_out: Array) -> tuple[Any, ...]:
     query, key, value, out, lse, places = kept
-    plan, (batch, length, width) = static[0], query.shape
-    turned = ((plan.together // 2, LANES, length), query.dtype)
+    (_, plan, interpret), (batch, length, width) = static, query.shape
+    turned = ((plan.heads // 2, LANES, length), query.dtype)
     sums = ((plan.together, HEAD_SIZE, length), jnp.float32)
-    staged = ((2, length, LANES), query.dtype)
+    staged = ((2, length, plan.block), query.dtype)
     results = _call(
         passes.backward,
-        static,
+        plan,
         inputs=(*places, query, key, value, out, lse, d_out),
         outputs=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (query, key, value)]
         + [jax.ShapeDtypeStruct((batch, 1, width), jnp.float32)] * 3,
-        scratch=[turned, turned, turned, ((plan.together, length), jnp.float32), sums, sums, staged, staged],
+        scratch=[turned, turned, turned, ((plan.heads, length), jnp.float32), sums, sums, staged, staged],
         matmuls=5,
+        interpret=interpret,
     )
     no_gradients = tuple(np.zeros(place.shape, jax.dtypes.float0) for place in places)
     return tuple(results[:3]), tuple(total.sum((0, 1)).astype(query.dtype) for total in results[3:]), no_gradients
@@ -127,10 +136,9 @@ _attend.defvjp(_forward, _backward)
 
 
 def _call(
-    kernel: Any, static: tuple[Plan, bool], *, inputs: Any, outputs: Any, scratch: Any, matmuls: int
+    kernel: Any, plan: Plan, *, inputs: Any, outputs: Any, scratch: Any, matmuls: int, interpret: bool
 ) -> tuple[Array, ...]:
     """Run a pass over the grid (row, heads of a step)."""
-    plan, interpret = static
     batch, length, width = inputs[4].shape
     row = pl.BlockSpec((1, 1, length), lambda b, g, *_: (b, 0, 0))
     tokens = pl.BlockSpec((1, length, plan.heads * HEAD_SIZE), lambda b, g, *_: (b, 0, g))
@@ -143,7 +151,7 @@ def _call(
         return totals if array.shape[1] == 1 else tokens
 
     # Bias of the row and, where something is dropped, the words of a block.
-    shared = [((length, length), jnp.float32), ((length if plan.rate else 8, LANES), jnp.uint32)]
+    shared = [((length, length), jnp.float32), ((length if plan.rate else 8, plan.block), jnp.uint32)]
     heads = width // HEAD_SIZE
     return pl.pallas_call(
         functools.partial(kernel, plan=plan),

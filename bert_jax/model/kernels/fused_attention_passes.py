@@ -1,19 +1,19 @@
 """The two passes of the fused attention kernel: what one step of the grid computes in VMEM.
 
 A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register,
-so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 128]`:
-all keys of a block of 128 queries), for three reasons: maximum and sum run over sublanes, which costs adds and no
+so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 256]`:
+all keys of a block of queries), for three reasons: maximum and sum run over sublanes, which costs adds and no
 shuffles; statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the
 backward pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes
 nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its
 rate; the other head's half meets zeros.
 
-The source order is the schedule: the first matmuls of a head are written before the vector work of the one before it,
-across blocks too, since the compiler fills one's gaps with the other's only where they stand side by side.
+A step has no loop, and its source order is the schedule: the first matmuls of a head are written before the last work
+on the one before it, across blocks of queries too, since the compiler fills one's gaps with the other's only where they
+stand side by side.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Hold what is static: T, heads of a grid step, heads worked on together (2 or 4), dropout rate, direction."""
+    """Hold what is static: T, heads of a grid step, heads that share words (2 or 4), dropout rate, direction."""
 
     length: int
     heads: int
@@ -38,9 +38,15 @@ class Plan:
     left_to_right: bool
 
     @property
-    def blocks(self) -> int:
-        """Return the number of blocks of queries."""
-        return self.length // LANES
+    def block(self) -> int:
+        """Return the queries of a block: as many as a v6e's matrix unit is wide, where they divide T."""
+        return 2 * LANES if self.length % (2 * LANES) == 0 else LANES
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """Return the work of a grid step in its order, as pairs of a block of queries and a head."""
+        groups = [range(first, first + self.together) for first in range(0, self.heads, self.together)]
+        return [(index, head) for group in groups for index in range(self.length // self.block) for head in group]
 
     @property
     def score_scale(self) -> float:
@@ -63,62 +69,44 @@ def forward(
 ) -> None:
     """Write softmax(q k^T) v and the log-sum-exp of each query's scores; the arguments are references to blocks."""
     bias, words, v_t, scores = rest
-    seed, head_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
+    seed, first_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
     _fill_bias(segments, positions, bias, plan=plan)
 
-    def heads(part: Any) -> None:
-        lanes = _lanes(part, plan)
-        for pair, at in enumerate(lanes):
-            v_t[pair] = v[0, :, at].T
+    def score(index: int, head: int) -> jax.Array:
+        queries, lanes = _queries(index, plan), _lanes(head)
+        query = _one_head(q[0, queries, lanes], head % 2, scale=plan.score_scale)
+        highest = None
+        for keys in _key_blocks(plan):
+            part_scores = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
+            scores[head % 2, keys] = part_scores
+            partial = part_scores.reshape(-1, 8, plan.block).max(0)
+            highest = partial if highest is None else jnp.maximum(highest, partial)
+        assert highest is not None
+        return highest.max(0, keepdims=True)
 
-        def score(index: Any, head: int) -> jax.Array:
-            queries = _queries(index)
-            query = _one_head(q[0, queries, lanes[head // 2]], head % 2, scale=plan.score_scale)
-            highest = None
-            for keys in _key_blocks(plan):
-                part_scores = _dot(k[0, keys, lanes[head // 2]], query, 1, 1) + bias[keys, queries]
-                scores[head % 2, keys] = part_scores
-                partial = part_scores.reshape(-1, 8, LANES).max(0)
-                highest = partial if highest is None else jnp.maximum(highest, partial)
-            assert highest is not None
-            return highest.max(0, keepdims=True)
+    def weigh(index: int, head: int, highest: jax.Array, factors: list[Any]) -> jax.Array:
+        weights = jnp.exp(scores[head % 2] - highest)
+        total = weights.sum(0, keepdims=True)
+        within = head % plan.together
+        lse[0, head // plan.together, within : within + 1, _queries(index, plan)] = jnp.log(total) + highest
+        if plan.rate:
+            weights = jnp.where(dropout.kept(words[...] * factors[within], rate=plan.rate), weights, 0.0)
+        mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
+        return mixed * (1 / (1 - plan.rate) / total)
 
-        def block(index: Any, waiting: jax.Array) -> jax.Array:
-            queries = _queries(index)
-            factors = _fill_words(words, seed, head_of_step + part * plan.together, block=index, plan=plan)
-
-            def weigh(head: int, highest: jax.Array) -> jax.Array:
-                weights = jnp.exp(scores[head % 2] - highest)
-                total = weights.sum(0, keepdims=True)
-                lse[0, part, head : head + 1, queries] = jnp.log(total) + highest
-                if plan.rate:
-                    keep = dropout.kept(words[...] * factors[head], rate=plan.rate)
-                    weights = jnp.where(keep, weights, 0.0)
-                mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
-                return mixed * (1 / (1 - plan.rate) / total)
-
+    waiting = score(*plan.steps[0])
+    factors, halves = [], []
+    for (index, head), following in zip(plan.steps, [*plan.steps[1:], None], strict=True):
+        scored = score(*following) if following else waiting
+        if index == 0 and head % 2 == 0:
+            v_t[head // 2] = v[0, :, _lanes(head)].T
+        if head % plan.together == 0:
+            factors = _fill_words(words, seed, first_of_step + head, block=index, plan=plan)
+        halves.append(weigh(index, head, waiting, factors))
+        waiting = scored
+        if head % 2:
+            out[0, _queries(index, plan), _lanes(head)] = jnp.concatenate(halves, 0).T.astype(out.dtype)
             halves = []
-            for head in range(plan.together):
-                if head + 1 < plan.together:
-                    following = score(index, head + 1)
-                elif plan.blocks > 1:
-                    following = score(jnp.minimum(index + 1, plan.blocks - 1), 0)
-                else:
-                    following = waiting
-                halves.append(weigh(head, waiting))
-                waiting = following
-                if head % 2:
-                    out[0, queries, lanes[head // 2]] = jnp.concatenate(halves, 0).T.astype(out.dtype)
-                    halves = []
-            return waiting
-
-        first = score(jnp.int32(0), 0)
-        if plan.blocks == 1:
-            block(jnp.int32(0), first)
-        else:
-            jax.lax.fori_loop(0, plan.blocks, block, first)
-
-    _loop(plan.heads // plan.together, heads)
 
 
 def backward(
@@ -146,89 +134,75 @@ def backward(
     Probabilities are computed anew, and dropped by the same words.
     """
     bias, words, k_t, q_t, d_out_t, delta, k_sum, v_sum, dropped, d_scores = rest
-    seed, head_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
+    seed, first_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
+    last_block = plan.length // plan.block - 1
     _fill_bias(segments, positions, bias, plan=plan)
 
-    def heads(part: Any) -> None:
-        lanes = _lanes(part, plan)
-        for pair, at in enumerate(lanes):
-            k_t[pair], q_t[pair], d_out_t[pair] = k[0, :, at].T, q[0, :, at].T, d_out[0, :, at].T
-            product = d_out_t[pair].astype(jnp.float32) * out[0, :, at].T.astype(jnp.float32)
-            for head in (2 * pair, 2 * pair + 1):
-                delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
+    def outer_of(index: int, head: int) -> jax.Array:
+        outer = d_out_t[head // 2, _half(head), _queries(index, plan)].astype(jnp.float32) * (1 / (1 - plan.rate))
+        return outer.astype(q.dtype)
 
-        head_of_part = head_of_step + part * plan.together
-        several = plan.blocks > 1
-        if several:
-            k_sum[...], v_sum[...] = jnp.zeros_like(k_sum), jnp.zeros_like(v_sum)
-            for pair in range(plan.together // 2):
-                q_total[0, :, lanes[pair]] = jnp.zeros((1, LANES), jnp.float32)
+    def scores(index: int, head: int, factors: list[Any]) -> None:
+        queries, lanes, slot, within = _queries(index, plan), _lanes(head), head % 2, head % plan.together
+        query = _one_head(q[0, queries, lanes], slot, scale=plan.score_scale)
+        zeros = jnp.zeros((HEAD_SIZE, plan.block), q.dtype)
+        halves = [outer_of(index, head), zeros]
+        outer = jnp.concatenate(halves if slot == 0 else halves[::-1], 0)
+        level, mean = lse[0, head // plan.together, within : within + 1, queries], delta[head : head + 1, queries]
+        for keys in _key_blocks(plan):
+            logits = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
+            weights = kept = jnp.exp(logits - level)
+            d_weights = _dot(v[0, keys, lanes], outer, 1, 0)
+            if plan.rate:
+                keep = dropout.kept(words[keys] * factors[within], rate=plan.rate)
+                kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
+            d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
+            dropped[slot, keys] = kept.astype(q.dtype)
 
-        def outer_of(index: Any, head: int) -> jax.Array:
-            outer = d_out_t[head // 2, _half(head), _queries(index)].astype(jnp.float32) * (1 / (1 - plan.rate))
-            return outer.astype(q.dtype)
+    def products(index: int, head: int) -> jax.Array:
+        pair, slot, within = head // 2, head % 2, head % plan.together
+        d_value = _dot(outer_of(index, head), dropped[slot], 1, 1)
+        d_key = _dot(q_t[pair, _half(head), _queries(index, plan)], d_scores[slot], 1, 1)
+        v_sum[within] = v_sum[within] + d_value if index else d_value
+        k_sum[within] = k_sum[within] + d_key if index else d_key
+        return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
 
-        def scores(index: Any, head: int, factors: list[Any]) -> None:
-            queries, pair, slot = _queries(index), head // 2, head % 2
-            query = _one_head(q[0, queries, lanes[pair]], slot, scale=plan.score_scale)
-            zeros = jnp.zeros((HEAD_SIZE, LANES), q.dtype)
-            halves = [outer_of(index, head), zeros]
-            outer = jnp.concatenate(halves if slot == 0 else halves[::-1], 0)
-            level, mean = lse[0, part, head : head + 1, queries], delta[head : head + 1, queries]
-            for keys in _key_blocks(plan):
-                logits = _dot(k[0, keys, lanes[pair]], query, 1, 1) + bias[keys, queries]
-                weights = kept = jnp.exp(logits - level)
-                d_weights = _dot(v[0, keys, lanes[pair]], outer, 1, 0)
-                if plan.rate:
-                    keep = dropout.kept(words[keys] * factors[head], rate=plan.rate)
-                    kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
-                d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
-                dropped[slot, keys] = kept.astype(q.dtype)
+    def write_queries(index: int, head: int, halves: list[jax.Array]) -> None:
+        d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
+        d_q[0, _queries(index, plan), _lanes(head)] = d_query.astype(d_q.dtype)
+        total, at = d_query.sum(0, keepdims=True), (0, slice(None), _lanes(head))
+        q_total[at] = q_total[at] + total if index else total
 
-        def products(index: Any, head: int) -> jax.Array:
-            pair, slot = head // 2, head % 2
-            d_value = _dot(outer_of(index, head), dropped[slot], 1, 1)
-            d_key = _dot(q_t[pair, _half(head), _queries(index)], d_scores[slot], 1, 1)
-            v_sum[head] = v_sum[head] + d_value if several else d_value
-            k_sum[head] = k_sum[head] + d_key if several else d_key
-            return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
+    def write_keys_and_values(head: int) -> None:
+        within = head % plan.together
+        for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
+            both = (jnp.concatenate([sums[within - 1], sums[within]], 0) * scale).T
+            gradient[0, :, _lanes(head)] = both.astype(gradient.dtype)
+            total[0, :, _lanes(head)] = both.sum(0, keepdims=True)
 
-        def block(index: Any, factors: list[Any], *, is_last: bool) -> None:
-            halves = []
-            for head in range(plan.together):
-                if head + 1 < plan.together:
-                    scores(index, head + 1, factors)
-                elif not is_last:
-                    following = _fill_words(words, seed, head_of_part, block=index + 1, plan=plan)
-                    scores(index + 1, 0, following)
-                halves.append(products(index, head))
-                if head % 2:
-                    d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
-                    d_q[0, _queries(index), lanes[head // 2]] = d_query.astype(d_q.dtype)
-                    total = d_query.sum(0, keepdims=True)
-                    at = (0, slice(None), lanes[head // 2])
-                    q_total[at] = q_total[at] + total if several else total
-                    halves = []
+    def turn(pair: int) -> None:
+        at = _lanes(2 * pair)
+        k_t[pair], q_t[pair], d_out_t[pair] = k[0, :, at].T, q[0, :, at].T, d_out[0, :, at].T
+        product = d_out_t[pair].astype(jnp.float32) * out[0, :, at].T.astype(jnp.float32)
+        for head in (2 * pair, 2 * pair + 1):
+            delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
 
-        factors = _fill_words(words, seed, head_of_part, block=jnp.int32(0), plan=plan)
-        scores(jnp.int32(0), 0, factors)
-        if several:
-            _loop(plan.blocks - 1, lambda index: block(index, factors, is_last=False))
-        block(jnp.int32(plan.blocks - 1), factors, is_last=True)
-        for pair, at in enumerate(lanes):
-            for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
-                both = (jnp.concatenate([sums[2 * pair], sums[2 * pair + 1]], 0) * scale).T
-                gradient[0, :, at] = both.astype(gradient.dtype)
-                total[0, :, at] = both.sum(0, keepdims=True)
-
-    _loop(plan.heads // plan.together, heads)
-
-
-def _loop(count: int, body: Callable[[Any], None]) -> None:
-    if count == 1:
-        body(jnp.int32(0))
-    else:
-        jax.lax.fori_loop(0, count, lambda index, _: body(index), None)
+    factors, halves = [], []
+    for step, following in zip([None, *plan.steps], [*plan.steps, None], strict=True):
+        if following:
+            if following[1] % plan.together == 0:
+                factors = _fill_words(words, seed, first_of_step + following[1], block=following[0], plan=plan)
+            if following[0] == 0 and following[1] % 2 == 0:
+                turn(following[1] // 2)
+            scores(*following, factors)
+        if step:
+            index, head = step
+            halves.append(products(index, head))
+            if head % 2:
+                write_queries(index, head, halves)
+                halves = []
+                if index == last_block:
+                    write_keys_and_values(head)
 
 
 def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
@@ -236,8 +210,8 @@ def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> 
     return jax.lax.dot_general(left, right, contraction, preferred_element_type=jnp.float32)
 
 
-def _queries(block: Any) -> Any:
-    return pl.ds(pl.multiple_of(block * LANES, LANES), LANES)
+def _queries(index: int, plan: Plan) -> slice:
+    return slice(index * plan.block, (index + 1) * plan.block)
 
 
 def _key_blocks(plan: Plan) -> list[slice]:
@@ -245,10 +219,9 @@ def _key_blocks(plan: Plan) -> list[slice]:
     return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
 
 
-def _lanes(part: Any, plan: Plan) -> list[Any]:
-    """Return the lanes of each pair of heads."""
-    start = pl.multiple_of(part * (plan.together * HEAD_SIZE), LANES)
-    return [pl.ds(start + pair * LANES, LANES) for pair in range(plan.together // 2)]
+def _lanes(head: int) -> slice:
+    """Return the lanes of a head and of the other of its pair."""
+    return slice(head // 2 * LANES, (head // 2 + 1) * LANES)
 
 
 def _half(head: int) -> slice:
@@ -271,8 +244,7 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         key, key_position = column(segments[0]), column(positions[0]) if plan.left_to_right else None
-        for index in range(plan.blocks):
-            queries = slice(index * LANES, (index + 1) * LANES)
+        for queries in _key_blocks(plan):
             query = segments[0, :, queries].astype(jnp.float32)
             allowed = (key > 0) & ((query == key) | (query == 0))
             if key_position is not None:
@@ -280,13 +252,13 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
             bias[:, queries] = jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
-def _fill_words(words: Any, seed: Any, head: Any, *, block: Any, plan: Plan) -> list[Any]:
+def _fill_words(words: Any, seed: Any, head: Any, *, block: int, plan: Plan) -> list[Any]:
     """Write the words that the heads from `head` on share for a block of queries; return each head's factor."""
     if not plan.rate:
         return []
     shared_by = jnp.int32(dropout.SHARED_BY)
     group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
-    query = jax.lax.broadcasted_iota(jnp.uint32, (1, LANES), 1) + block.astype(jnp.uint32) * jnp.uint32(LANES)
+    query = jax.lax.broadcasted_iota(jnp.uint32, (1, plan.block), 1) + jnp.uint32(block * plan.block)
     key = jax.lax.broadcasted_iota(jnp.uint32, (plan.length, 1), 0)
     place = dropout.word_place((group, query, key), sizes=(1, plan.length, plan.length))
     words[...] = dropout.mix(place ^ seed)
