@@ -14,6 +14,7 @@ from bert_jax.config import CHOICES, MeshConfig
 from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.kernels import fused_attention
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.rows import encoder_inputs
 
@@ -21,7 +22,8 @@ from bert_jax.pretrain.rows import encoder_inputs
 TOLERANCE = 2e-6
 # cuDNN needs a GPU; small shapes go to the reference whatever the name, and our kernel has tests of its own below.
 IMPLEMENTATIONS = ("auto", "reference")
-# float32 sums of up to 256 terms, the softmax in another order: relative to the largest value.
+# float32 sums of up to 256 terms, the softmax in another order: relative to the largest value. Rounding grows with the
+# root of the terms.
 KERNEL_TOLERANCE = 2e-6
 # The same in bfloat16 (8 bits): the reference rounds the probabilities after the division, the kernel before it.
 KERNEL_TOLERANCE_BFLOAT16 = 0.02
@@ -198,7 +200,8 @@ def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, toleranc
     ("length", "heads", "rate", "direction"),
     [
         (128, 8, 0.1, "bidirectional"),
-        (128, 6, 0.0, "bidirectional"),
+        (128, 6, 0.1, "bidirectional"),
+        (128, 2, 0.0, "bidirectional"),
         (256, 2, 0.1, "left_to_right"),
         (384, 2, 0.1, "bidirectional"),
         (512, 4, 0.1, "bidirectional"),
@@ -209,10 +212,31 @@ def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
 ) -> None:
     arrays, mask = random_arrays(batch=1, length=length, heads=heads), packed_mask(length, direction=direction)
     expected = results("reference", arrays, mask=mask, rate=rate)
-    # A single probability dropped by one and not by the other would differ by a thousand times the tolerance. Rounding
-    # of a sum grows with the root of its terms.
+    # A single probability dropped by one and not by the other would differ by a thousand times the tolerance.
     tolerance = KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
     assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "most", "per_step"),
+    [
+        (128, 12, 1 << 17, (4, 4)),  # three steps of the grid a row
+        (128, 6, 1 << 17, (2, 2)),
+        (384, 8, 1 << 20, (8, 8)),  # two groups of heads in a step, each with three blocks of queries
+    ],
+)
+def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(
+    length: int, heads: int, most: int, per_step: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_attention, "_FORWARD_BYTES", most)
+    monkeypatch.setattr(fused_attention, "_BACKWARD_BYTES", most)
+    sizes = {"length": length, "heads": heads, "item_bytes": 4}
+    steps = [fused_attention.grid_steps(name, **sizes) for name in ("forward", "backward")]
+    assert steps == [heads // count for count in per_step]
+    arrays, mask = random_arrays(batch=2, length=length, heads=heads), packed_mask(length, batch=2)
+    expected = results("reference", arrays, mask=mask, rate=0.1)
+    tolerance = KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
+    assert_equal(results("pallas", arrays, mask=mask, rate=0.1), expected, tolerance=tolerance)
 
 
 def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:

@@ -78,11 +78,12 @@ def _scheduled_cycles(item: Instruction, *, schedules: Path | None, chip: Chip) 
 
 def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, cores: int) -> list[int] | None:
     """Return the rounds of a kernel's loops on the core that has the most to do; one of one round is no loop."""
+    item_bytes = 2 if dtype == "bf16" else 4
     if "residual_norm" in name:
-        item_bytes = 2 if dtype == "bf16" else 4
         steps, *inner = fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=item_bytes)
         return [-(-steps // cores), *inner]
-    if "attention" in name and dtype == "bf16":  # float32 has other steps
-        steps = fused_attention.grid_steps(name, length=length, heads=width // fused_attention.HEAD_SIZE)
+    if "attention" in name:
+        heads = width // fused_attention.HEAD_SIZE
+        steps = fused_attention.grid_steps(name, length=length, heads=heads, item_bytes=item_bytes)
         return [-(-rows // cores) * steps]
     return None

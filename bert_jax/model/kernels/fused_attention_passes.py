@@ -1,12 +1,12 @@
 """The two passes of the fused attention kernel: what one step of the grid computes in VMEM.
 
 A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register,
-so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, 256]`:
-all keys of a block of queries), for three reasons: maximum and sum run over sublanes, which costs adds and no
+so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, block]`:
+all keys of 256 queries, or of 128 where 256 does not divide T), for three reasons: maximum and sum run over sublanes, which costs adds and no
 shuffles; statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the
 backward pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes
-nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit and so run at half its
-rate; the other head's half meets zeros.
+nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit (256 on v6e) and so run at
+half its rate (a quarter); the other head's half meets zeros.
 
 A step has no loop, and its source order is the schedule: the first matmuls of a head are written before the last work
 on the one before it, across blocks of queries too, since the compiler fills one's gaps with the other's only where they
@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 
 from bert_jax.model import dropout
 
-LANES = 128  # queries of a block, and two heads side by side
+LANES = 128  # of a register: two heads side by side
 HEAD_SIZE = 64
 MASKED = -1e30
 
@@ -43,8 +43,8 @@ class Plan:
         return 2 * LANES if self.length % (2 * LANES) == 0 else LANES
 
     @property
-    def steps(self) -> list[tuple[int, int]]:
-        """Return the work of a grid step in its order, as pairs of a block of queries and a head."""
+    def items(self) -> list[tuple[int, int]]:
+        """Return the work of a grid step in its order: pairs of a block of queries and a head."""
         groups = [range(first, first + self.together) for first in range(0, self.heads, self.together)]
         return [(index, head) for group in groups for index in range(self.length // self.block) for head in group]
 
@@ -94,10 +94,10 @@ def forward(
         mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
         return mixed * (1 / (1 - plan.rate) / total)
 
-    waiting = score(*plan.steps[0])
+    waiting: Any = score(*plan.items[0])
     factors, halves = [], []
-    for (index, head), following in zip(plan.steps, [*plan.steps[1:], None], strict=True):
-        scored = score(*following) if following else waiting
+    for (index, head), following in zip(plan.items, [*plan.items[1:], None], strict=True):
+        scored = score(*following) if following else None
         if index == 0 and head % 2 == 0:
             v_t[head // 2] = v[0, :, _lanes(head)].T
         if head % plan.together == 0:
@@ -146,8 +146,8 @@ def backward(
         queries, lanes, slot, within = _queries(index, plan), _lanes(head), head % 2, head % plan.together
         query = _one_head(q[0, queries, lanes], slot, scale=plan.score_scale)
         zeros = jnp.zeros((HEAD_SIZE, plan.block), q.dtype)
-        halves = [outer_of(index, head), zeros]
-        outer = jnp.concatenate(halves if slot == 0 else halves[::-1], 0)
+        own_and_other = [outer_of(index, head), zeros]
+        outer = jnp.concatenate(own_and_other if slot == 0 else own_and_other[::-1], 0)
         level, mean = lse[0, head // plan.together, within : within + 1, queries], delta[head : head + 1, queries]
         for keys in _key_blocks(plan):
             logits = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
@@ -188,15 +188,15 @@ def backward(
             delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
 
     factors, halves = [], []
-    for step, following in zip([None, *plan.steps], [*plan.steps, None], strict=True):
+    for item, following in zip([None, *plan.items], [*plan.items, None], strict=True):
         if following:
             if following[1] % plan.together == 0:
                 factors = _fill_words(words, seed, first_of_step + following[1], block=following[0], plan=plan)
             if following[0] == 0 and following[1] % 2 == 0:
                 turn(following[1] // 2)
             scores(*following, factors)
-        if step:
-            index, head = step
+        if item:
+            index, head = item
             halves.append(products(index, head))
             if head % 2:
                 write_queries(index, head, halves)
@@ -244,7 +244,7 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         key, key_position = column(segments[0]), column(positions[0]) if plan.left_to_right else None
-        for queries in _key_blocks(plan):
+        for queries in (slice(start, start + LANES) for start in range(0, plan.length, LANES)):
             query = segments[0, :, queries].astype(jnp.float32)
             allowed = (key > 0) & ((query == key) | (query == 0))
             if key_position is not None:
