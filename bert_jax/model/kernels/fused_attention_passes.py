@@ -2,11 +2,11 @@
 
 A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register,
 so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, block]`:
-all keys of 256 queries, or of 128 where 256 does not divide T), for three reasons: maximum and sum run over sublanes, which costs adds and no
-shuffles; statistics of a query are rows that broadcast for nothing; and the products with values, and all three of the
-backward pass that contract over T, have the 64 of a head along the streamed side of the matrix unit, where it wastes
-nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix unit (256 on v6e) and so run at
-half its rate (a quarter); the other head's half meets zeros.
+all keys of 256 queries, or of 128 where 256 does not divide T), for three reasons: maximum and sum run over sublanes,
+which costs adds and no shuffles; statistics of a query are rows that broadcast for nothing; and the products with
+values, and all three of the backward pass that contract over T, have the 64 of a head along the streamed side of the
+matrix unit, where it wastes nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix
+unit (256 on v6e) and so run at half its rate (a quarter); the other head's half meets zeros.
 
 A step has no loop, and its source order is the schedule: the first matmuls of a head are written before the last work
 on the one before it, across blocks of queries too, since the compiler fills one's gaps with the other's only where they
