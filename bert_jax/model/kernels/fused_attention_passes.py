@@ -190,11 +190,12 @@ def backward(
     factors, halves = [], []
     for item, following in zip([None, *plan.items], [*plan.items, None], strict=True):
         if following:
-            if following[1] % plan.together == 0:
-                factors = _fill_words(words, seed, first_of_step + following[1], block=following[0], plan=plan)
-            if following[0] == 0 and following[1] % 2 == 0:
-                turn(following[1] // 2)
-            scores(*following, factors)
+            index, head = following
+            if head % plan.together == 0:
+                factors = _fill_words(words, seed, first_of_step + head, block=index, plan=plan)
+            if index == 0 and head % 2 == 0:
+                turn(head // 2)
+            scores(index, head, factors)
         if item:
             index, head = item
             halves.append(products(index, head))
