@@ -22,11 +22,15 @@ from bert_jax.pretrain.rows import encoder_inputs
 TOLERANCE = 2e-6
 # cuDNN needs a GPU; small shapes go to the reference whatever the name, and our kernel has tests of its own below.
 IMPLEMENTATIONS = ("auto", "reference")
-# float32 sums of up to 256 terms, the softmax in another order: relative to the largest value. Rounding grows with the
-# root of the terms.
+# float32 sums of up to 256 terms, the softmax in another order: relative to the largest value.
 KERNEL_TOLERANCE = 2e-6
 # The same in bfloat16 (8 bits): the reference rounds the probabilities after the division, the kernel before it.
 KERNEL_TOLERANCE_BFLOAT16 = 0.02
+
+
+def kernel_tolerance(length: int) -> float:
+    """Return `KERNEL_TOLERANCE` for sums of `length` terms: rounding grows with the root of the terms."""
+    return KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
 
 
 def attend_plain(query: jax.Array, *, key: jax.Array, value: jax.Array, mask: AttentionMask, **rest: Any) -> jax.Array:
@@ -213,8 +217,7 @@ def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
     arrays, mask = random_arrays(batch=1, length=length, heads=heads), packed_mask(length, direction=direction)
     expected = results("reference", arrays, mask=mask, rate=rate)
     # A single probability dropped by one and not by the other would differ by a thousand times the tolerance.
-    tolerance = KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
-    assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=tolerance)
+    assert_equal(results("pallas", arrays, mask=mask, rate=rate), expected, tolerance=kernel_tolerance(length))
 
 
 @pytest.mark.parametrize(
@@ -235,8 +238,7 @@ def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(
     assert steps == [heads // count for count in per_step]
     arrays, mask = random_arrays(batch=2, length=length, heads=heads), packed_mask(length, batch=2)
     expected = results("reference", arrays, mask=mask, rate=0.1)
-    tolerance = KERNEL_TOLERANCE * max(1.0, (length / 256) ** 0.5)
-    assert_equal(results("pallas", arrays, mask=mask, rate=0.1), expected, tolerance=tolerance)
+    assert_equal(results("pallas", arrays, mask=mask, rate=0.1), expected, tolerance=kernel_tolerance(length))
 
 
 def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:

@@ -125,10 +125,18 @@ def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]
     assert kernels["attention_backward"]["cycles"] == pytest.approx(8 * 3_540, rel=0.1)
 
 
+def on_one_chip(topology: str) -> NamedSharding:
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    return NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
+
+
+def compiled_text(function: Callable[..., Any], *arrays: Any) -> str:
+    return jax.jit(function).trace(*arrays).lower(lowering_platforms=("tpu",)).compile().as_text()
+
+
 def compile_norm(topology: str, shape: tuple[int, int, int], dtype: str) -> str:
     """Compile the norm's kernels, both ways, for one chip, in the process with the compiler; return the program."""
-    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    sharding = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
+    sharding = on_one_chip(topology)
     tokens, features = (jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for size in (shape, shape[-1:]))
     seeds = jax.ShapeDtypeStruct(shape[:1], "uint32", sharding=sharding)
     assert is_supported(shape)
@@ -140,8 +148,7 @@ def compile_norm(topology: str, shape: tuple[int, int, int], dtype: str) -> str:
         out, pull = jax.vjp(norm, hidden, product, bias, bias, bias)
         return out, pull(d_out)
 
-    traced = jax.jit(both).trace(tokens, tokens, features, seeds, tokens)
-    return traced.lower(lowering_platforms=("tpu",)).compile().as_text()
+    return compiled_text(both, tokens, tokens, features, seeds, tokens)
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
@@ -162,8 +169,7 @@ def test_the_norms_kernels_compile_at_the_bounds_of_what_they_take(
 
 def compile_attention(topology: str, shape: tuple[int, int, int, int], dtype: str) -> str:
     """Compile the attention kernel, both ways, for one chip, in the process with the compiler; return the program."""
-    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    sharding = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
+    sharding = on_one_chip(topology)
     batch, length, heads, size = shape
     assert fused_attention.is_supported(length=length, heads=heads, head_size=size)
     tokens, bias = (jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding) for dimensions in (shape, shape[2:]))
@@ -186,8 +192,7 @@ def compile_attention(topology: str, shape: tuple[int, int, int, int], dtype: st
         out, pull = jax.vjp(attend, tokens, tokens + 1, tokens + 2)
         return out, pull(tokens)
 
-    traced = jax.jit(both).trace(tokens, bias, places, seeds)
-    return traced.lower(lowering_platforms=("tpu",)).compile().as_text()
+    return compiled_text(both, tokens, bias, places, seeds)
 
 
 @pytest.mark.parametrize(

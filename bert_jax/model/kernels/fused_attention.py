@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
+from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import fused_attention_passes as passes
 from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Plan
 
@@ -84,7 +85,7 @@ def _heads_per_step(*, length: int, heads: int, item_bytes: int) -> tuple[int, i
 
 
 def _together(heads: int) -> int:
-    return 4 if heads % 4 == 0 else 2
+    return SHARED_BY if heads % SHARED_BY == 0 else 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -76,7 +76,7 @@ def forward(
         queries, lanes = _queries(index, plan), _lanes(head)
         query = _one_head(q[0, queries, lanes], head % 2, scale=plan.score_scale)
         highest = None
-        for keys in _key_blocks(plan):
+        for keys in _blocks_of_lanes(plan):
             part_scores = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
             scores[head % 2, keys] = part_scores
             partial = part_scores.reshape(-1, 8, plan.block).max(0)
@@ -149,7 +149,7 @@ def backward(
         own_and_other = [outer_of(index, head), zeros]
         outer = jnp.concatenate(own_and_other if slot == 0 else own_and_other[::-1], 0)
         level, mean = lse[0, head // plan.together, within : within + 1, queries], delta[head : head + 1, queries]
-        for keys in _key_blocks(plan):
+        for keys in _blocks_of_lanes(plan):
             logits = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
             weights = kept = jnp.exp(logits - level)
             d_weights = _dot(v[0, keys, lanes], outer, 1, 0)
@@ -215,8 +215,8 @@ def _queries(index: int, plan: Plan) -> slice:
     return slice(index * plan.block, (index + 1) * plan.block)
 
 
-def _key_blocks(plan: Plan) -> list[slice]:
-    """Return blocks of keys: each block's product is a matmul of its own, which is what spreads them over all units."""
+def _blocks_of_lanes(plan: Plan) -> list[slice]:
+    """Return the positions by 128. Each product with 128 keys is a matmul of its own: so they spread over all units."""
     return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
 
 
@@ -245,7 +245,7 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         key, key_position = column(segments[0]), column(positions[0]) if plan.left_to_right else None
-        for queries in (slice(start, start + LANES) for start in range(0, plan.length, LANES)):
+        for queries in _blocks_of_lanes(plan):
             query = segments[0, :, queries].astype(jnp.float32)
             allowed = (key > 0) & ((query == key) | (query == 0))
             if key_position is not None:
