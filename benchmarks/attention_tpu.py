@@ -20,7 +20,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bert_jax.config import model_preset
 from bert_jax.model.attention import AttentionMask
-from bert_jax.model.bert import BertLayer
+from bert_jax.model.bert.encoder import BertLayer
 from bert_jax.model.dropout import Dropout
 from bert_jax.planning.chips import Topology, parse_topology
 from bert_jax.planning.compiling import fresh_schedules, prepare_environment

@@ -38,9 +38,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
-from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.results import Wanted

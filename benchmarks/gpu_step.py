@@ -5,8 +5,8 @@
 
 `sides.py` says what a step is. Each side is a process of its own; both are compiled first and then take turns, round by
 round, so both must fit in memory together. Prints one JSON object: medians of the rounds, their ratio, and the model
-FLOP/s (`model/flops.py`; masked-LM head at the chosen positions only, for both sides) as a share of the ceiling, which
-is the rate of a bfloat16 matmul of 8,192 x 8,192 x 8,192 measured between the rounds.
+FLOP/s (`model/bert/flops.py`; masked-LM head at the chosen positions only, for both sides) as a share of the ceiling,
+which is the rate of a bfloat16 matmul of 8,192 x 8,192 x 8,192 measured between the rounds.
 
 With `--data` ours takes its rows from a data set made by `prepare` (packed or not) and the figures count its instances.
 Needs torch, transformers and a CUDA build of jax.
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import sides
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_preset
-from bert_jax.model.flops import train_flops_per_row
+from bert_jax.model.bert.flops import train_flops_per_row
 
 MODEL = flags.DEFINE_string("model", "large", "Model preset.")
 LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")

@@ -6,7 +6,7 @@ With `--task=squad_v2 --predictions=FILE --data=FILE` it scores a predictions fi
 import json
 import sys
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -4,7 +4,7 @@ SOURCE is a workdir or checkpoint of ours, a HuggingFace folder, or the prefix o
 back and compared before it is called done.
 """
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -52,4 +52,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

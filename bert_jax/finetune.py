@@ -7,7 +7,7 @@
 
 import sys
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
@@ -27,8 +27,8 @@ INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew, for ex
 
 def main() -> int:
     """Read the flags and call the one function."""
+    from bert_jax.config import finetuning as configs
     from bert_jax.errors import UserError
-    from bert_jax.finetuning import config as configs
     from bert_jax.finetuning import finetune
 
     if CONFIG.value is None:
@@ -56,10 +56,10 @@ def main() -> int:
 
 
 def _fields() -> list[str]:
-    from bert_jax.finetuning.config import FinetuneConfig, flatten
+    from bert_jax.config.finetuning import FinetuneConfig, flatten
 
     return list(flatten(FinetuneConfig()))
 
 
 if __name__ == "__main__":
-    door.run(main, fields=_fields)
+    cli.run(main, fields=_fields)

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
@@ -60,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

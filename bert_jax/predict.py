@@ -9,7 +9,7 @@
 
 import sys
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -59,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -4,7 +4,7 @@ import shlex
 
 from absl import flags
 
-from bert_jax import door
+from bert_jax import cli
 from bert_jax.config import CHOICES, DataConfig
 from bert_jax.data.builder import RUNNERS, build_dataset
 from bert_jax.errors import UserError
@@ -100,4 +100,4 @@ def _lengths(items: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -7,7 +7,7 @@ parameters and schedule and stops. `--init=SOURCE` goes on from a released or an
 import sys
 import time
 
-from bert_jax import door  # first: it quiets the libraries that the next imports load
+from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
@@ -64,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

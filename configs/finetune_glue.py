@@ -9,7 +9,7 @@ models of the paper's sizes: planned.
 
 from ml_collections import ConfigDict
 
-from bert_jax.finetuning.config import default_config
+from bert_jax.config.finetuning import default_config
 
 
 def get_config(task: str = "mrpc") -> ConfigDict:

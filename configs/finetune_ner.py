@@ -9,7 +9,7 @@ concat_last_four, sum_all. The paper uses a cased model and the whole document a
 
 from ml_collections import ConfigDict
 
-from bert_jax.finetuning.config import default_config
+from bert_jax.config.finetuning import default_config
 
 
 def get_config(features: str = "") -> ConfigDict:

@@ -9,7 +9,7 @@ argument is the kind: classification, regression, tags, span or choice. Without 
 
 from ml_collections import ConfigDict
 
-from bert_jax.finetuning.config import default_config
+from bert_jax.config.finetuning import default_config
 
 
 def get_config(kind: str = "classification") -> ConfigDict:

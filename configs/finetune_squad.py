@@ -8,7 +8,7 @@ an H200: F1 83.1, exact match 73.9 on 1.1 (benchmarks/RESULTS.md). Models of the
 
 from ml_collections import ConfigDict
 
-from bert_jax.finetuning.config import default_config
+from bert_jax.config.finetuning import default_config
 
 
 def get_config(version: str = "v1") -> ConfigDict:

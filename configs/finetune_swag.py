@@ -7,7 +7,7 @@ Cost and results: planned.
 
 from ml_collections import ConfigDict
 
-from bert_jax.finetuning.config import default_config
+from bert_jax.config.finetuning import default_config
 
 
 def get_config() -> ConfigDict:

@@ -11,10 +11,10 @@ import numpy as np
 from flax import linen as nn
 
 from bert_jax.config import ModelConfig
+from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.source import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
-from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
 from bert_jax.model.task_heads import SequenceClassifier
 from bert_jax.types import EncoderInputs
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bert_jax.config import ModelConfig, model_preset
-from bert_jax.convert import names
 from bert_jax.convert.source import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
+from bert_jax.model.bert import names
 
 WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "red", "blue", "house", ".", ",", "?", "!"]
 WORDS += ["in", "of", "and", "to", "it", "was", "not"]

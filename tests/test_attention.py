@@ -16,7 +16,7 @@ from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import fused_attention
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.rows import encoder_inputs
+from bert_jax.rows.layout import encoder_inputs
 
 # float32 sums of 32 terms of order 1.
 TOLERANCE = 2e-6

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.training.checkpoint import Checkpointer, Restored, checksums
+from bert_jax.runs.checkpoint import Checkpointer, Restored, checksums
 from bert_jax.training.state import TrainState
 
 METADATA = {"config": {"seed": 3}, "window": {"loss": [1.5, 2.0]}, "fingerprints": {"vocabulary": "abc"}}

@@ -11,8 +11,8 @@ import pytest
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.training import checkpoint
-from bert_jax.training.checkpoint import Checkpointer
+from bert_jax.runs import checkpoint
+from bert_jax.runs.checkpoint import Checkpointer
 from tests.test_checkpoint import abstract, copy, make_state, opened, two
 from tests.thread_hosts import hosts_in_threads, together
 

@@ -12,7 +12,7 @@ from gpu_lowering import lower_for_gpu
 from tiny_model import tiny_model
 
 from bert_jax.model import activations, attention, chip, dense, embedding, residual_norm
-from bert_jax.model.bert import BertEncoder
+from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.chip import is_vector_bound, write_once
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout

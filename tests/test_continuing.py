@@ -9,11 +9,11 @@ from source_helpers import random_source, vocabulary
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
 from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
-from bert_jax.convert.names import flatten
 from bert_jax.convert.source import initial_params
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary, save_vocabulary
 from bert_jax.errors import UserError
+from bert_jax.model.bert.names import flatten
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import Program
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.pretrain.cross_entropy import MAX_LOGIT, cross_entropy, reference_cross_entropy
+from bert_jax.training.cross_entropy import MAX_LOGIT, cross_entropy, reference_cross_entropy
 
 # float32 exp and log of sums over 1,000 classes.
 TOLERANCE = 2e-6

@@ -16,9 +16,9 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import distributed
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
-from bert_jax.parallel.roll_call import call_roll
-from bert_jax.training import stopping
-from bert_jax.training.stopping import AgreedStop, StopRequest
+from bert_jax.parallel.rendezvous import call_roll
+from bert_jax.runs import stopping
+from bert_jax.runs.stopping import AgreedStop, StopRequest
 from tests.thread_hosts import Store, hosts_in_threads, together
 
 

@@ -11,13 +11,13 @@ from source_helpers import assert_same_params, flat, random_source, vocabulary
 
 from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
-from bert_jax.convert import names
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.source import load_source
 from bert_jax.convert.vocabulary_extension import extend_source, find_new_words, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.training.checkpoint import Checkpointer
+from bert_jax.model.bert import names
+from bert_jax.runs.checkpoint import Checkpointer
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
-from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, predict_outputs, save_outputs
 from bert_jax.finetuning.program import TaskProgram

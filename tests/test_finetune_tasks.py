@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
+from bert_jax.config.task_options import FEATURES
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
-from bert_jax.finetuning.config import FinetuneConfig, from_config_dict
 from bert_jax.finetuning.run import Stopped
+from bert_jax.runs.compilation_cache import DIRECTORY
+from bert_jax.runs.stopping import StopRequest
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import score_predictions
-from bert_jax.tasks.options import FEATURES
-from bert_jax.training.compilation_cache import DIRECTORY
-from bert_jax.training.stopping import StopRequest
 from tests.finetune_data import write_jsonl, write_source
 
 CONTEXT = "the film was very good and it was fine"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.results import TaskResults
 from bert_jax.finetuning.run import STATES
 from tests.finetune_data import own_config, sentiment, write_jsonl, write_sentiment, write_source

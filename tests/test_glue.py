@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.glue import GlueTask
 from bert_jax.tasks.interface import Features, Split, score_predictions
-from bert_jax.tasks.options import DataOptions
 from bert_jax.tasks.registry import open_task
 from bert_jax.tasks.texts import TextExample, truncate_pair
 from tests.finetune_data import tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.training.goodput import FILE, KINDS, Goodput, percentiles
+from bert_jax.runs.goodput import FILE, KINDS, Goodput, percentiles
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import gpu_attention
-from bert_jax.pretrain.rows import encoder_inputs
+from bert_jax.rows.layout import encoder_inputs
 
 # float32 sums of up to 256 terms in another order: relative to the largest value. A single probability dropped by one
 # and not by the other would differ by a thousand times as much.

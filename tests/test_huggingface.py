@@ -11,10 +11,10 @@ from source_helpers import assert_same_params, flat, minilm, random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.huggingface import read_tensors, to_tensors
-from bert_jax.convert.names import ARCHITECTURES
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from bert_jax.convert.source import initial_params, load_source, model_of
 from bert_jax.errors import UserError
+from bert_jax.model.bert.names import ARCHITECTURES
 
 
 def quiet(line: str) -> None:

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.training.loop import run_loop
+from bert_jax.runs.loop import run_loop
+from bert_jax.runs.progress import Progress, duration
+from bert_jax.runs.step_log import StepLog
+from bert_jax.runs.writers import JsonLinesWriter
 from bert_jax.training.metrics import Mean, MetricWindow
-from bert_jax.training.progress import Progress, duration
 from bert_jax.training.state import TrainState
-from bert_jax.training.step_log import StepLog
 from bert_jax.training.steps import StepOutput
-from bert_jax.training.writers import JsonLinesWriter
 
 
 def output(loss: float, *, finite: bool = True, weight: float = 1.0) -> StepOutput:

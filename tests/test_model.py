@@ -13,11 +13,11 @@ from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to
 
 from bert_jax.config import ModelConfig, model_preset
 from bert_jax.model import chip, dense
-from bert_jax.model.bert import BertEncoder, LayerNorm
+from bert_jax.model.bert.encoder import BertEncoder, LayerNorm
+from bert_jax.model.bert.flops import train_flops_per_row
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.flops import train_flops_per_row
 from bert_jax.model.heads import BertForPreTraining, gather
-from bert_jax.pretrain.rows import encoder_inputs
+from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import EncoderInputs
 
 # The same float32 sums in another order, through two layers and back.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from source_helpers import flat, random_source
 
-from bert_jax.convert import names
+from bert_jax.model.bert import names
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.model.task_heads import MultipleChoice, SequenceClassifier, SpanClassifier, TokenClassifier
 from bert_jax.types import EncoderInputs

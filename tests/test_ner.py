@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.config.task_options import DataOptions, NerOptions
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks.interface import Split, score_predictions
 from bert_jax.tasks.ner import NerTask, Sentence, read_conll
-from bert_jax.tasks.options import DataOptions, NerOptions
 from tests.finetune_data import tokenizer
 
 

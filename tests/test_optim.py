@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from bert_jax.config import Config, OptimizerConfig, model_preset
 from bert_jax.model.heads import BertForPreTraining
-from bert_jax.training.optim import (
+from bert_jax.training.optimizers import (
     DECAY_POLICY,
     STACKED_POLICY,
     make_optimizer,

@@ -17,8 +17,8 @@ from bert_jax.config import DataConfig, check_packing, instances_per_row
 from bert_jax.data import survey
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.loader import PretrainingBatches
-from bert_jax.data.packing import best_fit, one_a_row, place_packed
 from bert_jax.errors import UserError
+from bert_jax.rows.packing import best_fit, one_a_row, place_packed
 
 # Of the positions of a row: what issue and README promise for English text.
 MOST_PADDING = 0.02

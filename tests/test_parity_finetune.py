@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
 
+from bert_jax.config.finetuning import from_config_dict  # noqa: E402
 from bert_jax.convert.source import load_source  # noqa: E402
-from bert_jax.finetuning.config import from_config_dict  # noqa: E402
 from bert_jax.finetuning.experiment import Experiment  # noqa: E402
 from bert_jax.finetuning.finetune import open_config_task  # noqa: E402
 from bert_jax.finetuning.packing import packed_batch  # noqa: E402

@@ -11,14 +11,14 @@ import pytest
 from source_helpers import flat, minilm, random_source, vocabulary
 
 from bert_jax.config import model_preset
-from bert_jax.convert import names
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.huggingface import to_tensors
 from bert_jax.convert.source import load_source
 from bert_jax.data.vocabulary import load_vocabulary, save_vocabulary
+from bert_jax.model.bert import names
 from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.parts import apply_parts, place
 from bert_jax.prediction.model import Model, load
-from bert_jax.prediction.network import apply_parts, place
 from bert_jax.types import EncoderInputs
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from bert_jax.config import Config, OptimizerConfig
-from bert_jax.training.optim import make_optimizer, optimizer_rule
+from bert_jax.training.optimizers import make_optimizer, optimizer_rule
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 

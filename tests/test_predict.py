@@ -14,12 +14,12 @@ from source_helpers import random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
+from bert_jax.model.parts import apply_parts, place, single
 from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
 from bert_jax.prediction.json_lines import predict_lines
 from bert_jax.prediction.model import Model
-from bert_jax.prediction.network import apply_parts, place, single
 from bert_jax.prediction.rows import Example
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from bert_jax.training.profiling import StepTracer
+from bert_jax.runs.profiling import StepTracer
 
 
 def traced(directory: Path, steps: range, *, window: str) -> list[Path]:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from bert_jax.data.packing import one_a_row
 from bert_jax.data.pairs import Instances, TokenizedDocuments
 from bert_jax.data.records import (
     RowSpec,
@@ -12,6 +11,7 @@ from bert_jax.data.records import (
     record_prefix,
     row_spec,
 )
+from bert_jax.rows.packing import one_a_row
 
 SPECIAL = SpecialIds(cls_id=2, sep_id=3, pad_id=0)
 

@@ -13,7 +13,7 @@ from tiny_model import tiny_model
 
 from bert_jax.model import chip
 from bert_jax.model.attention import AttentionMask
-from bert_jax.model.bert import BertLayer
+from bert_jax.model.bert.encoder import BertLayer
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import fused_residual_norm as on_tpu
 from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported

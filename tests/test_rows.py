@@ -3,7 +3,7 @@
 import numpy as np
 from tiny_model import instance_spans, random_rows, to_device
 
-from bert_jax.pretrain.rows import encoder_inputs, instance_starts
+from bert_jax.rows.layout import encoder_inputs, instance_starts
 
 
 def test_encoder_inputs_equal_a_slow_transcript() -> None:

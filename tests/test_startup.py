@@ -9,8 +9,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.pretrain import startup
-from bert_jax.pretrain.startup import _check_shared, check_command, weights_digest
+from bert_jax.runs.start_up import _check_shared, check_command, weights_digest
 from tests.thread_hosts import hosts_in_threads, together
 from tests.tiny_model import tiny_config
 

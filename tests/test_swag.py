@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks.interface import score_predictions
-from bert_jax.tasks.options import DataOptions
 from bert_jax.tasks.swag import SwagTask
 from tests.finetune_data import tokenizer
 

@@ -90,7 +90,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
 def huggingface(kind: str, params: Any) -> Any:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
-    from bert_jax.convert import names
+    from bert_jax.model.bert import names
 
     classes = {
         "classification": transformers.BertForSequenceClassification,
@@ -178,8 +178,8 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_have_the_names_that_export_knows(kind: str):
-    from bert_jax.convert import names
     from bert_jax.finetuning.initial import ARCHITECTURES
+    from bert_jax.model.bert import names
 
     params = params_of(kind)
     assert set(params) == set(names.ARCHITECTURES[ARCHITECTURES[kind]])

@@ -8,12 +8,12 @@ import pytest
 from source_helpers import assert_same_params, flat, random_source
 from tf1_writer import snappy, table, write_checkpoint
 
-from bert_jax.convert import names
 from bert_jax.convert.crc32c import crc32c
 from bert_jax.convert.source import load_source
 from bert_jax.convert.sstable import TableError, decompress_snappy, read_table
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
+from bert_jax.model.bert import names
 
 
 def tf1_tensors(source, *, adam: bool = True) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.training.checkpoint import Checkpointer
+from bert_jax.runs.checkpoint import Checkpointer
 from tests.runs import ROOT, checksums, environment, figures, run, train_command
 
 STEPS = ("train.num_steps=12", "checkpoint.every=4", "eval.every=4", "log.every=3")

@@ -11,7 +11,7 @@ import pytest
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
-from bert_jax.training.writers import JsonLinesWriter, TensorBoardWriter, make_writers
+from bert_jax.runs.writers import JsonLinesWriter, TensorBoardWriter, make_writers
 
 
 def read(path: Path) -> list[dict[str, float | None]]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert import names
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, matches
 from bert_jax.errors import UserError
+from bert_jax.model.bert import names
 
 # Classes that may turn out to be another: MaskedLM with the parts of pre-training is that. A fine-tuned one is never
 # taken for what it does not say it is.

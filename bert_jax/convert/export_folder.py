@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.convert import huggingface_config
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.model_card import model_card
-from bert_jax.convert.reference import huggingface_outputs
 from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_transformers_files
 from bert_jax.convert.source import Source, load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
+from bert_jax.model.bert import huggingface_config
+from bert_jax.model.bert.reference import huggingface_outputs
 
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
 # Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
@@ -171,7 +171,7 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
     import jax
     import jax.numpy as jnp
 
-    from bert_jax.prediction.network import apply_parts, place, single
+    from bert_jax.model.parts import apply_parts, place, single
 
     tokenizer = back.require_tokenizer()
     first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.convert.names import flatten
 from bert_jax.convert.source import Source
+from bert_jax.model.bert.names import flatten
 
 _PIPELINES = {
     "BertForPreTraining": "fill-mask",

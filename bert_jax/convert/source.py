@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert import names
 from bert_jax.convert.assemble import assemble, draw
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
-from bert_jax.convert.huggingface_config import SHAPE_FIELDS, read_config
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.model.bert import names
+from bert_jax.model.bert.huggingface_config import SHAPE_FIELDS, read_config
 
 CHECKPOINTS = "checkpoints"
 

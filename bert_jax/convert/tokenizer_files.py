@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bert_jax.convert.huggingface_config import read_json
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.errors import UserError
+from bert_jax.model.bert.huggingface_config import read_json
 
 MAX_INPUT_CHARS_PER_WORD = 200
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}

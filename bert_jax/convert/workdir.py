@@ -11,13 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert import names
 from bert_jax.convert.assemble import draw, name_architecture
 from bert_jax.convert.huggingface import matches
 from bert_jax.convert.source import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.training.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
+from bert_jax.model.bert import names
+from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
 
 
 class _Damaged(Exception):

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax.data.packing import Placement
 from bert_jax.data.pairs import Instances, TokenizedDocuments
+from bert_jax.rows.packing import Placement
 
 FEATURE = "row"
 _ROWS_AT_ONCE = 4096  # bounds the int64 temporaries of encode_rows to a few MB

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # a C++ module
 
-from bert_jax.data.packing import one_a_row, place_packed
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
 from bert_jax.data.records import SpecialIds, encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
@@ -22,6 +21,7 @@ from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.workers import Advance
 from bert_jax.errors import UserError
+from bert_jax.rows.packing import one_a_row, place_packed
 
 DATASET_NAME = "bert_pretraining"
 VERSION = "1.0.0"

@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.finetuning import initial
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.origin import settle_origin
 from bert_jax.finetuning.packing import row_shape
 from bert_jax.finetuning.prediction import predict_outputs

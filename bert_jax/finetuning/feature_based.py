@@ -14,9 +14,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.initial import constant_score, task_model
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.origin import settle_origin
@@ -24,7 +24,7 @@ from bert_jax.finetuning.packing import all_batches, row_shape
 from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
 from bert_jax.finetuning.run import Evaluation, RunResult, Stopped, batch_examples, num_steps, steps_per_epoch
 from bert_jax.finetuning.settings import RunSettings, StepSettings, make_optimizer, step_settings
-from bert_jax.model.bert import BertEncoder
+from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.feature_tagger import FEATURE_LAYERS, FeatureTagger
 from bert_jax.parallel import mesh as meshes

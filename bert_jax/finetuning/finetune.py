@@ -10,22 +10,22 @@ from typing import Any
 
 import jax
 
+from bert_jax.config.finetuning import FinetuneConfig, flatten, from_config_dict, to_json
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import report
-from bert_jax.finetuning.config import FinetuneConfig, flatten, from_config_dict, to_json
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
 from bert_jax.finetuning.origin import has_runs
 from bert_jax.finetuning.results import Wanted, no_labels
 from bert_jax.finetuning.run import Stopped, write_json
 from bert_jax.finetuning.settings import grid
+from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.stopping import StopRequest
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.registry import open_task
-from bert_jax.training.compilation_cache import CompilationCache
-from bert_jax.training.stopping import StopRequest
 
 # Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130

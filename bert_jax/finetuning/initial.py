@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from bert_jax.config import ModelConfig
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.model.task_heads import HEAD_PARAMETERS
 from bert_jax.tasks.interface import Task
 

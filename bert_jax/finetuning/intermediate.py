@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source, load_source
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.settings import RunSettings

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from bert_jax.config import ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.task_heads import make_task_model
-from bert_jax.pretrain.rows import encoder_inputs, instance_starts
+from bert_jax.rows.layout import encoder_inputs, instance_starts
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import EncoderInputs, Rows
 

@@ -10,7 +10,7 @@ import numpy as np
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
 from bert_jax.finetuning.run import write_json
-from bert_jax.pretrain.startup import weights_digest
+from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
 
 ORIGIN = "origin.json"

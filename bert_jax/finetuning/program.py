@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key
 
 from bert_jax import config as base
 from bert_jax.config import ModelConfig
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.finetuning.config import FinetuneConfig
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
 from bert_jax.finetuning.settings import StepSettings, make_optimizer

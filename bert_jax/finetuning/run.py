@@ -21,15 +21,15 @@ from bert_jax.finetuning.packing import PackedBatch, packed_batch
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
-from bert_jax.model.flops import peak_flops, train_flops_per_row
+from bert_jax.model.bert.flops import peak_flops, train_flops_per_row
+from bert_jax.runs.checkpoint import Checkpointer
+from bert_jax.runs.loop import run_loop
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.step_log import StepLog
+from bert_jax.runs.writers import Writer, make_writers
 from bert_jax.tasks.interface import Features, Split, Task
-from bert_jax.training.checkpoint import Checkpointer
-from bert_jax.training.loop import run_loop
 from bert_jax.training.metrics import MetricWindow
-from bert_jax.training.progress import Progress
 from bert_jax.training.state import TrainState
-from bert_jax.training.step_log import StepLog
-from bert_jax.training.writers import Writer, make_writers
 
 Metrics = dict[str, float]
 BEST, STATES = "best", "states"

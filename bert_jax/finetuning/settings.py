@@ -10,8 +10,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from bert_jax import config as base
-from bert_jax.finetuning.config import FinetuneConfig, optimizer_config
-from bert_jax.training import optim
+from bert_jax.config.finetuning import FinetuneConfig, optimizer_config
+from bert_jax.training import optimizers as optim
 from bert_jax.training.policy import parameter_names
 
 

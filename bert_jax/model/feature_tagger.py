@@ -66,7 +66,7 @@ class FeatureTagger(nn.Module):
     ) -> Float[Array, "B W C"]:
         """Return float32 logits; `hidden` holds the K layers that `FEATURE_LAYERS` names."""
         if self.features.startswith("sum"):
-            # "bias": it begins at 0 and does not decay (training/optim.py).
+            # "bias": it begins at 0 and does not decay (training/optimizers.py).
             shares = nn.softmax(self.param("mixture_bias", nn.initializers.zeros, (hidden.shape[2],)))
             words = jnp.einsum("BWKD,K->BWD", hidden, shares)
         else:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.activations import ACTIVATIONS
-from bert_jax.model.bert import BertEncoder, LayerNorm
+from bert_jax.model.bert.encoder import BertEncoder, LayerNorm
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.embedding import tied_logits

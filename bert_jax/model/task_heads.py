@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import BertEncoder
+from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import Pooler, gather

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.parallel.roll_call import HostMissing, call_roll
+from bert_jax.parallel.rendezvous import HostMissing, call_roll
 
 USAGE_ERROR, LOST_A_HOST = 2, 75  # a launcher restarts on the second (EX_TEMPFAIL of sysexits.h)
 

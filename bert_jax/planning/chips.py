@@ -1,4 +1,4 @@
-"""State what is known of each TPU generation: clock, memory and links (the peak stands in `model/flops.py`).
+"""State what is known of each TPU generation: clock, memory and links (the peak stands in `model/bert/flops.py`).
 
 Memory and its bandwidth: Google Cloud's TPU pages. Link bandwidth is what a link carries one way in practice
 ("How to Scale Your Model", 2025, chapter on TPUs): v5e and v4 45 GB/s, v5p and v6e 90 GB/s.
@@ -9,7 +9,7 @@ import math
 import re
 
 from bert_jax.errors import UserError
-from bert_jax.model.flops import PEAK_FLOPS
+from bert_jax.model.bert.flops import PEAK_FLOPS
 
 MAX_COMPILED_CHIPS = 256
 

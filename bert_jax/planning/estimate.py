@@ -6,7 +6,7 @@ from typing import Any
 
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.dataset_info import load_dataset_info
-from bert_jax.model.flops import train_flops_per_row
+from bert_jax.model.bert.flops import train_flops_per_row
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.collectives import Collective, find_collectives
 from bert_jax.planning.compiling import CompiledStep

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
-from bert_jax.prediction.network import apply_parts
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 

@@ -6,7 +6,7 @@ import jax
 
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import Program
-from bert_jax.training.optim import DECAY_POLICY
+from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
 
 

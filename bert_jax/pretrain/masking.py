@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bert_jax.config import MaskingConfig
-from bert_jax.pretrain.rows import encoder_inputs, instance_starts
+from bert_jax.rows.layout import encoder_inputs, instance_starts
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
 
 _SHORTEST_INSTANCE = 3  # [CLS], a token, [SEP]

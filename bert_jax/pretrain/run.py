@@ -23,25 +23,25 @@ from bert_jax.convert.continuing import adopt_source, perplexity_before_and_afte
 from bert_jax.convert.source import initial_params, load_source
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.model.flops import peak_flops, train_flops_per_row
+from bert_jax.model.bert.flops import peak_flops, train_flops_per_row
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts, check_alone_or_all
 from bert_jax.pretrain.dataset import special_ids
 from bert_jax.pretrain.evaluation import Evaluator, describe, verdict
 from bert_jax.pretrain.program import Program
-from bert_jax.pretrain.startup import Opened, check_command, open_run
-from bert_jax.training.checkpoint import Checkpointer
-from bert_jax.training.compilation_cache import CompilationCache
-from bert_jax.training.goodput import Goodput
-from bert_jax.training.loop import run_loop
+from bert_jax.runs.checkpoint import Checkpointer
+from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.goodput import Goodput
+from bert_jax.runs.loop import run_loop
+from bert_jax.runs.profiling import StepTracer
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.start_up import Opened, check_command, open_run
+from bert_jax.runs.step_log import StepLog
+from bert_jax.runs.stopping import AgreedStop, StopRequest
+from bert_jax.runs.writers import Writer, make_writers
 from bert_jax.training.metrics import MetricWindow
-from bert_jax.training.profiling import StepTracer
-from bert_jax.training.progress import Progress
 from bert_jax.training.schedule import Phase, phase_at
 from bert_jax.training.state import TrainState
-from bert_jax.training.step_log import StepLog
-from bert_jax.training.stopping import AgreedStop, StopRequest
-from bert_jax.training.writers import Writer, make_writers
 from bert_jax.types import Rows
 
 # Exit statuses: a launcher restarts on PREEMPTED (EX_TEMPFAIL of sysexits.h); 130 is the shell's for Ctrl-C.

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
-from bert_jax.tasks.options import DataOptions
 from bert_jax.tasks.texts import TextExample
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.tasks.options import DataOptions
 
 KINDS = ("classification", "regression", "tags", "span", "choice")
 Outputs = Sequence[np.ndarray]

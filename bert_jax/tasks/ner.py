@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions, NerOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks.entity_metrics import EntityScores, entities, score_entities, split_tag, to_iob2
 from bert_jax.tasks.files import numbered_lines
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
-from bert_jax.tasks.options import DataOptions, NerOptions
 from bert_jax.tasks.squad import max_context
 
 _FILES = {

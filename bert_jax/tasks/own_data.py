@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
@@ -19,7 +20,6 @@ from bert_jax.tasks.files import finite_number, read_json_lines, read_tsv
 from bert_jax.tasks.glue import figures
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.ner import Sentence, TagTask
-from bert_jax.tasks.options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.tasks.squad import SpanTask
 from bert_jax.tasks.squad_files import Answer, Question
 from bert_jax.tasks.swag import ChoiceExample, ChoiceTask

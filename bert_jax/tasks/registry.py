@@ -1,10 +1,10 @@
 """Know every task by its name."""
 
+from bert_jax.config.task_options import DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import NerTask
-from bert_jax.tasks.options import DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.tasks.own_data import open_own_task
 from bert_jax.tasks.squad import FILES, SquadTask
 from bert_jax.tasks.swag import SwagTask

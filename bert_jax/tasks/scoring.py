@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue, metrics, squad_metrics
 from bert_jax.tasks.entity_metrics import score_entities
 from bert_jax.tasks.files import numbered_lines, read_json, read_text, read_tsv
 from bert_jax.tasks.ner import read_conll
-from bert_jax.tasks.options import DataOptions
 from bert_jax.tasks.squad_files import FILES, read_questions
 from bert_jax.tasks.swag import SwagTask
 

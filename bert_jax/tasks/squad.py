@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Encoding, Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import squad_metrics
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
-from bert_jax.tasks.options import DataOptions, SquadOptions
 from bert_jax.tasks.squad_answers import Prediction, Window, predict_answer
 from bert_jax.tasks.squad_files import FILES, Answer, Question, read_questions
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import SquadOptions
 from bert_jax.tasks.interface import softmax
-from bert_jax.tasks.options import SquadOptions
 
 
 @dataclasses.dataclass(frozen=True)

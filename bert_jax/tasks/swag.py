@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
-from bert_jax.tasks.options import DataOptions
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 from bert_jax.config import ModelConfig
 from bert_jax.parallel.data_parallel import DataParallel
 from bert_jax.training.metrics import Mean, Means, add_means
-from bert_jax.training.optim import STACKED_POLICY
+from bert_jax.training.optimizers import STACKED_POLICY
 from bert_jax.training.policy import Policy, apply_policy
 from bert_jax.training.state import TrainState
 

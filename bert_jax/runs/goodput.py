@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.training.progress import duration
+from bert_jax.runs.progress import duration
 
 FILE = "goodput.json"
 PERCENTILES = (50, 90, 99)

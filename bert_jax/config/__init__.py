@@ -1,7 +1,7 @@
 """Define what a run is made of, once: frozen dataclasses with the paper's values as defaults, presets, validation.
 
-A config file returns an `ml_collections.ConfigDict` made by `default_config`; a door turns it into the frozen `Config`
-by `from_config_dict`, which is the only place that checks values. Nothing below a door sees a ConfigDict.
+A config file returns an `ml_collections.ConfigDict` made by `default_config`; a command turns it into the frozen
+`Config` by `from_config_dict`, which is the only place that checks values. Nothing below a command sees a ConfigDict.
 
 Empty means "not given": `""` for text, `0` for a count that has a computed default, `-1` for "the rest".
 """
@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from bert_jax.config_ranges import validate_ranges
+from bert_jax.config.ranges import validate_ranges
 from bert_jax.errors import UserError
 
 

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from bert_jax import config as base
 from bert_jax.config import CheckpointConfig, LogConfig, MeshConfig, OptimizerConfig
+from bert_jax.config.task_options import FEATURES, DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import registry
 from bert_jax.tasks.interface import KINDS
-from bert_jax.tasks.options import FEATURES, DataOptions, NerOptions, OwnOptions, SquadOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ device never waits for the host.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from bert_jax.runs.step_log import StepLog
 from bert_jax.training.state import TrainState
-from bert_jax.training.step_log import StepLog
 from bert_jax.training.steps import StepOutput
 
 

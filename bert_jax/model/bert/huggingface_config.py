@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert.names import ARCHITECTURES
 from bert_jax.errors import UserError
+from bert_jax.model.bert.names import ARCHITECTURES
 
 # Fields of the same name and meaning on both sides.
 _INTEGERS = (

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.training.goodput import Goodput, percentiles
+from bert_jax.runs.goodput import Goodput, percentiles
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.writers import Writer
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.policy import parameter_names
-from bert_jax.training.progress import Progress
 from bert_jax.training.steps import StepOutput
-from bert_jax.training.writers import Writer
 
 # A device that waits this share of the time has a loader that is too slow, not a hiccup.
 WAIT_WARNING = 0.1

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert import BertEncoder
+from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.heads import MaskedLMHead, NextSentenceHead, Pooler, gather
 from bert_jax.types import EncoderInputs
 

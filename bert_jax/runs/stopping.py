@@ -9,7 +9,7 @@ import types
 
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.parallel.roll_call import HostMissing
+from bert_jax.parallel.rendezvous import HostMissing
 
 _POLL_SECONDS = 0.25  # a preemption notice comes 30 seconds ahead
 

@@ -21,7 +21,7 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
-from bert_jax.pretrain.workdir import lock_workdir, open_workdir
+from bert_jax.runs.workdir import lock_workdir, open_workdir
 
 _SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets remember for up to a minute that a file is not there
 _SEEN = ".seen-by-all-"

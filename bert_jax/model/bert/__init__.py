@@ -1,0 +1,1 @@
+"""BERT: layers, names, config fields, FLOPs and the NumPy reference."""

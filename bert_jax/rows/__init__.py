@@ -1,0 +1,1 @@
+"""What a record of training data is: packing, layout, truncation, special ids."""

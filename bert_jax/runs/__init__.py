@@ -1,0 +1,1 @@
+"""One run on a machine or a pod: workdir, start-up, session, checkpoints, logs."""
