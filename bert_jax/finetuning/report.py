@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.finetuning.run import RunResult
+from bert_jax.finetuning.run_result import RunResult
 from bert_jax.tasks import glue
 
 
