@@ -94,6 +94,15 @@ def write_sentiment(folder: Path, *, train: int = 160, dev: int = 40) -> Path:
     return folder
 
 
+def write_conll(folder: Path) -> Path:
+    """Write CoNLL files in which two words are a person."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sentence = "the x x O\ngood x x I-PER\nfilm x x I-PER\nwas x x O\n\n"
+    for name, documents in (("eng.train", 3), ("eng.testa", 2), ("eng.testb", 1)):
+        (folder / name).write_text(("-DOCSTART- -X- O O\n\n" + sentence * 3) * documents)
+    return folder
+
+
 def open_runtime(workdir: Path, *, report: Callable[[str], None] = silent) -> Runtime:
     """Return the runtime of one host, without a lock."""
     return Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=report)

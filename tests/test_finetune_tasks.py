@@ -18,7 +18,7 @@ from bert_jax.runs.runtime import FINISHED, INTERRUPTED
 from bert_jax.runs.stopping import StopRequest
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import score_predictions
-from tests.finetune_data import write_jsonl, write_source
+from tests.finetune_data import write_conll, write_jsonl, write_source
 
 CONTEXT = "the film was very good and it was fine"
 PAIR = "index\tsentence1\tsentence2"
@@ -169,14 +169,6 @@ def test_one_of_four_endings_is_learned(tmp_path: Path, source: Path):
     written = (tmp_path / "work" / "predictions" / "test" / "swag-test.csv").read_text().split()
     assert written[0] == "pred"
     assert len(written) == 9
-
-
-def write_conll(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    sentence = "the x x O\ngood x x I-PER\nfilm x x I-PER\nwas x x O\n\n"
-    for name, documents in (("eng.train", 3), ("eng.testa", 2), ("eng.testb", 1)):
-        (folder / name).write_text(("-DOCSTART- -X- O O\n\n" + sentence * 3) * documents)
-    return folder
 
 
 @pytest.mark.parametrize("context", [True, pytest.param(False, marks=pytest.mark.soak)])
