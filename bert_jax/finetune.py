@@ -55,11 +55,11 @@ def main() -> int:
     return finetune.finetune(configs.from_config_dict(raw), request=request)
 
 
-def _fields() -> list[str]:
-    from bert_jax.config.finetuning import FinetuneConfig, flatten
+def _config() -> type:
+    from bert_jax.config.finetuning import FinetuneConfig
 
-    return list(flatten(FinetuneConfig()))
+    return FinetuneConfig
 
 
 if __name__ == "__main__":
-    cli.run(main, fields=_fields)
+    cli.run(main, config=_config)

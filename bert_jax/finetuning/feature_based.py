@@ -107,8 +107,8 @@ def run_feature_based(
     tests = [task.load(name, tokenizer=tokenizer) for name in (task.test_splits() if wanted.predict_test else ())]
     check_labelled(task, [train, *evals])
     layers = source.model.num_hidden_layers
-    if "four" in config.ner.features and layers < 4:
-        raise UserError(f"config.ner.features={config.ner.features}: {source.path} has {layers} layers, not four")
+    if "four" in config.features and layers < 4:
+        raise UserError(f"config.ner.features={config.features}: {source.path} has {layers} layers, not four")
     constant = constant_score(task, evals[0])
     outcome = TaskResults(task, workdir=workdir, wanted=wanted, evals=evals, tests=tests, constant=constant, say=say)
     splits = [train, *evals, *tests]
@@ -116,7 +116,7 @@ def run_feature_based(
     results = [outcome.finished(settings) for settings in wanted.runs]
     if None in results:
         extractor = _Extractor(config, source=source, task=task, splits=splits)
-        say(f"{task.name}: computing {config.ner.features} of {sum(len(s.examples) for s in splits)} sentences")
+        say(f"{task.name}: computing {config.features} of {sum(len(s.examples) for s in splits)} sentences")
         features = {split.name: extractor.words(split) for split in splits}
         tagger = _TaggerRun(config, task=task, train=train, dev=evals[0], features=features, should_stop=should_stop)
         for number, settings in enumerate(wanted.runs):
@@ -125,7 +125,7 @@ def run_feature_based(
                 result, params = tagger.run(settings, say=say)
                 outcome.add(result, outputs=functools.partial(tagger.outputs, params))
                 results[number] = result
-    return outcome.finish(predict=None, facts={"train_examples": len(train.examples), "features": config.ner.features})
+    return outcome.finish(predict=None, facts={"train_examples": len(train.examples), "features": config.features})
 
 
 class _Extractor:
@@ -138,7 +138,7 @@ class _Extractor:
         devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
-        chosen = FEATURE_LAYERS[config.ner.features]
+        chosen = FEATURE_LAYERS[config.features]
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
         def compute(params: Any, rows: PackedRows) -> Array:
@@ -188,6 +188,7 @@ class _TaggerRun:
         self._config, self._task, self._train, self._dev, self._features = config, task, train, dev, features
         self._should_stop = should_stop
         self._label = {label: index for index, label in enumerate(task.labels)}
+        assert config.ner is not None  # a config has no features without
         ner = config.ner
         self._objective = TaggerObjective(
             FeatureTagger(ner.features, ner.bilstm_hidden_size, ner.bilstm_layers, len(task.labels))

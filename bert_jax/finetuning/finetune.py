@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from bert_jax.config.finetuning import FinetuneConfig, flatten, from_config_dict, to_json
+from bert_jax.config import flatten, to_json
+from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import report
@@ -31,7 +32,8 @@ from bert_jax.tasks.registry import open_task
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
 
 # What may differ between two starts in one workdir: results do not depend on it (of the data, its digest is compared).
-_FREE = ("mesh.", "log.", "checkpoint.", "sweep.", "model.scan_layers", "model.remat", "data.directory")
+_FREE = ("mesh.", "log.", "checkpoint.", "profile.", "sweep.", "model.scan_layers", "model.remat", "data.directory")
+_FREE += ("train.max_nonfinite_steps",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
     with StopRequest() as stop:
         try:
             for name in names:
-                task = open_config_task(dataclasses.replace(config, task=name))
+                task = open_config_task(config_of_task(config, name))
                 directory = workdir if single else workdir / name
                 directory.mkdir(parents=True, exist_ok=True)
                 records[name] = _run_task(config, task, source, directory, wanted, stop, say)
@@ -106,14 +108,14 @@ def _run_task(
     stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    if config.ner.features and isinstance(task, TagTask):
+    config = config_of_task(config, task.name)
+    if config.features and isinstance(task, TagTask):
         from bert_jax.finetuning.feature_based import run_feature_based
 
         return run_feature_based(
             config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
         )
-    config = dataclasses.replace(config, task=task.name)
-    if config.squad.intermediate_file and task.kind == "span":
+    if config.intermediate_file and task.kind == "span":
         source = intermediate_source(
             config, task=task, source=source, workdir=directory, fresh=wanted.fresh_parts, should_stop=stop, say=say
         )
@@ -161,7 +163,7 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
       UserError: for the first file that is missing or wrong.
     """
     for name in names:
-        task = open_config_task(dataclasses.replace(config, task=name))
+        task = open_config_task(config_of_task(config, name))
         labelled = ("train", *task.eval_splits())
         for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
             if split == "dev" and config.data.dev_fraction:
@@ -239,11 +241,12 @@ def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
 
 def _check_same(path: Path, config: FinetuneConfig) -> None:
     try:
-        before = flatten(from_config_dict(json.loads((path / "config.json").read_text())))
+        before = flatten(from_saved(json.loads((path / "config.json").read_text())))
     except (ValueError, UserError) as error:
         raise UserError(f"--workdir={path} belongs to something else than fine-tuning: choose another") from error
     now = flatten(config)
-    names = [name for name in now if before[name] != now[name] and not name.startswith(_FREE)]
+    # Where options are of one side only, config.task or config.own.kind differs.
+    names = [name for name in now if before.get(name, now[name]) != now[name] and not name.startswith(_FREE)]
     if names:
         shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
         raise UserError(
