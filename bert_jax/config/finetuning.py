@@ -128,12 +128,12 @@ class FinetuneConfig:
 
     @property
     def features(self) -> str:
-        """The row of Table 7 that is trained; empty: fine-tuning."""
+        """Return the row of Table 7 that is trained, "" for fine-tuning."""
         return self.ner.features if self.ner else ""
 
     @property
     def intermediate_file(self) -> str:
-        """The data set to train on first; empty: none."""
+        """Return the data set to train on first, "" for none."""
         return self.squad.intermediate_file if self.squad else ""
 
 
