@@ -64,11 +64,11 @@ def main() -> int:
     return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)
 
 
-def _fields() -> list[str]:
-    from bert_jax.config.finetuning import FinetuneConfig, flatten
+def _config() -> type:
+    from bert_jax.config.finetuning import FinetuneConfig
 
-    return list(flatten(FinetuneConfig()))
+    return FinetuneConfig
 
 
 if __name__ == "__main__":
-    cli.run(main, fields=_fields)
+    cli.run(main, config=_config)

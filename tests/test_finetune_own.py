@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.config.task_options import DataOptions, OwnOptions
+from bert_jax.config.task_options import KINDS, DataOptions, OwnOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.interface import KINDS, Task
+from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
 from tests.finetune_data import tokenizer, write_jsonl
 

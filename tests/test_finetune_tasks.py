@@ -33,9 +33,10 @@ def config_of(task: str, folder: Path, **sections: dict[str, Any]) -> FinetuneCo
     fields: dict[str, dict[str, Any]] = {
         "data": {"directory": str(folder), "max_seq_length": 32},
         "train": {"batch_size": 4, "num_epochs": 1.0},
-        "squad": {"max_query_length": 8, "doc_stride": 4},
         "log": {"every": 100},
     }
+    if "squad" in task or sections.get("own", {}).get("kind") == "span":
+        fields["squad"] = {"max_query_length": 8, "doc_stride": 4}
     for name, changes in sections.items():
         fields[name] = {**fields.get(name, {}), **changes}
     return from_config_dict({"task": task, **fields})
@@ -155,7 +156,9 @@ def test_intermediate_training_gives_the_second_stage_its_head(tmp_path: Path, s
     config = config_of("squad_v1", tmp_path, squad={"intermediate_file": "missing.json"})
     with pytest.raises(UserError, match=r"no such file: .*missing.json"):
         run(config, source, tmp_path / "work")
-    with pytest.raises(UserError, match=r"config.task=swag answers no questions: leave it empty"):
+    with pytest.raises(
+        UserError, match=r"config.squad.intermediate_file: no such field in config.task=swag; .*leave it out"
+    ):
         config_of("swag", tmp_path, squad={"intermediate_file": "trivia.json"})
 
 
@@ -219,7 +222,9 @@ def test_a_stopped_tagger_resumes_and_frozen_features_need_their_layers(tmp_path
     shallow = write_source(tmp_path / "shallow")
     with pytest.raises(UserError, match=r"config.ner.features=sum_last_four: .* has 2 layers, not four"):
         run(config, shallow, tmp_path / "other")
-    with pytest.raises(UserError, match=r"config.ner.features=last: config.task=mrpc tags no words"):
+    with pytest.raises(
+        UserError, match=r"config.ner.features: no such field in config.task=mrpc; it is an option of ner"
+    ):
         config_of("mrpc", folder, ner={"features": "last"})
 
 

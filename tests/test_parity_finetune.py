@@ -61,7 +61,7 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
             "own": {"kind": kind, **OPTIONS.get(kind, {})},
             "train": {"batch_size": BATCH},
             "optimizer": {"epsilon": 1e-8},
-            "squad": {"max_query_length": 8},
+            **({"squad": {"max_query_length": 8}} if kind == "span" else {}),
         }
     )
     (folder / "work").mkdir()

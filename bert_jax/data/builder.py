@@ -269,14 +269,8 @@ def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokeni
 
 
 def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: str, runner: str) -> None:
-    given = {
-        "recipe": recipe,
-        "data.objective": config.objective,
-        "data.format": config.format,
-    }
-    for name, value in given.items():
-        if value not in CHOICES[name]:
-            raise UserError(f"{name}={value!r}: choose one of {', '.join(CHOICES[name])}")
+    if recipe not in CHOICES["recipe"]:
+        raise UserError(f"recipe={recipe!r}: choose one of {', '.join(CHOICES['recipe'])}")
     if runner not in RUNNERS:
         raise UserError(f"runner={runner!r}: choose one of {', '.join(RUNNERS)}")
     if not max_seq_lengths:
@@ -284,13 +278,7 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
     for length in max_seq_lengths:
         if not MIN_SEQ_LENGTH <= length <= 65535:
             raise UserError(f"max_seq_length={length}: must lie between {MIN_SEQ_LENGTH} and 65535")
-    if not 0 <= config.heldout_fraction < 0.9:
-        raise UserError(f"heldout_fraction={config.heldout_fraction}: must be at least 0 and below 0.9")
-    if not 0 <= config.short_seq_prob <= 1:
-        raise UserError(f"short_seq_prob={config.short_seq_prob}: must lie between 0 and 1")
     check_packing(config)
-    if config.num_workers < 0:
-        raise UserError(f"num_workers={config.num_workers}: must not be negative; 0 is one a core")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

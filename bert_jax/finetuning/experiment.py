@@ -97,7 +97,7 @@ class Experiment:
         return record
 
     def _make_learner(self) -> Learner:
-        if self.config.ner.features and isinstance(self.task, TagTask):
+        if self.config.features and isinstance(self.task, TagTask):
             return FeatureBased(self.config, task=self.task, source=self._source, data=self.data)
         return FineTuner(
             self.config,
@@ -110,7 +110,7 @@ class Experiment:
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"train_examples": len(self.data.train.examples)}
-        return facts if self.learner.is_kept else {**facts, "features": self.config.ner.features}
+        return facts if self.learner.is_kept else {**facts, "features": self.config.features}
 
     def train(
         self, settings: RunSettings, *, directory: Path, job_class: type[TaskJob] = TaskJob

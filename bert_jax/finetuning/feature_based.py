@@ -43,7 +43,7 @@ class FeatureBased(Learner):
           UserError: if the model has fewer layers than the config names.
         """
         super().__init__()
-        model, name = source.model, config.ner.features
+        model, name = source.model, config.features
         if "four" in name and model.num_hidden_layers < 4:
             raise UserError(f"config.ner.features={name}: {source.path} has {model.num_hidden_layers} layers, not four")
         self._config, self._task, self._source, self._data = config, task, source, data
@@ -57,7 +57,7 @@ class FeatureBased(Learner):
 
     def describe(self) -> str:
         """Return which features are read."""
-        return f"features {self._config.ner.features} of {sum(len(s.examples) for s in self._data.splits)} sentences"
+        return f"features {self._config.features} of {sum(len(s.examples) for s in self._data.splits)} sentences"
 
     def prepare(self) -> None:
         """Compute the features of every split."""
@@ -127,7 +127,7 @@ class _Extractor:
         devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
-        chosen = FEATURE_LAYERS[config.ner.features]
+        chosen = FEATURE_LAYERS[config.features]
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
         def compute(params: Any, rows: PackedRows) -> Array:

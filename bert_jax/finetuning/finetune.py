@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
+from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import report
@@ -28,7 +28,7 @@ from bert_jax.tasks.registry import open_task
 
 SAME_RUN = SameRun(
     command="fine-tuning",
-    read=from_config_dict,
+    read=from_saved,
     # Results do not depend on it; of the data, the digest is compared.
     free=re.compile(
         r"(mesh|log|profile|checkpoint|sweep)\..*|model\.(scan_layers|remat)|data\.directory|train\.max_nonfinite_steps"
@@ -101,7 +101,7 @@ def _run_tasks(config: FinetuneConfig, *, source: Source, request: Request, runt
         _check_files(config, names, wanted)
     records: dict[str, Any] = {}
     for name in names:
-        task = open_config_task(dataclasses.replace(config, task=name))
+        task = open_config_task(config_of_task(config, name))
         directory = workdir if single else workdir / name
         directory.mkdir(parents=True, exist_ok=True)
         records[name] = _run_task(config, task=task, source=source, directory=directory, wanted=wanted, runtime=runtime)
@@ -123,8 +123,8 @@ def _run_task(
     wanted: Wanted,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    config = dataclasses.replace(config, task=task.name)
-    if config.squad.intermediate_file and task.kind == "span":
+    config = config_of_task(config, task.name)
+    if config.intermediate_file and task.kind == "span":
         source = intermediate_source(
             config, task=task, source=source, directory=directory, fresh=wanted.fresh_parts, runtime=runtime
         )
@@ -169,7 +169,7 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
       UserError: for the first file that is missing or wrong.
     """
     for name in names:
-        task = open_config_task(dataclasses.replace(config, task=name))
+        task = open_config_task(config_of_task(config, name))
         labelled = ("train", *task.eval_splits())
         for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
             if split == "dev" and config.data.dev_fraction:

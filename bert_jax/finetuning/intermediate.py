@@ -35,12 +35,13 @@ def intermediate_source(
     """
     directory = directory / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
-    data = dataclasses.replace(config.data, train_file=config.squad.intermediate_file)
+    assert config.squad is not None  # a config has no intermediate file without
+    data = dataclasses.replace(config.data, train_file=config.intermediate_file)
     squad = dataclasses.replace(config.squad, intermediate_file="")
     first = dataclasses.replace(config, data=data, squad=squad)
     train = config.train
     run = RunSettings(train.batch_size, config.optimizer.learning_rate, config.squad.intermediate_epochs, config.seed)
-    runtime.report(f"{task.name}: first stage on {config.squad.intermediate_file}")
+    runtime.report(f"{task.name}: first stage on {config.intermediate_file}")
     Experiment(
         first,
         task=open_task(task.name, data=data, squad=squad, ner=config.ner, own=config.own),

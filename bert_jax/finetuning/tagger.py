@@ -71,6 +71,7 @@ class TaggerProgram(Program):
     def __init__(self, config: FinetuneConfig, *, num_labels: int, layers: int, hidden_size: int):
         """Lay out a tagger of `num_labels` that reads `layers` frozen layers of `hidden_size`."""
         self._config = config
+        assert config.ner is not None  # a config has no features without
         ner = config.ner
         tagger = FeatureTagger(ner.features, ner.bilstm_hidden_size, ner.bilstm_layers, num_labels)
         self.objective = TaggerObjective(tagger)

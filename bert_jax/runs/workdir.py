@@ -103,13 +103,11 @@ def _check_same_run(config: Any, *, workdir: Path, same_run: SameRun) -> None:
             f"--workdir={workdir} belongs to something else than {same_run.command}: choose another ({error})"
         ) from error
     now = flatten(config)
-    names = sorted(
-        name
-        for name in before.keys() | now.keys()
-        if before.get(name) != now.get(name) and not same_run.free.fullmatch(name)
-    )
+    # Options that one side alone has follow from fields that differ too: a task, a kind.
+    shared = sorted(before.keys() & now.keys())
+    names = [name for name in shared if before[name] != now[name] and not same_run.free.fullmatch(name)]
     if names:
-        shown = "; ".join(f"config.{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names[:3])
+        shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
             f"--workdir={workdir} belongs to a run with another config ({shown}{more}): choose another --workdir, or "

@@ -22,7 +22,6 @@ from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 
-KINDS = ("classification", "regression", "tags", "span", "choice")
 Outputs = Sequence[np.ndarray]
 
 
