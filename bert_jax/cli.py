@@ -1,7 +1,6 @@
 """Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
 
 import functools
-import logging
 import os
 import re
 import select
@@ -13,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
@@ -30,8 +30,7 @@ def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | Non
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: flags are written --name=value; --help lists them")
-        # jax says in a line what kinds of accelerator it did not find.
-        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+        jax_internals.quiet("devices")
         try:
             sys.exit(main())
         except UserError as error:

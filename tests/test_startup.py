@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
-from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs import start_up
 from bert_jax.runs.start_up import _check_shared, check_command, weights_digest
 from tests.thread_hosts import hosts_in_threads, together
 from tests.tiny_model import tiny_config
@@ -17,7 +18,7 @@ from tests.tiny_model import tiny_config
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
-    monkeypatch.setattr(startup, "_SHOWN_WITHIN", 0.5)
+    monkeypatch.setattr(start_up, "_SHOWN_WITHIN", 0.5)
     return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=5.0)
 
 
@@ -46,6 +47,6 @@ def test_weights_to_begin_from_that_differ_are_named(pair: list[Hosts]) -> None:
     assert together(*calls) == [None, None]
     trees[1]["kernel"][2, 3] = 2
     again = [functools.partial(check_command, config, params=p, hosts=h) for p, h in zip(trees, pair, strict=True)]
-    distributed._client().values.clear()
+    jax_internals.key_value_client().values.clear()
     for error in together(*again):
         assert "host 1 (beta) differs from host 0 (alpha) in the weights of --init" in str(error)
