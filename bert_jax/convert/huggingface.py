@@ -150,7 +150,7 @@ def to_tensors(params: Mapping[str, Any], *, architecture: str, dtype: str) -> d
     Raises:
       UserError: if a value does not survive the narrower type (an overflow to infinity).
     """
-    flat = names.flatten(params)
+    flat = names.flat_params(params)
     target = WEIGHT_DTYPES[dtype]
     # BertModel saves its tensors without the prefix that it has inside of the other classes.
     bare = architecture == "BertModel"

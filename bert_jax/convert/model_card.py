@@ -5,7 +5,7 @@ from typing import Any
 
 from bert_jax.convert.source import Source
 from bert_jax.files import read_records
-from bert_jax.model.bert.names import flatten
+from bert_jax.model.bert.names import flat_params
 
 _PIPELINES = {
     "BertForPreTraining": "fill-mask",
@@ -44,7 +44,7 @@ def _front_matter(source: Source, *, pooling: str) -> str:
 
 def _shape(source: Source, *, dtype: str) -> str:
     model = source.model
-    count = sum(array.size for array in flatten(source.params).values())
+    count = sum(array.size for array in flat_params(source.params).values())
     return (
         f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
         f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, "

@@ -26,7 +26,8 @@ from bert_jax.finetuning.run import Evaluation, RunResult, Stopped, batch_exampl
 from bert_jax.finetuning.settings import RunSettings, StepSettings, make_optimizer, step_settings
 from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.feature_tagger import FEATURE_LAYERS, FeatureTagger
+from bert_jax.model.feature_layers import feature_layers
+from bert_jax.model.feature_tagger import FeatureTagger
 from bert_jax.parallel import mesh as meshes
 from bert_jax.tasks.interface import Split, Task
 from bert_jax.tasks.ner import TaggedWord, TagTask
@@ -138,14 +139,14 @@ class _Extractor:
         devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
-        chosen = FEATURE_LAYERS[config.ner.features]
+        layers = feature_layers(config.ner.features, num_layers=model.num_hidden_layers)
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
         def compute(params: Any, rows: PackedRows) -> Array:
             batch = unfold.prepare(rows, key=jax.random.key(0))
             encoder = BertEncoder(model)
             states = encoder.apply({"params": params}, batch.inputs, output_hidden_states=True)
-            return states.all_hidden[chosen].astype(jnp.float16)  # type: ignore[union-attr]
+            return states.all_hidden[layers.start : layers.stop].astype(jnp.float16)  # type: ignore[union-attr]
 
         jitted = jax.jit(compute, out_shardings=meshes.replicated(self._mesh))
 

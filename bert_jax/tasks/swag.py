@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
+from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -69,7 +69,7 @@ class ChoiceTask(Task):
         """Return the wrong choices with the largest probability."""
         found = []
         for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
-            shares = softmax(output)
+            shares = metrics.softmax(output)
             guess = int(np.argmax(shares))
             if guess != example.label:
                 words = {"label": example.endings[example.label], "prediction": example.endings[guess]}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.tokenization import Tokenizer
-from bert_jax.tasks.interface import Features, Outputs, Split, softmax
-from bert_jax.tasks.metrics import confusion
+from bert_jax.tasks.interface import Features, Outputs, Split
+from bert_jax.tasks.metrics import confusion, softmax
 
 
 @dataclasses.dataclass(frozen=True)
