@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from bert_jax import jax_internals
+from bert_jax import config, jax_internals
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
@@ -79,8 +79,6 @@ def _parse(argv: Sequence[str], *, fields: Callable[[], list[str]] | None = None
 
 def _config_error(argv: Sequence[str], error: Exception, *, fields: Callable[[], list[str]] | None) -> str:
     """Name the override or the config file that `error` came from."""
-    from bert_jax import config
-
     known = list(config.flatten(config.Config())) if fields is None else fields()
     for argument in argv[1:]:
         match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bert_jax.config import Config, validate
 from bert_jax.convert.source import Source, model_of
+from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import read_records
 
@@ -49,8 +50,6 @@ def save_vocabulary_of(source: Source, *, workdir: Path) -> None:
 
 
 def _check_vocabulary(config: Config, *, source: Source) -> None:
-    from bert_jax.data.tokenization import load_tokenizer
-
     given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
     theirs = source.require_tokenizer()
     if given.fingerprint != theirs.fingerprint:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
@@ -19,6 +21,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import load_json, new_folder, writing
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
+from bert_jax.model.parts import apply_parts, place, single
 
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
 # Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
@@ -156,11 +159,6 @@ def _computing(source: Source) -> dict[str, Any]:
 
 
 def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
-    import jax
-    import jax.numpy as jnp
-
-    from bert_jax.model.parts import apply_parts, place, single
-
     tokenizer = back.require_tokenizer()
     first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])
     length = min(back.model.max_position_embeddings, 64)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.convert.source import Source
+from bert_jax.convert.pretrained import Source
 from bert_jax.files import read_records
 from bert_jax.model.bert.names import flat_params
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.convert.assemble import assemble
 from bert_jax.convert.crc32c import masked_crc32c
-from bert_jax.convert.source import Source
+from bert_jax.convert.pretrained import Source
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.convert.assemble import draw, name_architecture
 from bert_jax.convert.huggingface import matches
-from bert_jax.convert.source import CHECKPOINTS, Source
+from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.bert import names

@@ -25,7 +25,6 @@ from bert_jax.data.dataset_info import (
 from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
 from bert_jax.data.manifest import check_manifest, make_manifest
-from bert_jax.data.progress import Progress
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import Source
@@ -37,6 +36,7 @@ from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
+from bert_jax.progress import ByteProgress
 
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 RUNNERS = ("local", "beam")
@@ -168,7 +168,7 @@ class _Build:
             max_instance_length=self.config.max_instance_length,
         )
         Path(plan.results).mkdir(exist_ok=True)
-        progress = Progress("instances", total=found.text_bytes, report=self.report)
+        progress = ByteProgress("instances", total=found.text_bytes, report=self.report)
         # The largest first, so that no worker starts on one when the others are about to finish.
         pieces = sorted(found.shards, key=lambda shard: -shard.text_bytes)
         self.run(functools.partial(write_shard, plan=plan), pieces, advance=progress.advance)
@@ -178,7 +178,7 @@ class _Build:
 
     def _spool(self, directory: Path, sources: list[Source], text_bytes: int) -> Survey:
         plan = SpoolPlan(str(directory), self.config.format, self.config.language, self.config.seed)
-        progress = Progress("reading text", total=text_bytes, report=self.report)
+        progress = ByteProgress("reading text", total=text_bytes, report=self.report)
         pieces = portions(sources)
         self.run(functools.partial(write_portion, plan=plan), pieces, advance=progress.advance)
         progress.finish()

@@ -14,9 +14,9 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 
 
 def feature_layers(name: str, *, num_layers: int) -> range:
-    """Return the numbers of the layers that `name`, one of `config.task_options.FEATURES`, stands for; 0 is the embeddings.
+    """Return the numbers of the layers that `name`, one of `config.task_options.FEATURES`, stands for.
 
-    A model of fewer than four layers has its last four without the embeddings.
+    0 is the embeddings. A model of fewer than four layers has its last four without the embeddings.
     """
     first, last = (number % (num_layers + 1) if number >= -num_layers - 1 else 0 for number in _RANGES[name])
     return range(max(first, 1) if first < last else first, last + 1)

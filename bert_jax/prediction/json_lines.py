@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from bert_jax.data.progress import Progress
 from bert_jax.errors import UserError
 from bert_jax.files import parse_object, replacing, writing
 from bert_jax.prediction.model import Model
+from bert_jax.progress import ByteProgress
 
 _EXAMPLES = 5  # failed lines told in full; the count goes on
 # Rows handed over at a time: results of a pipe appear as it goes, and hidden states of every token are large.
@@ -42,7 +42,7 @@ def predict_lines(
         raise UserError(f"--output={output}: is the input: name another file")
     with _opened(input) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
-        progress = Progress(task, total=size, report=report) if size else None
+        progress = ByteProgress(task, total=size, report=report) if size else None
         lines = _numbered(source, progress=progress)
         while batch := [line for _, line in zip(range(_ROWS.get(task, _USUAL_ROWS)), lines, strict=False)]:
             rows = [row for _, row, _ in batch if row is not None]
@@ -68,7 +68,7 @@ def predict_lines(
     return failed
 
 
-def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+def _numbered(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield each line's number, its row (None where it is no JSON object), and what is wrong with it."""
     for number, line in enumerate(source, start=1):
         if progress is not None:

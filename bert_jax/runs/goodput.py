@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.files import RESUME, load_json, write_json, writing
-from bert_jax.runs.progress import duration
+from bert_jax.progress import duration
 
 FILE = "goodput.json"
 PERCENTILES = (50, 90, 99)
