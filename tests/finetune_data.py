@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from bert_jax.convert.source import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.types import EncoderInputs
 
 GOOD, BAD, PLAIN = ("good", "fine", "nice"), ("bad", "poor", "sad"), ("the", "a", "film", "was", "very", "and", "it")
@@ -88,6 +92,11 @@ def write_sentiment(folder: Path, *, train: int = 160, dev: int = 40) -> Path:
     write_jsonl(folder / "train.jsonl", sentiment(train, seed=1))
     write_jsonl(folder / "dev.jsonl", sentiment(dev, seed=2))
     return folder
+
+
+def open_runtime(workdir: Path, *, report: Callable[[str], None] = silent) -> Runtime:
+    """Return the runtime of one host, without a lock."""
+    return Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=report)
 
 
 def own_config(folder: Path, **sections: dict[str, Any]) -> FinetuneConfig:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax import config as base
-from bert_jax.config import CheckpointConfig, LogConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import CheckpointConfig, LogConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from bert_jax.config.task_options import FEATURES, DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import registry
@@ -53,6 +53,7 @@ class FinetuneTrainConfig:
     num_epochs: float = 3.0
     gradient_accumulation_steps: int = 1
     evals_per_epoch: int = 1
+    max_nonfinite_steps: int = 0  # as in pre-training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ class FinetuneConfig:
         default_factory=lambda: CheckpointConfig(every=1000, keep_latest=1)
     )
     log: LogConfig = dataclasses.field(default_factory=lambda: LogConfig(every=50))
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_jax.finetuning.run import RunResult
+from bert_jax.finetuning.run_result import RunResult
 from bert_jax.tasks import glue
 
 

@@ -66,6 +66,12 @@ def step_settings(run: RunSettings, *, num_steps: int, warmup_fraction: float) -
     )
 
 
+def no_settings() -> StepSettings:
+    """Return settings for making optimiser states, which do not depend on them."""
+    nothing: Float[Array, ""] = jnp.zeros((), jnp.float32)
+    return StepSettings(jax.random.key(0), nothing, nothing, nothing)
+
+
 def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) -> Float[Array, ""]:
     """Return the rate of the update from `step` to `step + 1`: that of `training.schedule`, for traced settings."""
     rate = schedule.learning_rate(

@@ -45,6 +45,7 @@ class Hosts:
     index: int = 0
     names: tuple[str, ...] = ("this host",)
     seconds: float = 600.0
+    _uses: dict[str, int] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -90,9 +91,22 @@ class Hosts:
             time.sleep(_POLL_SECONDS)
         return [found[index] for index in range(self.count)]
 
+    def numbered(self, topic: str) -> str:
+        """Return `topic` with the number of its use, for what all hosts do several times in the same order."""
+        self._uses[topic] = self._uses.get(topic, 0) + 1
+        return f"{topic} {self._uses[topic]}"
+
     def barrier(self, topic: str) -> None:
         """Wait until all hosts are here; errors as of `exchange`."""
         self.exchange(topic)
+
+    def from_main(self, topic: str, value: Callable[[], Any]) -> Any:
+        """Return what `value` returns on host 0, in JSON's types; the others wait for it without a time limit.
+
+        Errors as of `exchange`.
+        """
+        told = json.dumps(value()) if self.is_main else ""
+        return json.loads(self.exchange(self.numbered(topic), told, seconds=float("inf"))[0])
 
     @contextlib.contextmanager
     def main_first(self, topic: str) -> Iterator[None]:
@@ -100,6 +114,7 @@ class Hosts:
 
         There is no time limit: what host 0 does may take hours, and jax.distributed's heartbeat notices its death.
         """
+        topic = self.numbered(topic)
         if not self.is_main:
             self.exchange(topic, seconds=float("inf"))
         yield
@@ -112,7 +127,8 @@ class Hosts:
         Raises:
           UserError: on every host, naming the hosts that differ, in what, and both values.
         """
-        told = [json.loads(text) for text in self.exchange(topic, json.dumps(facts, sort_keys=True, default=str))]
+        written = json.dumps(facts, sort_keys=True, default=str)
+        told = [json.loads(text) for text in self.exchange(self.numbered(topic), written)]
         for index, theirs in enumerate(told):
             names = [name for name in {**told[0], **theirs} if theirs.get(name) != told[0].get(name)]
             if names:
@@ -251,6 +267,21 @@ def tells_of_a_lost_host(error: BaseException) -> bool:
     if isinstance(error, TimeoutError) and isinstance(error.__cause__, RuntimeError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOSS)
+
+
+def run_on_hosts(call: Callable[[Hosts], int], *, seconds: float) -> int:
+    """Join the other hosts of this run, if there are any, and return what `call` returns, the exit status.
+
+    Where this is one of several hosts and `call` fails, the process ends here, and the others are told why.
+    """
+    try:
+        hosts = start(seconds=seconds)
+    except HostMissing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return LOST_A_HOST
+    with leaving_together(hosts):
+        return call(hosts)
+    raise AssertionError("leaving_together ends the process")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.chips import Topology
 from bert_jax.pretrain.masking import SpecialIds
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
@@ -85,7 +85,7 @@ class DoesNotFit(Exception):
         self.needed_bytes = needed_bytes
 
 
-def make_program(config: Config, *, topology: Topology) -> Program:
+def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
     """Return the program of `config` on the slice, laid out as `train` would.
 
     Raises:
@@ -101,10 +101,10 @@ def make_program(config: Config, *, topology: Topology) -> Program:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})") from error
     mesh = meshes.make_mesh(config.mesh, devices=description.devices)
-    return Program(config, mesh=mesh)
+    return PretrainingProgram(config, mesh=mesh)
 
 
-def compile_step(program: Program, phase: Phase) -> CompiledStep:
+def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
     """Compile the step of `phase`.
 
     Raises:

@@ -14,7 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.dataset import open_tokenizer, special_ids
 from bert_jax.pretrain.evaluation import Evaluator
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 
 _BATCH_SIZE = 64  # for a source that has no training config of its own
 
@@ -80,7 +80,7 @@ def evaluate_source(
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=0),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
     )
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     evaluator = Evaluator(
         program,
         phase=program.phases[0],
@@ -138,7 +138,7 @@ def _check_vocabulary(source: Source, info: DatasetInfo) -> None:
         )
 
 
-def _with_all_parts(source: Source, program: Program) -> Any:
+def _with_all_parts(source: Source, program: PretrainingProgram) -> Any:
     """Return the parameters, with zeros for a next-sentence head or pooler that the source lacks and nothing reads."""
     if "masked_lm" not in source.params:
         raise UserError(

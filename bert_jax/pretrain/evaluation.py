@@ -15,7 +15,7 @@ from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.masking import SpecialIds
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
@@ -24,7 +24,9 @@ from bert_jax.types import Rows
 class Evaluator:
     """Evaluate parameters on the same rows with the same masks, every time."""
 
-    def __init__(self, program: Program, *, phase: Phase, special: SpecialIds, info: DatasetInfo, max_examples: int):
+    def __init__(
+        self, program: PretrainingProgram, *, phase: Phase, special: SpecialIds, info: DatasetInfo, max_examples: int
+    ):
         """Take the first `max_examples` held-out rows, rounded up to whole batches of the phase's size.
 
         Every host reads all of them once, for the token frequencies.

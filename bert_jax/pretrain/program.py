@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -18,6 +17,7 @@ from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
+from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
 from bert_jax.training.metrics import Means
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments
@@ -26,8 +26,8 @@ from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
 from bert_jax.types import EncoderInputs, Rows
 
 
-class Program:
-    """Hold the compiled parts of one config on one mesh. Building it compiles nothing."""
+class PretrainingProgram(Program):
+    """The compiled parts of one config on one mesh. Building it compiles nothing."""
 
     def __init__(self, config: Config, *, mesh: Mesh):
         """Lay out the state on `mesh`.
@@ -36,8 +36,7 @@ class Program:
           UserError: if batch, heads or inner layer do not divide over the mesh, or the warm-up does not fit.
         """
         meshes.validate_for_mesh(config, mesh=mesh)
-        self.config, self.mesh = config, mesh
-        self.rules = meshes.rules_for(config, mesh=mesh)
+        self.config = config
         predictions = functools.partial(default_max_predictions, rate=config.masking.rate)
         self.phases = phases(config, default_predictions=predictions)
         self.segments = rate_segments(config, all_phases=self.phases)
@@ -45,28 +44,13 @@ class Program:
         self.rule = optim.optimizer_rule(config)
         self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
         self._init_key, self._step_key, self._eval_key = jax.random.split(jax.random.key(config.seed), 3)
-        boxed = jax.eval_shape(self._boxed_state)
-        self.state_shardings = meshes.tree_shardings(boxed, mesh=mesh, rules=self.rules)
-        self.state_shapes: TrainState = nn.meta.unbox(boxed)
+        super().__init__(self._random_state, mesh=mesh, rules=meshes.rules_for(config, mesh=mesh))
         self.replicas = make_replicas(
             mesh,
             params=self.state_shapes.params,
             shardings=self.state_shardings.params,
             model=config.model,
         )
-
-    def abstract_state(self) -> TrainState:
-        """Return shapes, dtypes and shardings of the state, for restoring it."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            self.state_shapes,
-            self.state_shardings,
-        )
-
-    def init_state(self) -> TrainState:
-        """Return the freshly drawn state; every device draws its own shard."""
-        with meshes.use_mesh(self.mesh, rules=self.rules):
-            return jax.jit(lambda: nn.meta.unbox(self._boxed_state()), out_shardings=self.state_shardings)()
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return what is optimised in `phase`."""
@@ -104,13 +88,7 @@ class Program:
             replicas=self.replicas,
             clip_each=clip.max_grad_norm if clip.clip_replicas > 1 else None,
         )
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            in_shardings=(self.state_shardings, meshes.batch_sharding(self.mesh)),
-            out_shardings=(self.state_shardings, meshes.replicated(self.mesh)),
-        )
-        return self._in_mesh(jitted)
+        return self.compile_step(step)
 
     def eval_step(self, phase: Phase, *, special: SpecialIds) -> Callable[[Any, Rows, int, Float[Array, " V"]], Means]:
         """Return the jitted evaluation of batch number `index`, whose masks depend on seed and `index` alone."""
@@ -120,28 +98,10 @@ class Program:
             key = jax.random.fold_in(self._eval_key, index)
             return objective.evaluate(params, rows, key=key, unigram_log_probs=unigram)
 
-        jitted = jax.jit(
-            step,
-            in_shardings=(
-                self.state_shardings.params,
-                meshes.batch_sharding(self.mesh),
-                meshes.replicated(self.mesh),
-                meshes.replicated(self.mesh),
-            ),
-            out_shardings=meshes.replicated(self.mesh),
-        )
-        return self._in_mesh(jitted)
+        whole = meshes.replicated(self.mesh)
+        return self.compile_evaluation(step, whole, whole)
 
-    def _in_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any) -> Any:
-            with meshes.use_mesh(self.mesh, rules=self.rules):
-                return function(*args)
-
-        call.lower = function.lower  # type: ignore[attr-defined]
-        return call
-
-    def _boxed_state(self) -> TrainState:
+    def _random_state(self) -> TrainState:
         sample = jnp.zeros((1, 1), jnp.int32)
         inputs = EncoderInputs(sample, sample, sample, sample)
         params = BertForPreTraining(self.config.model).init(

@@ -63,7 +63,6 @@ class Checkpointer:
         self._directory = Path(directory).absolute()
         self._report = report
         self._hosts = hosts or Hosts()
-        self._agreements = 0
         self._read_only = config is None
         if config is not None and self._hosts.is_main:
             self._remove_unfinished()
@@ -179,9 +178,8 @@ class Checkpointer:
         """
         for _ in range(_LISTINGS):
             self._manager.reload()
-            self._agreements += 1
             steps = self.steps()
-            told = self._hosts.exchange(f"checkpoints seen {self._agreements}", json.dumps(steps))
+            told = self._hosts.exchange(self._hosts.numbered("checkpoints seen"), json.dumps(steps))
             if len(set(told)) == 1:
                 return steps
             time.sleep(_LISTING_SECONDS)
@@ -220,8 +218,7 @@ class Checkpointer:
             yield
         except Exception as error:  # whatever a damaged file makes the reader raise
             failure = error
-        self._agreements += 1
-        told = self._hosts.exchange(f"checkpoint read {self._agreements}", _reason(failure) if failure else "")
+        told = self._hosts.exchange(self._hosts.numbered("checkpoint read"), _reason(failure) if failure else "")
         if failure is not None:
             raise failure
         for index, reason in enumerate(told):
@@ -238,7 +235,7 @@ class Checkpointer:
                 number += 1
             path.rename(aside)
             self._report(f"kept as {aside} for inspection")
-        self._hosts.barrier(f"step {step} set aside")
+        self._hosts.barrier(self._hosts.numbered("damaged checkpoint renamed"))
         self._manager.reload()
 
     def _guard(self, action: Callable[[], Any]) -> None:

@@ -52,6 +52,10 @@ class Goodput:
         """Count `seconds` as spent on one of `KINDS`."""
         self._seconds[kind] += seconds
 
+    def spent(self, kind: str) -> float:
+        """Return the seconds that this start has spent on one of `KINDS`."""
+        return self._seconds[kind]
+
     @contextlib.contextmanager
     def spending(self, kind: str) -> Iterator[None]:
         """Count the time of the body."""
