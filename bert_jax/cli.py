@@ -1,4 +1,7 @@
-"""Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
+"""Run a command: parse flags, call one function, turn what the user can fix into one line and exit status 2.
+
+A command imports inside its `main` what it calls: jax takes seconds, and wrong flags and `--help` need none of it.
+"""
 
 import functools
 import os
@@ -22,7 +25,7 @@ PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
 def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | None = None) -> None:
     """Run `main` with parsed flags and exit with what it returns (None is 0).
 
-    `fields` gives the fields of the door's config by dotted name, where it is not that of pre-training.
+    `fields` gives the fields of the command's config by dotted name, where it is not that of pre-training.
 
     A `UserError`, a wrong flag or a wrong config override is printed as one line, exit status 2. Ctrl-C exits with 130.
     """

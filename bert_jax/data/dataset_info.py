@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bert_jax.data.records import FEATURE, RowSpec
 from bert_jax.data.shards import DATASET_NAME, VERSION, dataset_directory
 from bert_jax.errors import UserError
@@ -148,7 +150,6 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
 
 def write_dataset_info(info: DatasetInfo) -> None:
     """Write the TFDS metadata that make the shards of `info` a finished data set."""
-    import numpy as np
     import tensorflow_datasets as tfds  # a second to import, needed only here
     from etils import epath
     from tensorflow_datasets.core import dataset_info, naming, splits
