@@ -1,7 +1,9 @@
-"""Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
+"""Run a command: parse flags, call one function, turn what the user can fix into one line and exit status 2.
+
+A command imports inside its `main` what it calls: jax takes seconds, and wrong flags and `--help` need none of it.
+"""
 
 import functools
-import logging
 import os
 import re
 import select
@@ -13,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
@@ -30,8 +33,7 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: flags are written --name=value; --help lists them")
-        # jax says in a line what kinds of accelerator it did not find.
-        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+        jax_internals.quiet("devices")
         try:
             sys.exit(main())
         except UserError as error:

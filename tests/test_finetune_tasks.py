@@ -17,7 +17,7 @@ from bert_jax.finetuning import finetune
 from bert_jax.runs.runtime import FINISHED, INTERRUPTED
 from bert_jax.runs.stopping import StopRequest
 from bert_jax.tasks import glue
-from bert_jax.tasks.interface import score_predictions
+from bert_jax.tasks.scoring import score_predictions
 from tests.finetune_data import write_conll, write_jsonl, write_source
 
 CONTEXT = "the film was very good and it was fine"

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.errors import UserError
+from bert_jax.progress import duration
 from bert_jax.runs.goodput import KINDS, Goodput
 from bert_jax.runs.loop import run_loop
-from bert_jax.runs.progress import Progress, duration
+from bert_jax.runs.progress import Progress
 from bert_jax.runs.recorder import Recorder
 from bert_jax.runs.step_log import NonfiniteSteps, StepFacts, StepLog
 from bert_jax.runs.writers import JsonLinesWriter

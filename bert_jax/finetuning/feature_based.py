@@ -20,7 +20,7 @@ from bert_jax.finetuning.settings import RunSettings, StepSettings
 from bert_jax.finetuning.tagger import TaggerProgram, WordRows
 from bert_jax.finetuning.task_data import TaskData
 from bert_jax.model.bert.encoder import BertEncoder
-from bert_jax.model.feature_tagger import FEATURE_LAYERS
+from bert_jax.model.feature_layers import feature_layers
 from bert_jax.parallel import mesh as meshes
 from bert_jax.tasks.interface import Split, Task
 from bert_jax.tasks.ner import TaggedWord, TagTask
@@ -50,7 +50,7 @@ class FeatureBased(Learner):
         self._train = data.train
         self.num_examples = len(data.train.examples)
         self.metadata: Mapping[str, Any] = {"task": task.name, "features": name}
-        layers = len(range(model.num_hidden_layers + 1)[FEATURE_LAYERS[name]])
+        layers = len(feature_layers(name, num_layers=model.num_hidden_layers))
         self._program = TaggerProgram(config, num_labels=len(task.labels), layers=layers, hidden_size=model.hidden_size)
         self._label = {label: index for index, label in enumerate(task.labels)}
         self._features: dict[str, list[np.ndarray]] = {}
@@ -127,14 +127,14 @@ class _Extractor:
         devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
-        chosen = FEATURE_LAYERS[config.features]
+        layers = feature_layers(config.features, num_layers=model.num_hidden_layers)
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
         def compute(params: Any, rows: PackedRows) -> Array:
             batch = unfold.prepare(rows, key=jax.random.key(0))
             encoder = BertEncoder(model)
             states = encoder.apply({"params": params}, batch.inputs, output_hidden_states=True)
-            return states.all_hidden[chosen].astype(jnp.float16)  # type: ignore[union-attr]
+            return states.all_hidden[layers.start : layers.stop].astype(jnp.float16)  # type: ignore[union-attr]
 
         jitted = jax.jit(compute, out_shardings=meshes.replicated(self._mesh))
 

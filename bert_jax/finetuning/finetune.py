@@ -10,11 +10,12 @@ from typing import Any
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.finetuning import report
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
 from bert_jax.finetuning.origin import has_runs
-from bert_jax.finetuning.results import Wanted, write_json
+from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import no_labels

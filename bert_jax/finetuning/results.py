@@ -1,12 +1,12 @@
 """Keep what each run gave on disk, and make of it the results, predictions and errors of a task."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
 from bert_jax.finetuning.run_result import RunResult
@@ -15,13 +15,6 @@ from bert_jax.finetuning.task_data import TaskData
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 RESULT, RUNS = "result.json", "runs"
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON so that a reader finds the old content or the new one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +74,7 @@ class TaskResults:
         wanted = [self.run_directory(settings) / RESULT for settings in self.wanted.runs]
         before = sorted((self.directory / RUNS).glob(f"*/{RESULT}"))
         paths = [path for path in (*wanted, *(p for p in before if p not in wanted)) if path.exists()]
-        return [RunResult.from_json(json.loads(path.read_text())) for path in paths]
+        return [RunResult.from_json(read_json(path)) for path in paths]
 
     def add(self, result: RunResult, *, outputs: Mapping[str, Outputs]) -> None:
         """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
@@ -137,12 +130,12 @@ class TaskResults:
         }
         if self.wanted.errors:
             found = self.task.mistakes(dev, best, count=self.wanted.errors)
-            report.write_errors(self.directory / f"errors-{dev.name}.jsonl", found)
+            write_json_lines(self.directory / f"errors-{dev.name}.jsonl", found)
         if self.wanted.ensemble:
             record["ensemble"] = self._ensemble(results)
         write_json(self.directory / "results.json", record)
         text = report.table(record)
-        (self.directory / "results.txt").write_text(text + "\n", encoding="utf-8")
+        write_text(self.directory / "results.txt", text + "\n")
         self._report(text)
         return record
 

@@ -7,7 +7,6 @@ is missing or broken is found by name and within a time limit, not by a collecti
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import jax
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
 from bert_jax.parallel.rendezvous import HostMissing, call_roll
 
@@ -75,7 +75,7 @@ class Hosts:
         if self.count == 1:
             return [value]
         # Said again after a call that failed on its way, a value is the same.
-        _client().key_value_set(f"{topic}/{self.index}", value, allow_overwrite=True)
+        jax_internals.key_value_client().key_value_set(f"{topic}/{self.index}", value, allow_overwrite=True)
         limit = self.seconds if seconds is None else seconds
         deadline = time.monotonic() + limit
         while len(found := self._read(topic)) < self.count:
@@ -147,7 +147,9 @@ class Hosts:
         if self.count == 1:
             return
         with contextlib.suppress(RuntimeError):  # the messages' carrier may be gone itself
-            _client().key_value_set(f"failed/{self.index}", f"{status} {message}" if message else "")
+            jax_internals.key_value_client().key_value_set(
+                f"failed/{self.index}", f"{status} {message}" if message else ""
+            )
             deadline = time.monotonic() + _FAREWELL_SECONDS
             while self.is_main and time.monotonic() < deadline and len(self._read("failed")) < self.count:
                 time.sleep(_POLL_SECONDS)
@@ -155,14 +157,17 @@ class Hosts:
     def set_once(self, key: str, value: str) -> None:
         """Set what no host has set yet."""
         with contextlib.suppress(RuntimeError):  # another was first
-            _client().key_value_set(f"{key}/value", value)
+            jax_internals.key_value_client().key_value_set(f"{key}/value", value)
 
     def get(self, key: str) -> str | None:
         """Return what a host gave to `set_once`, or None."""
-        return next((value for _, value in _client().key_value_dir_get(f"{key}/")), None)
+        return next((value for _, value in jax_internals.key_value_client().key_value_dir_get(f"{key}/")), None)
 
     def _read(self, topic: str) -> dict[int, str]:
-        return {int(key.rpartition("/")[2]): value for key, value in _client().key_value_dir_get(f"{topic}/")}
+        return {
+            int(key.rpartition("/")[2]): value
+            for key, value in jax_internals.key_value_client().key_value_dir_get(f"{topic}/")
+        }
 
     def _raise_failure(self) -> None:
         for index, told in self._read("failed").items():
@@ -188,7 +193,7 @@ def start(*, seconds: float) -> Hosts:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from StopRequest
-    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)  # an address a line, on every host
+    jax_internals.quiet("hosts")
     jax.distributed.initialize(
         address,
         num_processes=count,
@@ -235,8 +240,6 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
     Raises:
       HostMissing: if there are several hosts and the first is not found.
     """
-    from jax._src import clusters  # jax finds the hosts only inside `initialize`, which aborts where one is missing
-
     alone = ("", 1, 0, None)
     hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     if os.environ.get("JAX_PLATFORMS") == "cpu" or "COLAB_RELEASE_TAG" in os.environ:
@@ -244,8 +247,7 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
     if hostnames and "," not in hostnames and not os.environ.get("MEGASCALE_NUM_SLICES"):
         return alone  # a TPU machine by itself
     try:
-        detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
-        address, count, index, device_ids = detect(None, None, None, None, None, round(seconds))
+        address, count, index, device_ids = jax_internals.detect_hosts(seconds=seconds)
     except Exception as error:  # whatever a metadata server that is none of Google's makes the request raise
         if "," in hostnames:
             raise HostMissing(
@@ -313,9 +315,3 @@ def _leave(hosts: Hosts, text: str, *, message: str | None = None, status: int) 
     if message is not None:
         hosts.tell_failure(message, status=status)
     os._exit(status)
-
-
-def _client() -> Any:
-    from jax._src import distributed  # the key-value store has no public name
-
-    return distributed.global_state.client

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO, Any
 
 from bert_jax.config import flatten, to_json
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, write_text
 
 CONFIG = "config.json"
 
@@ -50,9 +50,7 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
     try:
         if (path / CONFIG).exists() and same_run.has_begun(path):
             _check_same_run(config, workdir=path, same_run=same_run)
-        temporary = path / f"{CONFIG}.tmp"
-        temporary.write_text(to_json(config))
-        temporary.replace(path / CONFIG)
+        write_text(path / CONFIG, to_json(config))
     except OSError as error:
         lock.close()
         raise _cannot_be_written(workdir, error) from error
@@ -88,7 +86,7 @@ def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]
     """
     path = Path(workdir) / CONFIG
     try:
-        return read(json.loads(path.read_text()))
+        return read(load_json(path))
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax, it holds no config.json") from error
     except (OSError, ValueError) as error:

@@ -10,9 +10,10 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_text
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
+from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -61,14 +62,14 @@ class ChoiceTask(Task):
         """Write the number of the chosen ending a row, `pred` over the column, as SWAG's leaderboard takes it."""
         path = directory / f"{self.name}-{split.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
+        write_text(path, "pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
         return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the wrong choices with the largest probability."""
         found = []
         for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
-            shares = softmax(output)
+            shares = metrics.softmax(output)
             guess = int(np.argmax(shares))
             if guess != example.label:
                 words = {"label": example.endings[example.label], "prediction": example.endings[guess]}
