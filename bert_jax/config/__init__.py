@@ -92,11 +92,12 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Hold the number of devices along each mesh axis; one of them may be -1, the rest."""
+    """Hold the number of devices along each mesh axis (`parallel/axes.py`); one of them may be -1, the rest."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    slices: int = 1  # of TPUs, joined by the data-center network; parameters are copied, not sharded, over them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,8 +396,9 @@ def validate(config: Config) -> Config:
         raise UserError(
             "config.optimizer.name=adamw contradicts config.recipe=original: choose auto, bert_adam or lamb"
         )
-    if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
-        raise UserError("config.mesh: only one of data, fsdp, tensor can be -1 (the rest of the devices)")
+    sizes = dataclasses.asdict(config.mesh)
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"config.mesh: only one of {', '.join(sizes)} can be -1 (the rest of the devices)")
     first, _, end = config.profile.steps.partition(":")
     if config.profile.steps and not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
         raise UserError(f"config.profile.steps={config.profile.steps!r}: write it as FIRST:END, for example 10:15")

@@ -38,8 +38,6 @@ def validate_ranges(leaves: Mapping[str, Any]) -> None:
         raise UserError("config.train.batch_size=0: must be larger than 0")
     if leaves["data.heldout_fraction"] >= 0.9:
         raise UserError(f"config.data.heldout_fraction={leaves['data.heldout_fraction']}: must be below 0.9")
-    for axis in ("data", "fsdp", "tensor"):
-        if leaves[f"mesh.{axis}"] < 1 and leaves[f"mesh.{axis}"] != -1:
-            raise UserError(
-                f"config.mesh.{axis}={leaves[f'mesh.{axis}']}: give a number of devices, or -1 for the rest"
-            )
+    for path, value in leaves.items():
+        if path.startswith("mesh.") and value < 1 and value != -1:
+            raise UserError(f"config.{path}={value}: give a number of devices, or -1 for the rest")

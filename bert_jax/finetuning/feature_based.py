@@ -135,7 +135,7 @@ class _Extractor:
         self._mesh = meshes.make_mesh(config.mesh)
         model = task_model(source, config=config)
         self._shape = row_shape([split.features for split in splits], batch_size=32)
-        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        devices = meshes.batch_devices(self._mesh)
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
         chosen = FEATURE_LAYERS[config.ner.features]
@@ -193,7 +193,7 @@ class _TaggerRun:
             FeatureTagger(ner.features, ner.bilstm_hidden_size, ner.bilstm_layers, len(task.labels))
         )
         self._mesh = meshes.make_mesh(config.mesh)
-        self._multiple = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        self._multiple = meshes.batch_devices(self._mesh)
         self._step = jax.jit(self._train_step, donate_argnums=0)
         self._logits = jax.jit(self._objective.logits, out_shardings=meshes.replicated(self._mesh))
 

@@ -1,6 +1,5 @@
 """Assemble what fine-tuning computes: mesh, shardings, the steps that every run of a sweep shares."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +10,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from bert_jax import config as base
 from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
 from bert_jax.finetuning.settings import StepSettings, make_optimizer
 from bert_jax.model.task_heads import make_task_model
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.validation import check_layers
 from bert_jax.tasks.interface import Task
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
@@ -40,21 +38,21 @@ class TaskProgram:
         """
         self.config, self.model, self.shape, self.kind = config, model, shape, task.kind
         self.mesh = meshes.make_mesh(config.mesh)
-        tensor = self.mesh.shape["tensor"]
-        if model.num_attention_heads % tensor or model.intermediate_size % tensor:
-            raise UserError(
-                f"config.mesh.tensor={tensor} does not divide the model's {model.num_attention_heads} heads and inner "
-                f"layer of {model.intermediate_size}: choose a divisor"
-            )
-        self.rules = meshes.rules_for(dataclasses.replace(base.Config(), model=model), mesh=self.mesh)
+        sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
+        check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=self.mesh)
+        self.rules = meshes.rules_for(self.mesh, sizes={"vocab": model.vocab_size})
         self.num_labels = len(task.labels)
         self.objective = TaskObjective(model, kind=task.kind, num_labels=self.num_labels, group=shape.group)
-        self.row_devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self.row_devices = meshes.batch_devices(self.mesh)
         boxed = jax.eval_shape(self._boxed_state)
         self.state_shardings = meshes.tree_shardings(boxed, mesh=self.mesh, rules=self.rules)
         self.state_shapes: TrainState = nn.meta.unbox(boxed)
         self.replicas = make_replicas(
-            self.mesh, params=self.state_shapes.params, shardings=self.state_shardings.params, model=model
+            self.mesh,
+            params=self.state_shapes.params,
+            shardings=self.state_shardings.params,
+            dtype=model.dtype,
+            scan_layers=model.scan_layers,
         )
         self.train_step: Callable[[TrainState, PackedRows, StepSettings], tuple[TrainState, StepOutput]]
         self.train_step = self._in_mesh(

@@ -12,7 +12,9 @@ from jax.sharding import AbstractMesh
 from bert_jax.config import Config
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.axes import STATE_AXES
 from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
+from bert_jax.pretrain.mesh_checks import validate_for_mesh
 from bert_jax.training.schedule import Phase
 
 _CUBE = 4  # chips along an axis of the cubes that a large three-dimensional slice is put together from
@@ -53,13 +55,13 @@ def scale_down(config: Config, *, topology: Topology) -> Scaling:
         return Scaling(config, part)
     times = topology.num_chips // part.num_chips
     sizes = meshes.axis_sizes(config.mesh, count=topology.num_chips)
-    meshes.validate_for_mesh(config, mesh=AbstractMesh(tuple(sizes.values()), tuple(sizes)))
+    validate_for_mesh(config, mesh=AbstractMesh(tuple(sizes.values()), tuple(sizes)))
     if config.optimizer.clip_replicas > 1:
         raise UserError(
             f"config.optimizer.clip_replicas={config.optimizer.clip_replicas} is tied to the number of chips: plan at "
             f"most {MAX_COMPILED_CHIPS} chips with it, or set it to 1"
         )
-    axis = next((axis for axis in meshes.REPLICA_AXES if sizes[axis] % times == 0 and sizes[axis] > times), None)
+    axis = next((axis for axis in STATE_AXES if sizes[axis] % times == 0 and sizes[axis] > times), None)
     if axis is None:
         raise UserError(
             f"config.mesh: neither data={sizes['data']} nor fsdp={sizes['fsdp']} is a multiple of {times}, which "

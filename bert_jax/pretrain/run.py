@@ -247,10 +247,10 @@ class _Run:
     def evaluator(self, phase: Phase) -> Evaluator:
         """Return the evaluation on the held-out rows of `phase`'s length."""
         return Evaluator(
-            self.program,
-            phase=phase,
-            special=self._special,
+            self.program.evaluation,
+            objective=self.program.objective(phase, special=self._special),
             info=self._datasets[phase.max_seq_length],
+            batch_size=phase.batch_size,
             max_examples=self.config.eval.max_examples,
         )
 
