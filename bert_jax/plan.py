@@ -14,7 +14,7 @@ from absl import flags  # isort: skip
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16, v4:2x2x4 and so on.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16; several: 2xv5e:16x16.")
 HLO = flags.DEFINE_string("hlo", "", "File to keep the compiled program in; a phase after the first adds .1, .2.")
 SWEEP = flags.DEFINE_string("sweep", "", "Variants: batch (a chip), mesh, remat, attention, 'batch=16,32;remat=none'.")
 

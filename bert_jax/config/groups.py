@@ -77,11 +77,18 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The number of devices along each mesh axis; one of them may be -1, the rest."""
+    """The number of devices along each mesh axis (`parallel/axes.py`); one of them may be -1, the rest."""
 
     data: int = field(-1, at_least=1, also=_REST, unit="devices", doc="Replicas that divide the batch.")
     fsdp: int = field(1, at_least=1, also=_REST, unit="devices", doc="Devices that shard parameters too.")
     tensor: int = field(1, at_least=1, also=_REST, unit="devices", doc="Devices that divide each layer.")
+    slices: int = field(
+        1,
+        at_least=1,
+        also=_REST,
+        unit="slices",
+        doc="TPU slices joined by the data-center network; parameters are copied, not sharded, over them.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ class _Extractor:
         self._mesh = meshes.make_mesh(config.mesh)
         model = task_model(source, config=config)
         self._shape = row_shape([split.features for split in data.splits], batch_size=32)
-        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        devices = meshes.batch_devices(self._mesh)
         self._rows = max(1, 4096 // self._shape.length) * devices
         unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
         layers = feature_layers(config.features, num_layers=model.num_hidden_layers)

@@ -1,6 +1,5 @@
 """Assemble what fine-tuning computes: mesh, shardings, the steps that every run of a sweep shares."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from bert_jax import config as base
 from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
 from bert_jax.finetuning.settings import StepSettings, make_optimizer, no_settings
 from bert_jax.model.task_heads import make_task_model
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.validation import check_layers
 from bert_jax.runs.program import Program
 from bert_jax.tasks.interface import Task
 from bert_jax.training.state import TrainState
@@ -40,19 +38,19 @@ class TaskProgram(Program):
         """
         self.config, self.model, self.shape, self.kind = config, model, shape, task.kind
         mesh = meshes.make_mesh(config.mesh)
-        tensor = mesh.shape["tensor"]
-        if model.num_attention_heads % tensor or model.intermediate_size % tensor:
-            raise UserError(
-                f"config.mesh.tensor={tensor} does not divide the model's {model.num_attention_heads} heads and inner "
-                f"layer of {model.intermediate_size}: choose a divisor"
-            )
+        sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
+        check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=mesh)
         self.num_labels = len(task.labels)
         self.objective = TaskObjective(model, kind=task.kind, num_labels=self.num_labels, group=shape.group)
-        rules = meshes.rules_for(dataclasses.replace(base.Config(), model=model), mesh=mesh)
+        rules = meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
         super().__init__(self._random_state, mesh=mesh, rules=rules)
-        self.row_devices = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.row_devices = meshes.batch_devices(mesh)
         self.replicas = make_replicas(
-            mesh, params=self.state_shapes.params, shardings=self.state_shardings.params, model=model
+            mesh,
+            params=self.state_shapes.params,
+            shardings=self.state_shardings.params,
+            dtype=model.dtype,
+            scan_layers=model.scan_layers,
         )
         whole = meshes.replicated(mesh)
         self.train_step: Callable[[TrainState, PackedRows, StepSettings], tuple[TrainState, StepOutput]]

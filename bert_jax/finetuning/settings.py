@@ -9,7 +9,6 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from bert_jax import config as base
 from bert_jax.config.finetuning import FinetuneConfig, optimizer_config
 from bert_jax.training import optimizers as optim
 from bert_jax.training import schedule
@@ -83,7 +82,7 @@ def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) 
 def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers: int) -> optax.GradientTransformation:
     """Return the optimiser of a run inside a traced step."""
     fixed = optimizer_config(config)
-    rule = optim.optimizer_rule(dataclasses.replace(base.Config(), recipe=config.recipe, optimizer=fixed))
+    rule = optim.optimizer_rule(fixed, recipe=config.recipe)
 
     def rate(step: Int[Array, ""]) -> Float[Array, ""]:
         return learning_rate(step, settings=settings, recipe=config.recipe)

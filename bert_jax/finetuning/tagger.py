@@ -86,7 +86,7 @@ class TaggerProgram(Program):
     @property
     def row_multiple(self) -> int:
         """Return what the number of sentences in a batch must be a multiple of."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return meshes.batch_devices(self.mesh)
 
     def _train_step(self, state: TrainState, rows: WordRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:
         step = TrainStep(

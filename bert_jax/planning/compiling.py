@@ -92,9 +92,11 @@ def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
       UserError: if the TPU compiler is not installed, does not know the slice, or the config does not divide over it.
     """
     # A v4's two cores are one device, as on a TPU VM, only by this name; v5p's always are, the others have one.
-    asked = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    asked: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    if topology.slices > 1:
+        asked["num_slices"] = topology.slices
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **asked)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **asked)
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
             raise UserError("the TPU compiler is not installed: pip install -e '.[plan]'") from error

@@ -5,6 +5,7 @@ import math
 import jax
 
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.axes import describe
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
@@ -16,8 +17,7 @@ def describe_run(program: PretrainingProgram) -> str:
 
 
 def _mesh(program: PretrainingProgram) -> str:
-    mesh = program.mesh
-    shape = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    mesh, shape = program.mesh, describe(program.mesh.shape)
     params = bytes_line(program, "params")
     return (
         f"mesh: {shape} ({mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} host(s))\n"

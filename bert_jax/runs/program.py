@@ -1,7 +1,7 @@
 """The state of one model and optimizer on a mesh: shapes, shardings, initialization, and functions compiled over it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ Boxed = Any  # a tree that carries Flax's logical axis names
 class Program:
     """Layout of the state on `mesh`. Building it compiles nothing."""
 
-    def __init__(self, boxed_state: Callable[[], Boxed], *, mesh: Mesh, rules: Sequence[tuple[str, Any]]):
+    def __init__(self, boxed_state: Callable[[], Boxed], *, mesh: Mesh, rules: tuple[tuple[str, Any], ...]):
         """Lay out what `boxed_state` returns, a `TrainState`; it is traced, not computed."""
         self.mesh, self.rules = mesh, rules
         self._boxed_state = boxed_state

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import Config
+from bert_jax.config import OptimizerConfig, TrainConfig
 from bert_jax.errors import UserError
 
 _Number = float | Array  # in Python's hands, or traced
@@ -39,16 +39,16 @@ class RateSegment:
     warmup_steps: int
 
 
-def phases(config: Config, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
+def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
     """Return the phases with their steps; boundaries are rounded to whole steps, the last phase ends at num_steps."""
     result: list[Phase] = []
     share, start = 0.0, 0
-    for index, item in enumerate(config.train.phases):
+    for index, item in enumerate(train.phases):
         share += item.fraction
-        last = index == len(config.train.phases) - 1
-        end = config.train.num_steps if last else round(share * config.train.num_steps)
+        last = index == len(train.phases) - 1
+        end = train.num_steps if last else round(share * train.num_steps)
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
-        batch_size = item.batch_size or config.train.batch_size
+        batch_size = item.batch_size or train.batch_size
         result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
         start = end
     return tuple(result)
@@ -59,15 +59,17 @@ def phase_at(all_phases: tuple[Phase, ...], *, step: int) -> Phase:
     return next((phase for phase in all_phases if step < phase.end), all_phases[-1])
 
 
-def rate_segments(config: Config, *, all_phases: tuple[Phase, ...]) -> tuple[RateSegment, ...]:
+def rate_segments(
+    train: TrainConfig, *, optimizer: OptimizerConfig, all_phases: tuple[Phase, ...]
+) -> tuple[RateSegment, ...]:
     """Return the parts of the learning-rate schedule: a phase that names its own rate begins a new one.
 
     Raises:
       UserError: if a warm-up is longer than its part.
     """
-    segments = [RateSegment(0, 0, config.optimizer.learning_rate, config.optimizer.warmup_steps)]
+    segments = [RateSegment(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
     fields = ["config.optimizer.warmup_steps"]
-    for index, (item, phase) in enumerate(zip(config.train.phases, all_phases, strict=True)):
+    for index, (item, phase) in enumerate(zip(train.phases, all_phases, strict=True)):
         if item.learning_rate > 0:
             first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps)
             segments = [first] if phase.start == 0 else [*segments, first]
