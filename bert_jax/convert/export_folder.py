@@ -171,16 +171,20 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
     import jax
     import jax.numpy as jnp
 
-    from bert_jax.model.parts import apply_parts, place, single
+    from bert_jax.model.parts import apply_parts, place
+    from bert_jax.rows.layout import encoder_inputs
+    from bert_jax.types import InstanceRows
 
     tokenizer = back.require_tokenizer()
-    first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])
-    length = min(back.model.max_position_embeddings, 64)
-    ids = np.array([tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id])[:length]
-    types = (np.arange(len(ids)) > len(first) + 1).astype(np.int64) % back.model.type_vocab_size
+    framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
+    ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]
+    if back.model.type_vocab_size == 1 or first_length > len(ids):
+        first_length = len(ids)
+    types = (np.arange(len(ids)) >= first_length).astype(np.int64)
+    rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    ours = compute(place(back.params), single(ids, types))
+    ours = compute(place(back.params), encoder_inputs(rows))
     config = json.loads((folder / "config.json").read_text())
     theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [

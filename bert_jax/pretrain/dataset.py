@@ -8,7 +8,6 @@ from bert_jax.data.builder import build_dataset
 from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.pretrain.masking import SpecialIds
 
 
 def open_datasets(
@@ -56,16 +55,6 @@ def open_datasets(
 def open_tokenizer(info: DatasetInfo) -> Tokenizer:
     """Return the tokenizer that the data set was made with."""
     return load_tokenizer(info.vocab_directory)
-
-
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Return the ids that masking must know."""
-    return SpecialIds(
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        mask_id=tokenizer.mask_id,
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 def _check(config: Config, info: DatasetInfo) -> None:

@@ -12,7 +12,7 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.dataset import open_tokenizer, special_ids
+from bert_jax.pretrain.dataset import open_tokenizer
 from bert_jax.pretrain.evaluation import Evaluator
 from bert_jax.pretrain.program import Program
 
@@ -84,7 +84,7 @@ def evaluate_source(
     evaluator = Evaluator(
         program,
         phase=program.phases[0],
-        special=special_ids(open_tokenizer(info)),
+        special=open_tokenizer(info).special_ids,
         info=info,
         max_examples=max_examples or config.eval.max_examples,
     )

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 from bert_jax.config import Config, instances_per_row
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
+from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training import optimizers as optim
 from bert_jax.training.metrics import Means
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments

@@ -26,7 +26,6 @@ from bert_jax.errors import UserError
 from bert_jax.model.bert.flops import peak_flops, train_flops_per_row
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts, check_alone_or_all
-from bert_jax.pretrain.dataset import special_ids
 from bert_jax.pretrain.evaluation import Evaluator, describe, verdict
 from bert_jax.pretrain.program import Program
 from bert_jax.runs.checkpoint import Checkpointer
@@ -152,7 +151,7 @@ class _Run:
         self.program, self.config = program, program.config
         self._params, self._cache, self._begun = params, cache, begun
         self._opened, self._hosts, self._report = opened, hosts, report
-        self._datasets, self._special = opened.datasets, special_ids(opened.tokenizer)
+        self._datasets, self._special = opened.datasets, opened.tokenizer.special_ids
         self._steps: dict[int, Any] = {}
 
     def train(self, checkpointer: Checkpointer, *, command: str) -> int:
