@@ -22,6 +22,8 @@ from bert_jax.files import load_json, new_folder, writing
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
 from bert_jax.model.parts import apply_parts, place
+from bert_jax.rows.layout import encoder_inputs
+from bert_jax.types import InstanceRows
 
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
 # Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
