@@ -6,7 +6,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.finetuning.packing import RowShape, all_batches, pack, packed_batch, round_rows, row_shape
 from bert_jax.tasks.interface import Features
-from tests.test_task_heads import random_features
+from tests.test_task_heads import random_features, sized
 
 
 def test_every_example_stands_once_and_no_row_overflows():
@@ -30,7 +30,7 @@ def test_rows_hold_the_instances_and_their_targets():
     features = random_features("span", examples=12)
     shape = RowShape(length=64, slots=4, group=1)
     seen = []
-    for batch in all_batches(features, shape=shape, kind="span", rows=3):
+    for batch in all_batches(features, shape=shape, kind=sized("span"), rows=3):
         assert batch.arrays["input_ids"].shape == (3, 64)
         for b, row in enumerate(batch.order):
             place = 0
@@ -56,7 +56,7 @@ def test_choices_of_an_example_stand_side_by_side():
     features = random_features("choice", examples=6)
     shape = row_shape([features], batch_size=6)
     assert shape.slots % 4 == 0
-    batch = packed_batch(features, range(6), shape=shape, kind="choice")
+    batch = packed_batch(features, range(6), shape=shape, kind=sized("choice"))
     for b, row in enumerate(batch.order):
         for slot, example in enumerate(row):
             if example >= 0:
@@ -80,4 +80,4 @@ def test_row_length_follows_the_data_and_not_the_limit():
 def test_an_example_longer_than_a_row_is_one_line():
     features = random_features("tags", examples=4)
     with pytest.raises(UserError, match="longer than a row of 4"):
-        packed_batch(features, [0, 1], shape=RowShape(4, 1, 1), kind="tags")
+        packed_batch(features, [0, 1], shape=RowShape(4, 1, 1), kind=sized("tags"))

@@ -77,7 +77,7 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
 
 def open_peer(folder: Path, experiment: Experiment, params: dict[str, Any]) -> Any:
     """Return HuggingFace's class with our fresh head."""
-    kind = experiment.task.kind
+    kind = experiment.task.kind.name
     labels = (
         {"num_labels": max(len(experiment.task.labels), 1)} if kind in ("classification", "regression", "tags") else {}
     )
@@ -149,7 +149,7 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
         optimizer.zero_grad()
         theirs.append(float(loss))
         batch = packed_batch(
-            features, list(chosen), shape=ours.program.shape, kind=kind, multiple=ours.program.row_multiple
+            features, list(chosen), shape=ours.program.shape, kind=ours.program.kind, multiple=ours.program.row_multiple
         )
         state, output = ours.program.train_step(state, ours.program.to_device(batch.arrays), fixed)
         mine.append(float(jax.device_get(output.means["loss"].total)))

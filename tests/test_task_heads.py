@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape, packed_batch
-from bert_jax.model.task_heads import HEAD_PARAMETERS, make_task_model
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import KINDS
 from bert_jax.tasks.interface import Features
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
@@ -18,7 +19,11 @@ from tests.finetune_data import tiny_model
 LABELS = 3
 # float32 sums in another order; HuggingFace's LayerNorm takes two passes.
 SAME, PARITY = 2e-5, 1e-4
-KINDS = ["classification", "regression", "choice", "tags", "span"]
+
+
+def sized(kind: str) -> OutputKind:
+    """Return a kind with the sizes of `random_features`."""
+    return KINDS[kind](num_labels=LABELS, group=4 if kind == "choice" else 1)
 
 
 def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
@@ -47,7 +52,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
 
 def params_of(kind: str) -> Any:
     one = jnp.zeros((1, 1), jnp.int32)
-    model = make_task_model(kind, config=tiny_model(), num_labels=LABELS)
+    model = sized(kind).model(tiny_model())
     params = jax.jit(lambda: model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one))()
     rng = np.random.default_rng(2)  # biases that are not zero, scales that are not one
     return jax.tree.map(
@@ -58,13 +63,13 @@ def params_of(kind: str) -> Any:
 
 def rows_of(features: Features, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
     shape = RowShape(length, slots=per_row * features.group, group=features.group)
-    return PackedRows(**packed_batch(features, examples, shape=shape, kind=kind).arrays)
+    return PackedRows(**packed_batch(features, examples, shape=shape, kind=sized(kind)).arrays)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str):
     features, params = random_features(kind), params_of(kind)
-    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+    objective = TaskObjective(tiny_model(), kind=sized(kind))
 
     @jax.jit
     def step(params: Any, rows: PackedRows, weight: jax.Array) -> Any:
@@ -130,7 +135,7 @@ def huggingface(kind: str, params: Any) -> Any:
 def test_outputs_and_loss_equal_huggingfaces(kind: str):
     features, params = random_features(kind, seed=3), params_of(kind)
     torch, model = huggingface(kind, params)
-    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+    objective = TaskObjective(tiny_model(), kind=sized(kind))
     examples = list(range(features.num_examples))
     packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
 
@@ -178,18 +183,18 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_have_the_names_that_export_knows(kind: str):
-    from bert_jax.finetuning.initial import ARCHITECTURES
+    from bert_jax.finetuning.initial import architecture_of
     from bert_jax.model.bert import names
 
     params = params_of(kind)
-    assert set(params) == set(names.ARCHITECTURES[ARCHITECTURES[kind]])
-    assert HEAD_PARAMETERS[kind] in params
+    assert set(params) == set(names.ARCHITECTURES[architecture_of(KINDS[kind])])
+    assert KINDS[kind].head in params
 
 
 def test_dropout_drops_in_the_head_and_not_at_evaluation():
     features, params = random_features("tags"), params_of("tags")
     model = tiny_model(hidden_dropout_prob=0.5)
-    objective = TaskObjective(model, kind="tags", num_labels=LABELS)
+    objective = TaskObjective(model, kind=sized("tags"))
     rows = rows_of(features, [0, 1, 2], kind="tags", length=96, per_row=4)
 
     @jax.jit

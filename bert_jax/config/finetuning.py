@@ -12,8 +12,8 @@ from bert_jax import config as base
 from bert_jax.config import CheckpointConfig, LogConfig, MeshConfig, OptimizerConfig
 from bert_jax.config.task_options import FEATURES, DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
+from bert_jax.kinds.table import KINDS
 from bert_jax.tasks import registry
-from bert_jax.tasks.interface import KINDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "bfloat16", "float32"),
     "model.remat": ("none", "dots", "full"),
     "optimizer.name": ("auto", "bert_adam", "adamw"),
-    "own.kind": KINDS,
+    "own.kind": tuple(KINDS),
     "ner.features": ("", *FEATURES),
     "data.dev_split": ("dev", "test"),
 }

@@ -54,7 +54,7 @@ FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_las
 class OwnOptions:
     """Name the columns of own data: JSON lines, or a TSV file with a header line."""
 
-    kind: str = "classification"  # classification, regression, tags, span, choice
+    kind: str = "classification"  # one of kinds.table.KINDS
     text: str = "text"  # for span: the question; for choice: the beginning; for tags: the words
     text_pair: str = ""  # for span: the context; empty: single sentences
     label: str = "label"  # for span: the answer's text; for tags: a tag a word

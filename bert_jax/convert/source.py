@@ -16,6 +16,8 @@ from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_messa
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import kind_of_model
 from bert_jax.model.bert import names
 from bert_jax.model.bert.huggingface_config import SHAPE_FIELDS, read_config
 
@@ -64,6 +66,12 @@ class Source:
         """Return the names of the labels in order; LABEL_0, LABEL_1 ... where none were given."""
         given = self.label_fields.get("id2label", {})
         return [str(given.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
+
+    @property
+    def output_kind(self) -> type[OutputKind] | None:
+        """Return what its task head computes, None without one."""
+        problem = str(self.label_fields.get("problem_type", ""))
+        return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer.

@@ -137,7 +137,8 @@ class _Extractor:
         self._shape = row_shape([split.features for split in splits], batch_size=32)
         devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         self._rows = max(1, 4096 // self._shape.length) * devices
-        unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
+        self._kind = task.kind(num_labels=len(task.labels))
+        unfold = TaskObjective(model, kind=self._kind)
         chosen = FEATURE_LAYERS[config.ner.features]
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
@@ -158,7 +159,7 @@ class _Extractor:
     def words(self, split: Split) -> list[np.ndarray]:
         """Return float16 [W, K, D] a sentence: half precision keeps CoNLL with a base model's layers in memory."""
         found: list[np.ndarray | None] = [None] * len(split.examples)
-        for batch in all_batches(split.features, shape=self._shape, kind="tags", rows=self._rows):
+        for batch in all_batches(split.features, shape=self._shape, kind=self._kind, rows=self._rows):
             hidden = self._compute(PackedRows(**meshes.to_global(batch.arrays, mesh=self._mesh)))
             for b, row in enumerate(batch.order):
                 place = 0

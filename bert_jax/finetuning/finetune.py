@@ -26,6 +26,7 @@ from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.registry import open_task
+from bert_jax.tasks.squad import SpanTask
 
 # Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
@@ -113,7 +114,7 @@ def _run_task(
             config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
         )
     config = dataclasses.replace(config, task=task.name)
-    if config.squad.intermediate_file and task.kind == "span":
+    if config.squad.intermediate_file and isinstance(task, SpanTask):
         source = intermediate_source(
             config, task=task, source=source, workdir=directory, fresh=wanted.fresh_parts, should_stop=stop, say=say
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
 from bert_jax.tasks.interface import Features
 
 _ROUND_LENGTH = 32  # row lengths are multiples of it: few shapes, and whole vectors on every device
@@ -87,7 +88,7 @@ class PackedBatch:
 
 
 def packed_batch(
-    features: Features, examples: Sequence[int], *, shape: RowShape, kind: str, rows: int = 0, multiple: int = 1
+    features: Features, examples: Sequence[int], *, shape: RowShape, kind: OutputKind, rows: int = 0, multiple: int = 1
 ) -> PackedBatch:
     """Return the rows that hold `examples`; `rows` of them, or as few as they need.
 
@@ -103,50 +104,36 @@ def packed_batch(
     return _fill(features, [[int(chosen[i]) for i in row] for row in placement.rows], count, shape=shape, kind=kind)
 
 
-def all_batches(features: Features, *, shape: RowShape, kind: str, rows: int) -> Iterator[PackedBatch]:
+def all_batches(features: Features, *, shape: RowShape, kind: OutputKind, rows: int) -> Iterator[PackedBatch]:
     """Yield batches of `rows` rows that hold every example once, the longest first: for evaluation."""
     placement = pack(features.lengths, shape=shape)
     for start in range(0, len(placement.rows), rows):
         yield _fill(features, placement.rows[start : start + rows], rows, shape=shape, kind=kind)
 
 
-def _fill(features: Features, rows: Sequence[Sequence[int]], count: int, *, shape: RowShape, kind: str) -> PackedBatch:
+def _fill(
+    features: Features, rows: Sequence[Sequence[int]], count: int, *, shape: RowShape, kind: OutputKind
+) -> PackedBatch:
     group, per_row = shape.group, shape.slots // shape.group
     ids = np.zeros((count, shape.length), np.int32)
     segments = np.zeros((count, shape.slots, 2), np.int32)
     order = np.full((count, per_row), -1, np.int64)
-    targets = empty_targets(kind, rows=count, length=shape.length, examples=per_row)
+    placed: list[tuple[int, int, int, int]] = []  # example, row, slot, first position
     for b, row in enumerate(rows):
         place = 0
         for slot, example in enumerate(row):
             order[b, slot] = example
-            if features.targets is not None:
-                set_target(targets, features.targets[example], kind=kind, row=b, slot=slot, start=place)
+            placed.append((example, b, slot, place))
             for choice in range(group):
                 instance = features.ids[example * group + choice]
                 first = int(features.first_lengths[example * group + choice])
                 ids[b, place : place + len(instance)] = instance
                 segments[b, slot * group + choice] = first, len(instance) - first
                 place += len(instance)
+    targets = kind.empty_targets(rows=count, length=shape.length, examples=per_row)
+    if features.targets is not None and placed:
+        examples, rows_of, slots, starts = np.array(placed, np.int64).T
+        values = [features.targets[example] for example in examples]
+        kind.set_targets(targets, values, rows=rows_of, slots=slots, starts=starts)
     arrays = {"input_ids": ids, "segment_lengths": segments, "weights": (order >= 0).astype(np.float32)}
     return PackedBatch({**arrays, "targets": targets}, order)
-
-
-def empty_targets(kind: str, *, rows: int, length: int, examples: int) -> np.ndarray:
-    """Return the targets of rows without examples: -1 where a token is not scored, else 0."""
-    if kind == "tags":
-        return np.full((rows, length), -1, np.int32)
-    if kind == "span":
-        return np.zeros((rows, examples, 2), np.int32)
-    return np.zeros((rows, examples), np.float32 if kind == "regression" else np.int32)
-
-
-def set_target(targets: np.ndarray, value: object, *, kind: str, row: int, slot: int, start: int) -> None:
-    """Write an example's target; positions are counted from the start of the row."""
-    if kind == "tags":
-        tags = np.asarray(value)
-        targets[row, start : start + len(tags)] = tags
-    elif kind == "span":
-        targets[row, slot] = np.asarray(value) + start
-    else:
-        targets[row, slot] = value

@@ -18,7 +18,6 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
 from bert_jax.finetuning.settings import StepSettings, make_optimizer
-from bert_jax.model.task_heads import make_task_model
 from bert_jax.parallel import mesh as meshes
 from bert_jax.tasks.interface import Task
 from bert_jax.training.state import TrainState
@@ -38,7 +37,8 @@ class TaskProgram:
         Raises:
           UserError: if the mesh does not fit the devices or the model.
         """
-        self.config, self.model, self.shape, self.kind = config, model, shape, task.kind
+        self.config, self.model, self.shape = config, model, shape
+        self.kind = task.kind(num_labels=len(task.labels), group=shape.group)
         self.mesh = meshes.make_mesh(config.mesh)
         tensor = self.mesh.shape["tensor"]
         if model.num_attention_heads % tensor or model.intermediate_size % tensor:
@@ -47,8 +47,7 @@ class TaskProgram:
                 f"layer of {model.intermediate_size}: choose a divisor"
             )
         self.rules = meshes.rules_for(dataclasses.replace(base.Config(), model=model), mesh=self.mesh)
-        self.num_labels = len(task.labels)
-        self.objective = TaskObjective(model, kind=task.kind, num_labels=self.num_labels, group=shape.group)
+        self.objective = TaskObjective(model, kind=self.kind)
         self.row_devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         boxed = jax.eval_shape(self._boxed_state)
         self.state_shardings = meshes.tree_shardings(boxed, mesh=self.mesh, rules=self.rules)
@@ -144,7 +143,7 @@ class TaskProgram:
 
     def _boxed_params(self, key: Key[Array, ""]) -> Any:
         sample = jnp.zeros((1, 1), jnp.int32)
-        module = make_task_model(self.kind, config=self.model, num_labels=self.num_labels)
+        module = self.kind.model(self.model)
         inputs = EncoderInputs(sample, sample, sample, sample)
         return module.init(key, inputs, cls_positions=sample)["params"]
 

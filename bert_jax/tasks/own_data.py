@@ -3,9 +3,10 @@
 In a TSV file lists (words, tags) are parted by spaces; in JSON lines they are lists or strings parted by spaces.
 """
 
+import abc
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.classification import Classification
+from bert_jax.kinds.regression import Regression
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.entity_metrics import to_iob2
 from bert_jax.tasks.files import finite_number, read_json_lines, read_tsv
@@ -24,13 +27,6 @@ from bert_jax.tasks.squad import SpanTask
 from bert_jax.tasks.squad_files import Answer, Question
 from bert_jax.tasks.swag import ChoiceExample, ChoiceTask
 from bert_jax.tasks.texts import TextExample
-
-
-def open_own_task(*, data: DataOptions, own: OwnOptions, squad: SquadOptions) -> Task:
-    """Return the task of the kind that the config names."""
-    if own.kind == "span":
-        return OwnSpanTask(data=data, own=own, squad=squad)
-    return {"choice": OwnChoiceTask, "tags": OwnTagTask}.get(own.kind, OwnTextTask)(data=data, own=own)
 
 
 def read_records(data: DataOptions, *, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,6 +76,22 @@ def words_field(record: dict[str, Any], name: str, *, place: str, option: str) -
     return tuple(_as_text(item, name=name, place=place) for item in value)
 
 
+def given_labels(own: OwnOptions) -> tuple[str, ...]:
+    """Return the labels of the config, in the order of their numbers."""
+    return tuple(label.strip() for label in own.labels.split(","))
+
+
+def label_number(written: str, *, labels: Sequence[str], place: str) -> int:
+    """Return the number of a label.
+
+    Raises:
+      UserError: if it is not one of `labels`.
+    """
+    if written not in labels:
+        raise UserError(f"{place}: unknown label {written!r}: the labels are {', '.join(labels)}")
+    return labels.index(written)
+
+
 def _as_text(value: Any, *, name: str, place: str) -> str:
     if isinstance(value, str | int | float) and value == value:  # NaN is what pandas writes for nothing
         return str(value)
@@ -91,29 +103,24 @@ def _unlabelled(record: dict[str, Any], name: str, *, split: str) -> bool:
     return split == "test" and record.get(name) is None
 
 
-class OwnTextTask(Task):
-    """Classify, or rate by a number, sentences or pairs."""
+class OwnTask(Task):
+    """What own data of every kind shares: the options, and a test set where one is named."""
 
-    def __init__(self, *, data: DataOptions, own: OwnOptions):
-        """Take the options."""
-        self.name, self.data, self.own = "own", data, own
-        self.kind = own.kind
-        self.selection = "spearman" if own.kind == "regression" else "accuracy"
+    name = "own"
+    own: OwnOptions
 
-    @functools.cached_property
-    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return the labels that the config gives, else those of train, sorted."""
-        if self.kind == "regression":
-            return ()
-        if self.own.labels:
-            return tuple(label.strip() for label in self.own.labels.split(","))
-        name = self.own.label
-        records = read_records(self.data, split="train")
-        return tuple(sorted({text_field(record, name, place=place, option="label") for place, record in records}))
+    def __init__(self, *, data: DataOptions, own: OwnOptions, squad: SquadOptions):
+        """Take the options; only questions read those of SQuAD."""
+        del squad
+        self.data, self.own = data, own
 
     def test_splits(self) -> tuple[str, ...]:
         """Return the test set if one was named."""
         return ("test",) if self.data.test_file else ()
+
+
+class OwnTextTask(OwnTask):
+    """Sentences or pairs with something to predict for each."""
 
     def read(self, split: str) -> list[TextExample]:
         """Return the records of a split; test may lack labels."""
@@ -123,66 +130,100 @@ class OwnTextTask(Task):
         own = self.own
         text = text_field(record, own.text, place=place, option="text")
         pair = text_field(record, own.text_pair, place=place, option="text_pair") if own.text_pair else None
-        if _unlabelled(record, own.label, split=split):
-            return TextExample(text, pair, None)
-        if self.kind == "regression":
-            written = field(record, own.label, place=place, option="label")
-            return TextExample(text, pair, finite_number(written, place=place, name=own.label))
-        written = text_field(record, own.label, place=place, option="label")
-        if written not in self.labels:
-            raise UserError(f"{place}: unknown label {written!r}: the labels are {', '.join(self.labels)}")
-        return TextExample(text, pair, self.labels.index(written))
+        unlabelled = _unlabelled(record, own.label, split=split)
+        return TextExample(text, pair, None if unlabelled else self.label(record, place=place))
+
+    @abc.abstractmethod
+    def label(self, record: dict[str, Any], *, place: str) -> Any:
+        """Return a record's label as the kind's target.
+
+        Raises:
+          UserError: if it has none, or a wrong one.
+        """
+
+    @abc.abstractmethod
+    def written(self, output: np.ndarray) -> dict[str, Any]:
+        """Return what a line of predictions says of an example."""
 
     def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Features:
         """Return one instance an example."""
         del training
         return texts.text_features(examples, tokenizer=tokenizer, max_seq_length=self.data.max_seq_length)
 
+    def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
+        """Write a JSON object a row: index, and what `written` says."""
+        records = [{"index": index, **self.written(output)} for index, output in enumerate(outputs)]
+        return [texts.write_json_lines(directory / f"own-{split.name}.jsonl", records)]
+
+
+class OwnClassificationTask(OwnTextTask):
+    """Classify sentences or pairs."""
+
+    kind = Classification
+    selection = "accuracy"
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the labels that the config gives, else those of train, sorted."""
+        if self.own.labels:
+            return given_labels(self.own)
+        name = self.own.label
+        records = read_records(self.data, split="train")
+        return tuple(sorted({text_field(record, name, place=place, option="label") for place, record in records}))
+
+    def label(self, record: dict[str, Any], *, place: str) -> int:
+        """Return the number of the label."""
+        written = text_field(record, self.own.label, place=place, option="label")
+        return label_number(written, labels=self.labels, place=place)
+
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return accuracy, macro F1 and Matthews' correlation, or both correlations."""
-        if self.kind == "regression":
-            guesses = np.array([float(output[0]) for output in outputs])
-            labels = np.array(split.features.targets, np.float64)
-            return figures(guesses, labels=labels, names=("spearman", "pearson"))
+        """Return accuracy, macro F1 and Matthews' correlation."""
         guesses, labels = texts.predicted_ids(outputs), texts.label_ids(split)
         return figures(guesses, labels=labels, names=("accuracy", "mcc")) | {
             "macro_f1": metrics.macro_f1(guesses, labels=labels)
         }
 
-    def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write a JSON object a row: index, prediction, and the scores of all labels."""
-        records = []
-        for index, output in enumerate(outputs):
-            if self.kind == "regression":
-                records.append({"index": index, "prediction": float(output[0])})
-                continue
-            scores = {label: float(score) for label, score in zip(self.labels, output, strict=True)}
-            records.append({"index": index, "prediction": self.labels[int(np.argmax(output))], "logits": scores})
-        return [texts.write_json_lines(directory / f"own-{split.name}.jsonl", records)]
+    def written(self, output: np.ndarray) -> dict[str, Any]:
+        """Return the prediction, and the scores of all labels."""
+        scores = {label: float(score) for label, score in zip(self.labels, output, strict=True)}
+        return {"prediction": self.labels[int(np.argmax(output))], "logits": scores}
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the worst mistakes."""
-        if self.kind == "regression":
-            return texts.regression_mistakes(split, outputs, count=count)
         return texts.classification_mistakes(split, outputs, labels=self.labels, count=count)
 
     def tables(self, split: Split, outputs: Outputs) -> dict[str, Any]:
         """Return the confusion table."""
-        if self.kind == "regression":
-            return {}
         return {"confusion": texts.confusion_table(split, outputs, labels=self.labels)}
 
 
-class OwnTagTask(TagTask):
+class OwnRegressionTask(OwnTextTask):
+    """Rate sentences or pairs by a number."""
+
+    kind = Regression
+    labels = ()
+    selection = "spearman"
+
+    def label(self, record: dict[str, Any], *, place: str) -> float:
+        """Return the number."""
+        written = field(record, self.own.label, place=place, option="label")
+        return finite_number(written, place=place, name=self.own.label)
+
+    def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
+        """Return both correlations."""
+        return figures(texts.numbers(outputs), labels=texts.numbers_there(split), names=("spearman", "pearson"))
+
+    def written(self, output: np.ndarray) -> dict[str, Any]:
+        """Return the prediction."""
+        return {"prediction": float(output[0])}
+
+    def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
+        """Return the worst mistakes."""
+        return texts.regression_mistakes(split, outputs, count=count)
+
+
+class OwnTagTask(OwnTask, TagTask):
     """Tag words: a list of words and a list of tags a record, O, B-TYPE, I-TYPE."""
-
-    def __init__(self, *, data: DataOptions, own: OwnOptions):
-        """Take the options."""
-        self.name, self.data, self.own = "own", data, own
-
-    def test_splits(self) -> tuple[str, ...]:
-        """Return the test set if one was named."""
-        return ("test",) if self.data.test_file else ()
 
     def read(self, split: str) -> Sequence[Sentence]:
         """Return the records of a split; test may lack tags."""
@@ -202,7 +243,7 @@ class OwnTagTask(TagTask):
             raise UserError(f"{place}: {error}") from error
 
 
-class OwnSpanTask(SpanTask):
+class OwnSpanTask(OwnTask, SpanTask):
     """Answer questions by a span of a context; an empty or missing answer means that there is none.
 
     A list holds several right answers, of which training takes the first. A test set that has the column in no record
@@ -211,7 +252,7 @@ class OwnSpanTask(SpanTask):
 
     def __init__(self, *, data: DataOptions, own: OwnOptions, squad: SquadOptions):
         """Take the options."""
-        super().__init__("own", data=data, squad=squad, with_null=True)
+        SpanTask.__init__(self, self.name, data=data, squad=squad, with_null=True)
         self.own = own
 
     def read(self, split: str) -> Sequence[Question]:
@@ -260,16 +301,8 @@ class OwnSpanTask(SpanTask):
             ) from None
 
 
-class OwnChoiceTask(ChoiceTask):
+class OwnChoiceTask(OwnTask, ChoiceTask):
     """Choose among the same number of endings in every record."""
-
-    def __init__(self, *, data: DataOptions, own: OwnOptions):
-        """Take the options."""
-        self.name, self.data, self.own = "own", data, own
-
-    def test_splits(self) -> tuple[str, ...]:
-        """Return the test set if one was named."""
-        return ("test",) if self.data.test_file else ()
 
     def read(self, split: str) -> Sequence[ChoiceExample]:
         """Return the records of a split; the label is the right choice's number from 0."""
@@ -311,3 +344,8 @@ class OwnChoiceTask(ChoiceTask):
                 f"{place}: unknown label {written!r}: write the right choice's number, 0 to {len(endings) - 1}"
             )
         return ChoiceExample(text, endings, int(str(written)))
+
+
+OWN_TASKS: Mapping[str, type[OwnTask]] = {
+    task.kind.name: task for task in (OwnClassificationTask, OwnRegressionTask, OwnTagTask, OwnSpanTask, OwnChoiceTask)
+}

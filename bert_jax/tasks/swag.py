@@ -10,6 +10,7 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
@@ -30,7 +31,7 @@ class ChoiceExample:
 class ChoiceTask(Task):
     """Be a task that chooses among a fixed number of endings."""
 
-    kind = "choice"
+    kind = Choice
     labels = ()
     selection = "accuracy"
 
