@@ -1,7 +1,8 @@
-"""Cross-entropy of logits against labels, in the two forms that are needed.
+"""Cross-entropy of logits against labels, in every form that is needed.
 
 `cross_entropy` reads the logits of a whole vocabulary once. `exact_cross_entropy` needs no bound on the logits, which
-matters to the few classes of a fine-tuning head and not to the time of its step.
+matters to the few classes of a fine-tuning head and not to the time of its step. `log_softmax_cross_entropy` differs
+from it in the last bit.
 """
 
 from typing import Any
@@ -39,6 +40,17 @@ def exact_cross_entropy(
     """
     picked = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
     return jax.nn.logsumexp(logits, axis=-1) - picked, jnp.argmax(logits, axis=-1) == labels
+
+
+def log_softmax_cross_entropy(
+    logits: Float[Array, "*n C"], labels: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
+    """Return the same from the logarithm of the softmax: the form that feature-based taggers are trained with.
+
+    With another form their parameters would differ in the last bits from those that workdirs hold results of.
+    """
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return losses, jnp.argmax(logits, axis=-1) == labels
 
 
 def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
