@@ -45,6 +45,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
                 "choice": int(rng.integers(group)),
                 "tags": rng.integers(-1, LABELS, length).astype(np.int32),
                 "span": (start, int(rng.integers(start, length))),
+                "multilabel": rng.integers(0, 2, LABELS).astype(np.float32),
             }[kind]
         )
     return Features(ids, np.array(firsts, np.int32), targets, group=group)
@@ -92,6 +93,21 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
         np.testing.assert_allclose(whole, np.sum(leaves, axis=0), atol=SAME * max(1.0, np.abs(whole).max()))
 
 
+def outputs_of(objective: TaskObjective, params: Any, features: Features) -> list[np.ndarray]:
+    """Return the output of each example, out of rows that several share."""
+    shape = RowShape(96, slots=4 * features.group, group=features.group)
+    batch = packed_batch(features, range(features.num_examples), shape=shape, kind=objective.kind)
+    rows = np.asarray(jax.jit(objective.predict)(params, PackedRows(**batch.arrays)))
+    outputs = [np.zeros(0)] * features.num_examples
+    for b, examples in enumerate(batch.order):
+        start = 0
+        for slot, example in enumerate(examples[examples >= 0]):
+            length = int(features.lengths[example])
+            outputs[example] = objective.kind.unpack(rows[b], slot=slot, start=start, length=length)
+            start += length
+    return outputs
+
+
 def huggingface(kind: str, params: Any) -> Any:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
@@ -99,6 +115,7 @@ def huggingface(kind: str, params: Any) -> Any:
 
     classes = {
         "classification": transformers.BertForSequenceClassification,
+        "multilabel": transformers.BertForSequenceClassification,
         "regression": transformers.BertForSequenceClassification,
         "choice": transformers.BertForMultipleChoice,
         "tags": transformers.BertForTokenClassification,
@@ -114,7 +131,7 @@ def huggingface(kind: str, params: Any) -> Any:
         max_position_embeddings=ours.max_position_embeddings,
         hidden_act="gelu_new",
         num_labels=1 if kind == "regression" else LABELS if kind != "span" else 2,
-        problem_type="regression" if kind == "regression" else None,
+        problem_type=KINDS[kind].problem_type or None,
     )
     config._attn_implementation = "eager"
     model = classes[kind](config).eval()
@@ -145,7 +162,7 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
         return objective.loss(params, batch=batch, weights=objective.weights(batch), key=None)[0]
 
     loss = loss_of(params, packed)
-
+    outputs = outputs_of(objective, params, features)
     longest = max(len(ids) for ids in features.ids)
     ids = np.zeros((len(features.ids), longest), np.int64)
     mask, types = ids.copy(), ids.copy()
@@ -171,14 +188,18 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
             with torch.no_grad():
                 out = model(**one, start_positions=torch.tensor([start]), end_positions=torch.tensor([end]))
             losses.append(float(out.loss))
+            theirs = np.stack([out.start_logits.numpy()[0], out.end_logits.numpy()[0]], axis=-1)
+            np.testing.assert_allclose(outputs[i], theirs, atol=PARITY)
         assert float(loss) == pytest.approx(np.mean(losses), abs=PARITY)
         return
     else:
-        dtype = torch.float32 if kind == "regression" else torch.int64
-        tensors["labels"] = torch.tensor(targets, dtype=dtype)
+        dtype = torch.float32 if KINDS[kind].target_dtype is np.float32 else torch.int64
+        tensors["labels"] = torch.tensor(np.array(targets), dtype=dtype)
     with torch.no_grad():
         out = model(**tensors)
     assert float(loss) == pytest.approx(float(out.loss), abs=PARITY)
+    for ours, theirs in zip(outputs, out.logits.numpy(), strict=True):
+        np.testing.assert_allclose(ours, theirs[: len(ours)], atol=PARITY)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.choice import Choice
 from bert_jax.kinds.classification import Classification
+from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
 from bert_jax.kinds.span import Span
 from bert_jax.kinds.tags import Tags
 
-KINDS: Mapping[str, type[OutputKind]] = {kind.name: kind for kind in (Classification, Regression, Tags, Span, Choice)}
+KINDS: Mapping[str, type[OutputKind]] = {
+    kind.name: kind for kind in (Classification, Regression, Tags, Span, Choice, MultiLabel)
+}
 
 
 def kind_of_model(architecture: str, *, problem_type: str = "", num_labels: int = 0) -> type[OutputKind] | None:
