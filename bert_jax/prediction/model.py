@@ -113,14 +113,13 @@ class Model:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
-        problem = str(self.source.label_fields.get("problem_type", ""))
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.Features(model, **shared),
             "embed": lambda: tasks.Embed(model, **shared),
-            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, problem=problem, **shared),
-            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, problem=problem, pairs=True, **shared),
+            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
+            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),
             "choice": lambda: tasks.Choice(model, labels=labels, **shared),
             "qa": lambda: AnswerQuestion(model, **shared),
             "ner": lambda: TagWords(model, labels=labels, **shared),

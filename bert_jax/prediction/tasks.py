@@ -219,12 +219,11 @@ class Classify(_Labelled):
         tokenizer: Tokenizer,
         labels: list[str],
         kind: type[OutputKind] | None,
-        problem: str = "",
         pairs: bool = False,
     ):
         """Read `text`, or with `pairs` `text_a` and `text_b`."""
         super().__init__(model, tokenizer=tokenizer, labels=labels)
-        self.kind, self.problem, self.pairs = kind or Classification, problem, pairs
+        self.kind, self.pairs = kind or Classification, pairs
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
         """Return the sequence."""
@@ -233,12 +232,7 @@ class Classify(_Labelled):
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
         """Return the kind's answer."""
         del prepared
-        logits = outputs[0].astype(float)
-        if self.problem == "multi_label_classification":
-            shares = 1 / (1 + np.exp(-logits))
-            named = {label: round(float(share), 6) for label, share in zip(self.labels, shares, strict=True)}
-            return {"labels": [label for label, share in named.items() if share > 0.5], "probabilities": named}
-        return self.kind.answer(logits, labels=self.labels)
+        return self.kind.answer(outputs[0].astype(float), labels=self.labels)
 
 
 class Choice(_Labelled):
