@@ -14,7 +14,7 @@ from absl import flags  # isort: skip
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16, v4:2x2x4 and so on.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16; several: 2xv5e:16x16.")
 HLO = flags.DEFINE_string("hlo", "", "File to keep the compiled program in; a phase after the first adds .1, .2.")
 SWEEP = flags.DEFINE_string("sweep", "", "Variants: batch (a chip), mesh, remat, attention, 'batch=16,32;remat=none'.")
 
@@ -23,6 +23,7 @@ def main() -> int:
     """Read the flags and call the one function."""
     from bert_jax import config as configs
     from bert_jax.errors import UserError
+    from bert_jax.files import write_text
     from bert_jax.planning import chips, compiling, report, sweep
 
     if CONFIG.value is None:
@@ -42,9 +43,7 @@ def main() -> int:
     def keep(text: str) -> None:
         path = Path(HLO.value + (f".{len(kept)}" if kept else ""))
         kept.append(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.parallel import distributed
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.axes import AXES
 from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
 from bert_jax.parallel.rendezvous import call_roll
 from bert_jax.runs import stopping
@@ -306,8 +307,8 @@ class FakeMesh:
     """Stand for a mesh over several hosts."""
 
     def __init__(self, processes: Any):
-        self.devices = np.vectorize(FakeDevice)(np.asarray(processes))
-        self.shape = dict(zip(meshes.AXES, self.devices.shape, strict=True))
+        self.devices = np.vectorize(FakeDevice)(np.asarray([processes]))
+        self.shape = dict(zip(AXES, self.devices.shape, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,32 @@ def test_a_checkpoint_of_any_phase_gets_the_figures_of_the_loop(workdir: Path, s
     assert result["max_seq_length"] == (32 if step == 4 else 64)
 
 
+def test_a_model_without_a_training_config_gets_the_same_figures(workdir: Path, tiny_dataset: Path):
+    exported = run(
+        [sys.executable, "-m", "bert_jax.export", f"--checkpoint={workdir}", f"--out={workdir.parent / 'exported'}"]
+    )
+    assert exported.returncode == 0, exported.stderr
+    sizes = ("--max_seq_length=64", "--batch_size=8", "--max_examples=32")
+    done = evaluate(workdir, "--model=exported", f"--data={tiny_dataset}", *sizes)
+    assert done.returncode == 0, done.stderr
+    loop = [line for line in figures(workdir) if line["step"] == 8 and "eval/mlm_loss" in line][-1]
+    result = json.loads(done.stdout)
+    assert {name: result[name] for name in loop if name != "step"} == {k: v for k, v in loop.items() if k != "step"}
+    assert result["step"] is None
+
+
+def test_a_batch_that_does_not_divide_names_the_flag(workdir: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bert_jax.evaluate", f"--model={workdir}", "--batch_size=6"],
+        env=environment(devices=4),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--batch_size=6 does not divide over 4 devices" in done.stderr
+
+
 def test_examples_are_those_that_were_counted(workdir: Path):
     done = evaluate(workdir, "--model=run", "--max_examples=3")
     assert json.loads(done.stdout)["examples"] == 8  # one whole batch

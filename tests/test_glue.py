@@ -9,8 +9,9 @@ from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.glue import GlueTask
-from bert_jax.tasks.interface import Features, Split, score_predictions
+from bert_jax.tasks.interface import Features, Split
 from bert_jax.tasks.registry import open_task
+from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.texts import TextExample, truncate_pair
 from tests.finetune_data import tokenizer
 

@@ -159,3 +159,41 @@ def test_an_axis_that_closes_to_a_ring_is_used_both_ways(text: str, bandwidth: f
     topology = parse_topology(text)
     assert isinstance(topology, Topology)
     assert topology.collective_bandwidth(topology.num_chips) == bandwidth
+
+
+BETWEEN = (
+    'is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="psum.1_0",'
+    '_xla_megascale_target="{1,2,3,4}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+)
+SLICES = f"""HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {{
+  ROOT %sum = f32[] add(%a, %b)
+}}
+
+ENTRY %main.1 (p0: f32[8,128]) -> f32[8,128] {{
+  %p0 = f32[8,128]{{1,0}} parameter(0)
+  %after-all = token[] after-all()
+  %send = (f32[1024,128]{{1,0}}, u32[], token[]) send(%p0, %after-all), channel_id=2, {BETWEEN}
+  %recv = (f32[1024,128]{{1,0}}, u32[], token[]) recv(%after-all), channel_id=1, {BETWEEN}
+  %all-reduce.1 = bf16[1024,1024]{{1,0}} all-reduce(%p0), channel_id=3, {SIXTEEN}, to_apply=%add
+  %hides.1 = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 60000}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %recv-done = (f32[1024,128]{{1,0}}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %out = f32[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 5}
+}}
+"""
+
+
+def test_what_crosses_slices_is_priced_by_their_network_while_links_work() -> None:
+    topology = parse_topology("4xv5e:4x4")
+    assert (topology.num_chips, topology.name) == (64, "4xv5e:4x4")
+    across, inside = find_collectives(parse_hlo(SLICES), topology=topology)
+    assert (across.kind, across.group_size, across.bytes, across.overlapped) == ("all-reduce", 4, 1024 * 128 * 4, True)
+    assert across.seconds == pytest.approx(across.bytes * 2 * 3 / 4 / 3.125e9)  # Google Cloud: 6.4 Tb/s for 256 chips
+    assert (inside.network, inside.group_size, inside.overlapped) == ("links", 16, False)
+    # It began before the reduction on the links, which the chip waited for, and the fusion hid a part of the rest.
+    assert inside.exposed_seconds == pytest.approx(inside.seconds)
+    hidden = inside.seconds + 60000 / topology.chip.clock
+    assert across.exposed_seconds == pytest.approx(across.seconds - hidden)
+    assert across.exposed_seconds > 0

@@ -11,28 +11,31 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
-from tiny_model import FACTORS, random_rows, tiny_config, tiny_model
+from tiny_model import FACTORS, SLICED, random_rows, tiny_config, tiny_model
 
 from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.program import Program
+from bert_jax.parallel.axes import TABLE
+from bert_jax.pretrain.mesh_checks import validate_for_mesh
+from bert_jax.pretrain.program import PretrainingProgram
 
 
 def refused(config: Config, mesh_config: MeshConfig) -> str:
     """Return the line with which a config is refused on a mesh."""
     mesh = meshes.make_mesh(mesh_config)
     with pytest.raises(UserError) as caught:
-        meshes.validate_for_mesh(config, mesh=mesh)
+        validate_for_mesh(config, mesh=mesh)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("shape", FACTORS)
-def test_every_factorisation_makes_a_mesh_of_all_devices(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", FACTORS + SLICED)
+def test_every_factorisation_makes_a_mesh_of_all_devices(shape: tuple[int, ...]) -> None:
     mesh = meshes.make_mesh(MeshConfig(*shape))
-    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    sizes = dict(zip(("data", "fsdp", "tensor", "slices"), (*shape, 1)[:4], strict=True))
+    assert tuple(mesh.shape.items()) == tuple((axis.name, sizes[axis.name]) for axis in TABLE)
     assert set(mesh.devices.flat) == set(jax.devices())
 
 
@@ -46,7 +49,8 @@ def test_every_factorisation_makes_a_mesh_of_all_devices(shape: tuple[int, int, 
     ],
 )
 def test_minus_one_takes_the_rest(config: MeshConfig, shape: tuple[int, int, int]) -> None:
-    assert tuple(meshes.make_mesh(config).shape.values()) == shape
+    mesh = meshes.make_mesh(config)
+    assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == shape
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ class OfAMachine:
 
 def test_machines_without_tpus_are_no_slices() -> None:
     mesh = meshes.make_mesh(MeshConfig(), devices=[OfAMachine(number) for number in range(4)])
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 1}
+    assert dict(mesh.shape) == {"slices": 1, "data": 4, "fsdp": 1, "tensor": 1}
 
 
 def test_fewer_devices_can_be_named() -> None:
@@ -85,7 +89,7 @@ def test_a_batch_that_does_not_divide_is_named_with_one_that_does() -> None:
     text = refused(config, MeshConfig(data=4, fsdp=2))
     assert "config.train.batch_size=20" in text
     assert "24" in text
-    meshes.validate_for_mesh(config, mesh=meshes.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    validate_for_mesh(config, mesh=meshes.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
 
 
 def test_accumulation_must_leave_each_device_a_row() -> None:
@@ -114,13 +118,13 @@ def test_rows_become_global_arrays_sharded_by_row() -> None:
     placed = meshes.to_global(rows, mesh=mesh)
     for mine, theirs in zip(jax.tree.leaves(rows), jax.tree.leaves(placed), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-        assert theirs.sharding.spec == PartitionSpec(("data", "fsdp"))
+        assert theirs.sharding.spec == PartitionSpec(("slices", "data", "fsdp"))
         assert {shard.data.shape[0] for shard in theirs.addressable_shards} == {2}
 
 
-@pytest.mark.parametrize("shape", FACTORS, ids=str)
+@pytest.mark.parametrize("shape", FACTORS + SLICED, ids=str)
 def test_what_the_loader_reads_is_on_the_devices_bit_for_bit_on_every_mesh(
-    shape: tuple[int, int, int], tiny_dataset: Path
+    shape: tuple[int, ...], tiny_dataset: Path
 ) -> None:
     mesh = meshes.make_mesh(MeshConfig(*shape))
     shares, share_count = meshes.batch_shares(mesh)
@@ -151,7 +155,7 @@ def test_what_does_not_divide_is_left_whole() -> None:
     assert specs["plain"] == PartitionSpec()
 
 
-def state_bytes(program: Program) -> tuple[int, int]:
+def state_bytes(program: PretrainingProgram) -> tuple[int, int]:
     """Return the bytes of the state on one device and in all."""
     shapes = program.state_shapes
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
@@ -162,13 +166,13 @@ def state_bytes(program: Program) -> tuple[int, int]:
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1, fsdp=8), MeshConfig(data=1, fsdp=4, tensor=2)], ids=str)
 def test_sharded_state_takes_at_most_its_share_of_each_device(preset: str, mesh: MeshConfig) -> None:
     config = dataclasses.replace(Config(), model=model_preset(preset))
-    a_device, whole = state_bytes(Program(config, mesh=meshes.make_mesh(mesh)))
+    a_device, whole = state_bytes(PretrainingProgram(config, mesh=meshes.make_mesh(mesh)))
     assert whole / 8 <= a_device <= 1.15 * whole / 8
 
 
 def test_the_stated_bytes_are_those_on_the_device() -> None:
-    program = Program(tiny_config(), mesh=meshes.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)))
-    state = program.init_state()
+    program = PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)))
+    state = program.random_state()
     for device in jax.devices():
         held = sum(
             shard.data.nbytes
@@ -181,7 +185,7 @@ def test_the_stated_bytes_are_those_on_the_device() -> None:
 
 def test_fresh_parameters_do_not_depend_on_the_mesh() -> None:
     states = [
-        jax.device_get(Program(tiny_config(), mesh=meshes.make_mesh(mesh)).init_state().params)
+        jax.device_get(PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(mesh)).random_state().params)
         for mesh in (MeshConfig(), MeshConfig(2, 2, 2))
     ]
     jax.tree.map(np.testing.assert_array_equal, *states)
@@ -189,7 +193,7 @@ def test_fresh_parameters_do_not_depend_on_the_mesh() -> None:
 
 def test_a_vocabulary_that_does_not_divide_over_tensor_is_left_whole() -> None:
     # tests/test_steps.py trains this one on every mesh.
-    program = Program(tiny_config(), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
+    program = PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
     assert program.config.model.vocab_size % 4
     assert dict(program.rules)["vocab"] is None
     shardings: Any = program.state_shardings.params
@@ -197,7 +201,9 @@ def test_a_vocabulary_that_does_not_divide_over_tensor_is_left_whole() -> None:
 
 
 def test_a_vocabulary_that_divides_is_sharded_over_tensor() -> None:
-    program = Program(tiny_config(model=tiny_model(vocab_size=104)), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
+    program = PretrainingProgram(
+        tiny_config(model=tiny_model(vocab_size=104)), mesh=meshes.make_mesh(MeshConfig(2, 1, 4))
+    )
     shardings: Any = program.state_shardings.params
     assert shardings["encoder"]["embeddings"]["word_embeddings"].spec[0] == "tensor"
     assert shardings["masked_lm"]["bias"].spec[0] == "tensor"

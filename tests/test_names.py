@@ -27,7 +27,8 @@ def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
         extra["positions"] = sample[:, :2]
     module = modules.get(architecture, BertForPreTraining(model))
     boxed = jax.eval_shape(lambda key: module.init(key, inputs, **extra)["params"], jax.random.key(0))
-    return {name: leaf.shape for name, leaf in names.flatten(jax.tree.map(lambda leaf: leaf, unboxed(boxed))).items()}
+    flat = names.flat_params(jax.tree.map(lambda leaf: leaf, unboxed(boxed)))
+    return {name: leaf.shape for name, leaf in flat.items()}
 
 
 def unboxed(tree):

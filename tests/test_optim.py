@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from bert_jax.config import Config, OptimizerConfig, model_preset
+from bert_jax.config import OptimizerConfig, model_preset
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.training.optimizers import (
     DECAY_POLICY,
@@ -112,7 +112,7 @@ def run(
     name: str, *, config: OptimizerConfig, params: dict[str, np.ndarray], grads: Callable[[int], dict[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
     """Return the parameters after each step of ours."""
-    rule = optimizer_rule(Config(optimizer=dataclasses.replace(config, name=name)))
+    rule = optimizer_rule(dataclasses.replace(config, name=name), recipe="modern")
     optimizer = make_optimizer(config, rule=rule, schedule=rate_at)
 
     @jax.jit
@@ -154,7 +154,7 @@ def test_twenty_steps_equal_a_transcript_in_float64(name: str, scale: float) -> 
 def test_the_first_corrected_update_is_the_sign_of_the_gradient(beta: float) -> None:
     # With bias correction m / sqrt(v) is g / |g|; float32's 1 - beta^n would be wrong in the fifth digit.
     config = OptimizerConfig(beta1=beta, beta2=beta, epsilon=1e-12, weight_decay=0.0, max_grad_norm=1e9)
-    rule = optimizer_rule(Config(optimizer=dataclasses.replace(config, name="adamw")))
+    rule = optimizer_rule(dataclasses.replace(config, name="adamw"), recipe="modern")
     optimizer = make_optimizer(config, rule=rule, schedule=lambda step: jnp.ones(()))
     params = {"pooler": {"kernel": jnp.ones(5)}}
     grads = {"pooler": {"kernel": jnp.array([3.0, -0.5, 0.01, -7.0, 1.0])}}
@@ -165,7 +165,7 @@ def test_the_first_corrected_update_is_the_sign_of_the_gradient(beta: float) -> 
 def test_lamb_of_stacked_layers_equals_lamb_of_each_layer_alone() -> None:
     config = OptimizerConfig(weight_decay=0.1)
     optimizer = make_optimizer(
-        config, rule=optimizer_rule(Config(optimizer=OptimizerConfig(name="lamb"))), schedule=lambda step: jnp.ones(())
+        config, rule=optimizer_rule(OptimizerConfig(name="lamb"), recipe="modern"), schedule=lambda step: jnp.ones(())
     )
     keys = jax.random.split(jax.random.key(0), 3)
     # Layers of very unlike size: one ratio for all would show.
@@ -237,13 +237,15 @@ def test_the_first_match_of_a_policy_wins() -> None:
     ],
 )
 def test_auto_follows_the_recipe(recipe: str, name: str, expected: tuple[str, bool, bool]) -> None:
-    rule = optimizer_rule(Config(recipe=recipe, optimizer=OptimizerConfig(name=name)))
+    rule = optimizer_rule(OptimizerConfig(name=name), recipe=recipe)
     assert (rule.name, rule.bias_correction, rule.trust_ratio) == expected
 
 
 def test_gradients_are_clipped_by_their_global_norm_and_small_ones_are_not() -> None:
     config = OptimizerConfig(max_grad_norm=1.0)
-    optimizer = make_optimizer(config, rule=optimizer_rule(Config()), schedule=lambda step: jnp.ones(()))
+    optimizer = make_optimizer(
+        config, rule=optimizer_rule(OptimizerConfig(), recipe="modern"), schedule=lambda step: jnp.ones(())
+    )
     params = {"a": {"kernel": jnp.ones(2)}, "b": {"bias": jnp.ones(1)}}
     for factor, clipped in ((0.1, 0.1), (10.0, 1.0)):
         grads = {"a": {"kernel": factor * jnp.array([0.0, 0.6])}, "b": {"bias": factor * jnp.array([0.8])}}

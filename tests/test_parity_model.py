@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_model import SPECIAL, plain_inputs, tiny_model, to_device
 
-from bert_jax.config import Config, MaskingConfig, ModelConfig, OptimizerConfig, model_preset
+from bert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, model_preset
 from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.heads import BertForPreTraining, Pooler
 from bert_jax.pretrain.objective import PretrainingObjective
@@ -190,7 +190,7 @@ def test_gradients_and_one_step_of_adamw_equal_pytorchs(hidden_act: str) -> None
     config = OptimizerConfig(name="adamw", weight_decay=0.01, max_grad_norm=1.0)
     rate = 1e-3
     optimizer = make_optimizer(
-        config, rule=optimizer_rule(Config(optimizer=config)), schedule=lambda step: jnp.asarray(rate)
+        config, rule=optimizer_rule(config, recipe="modern"), schedule=lambda step: jnp.asarray(rate)
     )
     updates, _ = jax.jit(optimizer.update)(to_device(gradients), optimizer.init(params), params)
     torch_step(theirs, rate=rate, config=config)

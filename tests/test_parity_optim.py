@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import Config, OptimizerConfig
+from bert_jax.config import OptimizerConfig
 from bert_jax.training.optimizers import make_optimizer, optimizer_rule
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
@@ -27,7 +27,7 @@ def test_twenty_steps_of_adamw_equal_pytorchs(scale: float) -> None:
     kernel, bias = rng.normal(size=(8, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)
     params: Any = {"pooler": {"dense": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
     table = jnp.asarray(rates, jnp.float32)
-    optimizer = make_optimizer(config, rule=optimizer_rule(Config(optimizer=config)), schedule=lambda step: table[step])
+    optimizer = make_optimizer(config, rule=optimizer_rule(config, recipe="modern"), schedule=lambda step: table[step])
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
 

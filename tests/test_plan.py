@@ -210,15 +210,42 @@ def test_the_attention_kernel_compiles_at_the_bounds_of_what_it_takes(
     assert compiler(compile_attention, topology, shape, dtype).count('custom_call_target="tpu_custom_call"') == 2
 
 
-def mesh_of_two_slices() -> None:
-    """Ask for a mesh over slices that no links join, in the process with the compiler."""
+def mesh_of_two_slices(config: MeshConfig) -> list[int]:
+    """Return the slice of each device of a mesh in its order, in the process with the compiler."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", num_slices=2).devices
-    meshes.make_mesh(MeshConfig(), devices=devices)
+    return [device.slice_index for device in meshes.make_mesh(config, devices=devices).devices.flat]
 
 
-def test_several_slices_are_refused_in_one_line(compiler: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="the devices are 2 slices, joined by the data-centre network"):
-        compiler(mesh_of_two_slices)
+def test_slices_are_the_outermost_axis(compiler: Callable[..., Any]) -> None:
+    assert compiler(mesh_of_two_slices, MeshConfig(slices=2)) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_another_number_of_slices_is_refused_in_one_line(slices: int, compiler: Callable[..., Any]) -> None:
+    says = rf"config.mesh.slices={slices}, and the TPUs are 2 slices.*: set config.mesh.slices=2"
+    with pytest.raises(UserError, match=says) as caught:
+        compiler(mesh_of_two_slices, MeshConfig(slices=slices))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_slices_exchange_shards_of_the_gradients_alone(compiler: Callable[..., Any]) -> None:
+    config = thin(load("base_tpu"), chips=8)
+    phases = (PhaseConfig(max_seq_length=128),)
+    config = dataclasses.replace(
+        config, mesh=MeshConfig(slices=2), train=dataclasses.replace(config.train, phases=phases)
+    )
+    result, _ = compiler(plan_config, config, "2xv5e:2x2")
+    assert (result["chips"], result["topology"], result["mesh"]["slices"]) == (8, "2xv5e:2x2", 2)
+    (phase,) = result["phases"]
+    between = [item for item in phase["collectives"] if item["network"] == "network"]
+    assert {(item["kind"], item["chips"]) for item in between} == {("all-reduce", 2)}
+    # A quarter of the gradients in bfloat16, and the small rest whole in float32: biases, norms, 2 % of this model.
+    shards = 2 * result["parameters"] / 4
+    assert shards <= sum(item["bytes"] for item in between) < 1.15 * shards
+    inside = [item for item in phase["collectives"] if item["network"] == "links"]
+    assert max(item["chips"] for item in inside) == 4
+    assert "all-reduce" in reports.as_table(result)
+    assert "2 chips across slices" in reports.as_table(result)
 
 
 def plan_scaled(config: Config, topology: str, most: int) -> dict[str, Any]:

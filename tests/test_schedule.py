@@ -9,7 +9,15 @@ import pytest
 
 from bert_jax.config import Config, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.errors import UserError
-from bert_jax.training.schedule import Phase, learning_rate_schedule, phase_at, phases, rate_segments
+from bert_jax.training.schedule import (
+    Phase,
+    RateSegment,
+    learning_rate,
+    learning_rate_schedule,
+    phase_at,
+    phases,
+    rate_segments,
+)
 
 # float32 of steps up to 2^20.
 TOLERANCE = 1e-6
@@ -25,12 +33,17 @@ def make(*, steps: int, warmup: int, rate: float = 1e-4, items: tuple[PhaseConfi
 
 def all_phases(config: Config) -> tuple[Phase, ...]:
     """Return the phases, with 20 predictions in 128 tokens."""
-    return phases(config, default_predictions=lambda length: round(length * 0.15))
+    return phases(config.train, default_predictions=lambda length: round(length * 0.15))
+
+
+def segments(config: Config) -> tuple[RateSegment, ...]:
+    """Return the parts of the learning rate."""
+    return rate_segments(config.train, optimizer=config.optimizer, all_phases=all_phases(config))
 
 
 def rates(config: Config, recipe: str) -> np.ndarray:
     """Return the rate of every step."""
-    schedule = learning_rate_schedule(rate_segments(config, all_phases=all_phases(config)), recipe=recipe)
+    schedule = learning_rate_schedule(segments(config), recipe=recipe)
     return np.asarray(jax.jit(schedule)(np.arange(config.train.num_steps)))
 
 
@@ -70,7 +83,7 @@ def test_without_warm_up_the_first_step_has_the_whole_rate(recipe: str) -> None:
 
 def test_the_rate_behind_the_last_step_is_zero() -> None:
     config = make(steps=50, warmup=5)
-    schedule = learning_rate_schedule(rate_segments(config, all_phases=all_phases(config)), recipe="modern")
+    schedule = learning_rate_schedule(segments(config), recipe="modern")
     assert float(schedule(50)) == float(schedule(10**6)) == 0.0
 
 
@@ -140,9 +153,9 @@ def test_a_phase_behind_a_restart_goes_on_with_it() -> None:
 def test_resuming_in_the_middle_gives_the_same_bits() -> None:
     config = make(steps=100, warmup=0, items=RESTART)
     for recipe in ("original", "modern"):
-        schedule = jax.jit(learning_rate_schedule(rate_segments(config, all_phases=all_phases(config)), recipe=recipe))
+        schedule = jax.jit(learning_rate_schedule(segments(config), recipe=recipe))
         whole = [np.asarray(schedule(np.int32(step))) for step in range(100)]
-        fresh = jax.jit(learning_rate_schedule(rate_segments(config, all_phases=all_phases(config)), recipe=recipe))
+        fresh = jax.jit(learning_rate_schedule(segments(config), recipe=recipe))
         for step in (0, 29, 30, 57, 89, 90, 94, 95, 99):
             assert np.asarray(fresh(np.int32(step))).tobytes() == whole[step].tobytes()
 
@@ -150,14 +163,31 @@ def test_resuming_in_the_middle_gives_the_same_bits() -> None:
 def test_a_warm_up_longer_than_its_steps_is_one_clear_line() -> None:
     config = make(steps=50, warmup=51)
     with pytest.raises(UserError, match=r"config\.optimizer\.warmup_steps=51 .* 50 steps") as caught:
-        rate_segments(config, all_phases=all_phases(config))
+        segments(config)
     assert "\n" not in str(caught.value)
     fits = make(steps=50, warmup=50)
-    rate_segments(fits, all_phases=all_phases(fits))
+    segments(fits)
 
 
 def test_a_phases_own_warm_up_that_is_too_long_is_named_as_such() -> None:
     items = (RESTART[0], dataclasses.replace(RESTART[1], warmup_steps=11))
     config = make(steps=100, warmup=0, items=items)
     with pytest.raises(UserError, match=r"config\.train\.phases\[1\]\.warmup_steps=11 .* 10 steps"):
-        rate_segments(config, all_phases=all_phases(config))
+        segments(config)
+
+
+@pytest.mark.parametrize("recipe", ["original", "modern"])
+@pytest.mark.parametrize(("total", "warmup"), [(1000, 100), (37, 0), (3, 3)])
+def test_traced_numbers_give_the_bits_of_those_that_python_knows(recipe: str, total: int, warmup: int) -> None:
+    steps, peak = np.arange(total), 3e-5
+
+    def known(steps: jax.Array) -> jax.Array:
+        return learning_rate(steps, peak=peak, warmup=warmup, total=total, recipe=recipe)
+
+    def traced(steps: jax.Array, *numbers: jax.Array) -> jax.Array:
+        return learning_rate(steps, peak=numbers[0], warmup=numbers[1], total=numbers[2], recipe=recipe)
+
+    given = [jax.numpy.float32(number) for number in (peak, warmup, total)]
+    assert np.asarray(known(steps)).max() > 0
+    np.testing.assert_array_equal(traced(steps, *given), known(steps))
+    np.testing.assert_array_equal(jax.jit(traced)(steps, *given), jax.jit(known)(steps))

@@ -135,7 +135,7 @@ def huggingface(kind: str, params: Any) -> Any:
     )
     config._attn_implementation = "eager"
     model = classes[kind](config).eval()
-    flat = names.flatten(jax.tree.map(np.asarray, params))
+    flat = names.flat_params(jax.tree.map(np.asarray, params))
     state = {}
     for entry in names.entries(tuple(params)):
         for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):

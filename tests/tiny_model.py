@@ -16,7 +16,9 @@ from bert_jax.types import EncoderInputs, Rows
 # Odd, so that it divides over no mesh axis.
 VOCAB_SIZE = 101
 # Every mesh (data, fsdp, tensor) of eight devices.
-FACTORS = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
+FACTORS: list[tuple[int, ...]] = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
+# The same devices as two slices: (data, fsdp, tensor, slices).
+SLICED: list[tuple[int, ...]] = [(2, 2, 1, 2), (4, 1, 1, 2), (1, 2, 2, 2)]
 SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB_SIZE)
 
 

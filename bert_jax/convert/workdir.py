@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.convert.assemble import draw, name_architecture
 from bert_jax.convert.huggingface import matches
-from bert_jax.convert.source import CHECKPOINTS, Source
+from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
@@ -73,7 +73,7 @@ def _source(
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
     model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
     labels = list(record.get("labels", ()))
-    flat = {name: array for name, array in names.flatten(params).items() if not matches(name, drop)}
+    flat = {name: array for name, array in names.flat_params(params).items() if not matches(name, drop)}
     for entry in names.TABLE:
         if entry.ours not in flat and matches(entry.ours, init_missing):
             flat[entry.ours] = draw(entry, model=model, num_labels=len(labels) or 2)

@@ -1,12 +1,13 @@
-"""Compute gradients replica by replica along `data` and `fsdp`, with the state sharded over all of them (ZeRO).
+"""Compute gradients replica by replica along the axes that divide the batch, with the state sharded (ZeRO).
 
-Each replica keeps 1/N of the float32 parameters and moments. A step gathers the weights in the dtype of the
+Each replica of a slice keeps 1/N of the float32 parameters and moments. A step gathers the weights in the dtype of the
 computation, computes the gradients of the replica's own rows (micro-batch by micro-batch, with no communication in
-between), and hands each replica the reduced share of the gradient that belongs to its part of the state.
+between), and hands each replica the reduced share of the gradient that belongs to its part of the state. Several slices
+hold a copy of the state each: what crosses the network between them is the sum of those shares, once a step.
 
-That is `shard_map` where `tensor` is 1. Elsewhere the same three moves are sharding constraints, and XLA places the
-communication (inside the micro-batches too): a `shard_map` over some axes of a mesh ends in failed checks of XLA's
-partitioner (jax 0.10.2).
+That is `shard_map` where no axis divides a layer. Elsewhere the same three moves are sharding constraints, and XLA
+places the communication (inside the micro-batches too): a `shard_map` over some axes of a mesh ends in failed checks of
+XLA's partitioner (jax 0.10.2).
 """
 
 import math
@@ -19,6 +20,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.axes import BATCH_AXES, INNER_AXES, LAYER_AXES, SLICE_AXIS, size_along
 
 Result = TypeVar("Result")
 
@@ -35,14 +37,14 @@ class DataParallel:
         belongs to unrolled layers is then gathered and reduced layer by layer, and never stacked.
         """
         self.mesh = mesh
-        self._is_manual = mesh.shape["tensor"] == 1
+        self._is_manual = size_along(mesh.shape, axes=LAYER_AXES) == 1
         self._shardings = shardings
         self._dtypes, self._split = dtypes, split
 
     @property
     def size(self) -> int:
         """Return the number of replicas."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return size_along(self.mesh.shape, axes=BATCH_AXES)
 
     @property
     def is_on_gpu(self) -> bool:
@@ -68,7 +70,7 @@ class DataParallel:
         return jax.shard_map(
             inside,
             mesh=self.mesh,
-            in_specs=(specs, PartitionSpec(meshes.REPLICA_AXES), *(PartitionSpec() for _ in rest)),
+            in_specs=(specs, PartitionSpec(BATCH_AXES), *(PartitionSpec() for _ in rest)),
             out_specs=out,
             check_vma=False,
         )(params, batch, *rest)
@@ -78,7 +80,7 @@ class DataParallel:
 
         def one(value: jax.Array, dtype: Any, split: bool, sharding: Any) -> Any:
             if not self._is_manual:
-                whole = jax.lax.with_sharding_constraint(value.astype(dtype), meshes.without_data(sharding))
+                whole = jax.lax.with_sharding_constraint(value.astype(dtype), meshes.gathered_by_size(sharding))
                 return whole if not split else tuple(part[0] for part in jax.lax.split(whole, (1,) * len(whole)))
             shares = meshes.replica_shares(sharding)
             if not split:
@@ -98,22 +100,35 @@ class DataParallel:
                 return jax.lax.with_sharding_constraint(value, sharding)
             shares = meshes.replica_shares(sharding)
             if not split:
-                return _scatter(value.astype(dtype), shares)
+                return self._reduced(value.astype(dtype), shares)
             if not shares:  # small: one reduction for all layers
-                return _scatter(jnp.stack(value).astype(dtype), ())
-            return jnp.stack([_scatter(part.astype(dtype), _inner(shares)) for part in value])
+                return self._reduced(jnp.stack(value).astype(dtype), ())
+            return jnp.stack([self._reduced(part.astype(dtype), _inner(shares)) for part in value])
 
         return jax.tree.map(one, self._dtypes, self._split, self._shardings, grads)
 
     def total(self, tree: Any) -> Any:
         """Return the sum over the replicas; inside `run`."""
-        return jax.lax.psum(tree, meshes.REPLICA_AXES) if self._is_manual else tree
+        return self._sum(tree, BATCH_AXES) if self._is_manual else tree
 
     def _whole(self, value: jax.Array, shares: "_Shares") -> jax.Array:
         for dimension, axes in shares:
             for some, groups in _moves({axis: self.mesh.shape[axis] for axis in axes}):
                 value = jax.lax.all_gather(value, some, axis=dimension, tiled=True, axis_index_groups=groups)
         return value
+
+    def _reduced(self, value: jax.Array, shares: "_Shares") -> jax.Array:
+        for dimension, axes in shares:
+            value = jax.lax.psum_scatter(value, axes, scatter_dimension=dimension, tiled=True)
+        scattered = [axis for _, axes in shares for axis in axes]
+        return self._sum(value, tuple(axis for axis in BATCH_AXES if axis not in scattered))
+
+    def _sum(self, tree: Any, axes: tuple[str, ...]) -> Any:
+        """Return the sum over `axes`: inside each slice first, then over the slices."""
+        for network in (INNER_AXES, (SLICE_AXIS,)):
+            along = tuple(axis for axis in axes if axis in network and self.mesh.shape[axis] > 1)
+            tree = jax.lax.psum(tree, along) if along else tree
+        return tree
 
 
 _Shares = tuple[tuple[int, tuple[str, ...]], ...]
@@ -146,11 +161,3 @@ def _moves(sizes: dict[str, int]) -> list[tuple[str | tuple[str, ...], _Groups |
         elif size > 1:
             moves.append((axis, None))
     return moves
-
-
-def _scatter(value: jax.Array, shares: _Shares) -> jax.Array:
-    left = set(meshes.REPLICA_AXES)
-    for dimension, axes in shares:
-        value = jax.lax.psum_scatter(value, axes, scatter_dimension=dimension, tiled=True)
-        left -= set(axes)
-    return jax.lax.psum(value, tuple(sorted(left))) if left else value

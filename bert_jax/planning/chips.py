@@ -35,12 +35,20 @@ class Chip:
         return PEAK_FLOPS[self.device_kind]
 
     @property
+    def network_bandwidth(self) -> float:
+        """Return the bytes a second that it sends to other slices."""
+        return _NETWORK_BANDWIDTH[self.name]
+
+    @property
     def clock(self) -> float:
         """Return cycles a second."""
         return self.peak_flops / self.flops_per_cycle
 
 
 _GIB = 2**30
+# Over the data-center network: a chip's share of its host's network cards. v5e and v6e: Google Cloud's page on v6e (6.4
+# and 25.6 Tb/s for 256 chips); v4 and v5p: the chapter named above.
+_NETWORK_BANDWIDTH = {"v4": 6.25e9, "v5e": 3.125e9, "v5p": 6.25e9, "v6e": 12.5e9}
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -54,29 +62,40 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Hold a pod slice: the chip and its count along each axis of the torus."""
+    """Slices of a pod: the chip, its count along each axis of a slice's torus, the number of slices."""
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
-    def num_chips(self) -> int:
-        """Return the number of chips."""
+    def slice_chips(self) -> int:
+        """Return the number of chips of one slice."""
         return math.prod(self.shape)
 
     @property
-    def name(self) -> str:
-        """Return the name that is typed and that libtpu knows, `v5e:4x4`."""
+    def num_chips(self) -> int:
+        """Return the number of chips of all slices."""
+        return self.slices * self.slice_chips
+
+    @property
+    def slice_name(self) -> str:
+        """Return the name of one slice, which libtpu knows, `v5e:4x4`."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
+    @property
+    def name(self) -> str:
+        """Return the name that is typed: that of a slice, several as `2xv5e:4x4`."""
+        return self.slice_name if self.slices == 1 else f"{self.slices}x{self.slice_name}"
+
     def collective_bandwidth(self, group_size: int) -> float:
-        """Return the bytes a second that a chip sends in a ring collective over `group_size` chips.
+        """Return the bytes a second that a chip sends in a ring collective over `group_size` chips of its slice.
 
         A group of all chips uses every axis, a smaller one is taken to lie along the longest. An axis that closes to a
         ring is used both ways, a line one way; a three-dimensional slice has rings only if all its axes do.
         """
         axes = sorted((size for size in self.shape if size > 1), reverse=True)
-        if group_size < self.num_chips:
+        if group_size < self.slice_chips:
             axes = axes[:1]
         wraps = {size: size % self.chip.wraps_at == 0 for size in self.shape}
         if self.chip.dimensions == 3:
@@ -86,19 +105,19 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """Parse `v5e:4x4`; `v5p:2x2x4` has three axes.
+    """Parse `v5e:4x4`; `v5p:2x2x4` has three axes, `2xv5e:4x4` two slices.
 
     Raises:
       UserError: for another form, chip or number of axes.
     """
-    match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", text)
-    example = "for example v5e:4x4, v5e:16x16, v6e:8x8, v5p:2x2x4, v4:2x2x4"
+    match = re.fullmatch(r"(?:([1-9]\d*)x)?([a-z][a-z0-9]*):(\d+(?:x\d+)*)", text)
+    example = "for example v5e:4x4, v5e:16x16, v6e:8x8, v5p:2x2x4, v4:2x2x4, two slices as 2xv5e:16x16"
     if not match:
         raise UserError(f"--topology={text}: write chip and shape, {example}")
-    if match.group(1) not in CHIPS:
+    if match.group(2) not in CHIPS:
         raise UserError(f"--topology={text}: the chip is one of {', '.join(CHIPS)}; {example}")
-    chip = CHIPS[match.group(1)]
-    shape = tuple(int(size) for size in match.group(2).split("x"))
+    chip = CHIPS[match.group(2)]
+    shape = tuple(int(size) for size in match.group(3).split("x"))
     if len(shape) != chip.dimensions or min(shape) < 1:
         raise UserError(f"--topology={text}: a {chip.name} slice has {chip.dimensions} axes; {example}")
-    return Topology(chip=chip, shape=shape)
+    return Topology(chip=chip, shape=shape, slices=int(match.group(1) or 1))

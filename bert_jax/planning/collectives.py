@@ -1,8 +1,11 @@
 """Find a program's collectives and how long they leave the chip without work.
 
 A ring over n chips moves (n - 1) / n of the buffer for a gather or a scatter, twice that for a reduction that everyone
-gets. The schedule is gone through with two clocks, the chip's and the links': a collective begins when it is started
-and the links are free; the chip waits for it where it is synchronous, or where its end is asked for too early.
+gets. The schedule is gone through with a clock for the chip and one for each network: a collective begins when it is
+started and its network is free; the chip waits for it where it is synchronous, or where its end is asked for too early.
+
+What crosses the network between slices is a `send` and a `recv` of the same rendezvous, served by the hosts
+("megascale"): it begins at the `send` and ends at the `recv-done`.
 """
 
 import dataclasses
@@ -17,11 +20,15 @@ _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 # The names that the compiler gives the fusions it wraps a collective's beginning and end in.
 _WRAPPED = re.compile(r"async-collective-(start|done)")
 _LOOPS = ("while", "call")
+LINKS, NETWORK = "links", "network"  # between the chips of a slice, and between slices
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
+_MEGASCALE_TYPE = re.compile(r'_xla_megascale_transfer_type="([^"]*)"')
+_MEGASCALE_SLICES = re.compile(r'_xla_megascale_target="\{([^}]*)\}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Hold one collective: `bytes` of its whole buffer, `seconds` on the links, and of these `exposed_seconds`."""
+    """Hold one collective: `bytes` of its whole buffer, `seconds` on its network, and of these `exposed_seconds`."""
 
     kind: str
     bytes: int
@@ -30,6 +37,7 @@ class Collective:
     overlapped: bool
     seconds: float
     exposed_seconds: float
+    network: str = LINKS
 
 
 def find_collectives(
@@ -43,10 +51,10 @@ def find_collectives(
     """Return the collectives of one step; seconds are of one run, which the step makes `times` of.
 
     `kernel_cycles` are those of our own kernels by the instruction's name, which the program does not state. A program
-    compiled for fewer chips than `topology` has says so in `num_chips`, and `spans` gives the size on `topology` of a
-    group that has so many chips in the program.
+    compiled for slices of fewer chips than `topology` has says so in `num_chips`, and `spans` gives the size on
+    `topology` of a group that has so many chips of a slice in the program.
     """
-    num_chips = num_chips or topology.num_chips
+    num_chips = num_chips or topology.slice_chips
     return _Walk(program, topology, num_chips, spans, kernel_cycles or {}).computation(program.entry, times=1)
 
 
@@ -65,7 +73,7 @@ class _Walk:
     def computation(self, name: str, *, times: int) -> list[Collective]:
         """Go through one computation; loops inside are gone through once and count as often as they run."""
         found: list[Collective] = []
-        now = links_free = 0.0
+        now, free = 0.0, {LINKS: 0.0, NETWORK: 0.0}
         under_way: dict[str, tuple[int, float]] = {}  # by what carries it on: place in `found`, when it ends
         for item in self._program.computations[name]:
             carried = next((under_way[operand] for operand in item.operands if operand in under_way), None)
@@ -79,21 +87,51 @@ class _Walk:
                 now = max(now, end)
             elif carried and (item.opcode.endswith("-update") or _hands_on(self._program, item)):
                 under_way[item.name] = carried
-            else:
-                inner = _collective_of(self._program, item)
-                if inner is None or _group_size(inner, self._num_chips) == 1:
-                    continue
-                started = item.opcode.endswith("-start") or _wrapped(item) == "start"
-                made = self._collective(item, inner, times=times, overlapped=started)
-                end = max(now, links_free) + made.seconds
-                links_free = end
-                if started:
-                    under_way[item.name] = (len(found), end)
+            elif (begun := self._begun(item, computation=name, times=times)) is not None:
+                made, carrier = begun
+                end = max(now, free[made.network]) + made.seconds
+                free[made.network] = end
+                if made.overlapped:
+                    under_way[carrier] = (len(found), end)
                 else:
                     made = dataclasses.replace(made, exposed_seconds=end - now)
                     now = end
                 found.append(made)
         return found
+
+    def _begun(self, item: Instruction, *, computation: str, times: int) -> tuple[Collective, str] | None:
+        """Return the collective that an instruction begins, and the name of the instruction that carries it on."""
+        if item.opcode == "send" and _MEGASCALE_TYPE.search(item.text):
+            received = self._received(item, computation=computation)
+            return self._between_slices(item, received, times=times), received.name
+        inner = _collective_of(self._program, item)
+        if inner is None or _group_size(inner, self._num_chips) == 1:
+            return None
+        started = item.opcode.endswith("-start") or _wrapped(item) == "start"
+        return self._collective(item, inner, times=times, overlapped=started), item.name
+
+    def _received(self, sent: Instruction, *, computation: str) -> Instruction:
+        rendezvous = _RENDEZVOUS.findall(sent.text)
+        return next(
+            item
+            for item in self._program.computations[computation]
+            if item.opcode == "recv" and _RENDEZVOUS.findall(item.text) == rendezvous
+        )
+
+    def _between_slices(self, sent: Instruction, received: Instruction, *, times: int) -> Collective:
+        kind = _first(_MEGASCALE_TYPE, sent).lower().replace("_", "-")
+        size = len(_first(_MEGASCALE_SLICES, sent).split(","))
+        moved = max(sent.bytes, received.bytes) - 4  # their tuples hold a u32[] too
+        return Collective(
+            kind=kind,
+            bytes=moved,
+            group_size=size,
+            times=times,
+            overlapped=True,
+            seconds=moved * _share_moved(kind, size) / self._topology.chip.network_bandwidth,
+            exposed_seconds=0.0,
+            network=NETWORK,
+        )
 
     def _seconds(self, item: Instruction) -> float:
         cycles = item.cycles or self._kernel_cycles.get(item.name, 0)
@@ -116,16 +154,25 @@ class _Walk:
         elif kind == "all-reduce" and item.opcode == "fusion" and not overlapped and item.bytes * size <= moved:
             kind = "reduce-scatter"  # a reduction fused with the slice that is kept of it
         size = self._spans(size)
-        share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
         return Collective(
             kind=kind,
             bytes=moved,
             group_size=size,
             times=times,
             overlapped=overlapped,
-            seconds=moved * share / self._topology.collective_bandwidth(size),
+            seconds=moved * _share_moved(kind, size) / self._topology.collective_bandwidth(size),
             exposed_seconds=0.0,
         )
+
+
+def _share_moved(kind: str, size: int) -> float:
+    """Return what part of its buffer a chip sends in a ring over `size` chips."""
+    return {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
+
+
+def _first(pattern: re.Pattern[str], item: Instruction) -> str:
+    match = pattern.search(item.text)
+    return match.group(1) if match else ""
 
 
 def _wrapped(item: Instruction) -> str:

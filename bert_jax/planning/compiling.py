@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.chips import Topology
 from bert_jax.pretrain.masking import SpecialIds
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
@@ -85,26 +85,28 @@ class DoesNotFit(Exception):
         self.needed_bytes = needed_bytes
 
 
-def make_program(config: Config, *, topology: Topology) -> Program:
+def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
     """Return the program of `config` on the slice, laid out as `train` would.
 
     Raises:
       UserError: if the TPU compiler is not installed, does not know the slice, or the config does not divide over it.
     """
     # A v4's two cores are one device, as on a TPU VM, only by this name; v5p's always are, the others have one.
-    asked = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    asked: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    if topology.slices > 1:
+        asked["num_slices"] = topology.slices
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **asked)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **asked)
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
             raise UserError("the TPU compiler is not installed: pip install -e '.[plan]'") from error
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})") from error
     mesh = meshes.make_mesh(config.mesh, devices=description.devices)
-    return Program(config, mesh=mesh)
+    return PretrainingProgram(config, mesh=mesh)
 
 
-def compile_step(program: Program, phase: Phase) -> CompiledStep:
+def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
     """Compile the step of `phase`.
 
     Raises:

@@ -13,7 +13,7 @@ from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
 from bert_jax.planning.scaling import Scaling
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
 # Operations that take time on a chip and that the compiler puts no cycles on.
@@ -65,7 +65,7 @@ class Estimate:
 def estimate_step(
     compiled: CompiledStep,
     *,
-    program: Program,
+    program: PretrainingProgram,
     phase: Phase,
     topology: Topology,
     scaling: Scaling,
@@ -80,7 +80,7 @@ def estimate_step(
         hlo,
         topology=topology,
         kernel_cycles=of_kernels,
-        num_chips=scaling.part.num_chips,
+        num_chips=scaling.part.slice_chips,
         spans=scaling.group_size,
     )
     flops = train_flops_per_row(
@@ -137,14 +137,15 @@ def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]
 
 
 def collectives_json(estimate: Estimate) -> list[dict[str, Any]]:
-    """Return the collectives added up by kind, group and whether they are overlapped."""
-    groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    """Return the collectives added up by kind, network, group and whether they are overlapped."""
+    groups: dict[tuple[str, str, int, bool], dict[str, Any]] = {}
     for item in estimate.collectives:
-        key = (item.kind, item.group_size, item.overlapped)
+        key = (item.kind, item.network, item.group_size, item.overlapped)
         total = groups.setdefault(
             key,
             {
                 "kind": item.kind,
+                "network": item.network,
                 "chips": item.group_size,
                 "overlapped": item.overlapped,
                 "count": 0,

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
+from bert_jax.parallel.axes import describe
 from bert_jax.planning.chips import Topology
+from bert_jax.planning.collectives import LINKS
 from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
 from bert_jax.planning.estimate import (
     Estimate,
@@ -18,7 +20,7 @@ from bert_jax.planning.estimate import (
     row_contents,
 )
 from bert_jax.planning.scaling import scale_down
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
 
@@ -133,7 +135,7 @@ def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
         levers.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
     if config.model.remat != "full":
         levers.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
-    shares = max(size for size in range(1, 9) if chips % size == 0)
+    shares = max(size for size in range(1, 9) if topology.slice_chips % size == 0)
     if config.mesh.fsdp == 1 and shares > 1 and config.optimizer.clip_replicas == 1:
         levers.append(f"--config.mesh.fsdp={shares}")
     return f"a chip needs {size} of {capacity:.0f} GiB: try {' or '.join([*levers, 'a smaller train.batch_size'])}"
@@ -174,7 +176,7 @@ def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     return notes
 
 
-def _describe(phase: Phase, program: Program) -> str:
+def _describe(phase: Phase, program: PretrainingProgram) -> str:
     each = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
     return f"{each:g} rows of {phase.max_seq_length} a chip, {program.config.model.num_hidden_layers} layers {layers}"
@@ -189,8 +191,9 @@ def _contents(phase: dict[str, Any]) -> str:
 
 def as_table(plan: dict[str, Any]) -> str:
     """Return a plan for a reader on a terminal."""
-    mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items())
-    lines = [f"{plan['topology']}: {plan['chips']} chips, mesh {mesh}, {plan['parameters']:,} parameters"]
+    lines = [
+        f"{plan['topology']}: {plan['chips']} chips, mesh {describe(plan['mesh'])}, {plan['parameters']:,} parameters"
+    ]
     for phase in plan["phases"]:
         accumulated = phase["gradient_accumulation_steps"]
         lines.append(
@@ -219,8 +222,9 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         for item in phase["collectives"]:
             how = "overlapped" if item["overlapped"] else "waited for"
+            where = "chips" if item["network"] == LINKS else "chips across slices"
             lines.append(
-                f"  {item['kind']:<15} {item['count']} over {item['chips']} chips, {item['bytes'] / 2**20:,.1f} MiB, "
+                f"  {item['kind']:<15} {item['count']} over {item['chips']} {where}, {item['bytes'] / 2**20:,.1f} MiB, "
                 f"{item['seconds'] * 1e3:.2f} ms, {how}: {item['exposed_seconds'] * 1e3:.2f} ms exposed"
             )
         if phase["unestimated"]:

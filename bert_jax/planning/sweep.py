@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bert_jax.config import CHOICES, Config, MeshConfig, validate
+from bert_jax.config import CHOICES, Config, validate
 from bert_jax.errors import UserError
+from bert_jax.parallel.axes import INNER_AXES, STATE_AXES
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.planning.scaling import scale_down
-from bert_jax.runs.progress import duration
+from bert_jax.progress import duration
 
-_HELP = "write it like 'batch=16,32;mesh=data,fsdp;remat=none,dots;attention=auto,reference'"
+_HELP = f"write it like 'batch=16,32;mesh={','.join(STATE_AXES)};remat=none,dots;attention=auto,reference'"
 
 
 def parse_variants(text: str) -> dict[str, list[str]]:
@@ -31,7 +32,7 @@ def parse_variants(text: str) -> dict[str, list[str]]:
         if name not in ("batch", "mesh", "remat", "attention") or not variants[name]:
             raise UserError(f"--sweep: {part!r} is none of batch, mesh, remat, attention with values; {_HELP}")
         known = {
-            "mesh": ("data", "fsdp"),
+            "mesh": STATE_AXES,
             "remat": CHOICES["model.remat"],
             "attention": ("auto", "reference", "pallas"),
         }.get(name)
@@ -52,7 +53,8 @@ def vary(config: Config, *, variant: dict[str, str], topology: Topology) -> Conf
         model = dataclasses.replace(model, attention_implementation=variant["attention"])
     mesh = config.mesh
     if "mesh" in variant:
-        mesh = MeshConfig(data=-1) if variant["mesh"] == "data" else MeshConfig(data=1, fsdp=-1)
+        alone = dict.fromkeys(INNER_AXES, 1) | {variant["mesh"]: -1}
+        mesh = dataclasses.replace(mesh, **alone)
     if "batch" in variant:
         size = int(variant["batch"]) * topology.num_chips * train.gradient_accumulation_steps
         phases = tuple(dataclasses.replace(phase, batch_size=0) for phase in train.phases)

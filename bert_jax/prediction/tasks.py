@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
+from bert_jax.config.task_options import FEATURES
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds import choice
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.classification import Classification
+from bert_jax.model.feature_layers import feature_layers
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 
-# The rows of Table 7 of the paper, by the layers they are made of.
-COMBINATIONS = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_last_four", "sum_all")
 POOLINGS = ("mean", "cls")
 
 
@@ -105,30 +105,21 @@ class Features(_Base):
     """Return hidden states a token: a text or a pair becomes `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
-        """Return each of `layers`: a name of `COMBINATIONS`, or a number, 0 the embeddings, -1 the last."""
+        """Return each of `layers`: a name of `FEATURES`, or a number, 0 the embeddings, -1 the last."""
         super().__init__(model, tokenizer=tokenizer)
         self.layers = layers
         self._layers_of = {name: self._numbers(name) for name in layers}
 
     def _numbers(self, name: str) -> list[int]:
         last = self.model.num_hidden_layers
-        fours = range(max(1, last - 3), last + 1)
-        named = {
-            "embeddings": [0],
-            "second_to_last": [last - 1],
-            "last": [last],
-            "sum_last_four": list(fours),
-            "concat_last_four": list(fours),
-            "sum_all": list(range(1, last + 1)),
-        }
-        if name in named:
-            return named[name]
+        if name in FEATURES:
+            return list(feature_layers(name, num_layers=last))
         try:
             number = int(name)
             return [range(last + 1)[number]]
         except (ValueError, IndexError):
             raise UserError(
-                f"layers={name!r}: choose of {', '.join(COMBINATIONS)}, or a number from {-last - 1} to {last}"
+                f"layers={name!r}: choose of {', '.join(FEATURES)}, or a number from {-last - 1} to {last}"
             ) from None
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], Example]:

@@ -7,16 +7,57 @@ from typing import Any
 
 import jax
 
-from bert_jax.config import Config, PhaseConfig, from_config_dict
+from bert_jax.config import (
+    DataConfig,
+    EvalConfig,
+    MaskingConfig,
+    MeshConfig,
+    ModelConfig,
+    PhaseConfig,
+    from_config_dict,
+)
 from bert_jax.convert.source import Source, load_source
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.dataset import open_tokenizer, special_ids
 from bert_jax.pretrain.evaluation import Evaluator
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
+from bert_jax.pretrain.objective import PretrainingObjective, make_objective
 
 _BATCH_SIZE = 64  # for a source that has no training config of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """What a model was trained with, as far as an evaluation repeats it; the defaults are for one that says nothing."""
+
+    model: ModelConfig
+    phases: tuple[PhaseConfig, ...]
+    num_steps: int = 0
+    batch_size: int = _BATCH_SIZE
+    seed: int = 0
+    max_examples: int = EvalConfig.max_examples
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+    def phase(self, *, step: int | None) -> PhaseConfig:
+        """Return the phase that made the state of `step`, as the loop has it; the last one where no step is known."""
+        share = 0.0
+        for phase in self.phases:
+            share += phase.fraction
+            if step is not None and step <= round(share * self.num_steps):
+                return phase
+        return self.phases[-1]
+
+    def phase_of_length(self, length: int, *, step: int | None) -> PhaseConfig:
+        """Return the phase of `step` if it has this length, else the last that has."""
+        phase = self.phase(step=step)
+        if length == phase.max_seq_length:
+            return phase
+        same = [item for item in self.phases if item.max_seq_length == length]
+        return same[-1] if same else PhaseConfig(max_seq_length=length)
 
 
 def evaluate_source(
@@ -41,87 +82,85 @@ def evaluate_source(
         if value < 0:
             raise UserError(f"--{flag}={value}: must not be negative; 0 is what the model was trained with")
     source = load_source(path, report=report)
-    config = _config(source)
-    directory = _directory(source, config, data)
-    lengths = finished_lengths(directory)
-    phase = _phase(config, step=source.record.get("step"))
-    length = max_seq_length or phase.max_seq_length
-    if not max_seq_length and length not in lengths:
-        fitting = [item for item in lengths if item <= source.model.max_position_embeddings]
-        if not fitting:
-            raise UserError(
-                f"{directory} holds rows of {', '.join(map(str, lengths)) or 'no length'}, none of which fits the "
-                f"{source.model.max_position_embeddings} positions of {path}: prepare the text with a --max_seq_length"
-            )
-        length = max(fitting)
-    if length != phase.max_seq_length:
-        same = [item for item in config.train.phases if item.max_seq_length == length]
-        phase = same[-1] if same else PhaseConfig(max_seq_length=length)
+    trained, step = _training(source), source.record.get("step")
+    directory = _directory(source, trained, data)
+    length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
-    next_sentence = info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params
-    rows = batch_size or phase.batch_size or config.train.batch_size
-    config = dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            config.data,
-            objective=info.objective if next_sentence else "mlm",
-            pack=info.instances_per_row > 1,
-            max_instances_per_row=info.instances_per_row if info.instances_per_row > 1 else 0,
-            max_instance_length=0,
-        ),
-        train=dataclasses.replace(
-            config.train,
-            num_steps=1,
-            batch_size=rows,
-            gradient_accumulation_steps=1,
-            phases=(dataclasses.replace(phase, fraction=1.0, batch_size=0, learning_rate=0.0, warmup_steps=0),),
-        ),
-        optimizer=dataclasses.replace(config.optimizer, warmup_steps=0),
-        mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
-    )
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
+    phase = trained.phase_of_length(length, step=step)
+    mesh = meshes.make_mesh(MeshConfig())
+    rows = batch_size or phase.batch_size or trained.batch_size
+    check_batches({"--batch_size": rows}, mesh=mesh, parts=1)
+    program = evaluation_program(trained.model, mesh=mesh, seed=trained.seed)
     evaluator = Evaluator(
         program,
-        phase=program.phases[0],
-        special=special_ids(open_tokenizer(info)),
+        objective=_objective(source, trained, info=info, max_predictions_per_seq=phase.max_predictions_per_seq),
         info=info,
-        max_examples=max_examples or config.eval.max_examples,
+        batch_size=rows,
+        max_examples=max_examples or trained.max_examples,
     )
-    params = jax.device_put(_with_all_parts(source, program), program.state_shardings.params)
+    params = jax.device_put(_with_all_parts(source, program), program.param_shardings)
     return {
         **evaluator(params),
         "model": str(path),
-        "step": source.record.get("step"),
+        "step": step,
         "data": str(directory),
         "max_seq_length": length,
         "examples": evaluator.num_examples,
     }
 
 
-def _config(source: Source) -> Config:
-    if "config" in source.record and "train" in source.record["config"]:
-        return from_config_dict(source.record["config"])
-    phase = PhaseConfig(max_seq_length=min(128, source.model.max_position_embeddings))
-    config = Config(model=source.model)
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=_BATCH_SIZE, phases=(phase,)))
+def _training(source: Source) -> _Training:
+    if "config" not in source.record or "train" not in source.record["config"]:
+        phase = PhaseConfig(max_seq_length=min(128, source.model.max_position_embeddings))
+        return _Training(model=source.model, phases=(phase,))
+    config = from_config_dict(source.record["config"])
+    return _Training(
+        model=config.model,
+        phases=config.train.phases,
+        num_steps=config.train.num_steps,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        max_examples=config.eval.max_examples,
+        masking=config.masking,
+        data=config.data,
+    )
 
 
-def _phase(config: Config, *, step: int | None) -> PhaseConfig:
-    """Return the phase that made the state of `step`, as the loop has it; the last one where no step is known."""
-    share = 0.0
-    for phase in config.train.phases:
-        share += phase.fraction
-        if step is not None and step <= round(share * config.train.num_steps):
-            return phase
-    return config.train.phases[-1]
+def _length(source: Source, trained: _Training, directory: Path) -> int:
+    """Return the length that the model was trained with last; where the data set has no such rows, its longest."""
+    length, lengths = trained.phase(step=source.record.get("step")).max_seq_length, finished_lengths(directory)
+    if length in lengths:
+        return length
+    fitting = [item for item in lengths if item <= source.model.max_position_embeddings]
+    if not fitting:
+        raise UserError(
+            f"{directory} holds rows of {', '.join(map(str, lengths)) or 'no length'}, none of which fits the "
+            f"{source.model.max_position_embeddings} positions of {source.path}: prepare the text with a "
+            "--max_seq_length"
+        )
+    return max(fitting)
 
 
-def _directory(source: Source, config: Config, data: str) -> Path:
+def _objective(
+    source: Source, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
+) -> PretrainingObjective:
+    return make_objective(
+        trained.model,
+        masking=trained.masking,
+        special=special_ids(open_tokenizer(info)),
+        max_seq_length=info.max_seq_length,
+        instances=info.instances_per_row,
+        max_predictions_per_seq=max_predictions_per_seq,
+        next_sentence=info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params,
+    )
+
+
+def _directory(source: Source, trained: _Training, data: str) -> Path:
     if data:
         return Path(data)
     workdir = source.path if (source.path / "checkpoints").is_dir() else source.path.parent.parent
-    directory = Path(config.data.directory) if config.data.directory else workdir / "data"
+    directory = Path(trained.data.directory) if trained.data.directory else workdir / "data"
     if source.kind != "workdir" or not directory.exists():
         raise UserError(f"--data is missing: name the data set to evaluate {source.path} on, as made by prepare")
     return directory
@@ -138,13 +177,13 @@ def _check_vocabulary(source: Source, info: DatasetInfo) -> None:
         )
 
 
-def _with_all_parts(source: Source, program: Program) -> Any:
+def _with_all_parts(source: Source, program: EvaluationProgram) -> Any:
     """Return the parameters, with zeros for a next-sentence head or pooler that the source lacks and nothing reads."""
     if "masked_lm" not in source.params:
         raise UserError(
             f"{source.path} ({source.architecture}) has no masked-LM head to evaluate: name a model that was "
             f"pre-trained"
         )
-    shapes = program.state_shapes.params
+    shapes = program.param_shapes
     absent = {part: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), shapes[part]) for part in shapes}
     return {part: source.params.get(part, absent[part]) for part in shapes}

@@ -14,33 +14,41 @@ import numpy as np
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.evaluation_program import EvaluationProgram
 from bert_jax.pretrain.masking import SpecialIds
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.metrics import MetricWindow
-from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
 
 class Evaluator:
     """Evaluate parameters on the same rows with the same masks, every time."""
 
-    def __init__(self, program: Program, *, phase: Phase, special: SpecialIds, info: DatasetInfo, max_examples: int):
-        """Take the first `max_examples` held-out rows, rounded up to whole batches of the phase's size.
+    def __init__(
+        self,
+        program: EvaluationProgram,
+        *,
+        objective: PretrainingObjective,
+        info: DatasetInfo,
+        batch_size: int,
+        max_examples: int,
+    ):
+        """Take the first `max_examples` held-out rows of `info`, rounded up to whole batches.
 
         Every host reads all of them once, for the token frequencies.
         """
         self._program = program
         shares, share_count = meshes.batch_shares(program.mesh)
-        self._batches = self._open(info, phase, shares=shares, share_count=share_count)
-        self._count = -(-min(max_examples, info.num_validation_rows) // phase.batch_size)
-        self.num_examples = min(self._count * phase.batch_size, info.num_validation_rows)
-        self._step = program.eval_step(phase, special=special)
-        whole = self._open(info, phase)
+        self._batches = self._open(info, batch_size, shares=shares, share_count=share_count)
+        self._count = -(-min(max_examples, info.num_validation_rows) // batch_size)
+        self.num_examples = min(self._count * batch_size, info.num_validation_rows)
+        self._step = program.step(objective)
+        whole = self._open(info, batch_size)
         self._unigram = jnp.asarray(
             unigram_log_probs(
                 whole.iterate(start=0, stop=self._count),
-                vocab_size=program.config.model.vocab_size,
-                special=special,
+                vocab_size=objective.model.vocab_size,
+                special=objective.special,
             )
         )
 
@@ -58,13 +66,13 @@ class Evaluator:
 
     @staticmethod
     def _open(
-        info: DatasetInfo, phase: Phase, *, shares: tuple[int, ...] = (0,), share_count: int = 1
+        info: DatasetInfo, batch_size: int, *, shares: tuple[int, ...] = (0,), share_count: int = 1
     ) -> PretrainingBatches:
         return PretrainingBatches(
             info.directory,
-            max_seq_length=phase.max_seq_length,
+            max_seq_length=info.max_seq_length,
             split="validation",
-            batch_size=phase.batch_size,
+            batch_size=batch_size,
             seed=0,
             shares=shares,
             share_count=share_count,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import BertForPreTraining
-from bert_jax.pretrain.masking import SpecialIds, mask_rows
+from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, mask_rows, row_predictions
 from bert_jax.training.cross_entropy import cross_entropy
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import PretrainingBatch, PretrainingLogits, Rows
@@ -86,6 +86,31 @@ class PretrainingObjective:
         means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
         means["unigram_accuracy"] = Mean.of((batch.labels == guess).astype(jnp.float32), weights=batch.weights)
         return means
+
+
+def make_objective(
+    model: ModelConfig,
+    *,
+    masking: MaskingConfig,
+    special: SpecialIds,
+    max_seq_length: int,
+    instances: int,
+    max_predictions_per_seq: int,
+    next_sentence: bool,
+) -> PretrainingObjective:
+    """Return the objective of rows of up to `instances` instances; `max_predictions_per_seq` 0 follows from the rate.
+
+    P is then large enough for every instance of a packed row.
+    """
+    limit = max_predictions_per_seq or default_max_predictions(max_seq_length, rate=masking.rate)
+    return PretrainingObjective(
+        model=model,
+        masking=masking,
+        special=special,
+        max_predictions=row_predictions(max_seq_length, instances=instances, rate=masking.rate, limit=limit),
+        max_predictions_per_seq=limit,
+        next_sentence=next_sentence,
+    )
 
 
 def _filling(batch: PretrainingBatch) -> Means:

@@ -5,29 +5,26 @@ The same program is trained with, evaluated with, shown by `--dry_run` and compi
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from bert_jax.config import Config, instances_per_row
-from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
-from bert_jax.pretrain.objective import PretrainingObjective
+from bert_jax.pretrain.mesh_checks import validate_for_mesh
+from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
-from bert_jax.training.metrics import Means
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
-from bert_jax.types import EncoderInputs, Rows
+from bert_jax.types import Rows
 
 
-class Program:
-    """Hold the compiled parts of one config on one mesh. Building it compiles nothing."""
+class PretrainingProgram(Program):
+    """The compiled parts of one config on one mesh. Building it compiles nothing."""
 
     def __init__(self, config: Config, *, mesh: Mesh):
         """Lay out the state on `mesh`.
@@ -35,46 +32,41 @@ class Program:
         Raises:
           UserError: if batch, heads or inner layer do not divide over the mesh, or the warm-up does not fit.
         """
-        meshes.validate_for_mesh(config, mesh=mesh)
-        self.config, self.mesh = config, mesh
-        self.rules = meshes.rules_for(config, mesh=mesh)
+        validate_for_mesh(config, mesh=mesh)
+        self.config = config
         predictions = functools.partial(default_max_predictions, rate=config.masking.rate)
-        self.phases = phases(config, default_predictions=predictions)
-        self.segments = rate_segments(config, all_phases=self.phases)
+        self.phases = phases(config.train, default_predictions=predictions)
+        self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
-        self.rule = optim.optimizer_rule(config)
+        self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
         self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
-        self._init_key, self._step_key, self._eval_key = jax.random.split(jax.random.key(config.seed), 3)
-        boxed = jax.eval_shape(self._boxed_state)
-        self.state_shardings = meshes.tree_shardings(boxed, mesh=mesh, rules=self.rules)
-        self.state_shapes: TrainState = nn.meta.unbox(boxed)
+        self._keys = run_keys(config.seed)
+        super().__init__(
+            self._random_state, mesh=mesh, rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size})
+        )
         self.replicas = make_replicas(
             mesh,
             params=self.state_shapes.params,
             shardings=self.state_shardings.params,
-            model=config.model,
+            dtype=config.model.dtype,
+            scan_layers=config.model.scan_layers,
         )
-
-    def abstract_state(self) -> TrainState:
-        """Return shapes, dtypes and shardings of the state, for restoring it."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            self.state_shapes,
-            self.state_shardings,
+        self.evaluation = EvaluationProgram(
+            mesh=mesh,
+            rules=self.rules,
+            param_shapes=self.state_shapes.params,
+            param_shardings=self.state_shardings.params,
+            key=self._keys.evaluation,
         )
-
-    def init_state(self) -> TrainState:
-        """Return the freshly drawn state; every device draws its own shard."""
-        with meshes.use_mesh(self.mesh, rules=self.rules):
-            return jax.jit(lambda: nn.meta.unbox(self._boxed_state()), out_shardings=self.state_shardings)()
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return what is optimised in `phase`."""
-        return PretrainingObjective(
-            model=self.config.model,
+        return make_objective(
+            self.config.model,
             masking=self.config.masking,
             special=special,
-            max_predictions=self.max_predictions(phase),
+            max_seq_length=phase.max_seq_length,
+            instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
             max_predictions_per_seq=phase.max_predictions_per_seq,
             next_sentence=self.config.data.objective != "mlm",
         )
@@ -97,54 +89,15 @@ class Program:
         step = TrainStep(
             self.objective(phase, special=special),
             optimizer=self.optimizer,
-            key=self._step_key,
+            key=self._keys.step,
             gradient_accumulation_steps=(
                 replicas_per_device if clip.clip_replicas > 1 else self.config.train.gradient_accumulation_steps
             ),
             replicas=self.replicas,
             clip_each=clip.max_grad_norm if clip.clip_replicas > 1 else None,
         )
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            in_shardings=(self.state_shardings, meshes.batch_sharding(self.mesh)),
-            out_shardings=(self.state_shardings, meshes.replicated(self.mesh)),
-        )
-        return self._in_mesh(jitted)
+        return self.compile_step(step)
 
-    def eval_step(self, phase: Phase, *, special: SpecialIds) -> Callable[[Any, Rows, int, Float[Array, " V"]], Means]:
-        """Return the jitted evaluation of batch number `index`, whose masks depend on seed and `index` alone."""
-        objective = self.objective(phase, special=special)
-
-        def step(params: Any, rows: Rows, index: Array, unigram: Float[Array, " V"]) -> Means:
-            key = jax.random.fold_in(self._eval_key, index)
-            return objective.evaluate(params, rows, key=key, unigram_log_probs=unigram)
-
-        jitted = jax.jit(
-            step,
-            in_shardings=(
-                self.state_shardings.params,
-                meshes.batch_sharding(self.mesh),
-                meshes.replicated(self.mesh),
-                meshes.replicated(self.mesh),
-            ),
-            out_shardings=meshes.replicated(self.mesh),
-        )
-        return self._in_mesh(jitted)
-
-    def _in_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any) -> Any:
-            with meshes.use_mesh(self.mesh, rules=self.rules):
-                return function(*args)
-
-        call.lower = function.lower  # type: ignore[attr-defined]
-        return call
-
-    def _boxed_state(self) -> TrainState:
-        sample = jnp.zeros((1, 1), jnp.int32)
-        inputs = EncoderInputs(sample, sample, sample, sample)
-        params = BertForPreTraining(self.config.model).init(
-            self._init_key, inputs, positions=sample, cls_positions=sample
-        )["params"]
+    def _random_state(self) -> TrainState:
+        params = init_params(self.config.model, key=self._keys.init)
         return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=self.optimizer.init(params))

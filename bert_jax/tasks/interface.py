@@ -152,12 +152,6 @@ class Task(abc.ABC):
         return [e for e, group in zip(examples, groups, strict=True) if (group in dev) == (split == "dev")]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
 def find_file(directory: str, *, given: str, names: Sequence[str]) -> Path:
     """Return the file that the user gave, or the first of `names` that is there.
 
@@ -173,14 +167,3 @@ def find_file(directory: str, *, given: str, names: Sequence[str]) -> Path:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
     raise UserError(f"{directory}: holds no {' or '.join(names)}: give the folder with --data_dir=DIR")
-
-
-def score_predictions(*, task: str, predictions: str, data: str) -> dict[str, float]:
-    """Return a task's official figures from a predictions file and the official data file.
-
-    Raises:
-      UserError: for an unknown task, or files that are missing or wrong.
-    """
-    from bert_jax.tasks import scoring  # it knows all tasks, and they know this file
-
-    return scoring.score_predictions(task=task, predictions=Path(predictions), data=Path(data))

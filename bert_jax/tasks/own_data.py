@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json_lines
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
@@ -56,7 +57,10 @@ class OwnTextTask(OwnTask):
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
         """Write a JSON object a row: index, and what `written` says."""
         records = [{"index": index, **self.written(output)} for index, output in enumerate(outputs)]
-        return [texts.write_json_lines(directory / f"own-{split.name}.jsonl", records)]
+        path = directory / f"own-{split.name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_lines(path, records)
+        return [path]
 
 
 class OwnClassificationTask(OwnTextTask):

@@ -23,7 +23,7 @@ def open_task(
     """Return the task called `name`; options not given have their defaults.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: for an unknown name, or an unknown kind of own data.
     """
     data = data or DataOptions()
     if name in glue.TASKS:
@@ -36,5 +36,7 @@ def open_task(
         return NerTask(data=data, ner=ner or NerOptions())
     if name == "own":
         own = own or OwnOptions()
+        if own.kind not in OWN_TASKS:
+            raise UserError(f"config.own.kind={own.kind!r}: choose one of {', '.join(OWN_TASKS)}")
         return OWN_TASKS[own.kind](data=data, own=own, squad=squad or SquadOptions())
     raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import Config, OptimizerConfig
+from bert_jax.config import OptimizerConfig
 from bert_jax.training.policy import Policy, apply_policy
 
 # The original decays every kernel and table and excludes "LayerNorm", "layer_norm" and "bias" by name. LAMB leaves the
@@ -46,11 +46,11 @@ class OptimizerRule:
     trust_ratio: bool
 
 
-def optimizer_rule(config: Config) -> OptimizerRule:
+def optimizer_rule(config: OptimizerConfig, *, recipe: str) -> OptimizerRule:
     """Return the rule that the config names; `auto` follows the recipe."""
-    name = config.optimizer.name
+    name = config.name
     if name == "auto":
-        name = "bert_adam" if config.recipe == "original" else "adamw"
+        name = "bert_adam" if recipe == "original" else "adamw"
     return OptimizerRule(name=name, bias_correction=name != "bert_adam", trust_ratio=name == "lamb")
 
 

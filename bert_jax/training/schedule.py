@@ -8,11 +8,14 @@ rate during warm-up, so the rate drops by warmup/total at the end of warm-up, an
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import Config
+from bert_jax.config import OptimizerConfig, TrainConfig
 from bert_jax.errors import UserError
+
+_Number = float | Array  # in Python's hands, or traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +39,16 @@ class RateSegment:
     warmup_steps: int
 
 
-def phases(config: Config, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
+def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
     """Return the phases with their steps; boundaries are rounded to whole steps, the last phase ends at num_steps."""
     result: list[Phase] = []
     share, start = 0.0, 0
-    for index, item in enumerate(config.train.phases):
+    for index, item in enumerate(train.phases):
         share += item.fraction
-        last = index == len(config.train.phases) - 1
-        end = config.train.num_steps if last else round(share * config.train.num_steps)
+        last = index == len(train.phases) - 1
+        end = train.num_steps if last else round(share * train.num_steps)
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
-        batch_size = item.batch_size or config.train.batch_size
+        batch_size = item.batch_size or train.batch_size
         result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
         start = end
     return tuple(result)
@@ -56,15 +59,17 @@ def phase_at(all_phases: tuple[Phase, ...], *, step: int) -> Phase:
     return next((phase for phase in all_phases if step < phase.end), all_phases[-1])
 
 
-def rate_segments(config: Config, *, all_phases: tuple[Phase, ...]) -> tuple[RateSegment, ...]:
+def rate_segments(
+    train: TrainConfig, *, optimizer: OptimizerConfig, all_phases: tuple[Phase, ...]
+) -> tuple[RateSegment, ...]:
     """Return the parts of the learning-rate schedule: a phase that names its own rate begins a new one.
 
     Raises:
       UserError: if a warm-up is longer than its part.
     """
-    segments = [RateSegment(0, 0, config.optimizer.learning_rate, config.optimizer.warmup_steps)]
+    segments = [RateSegment(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
     fields = ["config.optimizer.warmup_steps"]
-    for index, (item, phase) in enumerate(zip(config.train.phases, all_phases, strict=True)):
+    for index, (item, phase) in enumerate(zip(train.phases, all_phases, strict=True)):
         if item.learning_rate > 0:
             first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps)
             segments = [first] if phase.start == 0 else [*segments, first]
@@ -93,12 +98,30 @@ def learning_rate_schedule(
         return value
 
     def _segment_rate(segment: RateSegment, step: Int[Array, ""]) -> Float[Array, ""]:
-        total, warmup = segment.end - segment.start, segment.warmup_steps
-        here = (step - segment.start).astype(jnp.float32)
-        if recipe == "original":
-            rising, falling = here / max(warmup, 1), 1 - here / total
-        else:
-            rising, falling = (here + 1) / max(warmup, 1), (total - here) / max(total - warmup, 1)
-        return segment.learning_rate * jnp.where(here < warmup, rising, falling)
+        return learning_rate(
+            step - segment.start,
+            peak=segment.learning_rate,
+            warmup=segment.warmup_steps,
+            total=segment.end - segment.start,
+            recipe=recipe,
+        )
 
     return rate
+
+
+def learning_rate(step: Array | int, *, peak: _Number, warmup: _Number, total: _Number, recipe: str) -> Array:
+    """Return the float32 rate of the update from `step` to `step + 1`, steps counted from the start of the warm-up.
+
+    It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module says how the recipes differ. Numbers
+    that Python knows and numbers that are traced give the same bits.
+    """
+    here = jnp.asarray(step).astype(jnp.float32)
+    if recipe == "original":
+        rising, falling = here / _at_least_one(warmup), 1 - here / total
+    else:
+        rising, falling = (here + 1) / _at_least_one(warmup), (total - here) / _at_least_one(total - warmup)
+    return peak * jnp.where(here < warmup, rising, falling)
+
+
+def _at_least_one(value: _Number) -> _Number:
+    return jnp.maximum(value, 1) if isinstance(value, jax.Array) else max(value, 1)

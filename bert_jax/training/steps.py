@@ -9,7 +9,6 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
-from bert_jax.config import ModelConfig
 from bert_jax.parallel.data_parallel import DataParallel
 from bert_jax.training.metrics import Mean, Means, add_means
 from bert_jax.training.optimizers import STACKED_POLICY
@@ -67,7 +66,7 @@ class TrainStep(Generic[Rows, Batch]):
     ):
         """Close over everything static; `key` is the run's, folded with the step number.
 
-        With `replicas` gradients are computed along the mesh axis `data`; without, on what XLA makes of the arguments.
+        With `replicas` gradients are computed replica by replica; without, on what XLA makes of the arguments.
         With `clip_each` every micro-batch is what a replica was in the original: its loss is its own mean, its gradient
         is clipped to this norm, and the clipped gradients are averaged (optimization.py of google-research/bert clips
         before CrossShardOptimizer reduces). It needs `replicas` on a mesh of `data` alone.
@@ -156,15 +155,18 @@ class TrainStep(Generic[Rows, Batch]):
         return jax.lax.scan(add, zeros, parts)[0]
 
 
-def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, model: ModelConfig) -> DataParallel:
-    """Return how a step treats parameters along `data`; `params` is a tree of their shapes."""
+def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_layers: bool) -> DataParallel:
+    """Return how a step treats parameters on its replicas; `params` is a tree of their shapes.
+
+    `dtype` is that of the computation; `scan_layers` False hands out the layers one by one.
+    """
     casts = apply_policy(_COMPUTE_POLICY, params=params)
     stacked = apply_policy(STACKED_POLICY, params=params)
     return DataParallel(
         mesh,
         shardings=shardings,
-        dtypes=jax.tree.map(lambda leaf, cast: jnp.dtype(model.dtype) if cast else leaf.dtype, params, casts),
-        split=jax.tree.map(lambda layers: layers and not model.scan_layers, stacked),
+        dtypes=jax.tree.map(lambda leaf, cast: jnp.dtype(dtype) if cast else leaf.dtype, params, casts),
+        split=jax.tree.map(lambda layers: layers and not scan_layers, stacked),
     )
 
 
