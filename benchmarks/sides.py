@@ -13,12 +13,13 @@ import numpy as np
 
 from bert_jax.config import Config, MeshConfig, model_preset
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions
+from bert_jax.pretrain.masking import default_max_predictions
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import Rows
 
 VOCAB = 30522
-SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, vocab_size=VOCAB)
+SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=VOCAB)
 
 
 def num_predictions(length: int) -> int:

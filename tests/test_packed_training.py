@@ -31,7 +31,7 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.dataset import open_datasets, open_tokenizer, special_ids
+from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.dry_run import describe_run
 from bert_jax.pretrain.evaluate_source import evaluate_source
 from bert_jax.pretrain.masking import predictions_per_length, row_predictions
@@ -88,7 +88,7 @@ def loaded(directory: Path) -> tuple[Rows, PretrainingBatch, PretrainingObjectiv
     rows = Rows(**batches[0])
     config = config_for(directory)
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
-    objective = program.objective(program.phases[0], special=special_ids(open_tokenizer(batches.info)))
+    objective = program.objective(program.phases[0], special=open_tokenizer(batches.info).special_ids)
     return rows, jax.device_get(objective.prepare(to_device(rows), key=jax.random.key(5))), objective
 
 

@@ -22,7 +22,9 @@ from bert_jax.files import load_json, new_folder, writing
 from bert_jax.kinds.base import id_fields
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
-from bert_jax.model.parts import apply_parts, place, single
+from bert_jax.model.parts import apply_parts, place
+from bert_jax.rows.layout import encoder_inputs
+from bert_jax.types import InstanceRows
 
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
 # Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
@@ -158,13 +160,15 @@ def _computing(source: Source) -> dict[str, Any]:
 
 def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
     tokenizer = back.require_tokenizer()
-    first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])
-    length = min(back.model.max_position_embeddings, 64)
-    ids = np.array([tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id])[:length]
-    types = (np.arange(len(ids)) > len(first) + 1).astype(np.int64) % back.model.type_vocab_size
+    framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
+    ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]
+    if back.model.type_vocab_size == 1 or first_length > len(ids):
+        first_length = len(ids)
+    types = (np.arange(len(ids)) >= first_length).astype(np.int64)
+    rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    ours = compute(place(back.params), single(ids, types))
+    ours = compute(place(back.params), encoder_inputs(rows))
     config = load_json(folder / "config.json")
     theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [

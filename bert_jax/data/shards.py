@@ -12,7 +12,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # a C++ module
 
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
-from bert_jax.data.records import SpecialIds, encode_rows, instance_lengths, record_prefix, row_spec
+from bert_jax.data.records import encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
 from bert_jax.data.spool import Spool, SpooledDocument
 from bert_jax.data.statistics import LengthCounts, ShardCounts
@@ -21,7 +21,7 @@ from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.workers import Advance
 from bert_jax.errors import UserError
 from bert_jax.files import load_json, replacing, write_json
-from bert_jax.rows.packing import one_a_row, place_packed
+from bert_jax.rows.packing import best_fit, one_per_row
 
 DATASET_NAME = "bert_pretraining"
 VERSION = "1.0.0"
@@ -81,7 +81,6 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
         return
     tokenizer = _tokenizer(plan.vocab_directory)
     documents, counts = _tokenize(piece, plan, tokenizer, advance)
-    special = SpecialIds(cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
     for max_seq_length, per_row in zip(plan.max_seq_lengths, plan.instances_per_row, strict=True):
         spec = row_spec(max_seq_length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
         rng = _generator(plan.seed, piece, max_seq_length)
@@ -95,14 +94,19 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
             word_starts=tokenizer.is_word_start,
         )
         lengths = instance_lengths(instances)
+        if per_row == 1:
+            placement = one_per_row(len(instances))
+        else:
+            # Packing numbers the rows by their longest instance; evaluation, which takes the first rows of a split,
+            # must see rows like the others.
+            packed = best_fit(lengths, max_seq_length=max_seq_length, instances_per_row=per_row)
+            placement = packed.shuffled(rng)
         rows = encode_rows(
             instances,
-            placement=one_a_row(len(instances))
-            if per_row == 1
-            else place_packed(lengths, max_seq_length=max_seq_length, instances_per_row=per_row, rng=rng),
+            placement=placement,
             documents=documents,
             word_starts=tokenizer.is_word_start,
-            special=special,
+            special=tokenizer.special_ids,
             spec=spec,
         )
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(piece)

@@ -11,20 +11,18 @@ from jaxtyping import Array, Float, Int, Key
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind
 from bert_jax.model.dropout import Dropout
-from bert_jax.rows.layout import encoder_inputs, instance_starts
+from bert_jax.rows.layout import cls_positions, encoder_inputs
 from bert_jax.training.metrics import Mean, Means
-from bert_jax.types import EncoderInputs, Rows
+from bert_jax.types import EncoderInputs, InstanceRows
 
 
 @struct.dataclass
-class PackedRows:
-    """Hold packed instances as loaded; E examples a row, each of S / E instances.
+class PackedRows(InstanceRows):
+    """Packed instances as loaded; E examples a row, each of S / E instances.
 
     `targets` are those of the task's kind. `weights` is 1 where an example is.
     """
 
-    input_ids: Int[Array, "B T"]
-    segment_lengths: Int[Array, "B S 2"]
     weights: Float[Array, "B E"]
     targets: Int[Array, "B ..."] | Float[Array, "B ..."]
 
@@ -50,21 +48,10 @@ class TaskObjective:
     def prepare(self, rows: PackedRows, *, key: Key[Array, ""]) -> TaskBatch:
         """Unfold the rows; nothing is drawn."""
         del key
-        batch, slots = rows.segment_lengths.shape[:2]
-        unfolded = Rows(
-            input_ids=rows.input_ids,
-            segment_lengths=rows.segment_lengths,
-            next_sentence_labels=jnp.zeros((batch, slots), jnp.int32),
-            word_starts=jnp.zeros(rows.input_ids.shape, bool),
-        )
-        exists = rows.segment_lengths.sum(-1) > 0
-        inputs = encoder_inputs(unfolded)
-        # Padding's position is its place in the row, and a row of many choices may be longer than the position table.
-        inside = jnp.where(inputs.segment_ids > 0, inputs.position_ids, 0)
         return TaskBatch(
-            inputs=dataclasses.replace(inputs, position_ids=inside),
-            cls_positions=jnp.where(exists, instance_starts(unfolded), 0),
-            rows=jnp.arange(batch, dtype=jnp.int32),
+            inputs=encoder_inputs(rows, padding_at_zero=True),  # a row of many choices may be longer than the table
+            cls_positions=cls_positions(rows),
+            rows=jnp.arange(len(rows.input_ids), dtype=jnp.int32),
             weights=rows.weights,
             targets=rows.targets,
         )

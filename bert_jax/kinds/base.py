@@ -19,6 +19,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
+from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
 
 Targets = Int[Array, "B ..."] | Float[Array, "B ..."]
@@ -86,12 +87,9 @@ class OutputKind(abc.ABC):
         del length
         return np.zeros((rows, examples), self.target_dtype)
 
-    def set_targets(
-        self, targets: np.ndarray, values: Sequence[Any], *, rows: np.ndarray, slots: np.ndarray, starts: np.ndarray
-    ) -> None:
-        """Write the target of each example to its row and slot (int [n]); `starts` is its first position in the row."""
-        del starts
-        targets[rows, slots] = np.asarray(values, self.target_dtype)
+    def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
+        """Write the target of each example where it is placed."""
+        targets[placement.rows, placement.slots] = np.asarray(values, self.target_dtype)
 
     def unpack(self, row: np.ndarray, *, slot: int, start: int, length: int) -> np.ndarray:
         """Return one example's output out of a row's: example number `slot`, `length` tokens from `start` on."""

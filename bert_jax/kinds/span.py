@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, unpack_tokens
 from bert_jax.model.task_heads import SpanClassifier
+from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
 
 _MASKED = -1e30  # as in attention.py: finite, so that an empty slot gives a number and its weight 0 removes it
@@ -51,11 +52,9 @@ class Span(OutputKind):
         del length
         return np.zeros((rows, examples, 2), self.target_dtype)
 
-    def set_targets(
-        self, targets: np.ndarray, values: Sequence[Any], *, rows: np.ndarray, slots: np.ndarray, starts: np.ndarray
-    ) -> None:
+    def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
         """Write both positions, counted from the start of the row."""
-        targets[rows, slots] = np.asarray(values, self.target_dtype).reshape(-1, 2) + starts[:, None]
+        targets[placement.rows, placement.slots] = np.asarray(values, self.target_dtype) + placement.starts[:, None]
 
     def unpack(self, row: np.ndarray, *, slot: int, start: int, length: int) -> np.ndarray:
         """Return the logits of the example's tokens."""

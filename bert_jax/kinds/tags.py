@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, unpack_tokens
 from bert_jax.model.task_heads import TokenClassifier
+from bert_jax.rows.packing import Placement, token_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +47,11 @@ class Tags(OutputKind):
         del examples
         return np.full((rows, length), -1, self.target_dtype)
 
-    def set_targets(
-        self, targets: np.ndarray, values: Sequence[Any], *, rows: np.ndarray, slots: np.ndarray, starts: np.ndarray
-    ) -> None:
+    def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
         """Write the tags of each example from its first position on."""
-        del slots
-        sizes = np.array([len(value) for value in values], np.int64)
-        if not sizes.sum():
-            return
-        within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
-        targets[np.repeat(rows, sizes), np.repeat(starts, sizes) + within] = np.concatenate(list(values))
+        lengths = np.array([len(tags) for tags in values], np.int64)
+        tokens = token_positions(placement.rows * targets.shape[1] + placement.starts, lengths=lengths)
+        targets.reshape(-1)[tokens] = np.concatenate(values)
 
     def unpack(self, row: np.ndarray, *, slot: int, start: int, length: int) -> np.ndarray:
         """Return the logits of the example's tokens."""

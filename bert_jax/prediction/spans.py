@@ -117,8 +117,7 @@ class TagWords:
                 parts.append([])
             tokens.append((len(parts) - 1, len(parts[-1]) + 1) if ids else None)
             parts[-1] += ids
-        cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        examples = [Example([cls_id, *part, sep_id], len(part) + 2) for part in parts]
+        examples = [Example(*self.tokenizer.special_ids.frame(part)) for part in parts]
         return examples, _Words(texts, spans, tokens)
 
     def _given_words(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:

@@ -10,7 +10,7 @@ from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.pretrain.masking import SpecialIds
+from bert_jax.rows.special_ids import SpecialIds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class OpenData:
     @property
     def special(self) -> SpecialIds:
         """Return the ids that masking must know."""
-        return special_ids(self.tokenizer)
+        return self.tokenizer.special_ids
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -104,16 +104,6 @@ def open_datasets(
 def open_tokenizer(info: DatasetInfo) -> Tokenizer:
     """Return the tokenizer that the data set was made with."""
     return load_tokenizer(info.vocab_directory)
-
-
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Return the ids that masking must know."""
-    return SpecialIds(
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        mask_id=tokenizer.mask_id,
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 def _check(config: Config, info: DatasetInfo) -> None:

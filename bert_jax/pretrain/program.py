@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from bert_jax.config import Config, instances_per_row
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
+from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments

@@ -47,10 +47,14 @@ class Features:
         return len(self.ids) // self.group
 
     @functools.cached_property  # every batch asks
+    def instance_lengths(self) -> np.ndarray:
+        """Return int64 [examples, group]: the tokens of each instance."""
+        return np.array([len(ids) for ids in self.ids], np.int64).reshape(-1, self.group)
+
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Return int64 [examples]: the tokens of each example, all its instances together."""
-        each = np.array([len(ids) for ids in self.ids], np.int64)
-        return each.reshape(-1, self.group).sum(1)
+        return self.instance_lengths.sum(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.kinds.base import softmax
+from bert_jax.rows.truncation import truncate_pair
 from bert_jax.tasks.interface import Features, Outputs, Split
 from bert_jax.tasks.metrics import confusion
 
@@ -21,29 +22,14 @@ class TextExample:
     label: Any
 
 
-def truncate_pair(a: list[int], b: list[int], *, limit: int) -> tuple[list[int], list[int]]:
-    """Cut two sentences to `limit` tokens together, one by one from the end of the longer one.
-
-    Of two equally long ones the second is cut (run_classifier.py of the original, `_truncate_seq_pair`).
-    """
-    excess = max(len(a) + len(b) - limit, 0)
-    # Closed form of the original's loop: first the longer one down to the other, then in turn, `b` first.
-    from_a = min(excess, max(len(a) - len(b), 0))
-    from_b = min(excess, max(len(b) - len(a), 0))
-    rest = excess - from_a - from_b
-    from_a += rest // 2
-    from_b += rest - rest // 2
-    return a[: len(a) - from_a], b[: len(b) - from_b]
-
-
 def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq_length: int) -> tuple[np.ndarray, int]:
     """Return the ids of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, and the length of the first part."""
     if b is None:
-        first = [tokenizer.cls_id, *a[: max_seq_length - 2], tokenizer.sep_id]
-        return np.array(first, np.int32), len(first)
-    a, b = truncate_pair(a, b, limit=max_seq_length - 3)
-    first = [tokenizer.cls_id, *a, tokenizer.sep_id]
-    return np.array([*first, *b, tokenizer.sep_id], np.int32), len(first)
+        a = a[: max_seq_length - 2]
+    else:
+        a, b = truncate_pair(a, b, limit=max_seq_length - 3)
+    ids, first_length = tokenizer.special_ids.frame(a, b)
+    return np.array(ids, np.int32), first_length
 
 
 def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Features:
