@@ -317,7 +317,9 @@ def tensors(split: Split, chosen: np.ndarray, *, task: Task, device: Any) -> dic
         ids[row, :size], mask[row, :size] = features.ids[i], 1
         types[row, features.first_lengths[i] : size] = 1
     assert features.targets is not None
-    labels = np.array([features.targets[i] for i in chosen], np.float32 if task.kind == "regression" else np.int64)
+    labels = np.array(
+        [features.targets[i] for i in chosen], np.float32 if task.kind.target_dtype is np.float32 else np.int64
+    )
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": labels}
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if device.type == "cuda":  # pinned, the copy waits for nothing

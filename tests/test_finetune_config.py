@@ -17,9 +17,10 @@ from bert_jax.config.finetuning import (
     from_saved,
     optimizer_config,
 )
-from bert_jax.config.task_options import KINDS, TASKS, NerOptions, OwnOptions, SquadOptions
+from bert_jax.config.task_options import TASKS, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
 from bert_jax.finetuning.finetune import open_workdir
+from bert_jax.kinds.table import KINDS
 from bert_jax.tasks import registry
 from tests.runs import run as run_command
 

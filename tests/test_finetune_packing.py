@@ -12,7 +12,6 @@ from bert_jax.finetuning.packing import (
     PackedBatch,
     RowShape,
     all_batches,
-    empty_targets,
     packed_batch,
     round_rows,
     row_shape,
@@ -20,7 +19,7 @@ from bert_jax.finetuning.packing import (
 from bert_jax.rows.packing import best_fit
 from bert_jax.tasks.interface import Features
 from tests.packed_rows import instances_in_rows, rows_of_a_linear_scan
-from tests.test_task_heads import KINDS, random_features
+from tests.test_task_heads import KINDS, random_features, sized
 
 
 def test_every_example_stands_once_and_no_row_overflows():
@@ -48,7 +47,7 @@ def filled_one_by_one(
     ids = np.zeros((count, shape.length), np.int32)
     segments = np.zeros((count, shape.slots, 2), np.int32)
     order = np.full((count, shape.examples), -1, np.int64)
-    targets = empty_targets(kind, rows=count, length=shape.length, examples=shape.examples)
+    targets = sized(kind).empty_targets(rows=count, length=shape.length, examples=shape.examples)
     for b, row in enumerate(rows):
         place = 0
         for slot, example in enumerate(row):
@@ -86,11 +85,11 @@ def test_batches_equal_rows_filled_one_by_one(kind: str, seed: int, examples: in
             np.testing.assert_array_equal(array, expected[name], strict=True)
 
     rows = rows_of_a_linear_scan(features.lengths[chosen].tolist(), **limits)
-    batch = packed_batch(features, chosen.tolist(), shape=shape, kind=kind, multiple=2)
+    batch = packed_batch(features, chosen.tolist(), shape=shape, kind=sized(kind), multiple=2)
     assert len(batch.order) == round_rows(len(rows), multiple=2)
     check(batch, [[int(chosen[i]) for i in row] for row in rows])
     rows = rows_of_a_linear_scan(features.lengths.tolist(), **limits)
-    batches = list(all_batches(features, shape=shape, kind=kind, rows=3))
+    batches = list(all_batches(features, shape=shape, kind=sized(kind), rows=3))
     assert len(batches) == -(-len(rows) // 3)
     for number, batch in enumerate(batches):
         check(batch, rows[3 * number : 3 * number + 3])
@@ -100,7 +99,7 @@ def test_rows_hold_the_instances_and_their_targets():
     features = random_features("span", examples=12)
     shape = RowShape(length=64, slots=4, group=1)
     seen = []
-    for batch in all_batches(features, shape=shape, kind="span", rows=3):
+    for batch in all_batches(features, shape=shape, kind=sized("span"), rows=3):
         assert batch.arrays["input_ids"].shape == (3, 64)
         for b, row in enumerate(batch.order):
             place = 0
@@ -126,7 +125,7 @@ def test_choices_of_an_example_stand_side_by_side():
     features = random_features("choice", examples=6)
     shape = row_shape([features], batch_size=6)
     assert shape.slots % 4 == 0
-    batch = packed_batch(features, range(6), shape=shape, kind="choice")
+    batch = packed_batch(features, range(6), shape=shape, kind=sized("choice"))
     for b, row in enumerate(batch.order):
         for slot, example in enumerate(row):
             if example >= 0:
@@ -150,4 +149,4 @@ def test_row_length_follows_the_data_and_not_the_limit():
 def test_an_example_longer_than_a_row_is_one_line():
     features = random_features("tags", examples=4)
     with pytest.raises(UserError, match="longer than a row of 4"):
-        packed_batch(features, [0, 1], shape=RowShape(4, 1, 1), kind="tags")
+        packed_batch(features, [0, 1], shape=RowShape(4, 1, 1), kind=sized("tags"))

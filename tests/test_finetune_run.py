@@ -188,11 +188,26 @@ def test_layerwise_decay_slows_lower_layers():
     np.testing.assert_allclose(scaled["classifier"]["bias"], 1)
 
 
-def test_layerwise_decay_trains(tmp_path: Path):
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_layerwise_decay_scales_the_steps_of_a_run(tmp_path: Path, decay: float):
+    """The first step of Adam moves every parameter that has a gradient by the learning rate of its depth."""
     config = own_config(
-        write_sentiment(tmp_path / "data", train=32), optimizer={"layerwise_lr_decay": 0.5}, train={"num_epochs": 1.0}
+        write_sentiment(tmp_path / "data", train=16),
+        optimizer={"layerwise_lr_decay": decay, "weight_decay": 0.0, "learning_rate": 1e-3},
+        train={"num_epochs": 1.0},
     )
-    assert experiment(tmp_path, config).run_all()["runs"]
+    source = tiny_source(tmp_path / "source")
+    assert experiment(tmp_path, config, source=source).run_all()["best"]["num_steps"] == 1
+    trained = load_source(tmp_path / "work").params
+    moved = jax.tree.map(lambda old, new: np.abs(new - old), source.params, {p: trained[p] for p in source.params})
+    layers = moved["encoder"]["layers"]["attention_output"]["kernel"]
+    for change, power in (
+        (moved["pooler"]["dense"]["kernel"], 0),
+        (layers[1], 1),
+        (layers[0], 2),
+        (moved["encoder"]["embeddings"]["position_embeddings"], 3),
+    ):
+        assert change.max() == pytest.approx(1e-3 * decay**power, rel=0.01)
 
 
 def test_the_grid_is_the_papers():

@@ -7,7 +7,7 @@ from source_helpers import flat, random_source
 
 from bert_jax.model.bert import names
 from bert_jax.model.heads import BertForPreTraining
-from bert_jax.model.task_heads import MultipleChoice, SequenceClassifier, SpanClassifier, TokenClassifier
+from bert_jax.model.task_heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from bert_jax.types import EncoderInputs
 
 LABELS = 3
@@ -20,7 +20,7 @@ def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
         "BertForSequenceClassification": SequenceClassifier(model, LABELS),
         "BertForTokenClassification": TokenClassifier(model, LABELS),
         "BertForQuestionAnswering": SpanClassifier(model),
-        "BertForMultipleChoice": MultipleChoice(model),
+        "BertForMultipleChoice": SequenceClassifier(model, 1),
     }
     extra = {"cls_positions": sample[:, :1]}
     if architecture == "BertForPreTraining":

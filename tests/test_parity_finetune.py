@@ -32,12 +32,14 @@ CLASSES = {
     "tags": "BertForTokenClassification",
     "span": "BertForQuestionAnswering",
     "choice": "BertForMultipleChoice",
+    "multilabel": "BertForSequenceClassification",
 }
 OPTIONS: dict[str, dict[str, str]] = {
     "span": {"text": "label", "text_pair": "text", "label": "last"},
     "choice": {"choices": "text,label,last", "label": "number"},
     "tags": {"label": "tags"},
     "regression": {"label": "size", "text_pair": "label"},
+    "multilabel": {"label": "kinds"},
 }
 
 
@@ -46,7 +48,10 @@ def rows() -> list[dict[str, Any]]:
     for index, row in enumerate(sentiment(STEPS * BATCH, seed=3)):
         words = row["text"].split()
         tags = " ".join("I-X" if word in ("good", "bad") else "O" for word in words)
-        found.append({**row, "last": words[-1], "tags": tags, "size": len(words) / 4, "number": index % 3})
+        kinds = [row["label"]] * (len(words) > 3) + ["long"] * (len(words) > 5)
+        found.append(
+            {**row, "last": words[-1], "tags": tags, "size": len(words) / 4, "number": index % 3, "kinds": kinds}
+        )
     return found
 
 
@@ -77,10 +82,11 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
 
 def open_peer(folder: Path, experiment: Experiment, params: dict[str, Any]) -> Any:
     """Return HuggingFace's class with our fresh head."""
-    kind = experiment.task.kind
-    labels = (
-        {"num_labels": max(len(experiment.task.labels), 1)} if kind in ("classification", "regression", "tags") else {}
-    )
+    kind = experiment.task.kind.name
+    labels: dict[str, Any] = {}
+    if experiment.task.kind.has_label_names:
+        problem = experiment.task.kind.problem_type or None
+        labels = {"num_labels": max(len(experiment.task.labels), 1), "problem_type": problem}
     made = getattr(transformers, CLASSES[kind])
     peer = made.from_pretrained(str(folder / "source"), attn_implementation="eager", **labels)
     name = "qa_outputs" if kind == "span" else "classifier"
@@ -112,7 +118,7 @@ def padded(features: Features, chosen: range, *, kind: str) -> dict[str, Any]:
     if kind == "span":
         batch |= {"start_positions": targets[:, 0], "end_positions": targets[:, 1]}
     else:
-        batch["labels"] = targets.astype(np.float32 if kind == "regression" else np.int64)
+        batch["labels"] = targets.astype(np.float32 if kind in ("regression", "multilabel") else np.int64)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
@@ -150,7 +156,9 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
         schedule.step()
         optimizer.zero_grad()
         theirs.append(float(loss))
-        batch = packed_batch(features, list(chosen), shape=program.shape, kind=kind, multiple=program.row_multiple)
+        batch = packed_batch(
+            features, list(chosen), shape=program.shape, kind=program.kind, multiple=program.row_multiple
+        )
         state, output = program.train_step(state, program.to_device(batch.arrays), fixed)
         mine.append(float(jax.device_get(output.means["loss"].total)))
     np.testing.assert_allclose(mine, theirs, rtol=CLOSE, atol=CLOSE)

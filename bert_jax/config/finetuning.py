@@ -21,7 +21,7 @@ from bert_jax.config.groups import (
     check_profile,
 )
 from bert_jax.config.task_options import (
-    KINDS,
+    GROUP_OF_KIND,
     TASKS,
     DataOptions,
     NerOptions,
@@ -145,7 +145,7 @@ def default_config(*, task: str) -> ConfigDict:
 
     Of custom data those of every kind: `own.kind` is still to be chosen.
     """
-    groups = option_groups(task.split(","), own_kinds=KINDS)
+    groups = option_groups(task.split(","), own_kinds=tuple(GROUP_OF_KIND))
     return ConfigDict(to_dict(FinetuneConfig(task=task, **{name: _OPTIONS[name]() for name in groups})))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from bert_jax.config.data import MIN_SEQ_LENGTH
 from bert_jax.config.fields import field
 
-KINDS = ("classification", "regression", "tags", "span", "choice")
-
 # The rows of Table 7 (paper section 5.3).
 FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_last_four", "sum_all")
 
@@ -70,7 +68,7 @@ class NerOptions:
 class OwnOptions:
     """The columns of custom data: JSON lines, or a TSV file with a header line."""
 
-    kind: str = field("classification", choices=KINDS, doc="What is predicted.")
+    kind: str = field("classification", doc="What is predicted: a name of kinds/table.py.")
     text: str = field("text", doc="Column; for span: the question; for choice: the beginning; for tags: the words.")
     text_pair: str = field("", doc="Column; for span: the context; empty: single sentences.")
     label: str = field("label", doc="Column; for span: the answer's text; for tags: one tag per word.")
@@ -93,12 +91,12 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "own": ("own",),
 }
 # Custom data of these kinds has a benchmark's options too.
-_GROUP_OF_KIND = {"span": "squad", "tags": "ner"}
+GROUP_OF_KIND = {"span": "squad", "tags": "ner"}
 
 
 def option_groups(tasks: Sequence[str], *, own_kinds: Sequence[str]) -> list[str]:
     """Return the names of the groups that `tasks` read, custom data being of one of `own_kinds`."""
     names = [name for task in tasks for name in TASKS.get(task, ())]
     if "own" in tasks:
-        names += [_GROUP_OF_KIND[kind] for kind in own_kinds if kind in _GROUP_OF_KIND]
+        names += [GROUP_OF_KIND[kind] for kind in own_kinds if kind in GROUP_OF_KIND]
     return list(dict.fromkeys(names))

@@ -19,6 +19,7 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
 from bert_jax.files import load_json, new_folder, writing
+from bert_jax.kinds.base import id_fields
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
 from bert_jax.model.parts import apply_parts, place
@@ -113,11 +114,8 @@ def _write(
 
 def _label_fields(source: Source) -> dict[str, Any]:
     """Return the fields about labels: HuggingFace takes a classifier's size from them, two without."""
-    fields = dict(source.label_fields)
-    if source.num_labels and source.architecture != "BertForMultipleChoice":
-        fields["id2label"] = {str(index): label for index, label in enumerate(source.labels)}
-        fields["label2id"] = {label: index for index, label in enumerate(source.labels)}
-    return fields
+    kind = source.output_kind
+    return dict(source.label_fields) | (id_fields(source.labels) if kind is not None and kind.has_label_names else {})
 
 
 def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:

@@ -7,15 +7,8 @@ from bert_jax.convert.pretrained import Source
 from bert_jax.files import read_records
 from bert_jax.model.bert.names import flat_params
 
-_PIPELINES = {
-    "BertForPreTraining": "fill-mask",
-    "BertForMaskedLM": "fill-mask",
-    "BertForSequenceClassification": "text-classification",
-    "BertForTokenClassification": "token-classification",
-    "BertForQuestionAnswering": "question-answering",
-    "BertForMultipleChoice": "multiple-choice",
-    "BertModel": "feature-extraction",
-}
+# Pipelines of the classes that were not fine-tuned, without the architecture's name.
+_PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
 
 
 def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> str:
@@ -35,11 +28,17 @@ _ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workd
 def _front_matter(source: Source, *, pooling: str) -> str:
     config = source.record.get("config", {})
     language = config.get("data", {}).get("language", "")
-    task = "sentence-similarity" if pooling else _PIPELINES.get(source.architecture, "")
+    task = "sentence-similarity" if pooling else _pipeline_tag(source)
     lines = ["---", f"library_name: {'sentence-transformers' if pooling else 'transformers'}"]
     lines += [f"language: {language}"] if language else []
     lines += [f"pipeline_tag: {task}"] if task else []
     return "\n".join([*lines, "tags:", "- bert", "- bert_jax", "---"])
+
+
+def _pipeline_tag(source: Source) -> str:
+    if source.output_kind is not None:
+        return source.output_kind.pipeline_tag
+    return next((tag for name, tag in _PIPELINES.items() if source.architecture.endswith(name)), "")
 
 
 def _shape(source: Source, *, dtype: str) -> str:
@@ -114,11 +113,11 @@ def _vocabulary(source: Source) -> str:
 
 
 def _use(source: Source, *, name: str, pooling: str) -> str:
+    kind = source.output_kind
     if pooling:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
-    # transformers 5 has no pipeline for questions and choices any more.
-    elif (task := _PIPELINES.get(source.architecture, "")) and task not in ("multiple-choice", "question-answering"):
+    elif (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
         text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
         code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:

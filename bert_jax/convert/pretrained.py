@@ -8,6 +8,8 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import kind_of_model
 
 CHECKPOINTS = "checkpoints"
 
@@ -54,6 +56,12 @@ class Source:
         """Return the names of the labels in order; LABEL_0, LABEL_1 ... where none were given."""
         given = self.label_fields.get("id2label", {})
         return [str(given.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
+
+    @property
+    def output_kind(self) -> type[OutputKind] | None:
+        """Return what its task head computes, None without one."""
+        problem = str(self.label_fields.get("problem_type", ""))
+        return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer.

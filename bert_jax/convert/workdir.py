@@ -16,6 +16,8 @@ from bert_jax.convert.huggingface import matches
 from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import KINDS
 from bert_jax.model.bert import names
 from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
 
@@ -86,20 +88,9 @@ def _source(
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
-        label_fields=_label_fields(labels, kind=record.get("kind", "")),
+        label_fields=KINDS.get(record.get("kind", ""), OutputKind).label_fields(labels),
         record=record,
     )
-
-
-def _label_fields(labels: Sequence[str], *, kind: str) -> dict[str, Any]:
-    if kind == "regression":
-        return {"problem_type": "regression"}
-    if not labels:
-        return {}
-    return {
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
 
 
 def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class _Extractor:
         self._shape = row_shape([split.features for split in data.splits], batch_size=32)
         devices = meshes.batch_devices(self._mesh)
         self._rows = max(1, 4096 // self._shape.length) * devices
-        unfold = TaskObjective(model, kind="tags", num_labels=len(task.labels))
+        self._kind = task.kind(num_labels=len(task.labels))
+        unfold = TaskObjective(model, kind=self._kind)
         layers = feature_layers(config.features, num_layers=model.num_hidden_layers)
         params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
 
@@ -147,7 +148,7 @@ class _Extractor:
     def words(self, split: Split) -> list[np.ndarray]:
         """Return float16 [W, K, D] a sentence: half precision keeps CoNLL with a base model's layers in memory."""
         found: list[np.ndarray | None] = [None] * len(split.examples)
-        for batch in all_batches(split.features, shape=self._shape, kind="tags", rows=self._rows):
+        for batch in all_batches(split.features, shape=self._shape, kind=self._kind, rows=self._rows):
             hidden = self._compute(PackedRows(**meshes.whole_to_global(batch.arrays, mesh=self._mesh)))
             for b, row in enumerate(batch.order):
                 first = 0

@@ -26,6 +26,7 @@ from bert_jax.runs.workdir import SameRun
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
+from bert_jax.tasks.squad import SpanTask
 
 SAME_RUN = SameRun(
     command="fine-tuning",
@@ -67,6 +68,8 @@ def finetune(
     for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
         if getattr(request, name) < least:
             raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
+    if config.own:
+        open_config_task(config_of_task(config, "own"))  # complains of an unknown kind before a model is read
     report = print if hosts.is_main else silent
     source = load_source(request.init, report=report)
     source.require_tokenizer()
@@ -125,7 +128,7 @@ def _run_task(
     runtime: Runtime,
 ) -> dict[str, Any]:
     config = config_of_task(config, task.name)
-    if config.intermediate_file and task.kind == "span":
+    if config.intermediate_file and isinstance(task, SpanTask):
         source = intermediate_source(
             config, task=task, source=source, directory=directory, fresh=wanted.fresh_parts, runtime=runtime
         )

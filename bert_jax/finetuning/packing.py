@@ -8,11 +8,11 @@ gets what it would get alone. The number of rows is rounded up to one of few siz
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
 from bert_jax.rows.packing import Placement, best_fit, token_positions
 from bert_jax.tasks.interface import Features
 
@@ -69,7 +69,7 @@ class PackedBatch:
 
 
 def packed_batch(
-    features: Features, examples: Sequence[int], *, shape: RowShape, kind: str, rows: int = 0, multiple: int = 1
+    features: Features, examples: Sequence[int], *, shape: RowShape, kind: OutputKind, rows: int = 0, multiple: int = 1
 ) -> PackedBatch:
     """Return the rows that hold `examples`; `rows` of them, or as few as they need.
 
@@ -85,7 +85,7 @@ def packed_batch(
     return _fill(features, chosen, dataclasses.replace(placement, num_rows=count), shape=shape, kind=kind)
 
 
-def all_batches(features: Features, *, shape: RowShape, kind: str, rows: int) -> Iterator[PackedBatch]:
+def all_batches(features: Features, *, shape: RowShape, kind: OutputKind, rows: int) -> Iterator[PackedBatch]:
     """Yield batches of `rows` rows that hold every example once, the longest first: for evaluation."""
     placement = best_fit(features.lengths, max_seq_length=shape.length, instances_per_row=shape.examples)
     by_row = np.argsort(placement.rows, kind="stable")
@@ -96,7 +96,9 @@ def all_batches(features: Features, *, shape: RowShape, kind: str, rows: int) ->
         yield _fill(features, chosen, part, shape=shape, kind=kind)
 
 
-def _fill(features: Features, examples: np.ndarray, placement: Placement, *, shape: RowShape, kind: str) -> PackedBatch:
+def _fill(
+    features: Features, examples: np.ndarray, placement: Placement, *, shape: RowShape, kind: OutputKind
+) -> PackedBatch:
     """Return the rows of `placement`, which has an entry for each of `examples`."""
     count, where = placement.num_rows, (placement.rows, placement.slots)
     instances = (examples[:, None] * shape.group + np.arange(shape.group)).ravel()
@@ -109,9 +111,9 @@ def _fill(features: Features, examples: np.ndarray, placement: Placement, *, sha
     segments[where] = np.stack([first, lengths - first], axis=-1)
     order = np.full((count, shape.examples), -1, np.int64)
     order[where] = examples
-    targets = empty_targets(kind, rows=count, length=shape.length, examples=shape.examples)
+    targets = kind.empty_targets(rows=count, length=shape.length, examples=shape.examples)
     if features.targets is not None:
-        set_targets(targets, [features.targets[example] for example in examples], kind=kind, placement=placement)
+        kind.set_targets(targets, [features.targets[example] for example in examples], placement=placement)
     arrays = {
         "input_ids": ids,
         "segment_lengths": segments.reshape(count, shape.slots, 2),
@@ -119,24 +121,3 @@ def _fill(features: Features, examples: np.ndarray, placement: Placement, *, sha
         "targets": targets,
     }
     return PackedBatch(arrays, order)
-
-
-def empty_targets(kind: str, *, rows: int, length: int, examples: int) -> np.ndarray:
-    """Return the targets of rows without examples: -1 where a token is not scored, else 0."""
-    if kind == "tags":
-        return np.full((rows, length), -1, np.int32)
-    if kind == "span":
-        return np.zeros((rows, examples, 2), np.int32)
-    return np.zeros((rows, examples), np.float32 if kind == "regression" else np.int32)
-
-
-def set_targets(targets: np.ndarray, values: Sequence[Any], *, kind: str, placement: Placement) -> None:
-    """Write the targets of all examples of a batch; positions are counted from the start of the row."""
-    if kind == "tags":
-        lengths = np.array([len(tags) for tags in values], np.int64)
-        tokens = token_positions(placement.rows * targets.shape[1] + placement.starts, lengths=lengths)
-        targets.reshape(-1)[tokens] = np.concatenate(values)
-    elif kind == "span":
-        targets[placement.rows, placement.slots] = np.asarray(values) + placement.starts[:, None]
-    else:
-        targets[placement.rows, placement.slots] = values

@@ -10,6 +10,7 @@ import numpy as np
 from bert_jax.files import replacing
 from bert_jax.finetuning.packing import PackedBatch, all_batches
 from bert_jax.finetuning.program import TaskProgram
+from bert_jax.kinds.base import OutputKind
 from bert_jax.tasks.interface import Features, Outputs
 
 
@@ -27,19 +28,17 @@ def predict_outputs(program: TaskProgram, params: Any, *, features: Features) ->
     return outputs
 
 
-def _unpack(batch: PackedBatch, computed: jax.Array, *, features: Features, kind: str, into: list[np.ndarray]) -> None:
+def _unpack(
+    batch: PackedBatch, computed: jax.Array, *, features: Features, kind: OutputKind, into: list[np.ndarray]
+) -> None:
     values = np.asarray(jax.device_get(computed), np.float32)
     for b, row in enumerate(batch.order):
-        place = 0
+        start = 0
         for slot, example in enumerate(row):
-            if example < 0:
-                continue
-            if kind in ("tags", "span"):
-                length = len(features.ids[example])
-                into[example] = values[b, place : place + length].copy()
-                place += length
-            else:
-                into[example] = values[b, slot].copy()
+            if example >= 0:
+                length = int(features.lengths[example])
+                into[example] = kind.unpack(values[b], slot=slot, start=start, length=length)
+                start += length
 
 
 def average_outputs(runs: Sequence[Outputs]) -> list[np.ndarray]:

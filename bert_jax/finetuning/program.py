@@ -14,7 +14,6 @@ from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
 from bert_jax.finetuning.settings import StepSettings, make_optimizer, no_settings
-from bert_jax.model.task_heads import make_task_model
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_layers
 from bert_jax.runs.program import Program
@@ -36,12 +35,12 @@ class TaskProgram(Program):
         Raises:
           UserError: if the mesh does not fit the devices or the model.
         """
-        self.config, self.model, self.shape, self.kind = config, model, shape, task.kind
+        self.config, self.model, self.shape = config, model, shape
+        self.kind = task.kind(num_labels=len(task.labels), group=shape.group)
         mesh = meshes.make_mesh(config.mesh)
         sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
         check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=mesh)
-        self.num_labels = len(task.labels)
-        self.objective = TaskObjective(model, kind=task.kind, num_labels=self.num_labels, group=shape.group)
+        self.objective = TaskObjective(model, kind=self.kind)
         rules = meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
         super().__init__(self._random_state, mesh=mesh, rules=rules)
         self.row_devices = meshes.batch_devices(mesh)
@@ -111,7 +110,7 @@ class TaskProgram(Program):
 
     def _boxed_params(self, key: Key[Array, ""]) -> Any:
         sample = jnp.zeros((1, 1), jnp.int32)
-        module = make_task_model(self.kind, config=self.model, num_labels=self.num_labels)
+        module = self.kind.model(self.model)
         inputs = EncoderInputs(sample, sample, sample, sample)
         return module.init(key, inputs, cls_positions=sample)["params"]
 

@@ -58,7 +58,7 @@ def _figures(metrics: Mapping[str, float]) -> str:
 
 def _confusion(tables: Mapping[str, Any]) -> list[str]:
     """Return the confusion table, or the figures of each type, as lines."""
-    if "confusion" not in tables:
+    if "labels" not in tables.get("confusion", {}):  # a type of entity may be called so
         return [f"  {name}: {_figures(figures)}" for name, figures in tables.items()]
     labels = tables["confusion"]["labels"]
     counts = next(value for name, value in tables["confusion"].items() if name != "labels")

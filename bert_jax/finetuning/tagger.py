@@ -15,6 +15,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.feature_tagger import FeatureTagger
 from bert_jax.parallel import mesh as meshes
 from bert_jax.runs.program import Program
+from bert_jax.training.cross_entropy import log_softmax_cross_entropy
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep
@@ -52,10 +53,9 @@ class TaggerObjective:
         logits = self.logits(params, batch, dropout=dropout)
         counted = (batch.targets >= 0).astype(jnp.float32)
         labels = jnp.maximum(batch.targets, 0)
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-        right = (logits.argmax(-1) == labels).astype(jnp.float32)
+        losses, right = log_softmax_cross_entropy(logits, labels)
         return (losses * counted).sum() / jnp.maximum(weights["words"], 1), {
-            "accuracy": Mean.of(right, weights=counted)
+            "accuracy": Mean.of(right.astype(jnp.float32), weights=counted)
         }
 
     def logits(self, params: Any, batch: WordRows, *, dropout: Dropout | None = None) -> Float[Array, "B W C"]:

@@ -11,11 +11,11 @@ from jaxtyping import Array, Int
 from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
+from bert_jax.kinds.base import softmax
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.tasks.entity_metrics import entities
-from bert_jax.tasks.metrics import softmax
 from bert_jax.tasks.squad import Question, SpanTask
 from bert_jax.tasks.squad_answers import Window, predict_answer
 from bert_jax.types import EncoderInputs

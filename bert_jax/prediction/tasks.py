@@ -13,11 +13,13 @@ from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import FEATURES
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds import choice
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.classification import Classification
 from bert_jax.model.feature_layers import feature_layers
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
-from bert_jax.tasks.metrics import softmax
 from bert_jax.types import EncoderInputs
 
 POOLINGS = ("mean", "cls")
@@ -197,40 +199,31 @@ class _Labelled(_Base):
 
 
 class Classify(_Labelled):
-    """Classify a text or a pair: `{"label", "probability", "probabilities"}`, or `{"score"}` of a regression."""
+    """Answer a text or a pair as the kind of the model's head does: `{"label", "probabilities", ...}`, `{"score"}`."""
 
     parts = ("encoder", "pooler", "classifier")
 
     def __init__(
-        self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str], problem: str = "", pairs: bool = False
+        self,
+        model: ModelConfig,
+        *,
+        tokenizer: Tokenizer,
+        labels: list[str],
+        kind: type[OutputKind] | None,
+        pairs: bool = False,
     ):
-        """Read `text`, or with `pairs` `text_a` and `text_b`; `problem` is HuggingFace's problem_type."""
+        """Read `text`, or with `pairs` `text_a` and `text_b`."""
         super().__init__(model, tokenizer=tokenizer, labels=labels)
-        self.problem = problem or ("regression" if len(labels) == 1 else "")
-        self.pairs = pairs
+        self.kind, self.pairs = kind or Classification, pairs
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
         """Return the sequence."""
         return [self.pair(row) if self.pairs else self.single(row)], None
 
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return label and probabilities."""
+        """Return the kind's answer."""
         del prepared
-        logits = outputs[0].astype(float)
-        if self.problem == "regression":
-            scores = [round(float(value), 6) for value in logits]
-            return {"score": scores[0]} if len(scores) == 1 else {"scores": dict(zip(self.labels, scores, strict=True))}
-        if self.problem == "multi_label_classification":
-            shares = 1 / (1 + np.exp(-logits))
-            named = {label: round(float(share), 6) for label, share in zip(self.labels, shares, strict=True)}
-            return {"labels": [label for label, share in named.items() if share > 0.5], "probabilities": named}
-        shares = softmax(logits)
-        best = int(shares.argmax())
-        return {
-            "label": self.labels[best],
-            "probability": round(float(shares[best]), 6),
-            "probabilities": {label: round(float(s), 6) for label, s in zip(self.labels, shares, strict=True)},
-        }
+        return self.kind.answer(outputs[0].astype(float), labels=self.labels)
 
 
 class Choice(_Labelled):
@@ -250,5 +243,4 @@ class Choice(_Labelled):
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
         """Return the best choice."""
         del prepared
-        shares = softmax(np.array([float(output[0]) for output in outputs]))
-        return {"choice": int(shares.argmax()), "probabilities": [round(float(share), 6) for share in shares]}
+        return choice.Choice.answer(np.array([float(output[0]) for output in outputs]), labels=())

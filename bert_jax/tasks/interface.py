@@ -21,6 +21,7 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
 
 Outputs = Sequence[np.ndarray]
 
@@ -69,7 +70,7 @@ class Task(abc.ABC):
     """Be one task. `selection` names the figure of `score` by which dev chooses, larger is better."""
 
     name: str
-    kind: str
+    kind: type[OutputKind]
     labels: tuple[str, ...]
     selection: str
     data: DataOptions

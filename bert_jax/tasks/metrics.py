@@ -7,12 +7,6 @@ number can be averaged, plotted and written as JSON. All metrics are fractions; 
 import numpy as np
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
 def accuracy(predictions: np.ndarray, *, labels: np.ndarray) -> float:
     """Return the share of equal entries."""
     return float(np.mean(predictions == labels)) if len(labels) else 0.0

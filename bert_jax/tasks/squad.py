@@ -14,6 +14,7 @@ from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Encoding, Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.kinds.span import Span
 from bert_jax.tasks import squad_metrics
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.squad_answers import Prediction, Window, predict_answer
@@ -37,7 +38,7 @@ def locate(answer: Answer, context: str) -> Answer | None:
 class SpanTask(Task):
     """Be a task that answers questions by a span of their context."""
 
-    kind = "span"
+    kind = Span
     labels = ()
     selection = "f1"
 

@@ -11,6 +11,8 @@ from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_text
+from bert_jax.kinds.base import softmax
+from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
@@ -31,7 +33,7 @@ class ChoiceExample:
 class ChoiceTask(Task):
     """Be a task that chooses among a fixed number of endings."""
 
-    kind = "choice"
+    kind = Choice
     labels = ()
     selection = "accuracy"
 
@@ -69,7 +71,7 @@ class ChoiceTask(Task):
         """Return the wrong choices with the largest probability."""
         found = []
         for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
-            shares = metrics.softmax(output)
+            shares = softmax(output)
             guess = int(np.argmax(shares))
             if guess != example.label:
                 words = {"label": example.endings[example.label], "prediction": example.endings[guess]}

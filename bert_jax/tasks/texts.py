@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.tokenization import Tokenizer
+from bert_jax.kinds.base import softmax
 from bert_jax.rows.truncation import truncate_pair
 from bert_jax.tasks.interface import Features, Outputs, Split
-from bert_jax.tasks.metrics import confusion, softmax
+from bert_jax.tasks.metrics import confusion
 
 
 @dataclasses.dataclass(frozen=True)
 class TextExample:
-    """Hold a sentence or a pair with its label: an id, a number, or None."""
+    """A sentence or a pair with its label: the target of the task's kind, or None."""
 
     text: str
     text_pair: str | None
-    label: int | float | None
+    label: Any
 
 
 def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq_length: int) -> tuple[np.ndarray, int]:
@@ -58,6 +59,21 @@ def label_ids(split: Split) -> np.ndarray:
     return np.array(split.features.targets, np.int64)
 
 
+def numbers(outputs: Outputs) -> np.ndarray:
+    """Return the number predicted for each example, float64."""
+    return np.array([float(output[0]) for output in outputs])
+
+
+def numbers_there(split: Split) -> np.ndarray:
+    """Return the numbers of a labelled split, float64."""
+    return np.array(split.features.targets, np.float64)
+
+
+def texts_of(example: TextExample) -> dict[str, str]:
+    """Return an example's texts as fields of a JSON object."""
+    return {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
+
+
 def classification_mistakes(
     split: Split, outputs: Outputs, *, labels: Sequence[str], count: int
 ) -> list[dict[str, Any]]:
@@ -68,19 +84,19 @@ def classification_mistakes(
         shares = softmax(output)
         guess = int(np.argmax(shares))
         if guess != gold[index]:
-            example = split.examples[index]
-            texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
             words = {"label": labels[gold[index]], "prediction": labels[guess]}
-            found.append({"index": index, **texts, **words, "probability": float(shares[guess])})
+            found.append(
+                {"index": index, **texts_of(split.examples[index]), **words, "probability": float(shares[guess])}
+            )
     return sorted(found, key=lambda item: -item["probability"])[:count]
 
 
 def regression_mistakes(split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
     """Return the examples that are furthest off."""
-    found = []
-    for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True)):
-        texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
-        found.append({"index": index, **texts, "label": example.label, "prediction": float(output[0])})
+    found = [
+        {"index": index, **texts_of(example), "label": example.label, "prediction": float(output[0])}
+        for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True))
+    ]
     return sorted(found, key=lambda item: -abs(item["label"] - item["prediction"]))[:count]
 
 
