@@ -19,8 +19,9 @@ from bert_jax.config.finetuning import (
 )
 from bert_jax.config.task_options import TASKS, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
-from bert_jax.finetuning.finetune import open_workdir
+from bert_jax.finetuning.finetune import SAME_RUN
 from bert_jax.kinds.table import KINDS
+from bert_jax.runs.workdir import open_workdir
 from bert_jax.tasks import registry
 from tests.runs import run as run_command
 
@@ -178,12 +179,12 @@ def test_a_workdir_from_before_is_that_of_the_same_run(tmp_path: Path):
     (tmp_path / "runs" / "b32").mkdir(parents=True)
     (tmp_path / "config.json").write_text(json.dumps(old_record(config)))
     again = dataclasses.replace(config, profile=dataclasses.replace(config.profile, steps="1:2"))
-    assert open_workdir(str(tmp_path), config=again) == tmp_path
+    open_workdir(tmp_path, config=again, same_run=SAME_RUN).close()
     other = dataclasses.replace(config, own=OwnOptions(text="body"))
     with pytest.raises(UserError, match=r"config.own.text was 'review', is 'body'"):
-        open_workdir(str(tmp_path), config=other)
+        open_workdir(tmp_path, config=other, same_run=SAME_RUN)
     with pytest.raises(UserError, match=r"another config \(config.task was 'own', is 'squad_v1'\)"):
-        open_workdir(str(tmp_path), config=from_config_dict({"task": "squad_v1"}))
+        open_workdir(tmp_path, config=from_config_dict({"task": "squad_v1"}), same_run=SAME_RUN)
 
 
 def test_profile_and_nonfinite_steps_are_those_of_every_run():
