@@ -52,7 +52,8 @@ def random_features(task: str) -> Features:
 def load_before(path: str) -> Any:
     """Return the module in a file."""
     spec = importlib.util.spec_from_file_location("packing_before", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
