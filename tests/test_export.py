@@ -13,7 +13,7 @@ from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.source import load_source
-from bert_jax.convert.vocabulary_extension import extend_source, find_new_words, read_words
+from bert_jax.convert.vocabulary_extension import extend_source, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
 from bert_jax.model.bert import names
@@ -229,13 +229,6 @@ def test_an_extended_model_survives_export(tmp_path):
 def test_a_word_that_the_tokenizer_never_sees_is_refused(word):
     with pytest.raises(UserError, match="new word"):
         extend_source(random_source("small-test"), words=[word], report=quiet)
-
-
-def test_new_words_are_those_that_save_most_tokens():
-    source = random_source("small-test")
-    texts = ["the heart heart heart heart heart", "abcd " * 9, "rare", "the the the the the the the", "x1y2 " * 9]
-    # heart: 4 continuations x 5; abcd: 3 x 9.
-    assert find_new_words(texts, tokenizer=source.tokenizer, count=5) == ["abcd", "heart"]
 
 
 def test_words_are_read_from_a_file(tmp_path):

@@ -181,7 +181,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "model.hidden_act": ("gelu_new", "gelu", "relu"),
     "model.attention_direction": ("bidirectional", "left_to_right"),
     "model.dtype": ("bfloat16", "float32"),
-    "model.attention_implementation": ("auto", "reference", "pallas", "cudnn"),
+    "model.attention_implementation": ("auto", "reference", "pallas"),
     "model.remat": ("none", "dots", "full"),
     "data.format": ("auto", "prose", "sentences", "jsonl", "wikiextractor"),
     "data.objective": ("mlm", "mlm+nsp", "mlm+sop"),
@@ -406,14 +406,6 @@ def validate(config: Config) -> Config:
 def _validate_attention(config: Config) -> None:
     """Check that the kernel that is asked for takes this model and these lengths."""
     model, field = config.model, "config.model.attention_implementation"
-    if model.attention_implementation == "cudnn":
-        if model.attention_probs_dropout_prob:
-            raise UserError(
-                f"{field}=cudnn drops no attention probabilities: set config.model.attention_probs_dropout_prob=0, or "
-                f"{field}=auto"
-            )
-        if model.dtype != "bfloat16":
-            raise UserError(f"{field}=cudnn computes in bfloat16: set config.model.dtype=bfloat16, or {field}=auto")
     if model.attention_implementation == "pallas":
         heads = model.num_attention_heads
         if model.hidden_size != 64 * heads or heads % 2:

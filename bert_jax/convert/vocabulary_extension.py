@@ -1,9 +1,8 @@
 """Add words to a model's vocabulary: unused slots first, then new rows, begun as the mean of the old pieces."""
 
-import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,22 +93,3 @@ def read_words(file: str | Path) -> list[str]:
         raise UserError(
             f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line"
         ) from None
-
-
-def find_new_words(texts: Iterable[str], *, tokenizer: Tokenizer, count: int, min_occurrences: int = 5) -> list[str]:
-    """Return the `count` words of `texts` whose addition shortens the token sequences most, the best first.
-
-    A word that is cut into n pieces and occurs k times saves k (n - 1) tokens. Words with anything but letters are
-    left out; ties go by the alphabet.
-    """
-    seen: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        seen.update(basic_words(text, do_lower_case=tokenizer.do_lower_case))
-    words = sorted(word for word, times in seen.items() if times >= min_occurrences and word.isalpha())
-    known = set(tokenizer.pieces)
-    saved = {
-        word: seen[word] * (len(ids) - 1)
-        for word, ids in zip(words, tokenizer.encode_batch(words), strict=True)
-        if len(ids) > 1 and word not in known
-    }
-    return sorted(saved, key=lambda word: (-saved[word], word))[:count]

@@ -8,7 +8,6 @@ tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain for
     reference  einsum, softmax, einsum; on a GPU also the plain form of what stands behind a sub-layer (`residual_norm`)
     pallas     our kernels with dropout inside, for TPUs (`kernels/fused_attention.py`) and GPUs in bfloat16
                (`kernels/gpu_attention.py`); elsewhere the TPU's source, interpreted
-    cudnn      FlashAttention of cuDNN through `jax.nn.dot_product_attention`: GPU, bfloat16, no attention dropout
 
 Shapes that a kernel does not take (a row of one token that creates parameters) are computed by the reference.
 """
@@ -85,8 +84,6 @@ def attend(
     arguments = ((query, key, value), mask, dropping, heads)
     if implementation == "reference":
         return _reference(*arguments)
-    if implementation == "cudnn":
-        return (_cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference)(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
     # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none. The GPU's
     # kernels are named only where there is one, since lowering them asks which.
@@ -137,14 +134,6 @@ def _tpu_kernel(
         tpu=functools.partial(kernel, interpret=False),
         default=functools.partial(kernel, interpret=True),
     )
-
-
-def _cudnn(
-    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
-) -> Float[Array, "B T N K"]:
-    del dropping, heads
-    query, key, value = (projected.with_bias() for projected in projections)
-    return jax.nn.dot_product_attention(query, key, value, mask=mask.dense(), implementation="cudnn")
 
 
 def _gpu_kernel(
