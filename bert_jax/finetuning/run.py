@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.chips import peak_flops
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.packing import PackedBatch, packed_batch
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
-from bert_jax.model.bert.flops import peak_flops, train_flops_per_row
+from bert_jax.model.bert.flops import train_flops_per_row
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.loop import run_loop
 from bert_jax.runs.progress import Progress

@@ -7,12 +7,12 @@ from typing import Any
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.dataset_info import load_dataset_info
 from bert_jax.model.bert.flops import train_flops_per_row
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.collectives import Collective, find_collectives
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
 from bert_jax.planning.scaling import Scaling
+from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import Program
 from bert_jax.training.schedule import Phase
 

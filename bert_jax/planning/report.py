@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
 from bert_jax.planning.estimate import (
     Estimate,
@@ -18,6 +17,7 @@ from bert_jax.planning.estimate import (
     row_contents,
 )
 from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import Program
 from bert_jax.training.schedule import Phase
 

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh
 from bert_jax.config import Config
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
+from bert_jax.planning.topology import MAX_COMPILED_CHIPS, Topology
 from bert_jax.training.schedule import Phase
 
 _CUBE = 4  # chips along an axis of the cubes that a large three-dimensional slice is put together from

@@ -8,10 +8,10 @@ from typing import Any
 
 from bert_jax.config import CHOICES, Config, MeshConfig, validate
 from bert_jax.errors import UserError
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.topology import Topology
 from bert_jax.runs.progress import duration
 
 _HELP = "write it like 'batch=16,32;mesh=data,fsdp;remat=none,dots;attention=auto,reference'"

@@ -18,12 +18,13 @@ from typing import Any
 
 import jax
 
+from bert_jax.chips import peak_flops
 from bert_jax.config import Config
 from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after
 from bert_jax.convert.source import initial_params, load_source
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.model.bert.flops import peak_flops, train_flops_per_row
+from bert_jax.model.bert.flops import train_flops_per_row
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts, check_alone_or_all
 from bert_jax.pretrain.dataset import special_ids
