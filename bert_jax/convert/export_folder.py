@@ -4,9 +4,6 @@ The folder is made under another name beside `out` and renamed at the end: a rea
 """
 
 import dataclasses
-import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_tran
 from bert_jax.convert.source import Source, load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, new_folder, writing
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
 
@@ -65,24 +63,14 @@ def export_folder(
     final = Path(out).expanduser().absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"--out={out}: exists and is not empty: name a new folder, or remove it")
-    try:
+    with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.partial-"))
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror}): name another folder") from None
-    try:
-        tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
-        _write(source, partial, tensors, final.name, dtype, max_shard_bytes, pooling if sentence_transformers else "")
-        report(f"wrote {len(tensors)} tensors, reading them back")
-        difference = _compare(source, partial, tensors=tensors)
-        partial.chmod(0o755)
-        partial.replace(final)
-    except OSError as error:
-        raise UserError(
-            f"--out={out}: cannot be written ({error.strerror or error}): free disk space or mend the rights"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(final) as folder:
+            tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
+            pooled = pooling if sentence_transformers else ""
+            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, pooled)
+            report(f"wrote {len(tensors)} tensors, reading them back")
+            difference = _compare(source, folder, tensors=tensors)
     return Exported(
         folder=final,
         architecture=source.architecture,
@@ -181,7 +169,7 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
     ours = compute(place(back.params), single(ids, types))
-    config = json.loads((folder / "config.json").read_text())
+    config = load_json(folder / "config.json")
     theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
         float(np.abs(np.asarray(getattr(ours, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))

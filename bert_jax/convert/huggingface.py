@@ -10,8 +10,8 @@ import numpy as np
 
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.model.bert import names
-from bert_jax.model.bert.huggingface_config import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -1,12 +1,10 @@
 """Write the README.md of an exported folder: what the model is, what it learned from, how, and how well it does."""
 
-import contextlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bert_jax.convert.source import Source
+from bert_jax.files import read_records
 from bert_jax.model.bert.names import flatten
 
 _PIPELINES = {
@@ -92,7 +90,7 @@ def _metrics(source: Source) -> str:
     step = source.record["step"]
     for split, figures in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint carries its own
         measured |= {f"{split}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-    for line in _lines(workdir / "metrics.jsonl"):
+    for line in read_records(workdir / "metrics.jsonl"):
         evaluated = {key: value for key, value in line.items() if key.startswith("eval/")}
         if evaluated and line.get("step", 0) <= source.record["step"]:
             measured, step = evaluated, line["step"]
@@ -101,20 +99,6 @@ def _metrics(source: Source) -> str:
     rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(measured.items())]
     head = ["## Evaluation", "", f"On held-out data, at step {step:,}:", "", "| figure | value |", "| --- | --- |"]
     return "\n".join(head + rows)
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    found = []
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # a line of a run that was killed may be cut off
-            value = json.loads(line)
-            if isinstance(value, dict):
-                found.append(value)
-    return found
 
 
 def _vocabulary(source: Source) -> str:

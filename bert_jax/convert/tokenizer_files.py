@@ -12,7 +12,7 @@ from typing import Any
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert.huggingface_config import read_json
+from bert_jax.files import read_json
 
 MAX_INPUT_CHARS_PER_WORD = 200
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}

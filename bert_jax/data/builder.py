@@ -29,13 +29,14 @@ from bert_jax.data.progress import Progress
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import Source
-from bert_jax.data.spool import SpoolPlan, portions, write_json, write_portion
+from bert_jax.data.spool import SpoolPlan, portions, write_portion
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
+from bert_jax.files import SUFFIX, new_folder, write_json
 
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 RUNNERS = ("local", "beam")
@@ -187,19 +188,19 @@ class _Build:
         directory = self.out / "vocab"
         if directory.exists():
             return load_tokenizer(directory)
-        partial = directory.with_name("vocab.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        if given is not None:
-            given.save(partial)
-        else:
-            self.report(f"learning a vocabulary of {vocab_size} pieces")
-            learned = learn_vocabulary(
-                found.training_texts(VOCABULARY_BYTES),
-                vocab_size=vocab_size,
-                do_lower_case=self.config.do_lower_case,
-            )
-            save_vocabulary(learned, directory=partial)
-        partial.replace(directory)
+        for leftover in directory.parent.glob(f"*vocab*{SUFFIX}"):  # of builds that were killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with new_folder(directory) as partial:
+            if given is not None:
+                given.save(partial)
+            else:
+                self.report(f"learning a vocabulary of {vocab_size} pieces")
+                learned = learn_vocabulary(
+                    found.training_texts(VOCABULARY_BYTES),
+                    vocab_size=vocab_size,
+                    do_lower_case=self.config.do_lower_case,
+                )
+                save_vocabulary(learned, directory=partial)
         return load_tokenizer(directory)
 
     def _finish(self, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> None:
@@ -247,7 +248,7 @@ class _Build:
                 shards=files,
                 statistics=statistics,
             )
-            for partial in dataset_directory(self.out, max_seq_length=length).glob("*.array_record*.partial"):
+            for partial in dataset_directory(self.out, max_seq_length=length).glob(f"*.array_record*{SUFFIX}"):
                 partial.unlink()
             write_dataset_info(info)
             lines = describe(statistics, objective=self.config.objective, max_seq_length=length)

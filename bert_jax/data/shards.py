@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import json
 import os
 import random
 from pathlib import Path
@@ -15,12 +14,13 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
 from bert_jax.data.records import SpecialIds, encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.spool import Spool, SpooledDocument, write_json
+from bert_jax.data.spool import Spool, SpooledDocument
 from bert_jax.data.statistics import LengthCounts, ShardCounts
 from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.workers import Advance
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, replacing, write_json
 from bert_jax.rows.packing import one_a_row, place_packed
 
 DATASET_NAME = "bert_pretraining"
@@ -62,7 +62,7 @@ def shard_name(shard: Shard) -> str:
 def read_result(plan: ShardPlan, shard: Shard) -> ShardCounts | None:
     """Return the counts of a shard if it is finished and its files are there."""
     try:
-        value = json.loads(_result_path(plan, shard).read_text(encoding="utf-8"))
+        value = load_json(_result_path(plan, shard))
     except (FileNotFoundError, ValueError):
         return None
     counts = ShardCounts.from_json(value)
@@ -203,22 +203,21 @@ def _bounds(lengths: np.ndarray) -> np.ndarray:
 
 def _write_records(file: Path, rows: np.ndarray, prefix: bytes) -> None:
     """Write an ArrayRecord file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     size = rows.shape[1] * rows.itemsize
     data = rows.tobytes()
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-        for start in range(0, len(data), size):
-            writer.write(prefix + data[start : start + size])
-        writer.close()
-        reader = array_record_module.ArrayRecordReader(str(partial))
-        complete = reader.num_records() == len(rows)
-        reader.close()
-    except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, str(error)) from None
-        raise UserError(f"{file} cannot be written: {error}") from None
-    if not complete:
-        raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")
-    partial.replace(file)
+    with replacing(file) as partial:
+        try:
+            writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+            for start in range(0, len(data), size):
+                writer.write(prefix + data[start : start + size])
+            writer.close()
+            reader = array_record_module.ArrayRecordReader(str(partial))
+            complete = reader.num_records() == len(rows)
+            reader.close()
+        except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from None
+            raise UserError(f"{file} cannot be written: {error}") from None
+        if not complete:
+            raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")

@@ -1,7 +1,6 @@
 """Fine-tune: the start-up in its order, one experiment a task, the benchmark's average and submission."""
 
 import dataclasses
-import json
 import signal
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,12 +12,13 @@ import jax
 from bert_jax.config.finetuning import FinetuneConfig, flatten, from_config_dict, to_json
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, write_json, write_text
 from bert_jax.finetuning import report
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
 from bert_jax.finetuning.origin import has_runs
 from bert_jax.finetuning.results import Wanted, no_labels
-from bert_jax.finetuning.run import Stopped, write_json
+from bert_jax.finetuning.run import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.stopping import StopRequest
@@ -228,9 +228,7 @@ def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if file.exists() and has_runs(path):
             _check_same(path, config)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(file)
+        write_text(file, to_json(config))
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"--workdir={workdir}: cannot be written ({reason}): choose another directory") from error
@@ -239,7 +237,7 @@ def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
 
 def _check_same(path: Path, config: FinetuneConfig) -> None:
     try:
-        before = flatten(from_config_dict(json.loads((path / "config.json").read_text())))
+        before = flatten(from_config_dict(load_json(path / "config.json")))
     except (ValueError, UserError) as error:
         raise UserError(f"--workdir={path} belongs to something else than fine-tuning: choose another") from error
     now = flatten(config)

@@ -1,6 +1,5 @@
 """Say what the runs of a workdir began from, so that it never mixes runs of two SOURCEs, vocabularies or data sets."""
 
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.finetuning.run import write_json
+from bert_jax.files import read_json, write_json
 from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
 
@@ -33,7 +32,7 @@ def settle_origin(workdir: Path, *, source: Source, fresh: Sequence[str], splits
         **{f"{split.name} set": _digest(split) for split in splits},
     }
     if file.exists() and has_runs(workdir):
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file)
         other = [name for name, value in origin.items() if before.get(name, value) != value]
         if other:
             given = _WHERE.get(other[0], "--data_dir")

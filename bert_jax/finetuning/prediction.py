@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.files import replacing
 from bert_jax.finetuning.packing import PackedBatch, all_batches
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.tasks.interface import Features, Outputs
@@ -52,10 +53,8 @@ def save_outputs(path: Path, *, outputs: Outputs) -> None:
     width = outputs[0].shape[-1]
     lengths = np.array([output.size // width for output in outputs], np.int64)
     flat = np.concatenate([output.reshape(-1, width) for output in outputs])
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, flat=flat, lengths=lengths, flat_examples=outputs[0].ndim == 1)
-    temporary.replace(path)
 
 
 def load_outputs(path: Path) -> list[np.ndarray]:

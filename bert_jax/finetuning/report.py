@@ -1,9 +1,7 @@
 """Put results into words: means over seeds, tables, errors."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bert_jax.finetuning.run import RunResult
@@ -71,11 +69,6 @@ def _confusion(tables: Mapping[str, Any]) -> list[str]:
         for label, row in zip(labels, counts, strict=True)
     ]
     return lines
-
-
-def write_errors(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write the mistakes, one JSON object a line."""
-    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in found), encoding="utf-8")
 
 
 def glue_average(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Keep what each run gave on disk, and make of it the results, predictions and errors of a task."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
-from bert_jax.finetuning.run import RunResult, write_json
+from bert_jax.finetuning.run import RunResult
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.tasks.interface import Outputs, Split, Task
 
@@ -65,14 +65,14 @@ class TaskResults:
     def finished(self, settings: RunSettings) -> RunResult | None:
         """Return what a run gave, or None if it has not been run to its end."""
         path = self.directory(settings) / RESULT
-        return RunResult.from_json(json.loads(path.read_text())) if path.exists() else None
+        return RunResult.from_json(read_json(path)) if path.exists() else None
 
     def all_finished(self) -> list[RunResult]:
         """Return what every finished run of the workdir gave: those wanted now in their order, then those of before."""
         wanted = [self.directory(settings) / RESULT for settings in self.wanted.runs]
         before = sorted((self.workdir / RUNS).glob(f"*/{RESULT}"))
         paths = [path for path in (*wanted, *(p for p in before if p not in wanted)) if path.exists()]
-        return [RunResult.from_json(json.loads(path.read_text())) for path in paths]
+        return [RunResult.from_json(read_json(path)) for path in paths]
 
     def add(self, result: RunResult, *, outputs: Callable[[Split], Outputs]) -> None:
         """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
@@ -123,12 +123,12 @@ class TaskResults:
         }
         if self.wanted.errors:
             found = self.task.mistakes(dev, best, count=self.wanted.errors)
-            report.write_errors(self.workdir / f"errors-{dev.name}.jsonl", found)
+            write_json_lines(self.workdir / f"errors-{dev.name}.jsonl", found)
         if self.wanted.ensemble:
             record["ensemble"] = self._ensemble(results)
         write_json(self.workdir / "results.json", record)
         text = report.table(record)
-        (self.workdir / "results.txt").write_text(text + "\n", encoding="utf-8")
+        write_text(self.workdir / "results.txt", text + "\n")
         self._say(text)
         return record
 

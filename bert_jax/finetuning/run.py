@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections import deque
@@ -351,10 +350,3 @@ class _EvaluateAndKeep:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"step {step}/{self._total}  dev: {shown}")
         self.seconds += time.monotonic() - begun - waited
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON so that a reader finds the old content or the new one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)

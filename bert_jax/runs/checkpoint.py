@@ -24,6 +24,7 @@ from etils import epath
 
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
+from bert_jax.files import load_json
 from bert_jax.parallel.distributed import Hosts, tells_of_a_lost_host
 from bert_jax.training.policy import parameter_names
 
@@ -128,7 +129,7 @@ class Checkpointer:
           ValueError: if it is not what was written.
         """
         # Not through the manager, here and below: it ends with a collective, to which a host that fails does not come.
-        record = json.loads((self._directory / str(step) / "metadata" / "metadata").read_text())
+        record = load_json(self._directory / str(step) / "metadata" / "metadata")
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record

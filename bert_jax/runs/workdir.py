@@ -1,13 +1,13 @@
 """Keep a run's config in its workdir, and refuse a workdir that belongs to another run."""
 
 import fcntl
-import json
 import re
 from pathlib import Path
 from typing import IO
 
 from bert_jax.config import Config, flatten, from_config_dict, to_json
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, write_text
 
 # What may change from one start of a run to the next: it changes neither the data nor, but for rounding, the result.
 _FREE = re.compile(
@@ -30,9 +30,7 @@ def open_workdir(workdir: str | Path, *, config: Config) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "config.json").exists() and any((path / "checkpoints").glob("[0-9]*")):
             _check_same_run(read_config(path), config, workdir=path)
-        temporary = path / "config.json.tmp"
-        temporary.write_text(to_json(config))
-        temporary.replace(path / "config.json")
+        write_text(path / "config.json", to_json(config))
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot be written ({error.strerror}): choose another directory"
@@ -67,7 +65,7 @@ def read_config(workdir: str | Path) -> Config:
     """
     path = Path(workdir) / "config.json"
     try:
-        return from_config_dict(json.loads(path.read_text()))
+        return from_config_dict(load_json(path))
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax, it holds no config.json") from error
     except (OSError, ValueError) as error:

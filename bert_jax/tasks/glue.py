@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_text
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
@@ -160,7 +161,7 @@ class GlueTask(Task):
         path = directory / f"{submission(self.name).get(split.name, f'{self.spec.directory}-{split.name}')}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{index}\t{self.written(output)}\n" for index, output in enumerate(outputs)]
-        path.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8")
+        write_text(path, "index\tprediction\n" + "".join(rows))
         return [path]
 
     def written(self, output: np.ndarray) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json_lines
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.entity_metrics import to_iob2
 from bert_jax.tasks.files import finite_number, read_json_lines, read_tsv
@@ -158,7 +159,10 @@ class OwnTextTask(Task):
                 continue
             scores = {label: float(score) for label, score in zip(self.labels, output, strict=True)}
             records.append({"index": index, "prediction": self.labels[int(np.argmax(output))], "logits": scores})
-        return [texts.write_json_lines(directory / f"own-{split.name}.jsonl", records)]
+        path = directory / f"own-{split.name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_lines(path, records)
+        return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the worst mistakes."""

@@ -1,9 +1,7 @@
 """Turn sentences and pairs into instances, and score them: what GLUE, SWAG and own data share."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,10 +102,3 @@ def confusion_table(split: Split, outputs: Outputs, *, labels: Sequence[str]) ->
     """Return labels and counts; rows are gold, columns predicted."""
     counts = confusion(predicted_ids(outputs), labels=label_ids(split), num_labels=len(labels))
     return {"labels": list(labels), "rows are gold, columns predicted": counts.tolist()}
-
-
-def write_json_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
-    """Write a JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    return path
