@@ -13,7 +13,7 @@ from bert_jax.convert.source import initial_params
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary, save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert.names import flatten
+from bert_jax.model.parameter_names import flatten
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import Program
 

@@ -16,9 +16,11 @@ from bert_jax.convert.source import load_source
 from bert_jax.convert.vocabulary_extension import extend_source, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.parameter_names import nest
 from bert_jax.runs.checkpoint import Checkpointer
 
+BERT = ARCHITECTURES["bert"]
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "README.md",
@@ -43,7 +45,7 @@ def write_workdir(workdir, source, *, steps=(3,), **record):
     metadata = {"config": config, "fingerprints": {"vocabulary": "v" * 64, "data of length 128": "d" * 64}, **record}
     checkpointer = Checkpointer(workdir / "checkpoints", config=CheckpointConfig(), report=quiet)
     for step in steps:
-        params = names.nest({name: array + np.float32(step - steps[-1]) for name, array in flat(source).items()})
+        params = nest({name: array + np.float32(step - steps[-1]) for name, array in flat(source).items()})
         checkpointer.save(step, state={"params": params, "opt_state": {"mu": params}}, metadata=metadata)
     checkpointer.close()
     save_vocabulary(vocabulary(), directory=workdir / "vocab")
@@ -166,9 +168,10 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
             .replace(".value.", ".query.")
             .replace(".x.", ".value."),
         )
-        for entry in names.TABLE
+        for entry in BERT.names.entries
     ]
-    monkeypatch.setattr(names, "TABLE", tuple(swapped))
+    changed = dataclasses.replace(BERT, names=dataclasses.replace(BERT.names, entries=tuple(swapped)))
+    monkeypatch.setitem(ARCHITECTURES, "bert", changed)
     with pytest.raises(UserError, match="outputs that differ"):
         export_folder(random_source("small-test"), out=tmp_path / "out", report=quiet)
 

@@ -14,7 +14,9 @@ from bert_jax.convert.huggingface import read_tensors, to_tensors
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from bert_jax.convert.source import initial_params, load_source, model_of
 from bert_jax.errors import UserError
-from bert_jax.model.bert.names import ARCHITECTURES
+from bert_jax.model.architectures import ARCHITECTURES
+
+CLASSES = ARCHITECTURES["bert"].huggingface.classes
 
 
 def quiet(line: str) -> None:
@@ -77,7 +79,7 @@ def refused(path, **options) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(CLASSES))
 def test_ours_to_huggingface_and_back_is_exact(tmp_path, architecture):
     source = random_source("small-test", architecture=architecture)
     loaded = load_source(exported(source, tmp_path / "out"))
@@ -336,7 +338,7 @@ def test_weights_too_large_for_the_narrow_type_are_refused():
     source = random_source()
     source.params["masked_lm"]["bias"][3] = 1e6
     with pytest.raises(UserError, match="too large for float16"):
-        to_tensors(source.params, architecture=source.architecture, dtype="float16")
+        to_tensors(source, dtype="float16")
 
 
 def test_safetensors_are_written_as_the_reference_reads_them(tmp_path):
@@ -365,7 +367,7 @@ def test_initial_params_are_those_of_the_source_and_complain_of_another_shape():
     with pytest.raises(UserError, match="--init_missing=masked_lm,next_sentence"):
         initial_params(source, model=source.model)
     params = initial_params(source, model=source.model, init_missing=["masked_lm", "next_sentence"])
-    assert set(params) == set(ARCHITECTURES["BertForPreTraining"])
+    assert set(params) == set(CLASSES["BertForPreTraining"])
     assert params["encoder"] is source.params["encoder"]
     other = random_source("mini").model
     with pytest.raises(UserError, match=r"--config\.model\.hidden_size=128"):

@@ -10,12 +10,15 @@ from flax import linen as nn
 
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape, packed_batch
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.parameter_names import flatten, to_theirs
 from bert_jax.model.task_heads import HEAD_PARAMETERS, make_task_model
 from bert_jax.tasks.interface import Features
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
 
 LABELS = 3
+HUGGINGFACE = ARCHITECTURES["bert"].huggingface
 # float32 sums in another order; HuggingFace's LayerNorm takes two passes.
 SAME, PARITY = 2e-5, 1e-4
 KINDS = ["classification", "regression", "choice", "tags", "span"]
@@ -90,8 +93,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
 def huggingface(kind: str, params: Any) -> Any:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
-    from bert_jax.model.bert import names
-
+    names = ARCHITECTURES["bert"].names
     classes = {
         "classification": transformers.BertForSequenceClassification,
         "regression": transformers.BertForSequenceClassification,
@@ -113,10 +115,10 @@ def huggingface(kind: str, params: Any) -> Any:
     )
     config._attn_implementation = "eager"
     model = classes[kind](config).eval()
-    flat = names.flatten(jax.tree.map(np.asarray, params))
+    flat = flatten(jax.tree.map(np.asarray, params))
     state = {}
-    for entry in names.entries(tuple(params)):
-        for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):
+    for entry in names.of(tuple(params)):
+        for name, array in to_theirs(entry, flat[entry.ours], side="huggingface"):
             state[name] = torch.from_numpy(np.ascontiguousarray(array))
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
@@ -178,11 +180,10 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_have_the_names_that_export_knows(kind: str):
-    from bert_jax.finetuning.initial import ARCHITECTURES
-    from bert_jax.model.bert import names
+    from bert_jax.finetuning.initial import HUGGINGFACE_USES
 
     params = params_of(kind)
-    assert set(params) == set(names.ARCHITECTURES[ARCHITECTURES[kind]])
+    assert set(params) == set(HUGGINGFACE.classes[HUGGINGFACE.class_for(HUGGINGFACE_USES[kind])])
     assert HEAD_PARAMETERS[kind] in params
 
 

@@ -23,6 +23,7 @@ from bert_jax.errors import UserError
 class ModelConfig:
     """Hold the encoder's shape (HuggingFace's names) and how it is computed. Defaults are BERT-Base."""
 
+    architecture: str = "bert"  # one of `model/architectures.py`
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config import Config, validate
-from bert_jax.convert.source import Source, model_of
+from bert_jax.convert.model_source import Source
+from bert_jax.convert.source import model_of
 from bert_jax.errors import UserError
 from bert_jax.files import read_records
 

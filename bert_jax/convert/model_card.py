@@ -3,18 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.convert.source import Source
+from bert_jax.convert.model_source import Source
 from bert_jax.files import read_records
-from bert_jax.model.bert.names import flatten
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten
 
+# By what the name of the class ends in.
 _PIPELINES = {
-    "BertForPreTraining": "fill-mask",
-    "BertForMaskedLM": "fill-mask",
-    "BertForSequenceClassification": "text-classification",
-    "BertForTokenClassification": "token-classification",
-    "BertForQuestionAnswering": "question-answering",
-    "BertForMultipleChoice": "multiple-choice",
-    "BertModel": "feature-extraction",
+    "ForPreTraining": "fill-mask",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "Model": "feature-extraction",
 }
 
 
@@ -35,21 +37,25 @@ _ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workd
 def _front_matter(source: Source, *, pooling: str) -> str:
     config = source.record.get("config", {})
     language = config.get("data", {}).get("language", "")
-    task = "sentence-similarity" if pooling else _PIPELINES.get(source.architecture, "")
+    task = "sentence-similarity" if pooling else _pipeline(source)
     lines = ["---", f"library_name: {'sentence-transformers' if pooling else 'transformers'}"]
     lines += [f"language: {language}"] if language else []
     lines += [f"pipeline_tag: {task}"] if task else []
-    return "\n".join([*lines, "tags:", "- bert", "- bert_jax", "---"])
+    return "\n".join([*lines, "tags:", f"- {source.model.architecture}", "- bert_jax", "---"])
+
+
+def _pipeline(source: Source) -> str:
+    return next((tag for ending, tag in _PIPELINES.items() if source.architecture.endswith(ending)), "")
 
 
 def _shape(source: Source, *, dtype: str) -> str:
-    model = source.model
+    model, architecture = source.model, architecture_of(source.model)
     count = sum(array.size for array in flatten(source.params).values())
     return (
-        f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
-        f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, "
-        f"{count:,} parameters "
-        f"in {dtype}, activation `{model.hidden_act}`. Exported by bert_jax."
+        f"A {architecture.title} ({architecture.citation}) as `{source.architecture}`: {model.num_hidden_layers} "
+        f"layers, hidden size {model.hidden_size}, {model.num_attention_heads} heads, "
+        f"{model.max_position_embeddings} positions, {count:,} parameters in {dtype}, "
+        f"activation `{model.hidden_act}`. Exported by bert_jax."
     )
 
 
@@ -118,7 +124,7 @@ def _use(source: Source, *, name: str, pooling: str) -> str:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
     # transformers 5 has no pipeline for questions and choices any more.
-    elif (task := _PIPELINES.get(source.architecture, "")) and task not in ("multiple-choice", "question-answering"):
+    elif (task := _pipeline(source)) and task not in ("multiple-choice", "question-answering"):
         text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
         code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.source import Source
+from bert_jax.convert.model_source import Source
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten, nest
 
 _UNUSED = re.compile(r"\[unused\d+\]")
 
@@ -49,17 +51,14 @@ def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str
         f"rows; "
         f"vocab_size {source.model.vocab_size} -> {vocab_size}"
     )
-    params = dict(source.params)
-    embeddings = dict(params["encoder"]["embeddings"])
-    embeddings["word_embeddings"] = _extend(embeddings["word_embeddings"], vocab_size, places, old_ids)
-    params["encoder"] = {**params["encoder"], "embeddings": embeddings}
-    if "masked_lm" in params:
-        bias = _extend(params["masked_lm"]["bias"], vocab_size, places, old_ids)
-        params["masked_lm"] = {**params["masked_lm"], "bias": bias}
+    flat = flatten(source.params)
+    for entry in architecture_of(source.model).names.of(source.parts):
+        if entry.axes[0] == "V":
+            flat[entry.ours] = _extend(flat[entry.ours], vocab_size, places, old_ids)
     vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
     return dataclasses.replace(
         source,
-        params=params,
+        params=nest(flat),
         model=dataclasses.replace(source.model, vocab_size=vocab_size),
         tokenizer=WordPieceTokenizer(vocabulary),
     )

@@ -24,7 +24,7 @@ from bert_jax.finetuning.packing import all_batches, row_shape
 from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
 from bert_jax.finetuning.run import Evaluation, RunResult, Stopped, batch_examples, num_steps, steps_per_epoch
 from bert_jax.finetuning.settings import RunSettings, StepSettings, make_optimizer, step_settings
-from bert_jax.model.bert.encoder import BertEncoder
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.feature_tagger import FEATURE_LAYERS, FeatureTagger
 from bert_jax.parallel import mesh as meshes
@@ -143,7 +143,7 @@ class _Extractor:
 
         def compute(params: Any, rows: PackedRows) -> Array:
             batch = unfold.prepare(rows, key=jax.random.key(0))
-            encoder = BertEncoder(model)
+            encoder = architecture_of(model).encoder(model)
             states = encoder.apply({"params": params}, batch.inputs, output_hidden_states=True)
             return states.all_hidden[chosen].astype(jnp.float16)  # type: ignore[union-attr]
 

@@ -10,15 +10,17 @@ from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.task_heads import HEAD_PARAMETERS
 from bert_jax.tasks.interface import Task
 
-ARCHITECTURES = {
-    "classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "tags": "BertForTokenClassification",
-    "span": "BertForQuestionAnswering",
-    "choice": "BertForMultipleChoice",
+# The ends of the HuggingFace classes' names.
+HUGGINGFACE_USES = {
+    "classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "tags": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+    "choice": "ForMultipleChoice",
 }
 
 
@@ -62,12 +64,16 @@ def source_params(source: Source, *, task: Task, parts: tuple[str, ...], fresh: 
     taken = {part: source.params[part] for part in parts if part in source.params and part not in fresh}
     if head not in taken:
         return taken
-    if source.architecture != ARCHITECTURES[task.kind]:
+    if source.architecture != _class_for(task, model=source.model):
         del taken[head]
         return taken
     if task.kind in ("classification", "regression", "tags"):
         _check_labels(source, task, head=head)
     return taken
+
+
+def _class_for(task: Task, *, model: ModelConfig) -> str:
+    return architecture_of(model).huggingface.class_for(HUGGINGFACE_USES[task.kind])
 
 
 def _check_labels(source: Source, task: Task, *, head: str) -> None:
@@ -86,7 +92,7 @@ def checkpoint_metadata(source: Source, *, task: Task, model: ModelConfig, confi
     """Return what a checkpoint must say to be a SOURCE (`convert/workdir.py`)."""
     return {
         "config": {**dataclasses.asdict(config), "model": dataclasses.asdict(model)},
-        "architecture": ARCHITECTURES[task.kind],
+        "architecture": _class_for(task, model=model),
         "labels": list(task.labels),
         "task": task.name,
         "kind": task.kind,

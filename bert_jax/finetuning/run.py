@@ -21,7 +21,7 @@ from bert_jax.finetuning.packing import PackedBatch, packed_batch
 from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
-from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.model.architectures import architecture_of
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.loop import run_loop
 from bert_jax.runs.progress import Progress
@@ -282,7 +282,8 @@ class Trainer:
 
         def cost(step: int) -> dict[str, float]:
             rows = self._rows_of_step[step]
-            flops = train_flops_per_row(self.program.model, max_seq_length=length, max_predictions=0)
+            model = self.program.model
+            flops = architecture_of(model).train_flops_per_row(model, max_seq_length=length, max_predictions=0)
             return {"sequences": settings.batch_size, "tokens": rows * length, "flops": rows * flops}
 
         def rate(step: int) -> float:

@@ -27,6 +27,7 @@ from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.chip import is_gpu
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels.fused_attention import fused_attention, is_supported
+from bert_jax.model.rotation import Rotation
 
 # Added to a masked score (modeling.py of the original uses -10000, which is not always enough for float32 scores);
 # finite, so that a row with no allowed key gives a uniform average and not NaN.
@@ -56,14 +57,27 @@ class AttentionMask:
 
 @struct.dataclass
 class Projected:
-    """Hold queries, keys or values before their bias is added, and the bias: a kernel sums its gradient itself."""
+    """Queries, keys or values as their matmul left them, and what is still to be done: add a bias, then turn.
+
+    The bias comes apart since a kernel sums its gradient itself. A rotation is between bias and attention, so both are
+    done before any kernel where there is one.
+    """
 
     values: Float[Array, "B T N K"]
-    bias: Float[Array, "N K"]
+    bias: Float[Array, "N K"] | None = None
+    rotation: Rotation | None = None
 
     def with_bias(self) -> Float[Array, "B T N K"]:
         """Return the sum."""
-        return self.values + self.bias
+        return self.values if self.bias is None else self.values + self.bias
+
+    def turned(self) -> "Projected":
+        """Return the same without a rotation: the values turned, after their bias was added."""
+        return self if self.rotation is None else Projected(self.rotation(self.with_bias()))
+
+    def bias_or_zeros(self) -> Float[Array, "N K"]:
+        """Return the bias, zeros where there is none: today's kernels always add one."""
+        return jnp.zeros(self.values.shape[2:], self.values.dtype) if self.bias is None else self.bias
 
 
 def attend(
@@ -78,6 +92,7 @@ def attend(
     implementation: str,
 ) -> Float[Array, "B T N K"]:
     """Attend from each query to the values, by the implementation that the config names."""
+    query, key, value = query.turned(), key.turned(), value.turned()
     dropping = AttentionDropout.create(dropout, rate=rate, site=site)
     # Their numbers travel with the heads, so that a device that holds some of them knows which.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
@@ -116,7 +131,7 @@ def _tpu_kernel(
 ) -> Float[Array, "B T N K"]:
     batch = len(projections[0].values)
     arrays = {
-        "biases": tuple(projected.bias for projected in projections),
+        "biases": tuple(projected.bias_or_zeros() for projected in projections),
         "segment_ids": mask.segment_ids,
         "position_ids": mask.position_ids,
         "seeds": jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
@@ -151,7 +166,7 @@ def _gpu_kernel(
     )
     return gpu_attention(
         (query, key, value),
-        biases=(projections[0].bias, projections[1].bias, projections[2].bias),
+        biases=(projections[0].bias_or_zeros(), projections[1].bias_or_zeros(), projections[2].bias_or_zeros()),
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
         seeds=jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,

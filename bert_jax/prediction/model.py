@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.model_source import Source
+from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.prediction import tasks
 from bert_jax.prediction.engine import Engine, Task
@@ -131,7 +132,7 @@ class Model:
         has, kind = self.source.parts, self.source.architecture
         missing = [part for part in parts if part not in has]
         wrong_head = (name == "ner" and "pooler" in has) or (
-            name in ("classify", "pair", "choice") and (kind == "BertForMultipleChoice") != (name == "choice")
+            name in ("classify", "pair", "choice") and kind.endswith("ForMultipleChoice") != (name == "choice")
         )
         if missing or wrong_head:
             lacks = f"has no {', '.join(missing)}" if missing else "has another head"

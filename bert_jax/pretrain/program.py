@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from bert_jax.config import Config, instances_per_row
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
@@ -144,7 +144,7 @@ class Program:
     def _boxed_state(self) -> TrainState:
         sample = jnp.zeros((1, 1), jnp.int32)
         inputs = EncoderInputs(sample, sample, sample, sample)
-        params = BertForPreTraining(self.config.model).init(
+        params = PretrainingModel(self.config.model).init(
             self._init_key, inputs, positions=sample, cls_positions=sample
         )["params"]
         return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=self.optimizer.init(params))

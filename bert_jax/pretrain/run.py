@@ -24,7 +24,7 @@ from bert_jax.convert.continuing import adopt_source, perplexity_before_and_afte
 from bert_jax.convert.source import initial_params, load_source
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts, check_alone_or_all
 from bert_jax.pretrain.dataset import special_ids
@@ -299,7 +299,7 @@ class _Run:
         def cost(step: int) -> dict[str, float]:
             phase = phase_at(self.program.phases, step=step)
             info = self._datasets[phase.max_seq_length]
-            flops = train_flops_per_row(
+            flops = architecture_of(self.config.model).train_flops_per_row(
                 self.config.model,
                 max_seq_length=phase.max_seq_length,
                 max_predictions=self.program.max_predictions(phase),
