@@ -24,7 +24,7 @@ class Outputs:
     """
 
     hidden: Float[Array, "B T D"]
-    all_hidden: Float[Array, "L+1 B T D"] | None = None
+    all_hidden: Float[Array, "n B T D"] | None = None  # n = L + 1, the embeddings first
     pooled: Float[Array, "B D"] | None = None
     masked_lm: Float[Array, "B P V"] | None = None
     next_sentence: Float[Array, "B 2"] | None = None
