@@ -11,7 +11,8 @@ from tiny_model import SPECIAL, plain_inputs, tiny_model, to_device
 
 from bert_jax.config import Config, MaskingConfig, ModelConfig, OptimizerConfig, model_preset
 from bert_jax.model.bert.encoder import BertEncoder
-from bert_jax.model.heads import Pooler, PretrainingModel
+from bert_jax.model.bert.heads import Pooler
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.optimizers import make_optimizer, optimizer_rule
 from bert_jax.types import PretrainingBatch
