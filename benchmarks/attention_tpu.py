@@ -22,10 +22,10 @@ from bert_jax.config import model_preset
 from bert_jax.model.attention import AttentionMask
 from bert_jax.model.bert.encoder import BertLayer
 from bert_jax.model.dropout import Dropout
-from bert_jax.planning.chips import Topology, parse_topology
 from bert_jax.planning.compiling import fresh_schedules, prepare_environment
 from bert_jax.planning.hlo import parse_hlo
 from bert_jax.planning.kernels import find_kernels
+from bert_jax.planning.topology import Topology, parse_topology
 
 TOPOLOGIES = {"v5e": "v5e:4x4", "v5p": "v5p:2x2x1", "v6e": "v6e:4x4"}
 BATCH = {128: 32, 256: 16, 384: 8, 512: 8}  # rows a chip

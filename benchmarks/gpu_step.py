@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import sides
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_preset
-from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.model.architectures import architecture_of
 
 MODEL = flags.DEFINE_string("model", "large", "Model preset.")
 LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
@@ -90,8 +90,9 @@ def contents_of(rows: dict[str, np.ndarray]) -> Contents:
     """Count instances, real tokens and model FLOPs of a row; an instance attends to itself alone."""
     lengths = rows["segment_lengths"].sum(-1)
     instances = float((lengths > 0).sum(1).mean())
-    flops = train_flops_per_row(
-        model_preset(MODEL.value),
+    model = model_preset(MODEL.value)
+    flops = architecture_of(model).train_flops_per_row(
+        model,
         max_seq_length=LENGTH.value,
         max_predictions=sides.num_predictions(LENGTH.value),
         instances=instances,

@@ -25,9 +25,10 @@ from typing import Any
 from absl import app, flags
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, instances_per_row, model_preset, validate
-from bert_jax.planning import chips, compiling
+from bert_jax.planning import compiling
 from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json, row_contents
 from bert_jax.planning.scaling import Scaling
+from bert_jax.planning.topology import Topology, parse_topology
 from bert_jax.pretrain.program import PretrainingProgram
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Slice of TPUs.")
@@ -49,9 +50,7 @@ PRNG = flags.DEFINE_string("huggingface_prng", "threefry2x32", "Random numbers o
 HLO = flags.DEFINE_string("hlo", "", "Keep the compiled programs as HLO.ours and HLO.huggingface.")
 
 
-def make_program(
-    topology: chips.Topology, *, batch_size_per_chip: int, accumulation: int, pack: bool
-) -> PretrainingProgram:
+def make_program(topology: Topology, *, batch_size_per_chip: int, accumulation: int, pack: bool) -> PretrainingProgram:
     """Return our program; HuggingFace's step borrows its devices and its count of model FLOPs."""
     batch_size = batch_size_per_chip * accumulation * topology.num_chips
     model = dataclasses.replace(
@@ -66,7 +65,7 @@ def make_program(
     return compiling.make_program(config, topology=topology)
 
 
-def measure(side: str, *, topology: chips.Topology) -> dict[str, Any]:
+def measure(side: str, *, topology: Topology) -> dict[str, Any]:
     """Compile one side and return its figures; cycles are of one chip."""
     peer = side == "huggingface"
     rows = BATCH.value if not peer else PEER_BATCH.value or BATCH.value
@@ -165,7 +164,7 @@ def main(argv: list[str]) -> None:
     """Compile the sides one after the other; print each, then the comparison."""
     del argv
     compiling.prepare_environment()
-    topology = chips.parse_topology(TOPOLOGY.value)
+    topology = parse_topology(TOPOLOGY.value)
     results = []
     for side in SIDES.value:
         results.append(measure(side, topology=topology))

@@ -24,7 +24,8 @@ def main() -> int:
     from bert_jax import config as configs
     from bert_jax.errors import UserError
     from bert_jax.files import write_text
-    from bert_jax.planning import chips, compiling, report, sweep
+    from bert_jax.planning import compiling, report, sweep
+    from bert_jax.planning.topology import parse_topology
 
     if CONFIG.value is None:
         raise UserError("--config is missing: give a config file, for example --config=configs/large_tpu.py")
@@ -36,7 +37,7 @@ def main() -> int:
         raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; make it first")
     compiling.prepare_environment()
     config = configs.from_config_dict(CONFIG.value)
-    topology = chips.parse_topology(TOPOLOGY.value)
+    topology = parse_topology(TOPOLOGY.value)
 
     kept: list[Path] = []
 

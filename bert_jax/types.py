@@ -10,10 +10,14 @@ The one legend of axis letters, used in every signature:
 
 Logical axis names of parameters and activations (which `parallel/mesh.py` maps to mesh axes):
 `batch length embed heads head_size mlp vocab layers`; `None` is never sharded.
+
+In every architecture the parameters of repeated layers are below `LAYERS`, stacked along a leading axis.
 """
 
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
+
+LAYERS = "encoder/layers/"
 
 
 @struct.dataclass
@@ -85,7 +89,10 @@ class EncoderOutput:
 
 @struct.dataclass
 class PretrainingLogits:
-    """Hold the float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention)."""
+    """The float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention).
+
+    `next_sentence` is None where the architecture has no such head.
+    """
 
     masked_lm: Float[Array, "B P V"]
-    next_sentence: Float[Array, "B S 2"]
+    next_sentence: Float[Array, "B S 2"] | None

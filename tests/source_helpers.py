@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bert_jax.config import ModelConfig, model_preset
-from bert_jax.convert.source import Source
+from bert_jax.convert.pretrained import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten, nest
 
 WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "red", "blue", "house", ".", ",", "?", "!"]
 WORDS += ["in", "of", "and", "to", "it", "was", "not"]
@@ -50,7 +51,8 @@ def random_source(
     generator = np.random.default_rng(seed)
     labels = 1 if architecture == "BertForMultipleChoice" else num_labels
     flat = {}
-    for entry in names.entries(names.ARCHITECTURES[architecture]):
+    described = architecture_of(model)
+    for entry in described.names.of(described.huggingface.classes[architecture]):
         shape = entry.shape(model, num_labels=labels)
         values = generator.standard_normal(shape).astype(np.float32) * 0.1
         flat[entry.ours] = values + 1 if entry.ours.endswith("scale") else values
@@ -59,7 +61,7 @@ def random_source(
         kind="huggingface",
         model=model,
         architecture=architecture,
-        params=names.nest(flat),
+        params=nest(flat),
         dtype="float32",
         tokenizer=WordPieceTokenizer(words),
     )
@@ -67,7 +69,7 @@ def random_source(
 
 def flat(source: Source) -> dict[str, np.ndarray]:
     """Return the parameters by name."""
-    return names.flat_params(source.params)
+    return flatten(source.params)
 
 
 def assert_same_params(first: Source, second: Source) -> None:

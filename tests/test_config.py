@@ -144,8 +144,6 @@ def test_whole_numbers_serve_as_floats() -> None:
 def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str) -> None:
     for choice in configs.CHOICES[path]:
         raw = from_raw(path, choice)
-        if choice == "cudnn":  # which drops no attention probabilities
-            raw = {**raw, "model": {**raw["model"], "attention_probs_dropout_prob": 0.0}}
         if choice != "adamw":  # contradicts the original recipe only
             raw = {**raw, "recipe": raw.get("recipe", "original")}
         assert flatten(from_config_dict(raw))[path] == choice
@@ -233,20 +231,6 @@ def test_a_value_that_cannot_train_is_refused_by_name(path: str, value: Any) -> 
             ["config.train.gradient_accumulation_steps=4", "30"],
         ),
         ({"recipe": "original", "optimizer": {"name": "adamw"}}, ["config.optimizer.name=adamw", "config.recipe"]),
-        (
-            {"model": {"attention_implementation": "cudnn"}},
-            ["config.model.attention_implementation=cudnn", "config.model.attention_probs_dropout_prob=0"],
-        ),
-        (
-            {
-                "model": {
-                    "attention_implementation": "cudnn",
-                    "attention_probs_dropout_prob": 0.0,
-                    "dtype": "float32",
-                }
-            },
-            ["config.model.attention_implementation=cudnn", "config.model.dtype=bfloat16"],
-        ),
         (
             {"model": {"attention_implementation": "pallas", "num_attention_heads": 6}},
             ["config.model.attention_implementation=pallas", "6 heads of 128"],

@@ -12,7 +12,7 @@ from bert_jax.convert.source import initial_params
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary, save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert.names import flat_params
+from bert_jax.model.parameter_names import flatten
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
 from bert_jax.pretrain.program import PretrainingProgram
@@ -47,7 +47,7 @@ def test_parameters_fit_the_state_that_training_begins_from(tmp_path):
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
     )
-    assert flat_params(params)["masked_lm/bias"] is source.params["masked_lm"]["bias"]
+    assert flatten(params)["masked_lm/bias"] is source.params["masked_lm"]["bias"]
 
 
 def test_rows_longer_than_the_position_table_are_refused(tmp_path):

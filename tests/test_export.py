@@ -13,12 +13,14 @@ from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.source import load_source
-from bert_jax.convert.vocabulary_extension import extend_source, find_new_words, read_words
+from bert_jax.convert.vocabulary_extension import extend_source, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.parameter_names import nest
 from bert_jax.runs.checkpoint import Checkpointer
 
+BERT = ARCHITECTURES["bert"]
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "README.md",
@@ -43,7 +45,7 @@ def write_workdir(workdir, source, *, steps=(3,), **record):
     metadata = {"config": config, "fingerprints": {"vocabulary": "v" * 64, "data of length 128": "d" * 64}, **record}
     checkpointer = Checkpointer(workdir / "checkpoints", config=CheckpointConfig(), report=quiet)
     for step in steps:
-        params = names.nest({name: array + np.float32(step - steps[-1]) for name, array in flat(source).items()})
+        params = nest({name: array + np.float32(step - steps[-1]) for name, array in flat(source).items()})
         checkpointer.save(step, state={"params": params, "opt_state": {"mu": params}}, metadata=metadata)
     checkpointer.close()
     save_vocabulary(vocabulary(), directory=workdir / "vocab")
@@ -166,9 +168,10 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
             .replace(".value.", ".query.")
             .replace(".x.", ".value."),
         )
-        for entry in names.TABLE
+        for entry in BERT.names.entries
     ]
-    monkeypatch.setattr(names, "TABLE", tuple(swapped))
+    changed = dataclasses.replace(BERT, names=dataclasses.replace(BERT.names, entries=tuple(swapped)))
+    monkeypatch.setitem(ARCHITECTURES, "bert", changed)
     with pytest.raises(UserError, match="outputs that differ"):
         export_folder(random_source("small-test"), out=tmp_path / "out", report=quiet)
 
@@ -229,13 +232,6 @@ def test_an_extended_model_survives_export(tmp_path):
 def test_a_word_that_the_tokenizer_never_sees_is_refused(word):
     with pytest.raises(UserError, match="new word"):
         extend_source(random_source("small-test"), words=[word], report=quiet)
-
-
-def test_new_words_are_those_that_save_most_tokens():
-    source = random_source("small-test")
-    texts = ["the heart heart heart heart heart", "abcd " * 9, "rare", "the the the the the the the", "x1y2 " * 9]
-    # heart: 4 continuations x 5; abcd: 3 x 9.
-    assert find_new_words(texts, tokenizer=source.tokenizer, count=5) == ["abcd", "heart"]
 
 
 def test_words_are_read_from_a_file(tmp_path):

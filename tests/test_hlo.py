@@ -2,10 +2,10 @@
 
 import pytest
 
-from bert_jax.planning.chips import Topology, parse_topology
 from bert_jax.planning.collectives import find_collectives
 from bert_jax.planning.estimate import find_unestimated
 from bert_jax.planning.hlo import parse_hlo, shape_bytes
+from bert_jax.planning.topology import Topology, parse_topology
 
 SIXTEEN = "replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}"
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'

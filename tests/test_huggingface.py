@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy as reference
 from source_helpers import assert_same_params, flat, minilm, random_source
 
 from bert_jax.convert.export_folder import export_folder
@@ -14,7 +15,9 @@ from bert_jax.convert.huggingface import read_tensors, to_tensors
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from bert_jax.convert.source import initial_params, load_source, model_of
 from bert_jax.errors import UserError
-from bert_jax.model.bert.names import ARCHITECTURES
+from bert_jax.model.architectures import ARCHITECTURES
+
+CLASSES = ARCHITECTURES["bert"].huggingface.classes
 
 
 def quiet(line: str) -> None:
@@ -77,7 +80,7 @@ def refused(path, **options) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(CLASSES))
 def test_ours_to_huggingface_and_back_is_exact(tmp_path, architecture):
     source = random_source("small-test", architecture=architecture)
     loaded = load_source(exported(source, tmp_path / "out"))
@@ -104,10 +107,9 @@ def test_genuine_weights_come_back_bit_for_bit(tmp_path):
     source = load_source(folder)
     again = read_tensors(exported(source, tmp_path / "out"))
     # The reference library reads what ours wrote, and the original.
-    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the parity extra: pip install -e '.[parity]'")
-    original = safetensors.load_file(folder / "model.safetensors")
+    original = reference.load_file(folder / "model.safetensors")
     original.pop("embeddings.position_ids", None)
-    theirs = safetensors.load_file(tmp_path / "out" / "model.safetensors")
+    theirs = reference.load_file(tmp_path / "out" / "model.safetensors")
     assert original.keys() == again.keys() == theirs.keys()
     for name, array in original.items():
         assert array.tobytes() == again[name].tobytes() == theirs[name].tobytes(), name
@@ -336,11 +338,10 @@ def test_weights_too_large_for_the_narrow_type_are_refused():
     source = random_source()
     source.params["masked_lm"]["bias"][3] = 1e6
     with pytest.raises(UserError, match="too large for float16"):
-        to_tensors(source.params, architecture=source.architecture, dtype="float16")
+        to_tensors(source, dtype="float16")
 
 
 def test_safetensors_are_written_as_the_reference_reads_them(tmp_path):
-    safetensors = pytest.importorskip("safetensors.numpy", reason="needs the parity extra: pip install -e '.[parity]'")
     generator = np.random.default_rng(0)
     tensors = {
         "a": generator.standard_normal((3, 5)).astype(np.float32),
@@ -350,9 +351,9 @@ def test_safetensors_are_written_as_the_reference_reads_them(tmp_path):
         "scalar": np.array(2.5, np.float32),
     }
     write_safetensors(tmp_path / "ours.safetensors", tensors)
-    theirs = safetensors.load_file(tmp_path / "ours.safetensors")
+    theirs = reference.load_file(tmp_path / "ours.safetensors")
     ours = read_safetensors(tmp_path / "ours.safetensors")
-    safetensors.save_file(tensors, tmp_path / "theirs.safetensors")
+    reference.save_file(tensors, tmp_path / "theirs.safetensors")
     back = read_safetensors(tmp_path / "theirs.safetensors")
     for name, array in tensors.items():
         for read in (theirs, ours, back):
@@ -360,12 +361,22 @@ def test_safetensors_are_written_as_the_reference_reads_them(tmp_path):
             assert read[name].tobytes() == array.tobytes()
 
 
+def test_the_same_tensors_give_the_same_file_with_the_permissions_of_any_other(tmp_path):
+    tensors = {name: np.arange(size, dtype=np.float32) for name, size in (("b", 3), ("a", 2))}
+    files = [tmp_path / f"{number}.safetensors" for number in range(10)]
+    for file in files:
+        write_safetensors(file, tensors)
+    assert len({file.read_bytes() for file in files}) == 1
+    (tmp_path / "other").touch()
+    assert files[0].stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_initial_params_are_those_of_the_source_and_complain_of_another_shape():
     source = random_source(architecture="BertModel")
     with pytest.raises(UserError, match="--init_missing=masked_lm,next_sentence"):
         initial_params(source, model=source.model)
     params = initial_params(source, model=source.model, init_missing=["masked_lm", "next_sentence"])
-    assert set(params) == set(ARCHITECTURES["BertForPreTraining"])
+    assert set(params) == set(CLASSES["BertForPreTraining"])
     assert params["encoder"] is source.params["encoder"]
     other = random_source("mini").model
     with pytest.raises(UserError, match=r"--config\.model\.hidden_size=128"):

@@ -13,10 +13,11 @@ from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to
 
 from bert_jax.config import ModelConfig, model_preset
 from bert_jax.model import chip, dense
-from bert_jax.model.bert.encoder import BertEncoder, LayerNorm
+from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.bert.flops import train_flops_per_row
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.heads import BertForPreTraining, gather
+from bert_jax.model.heads import PretrainingModel, gather
+from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import EncoderInputs
 
@@ -32,7 +33,7 @@ def init(key: jax.Array, *, model: ModelConfig) -> Any:
     """Return unboxed parameters."""
     sample = jnp.zeros((1, 1), jnp.int32)
     inputs = EncoderInputs(sample, sample, sample, sample)
-    variables = BertForPreTraining(model).init(key, inputs, positions=sample, cls_positions=sample)
+    variables = PretrainingModel(model).init(key, inputs, positions=sample, cls_positions=sample)
     return nn.meta.unbox(variables["params"])
 
 
@@ -58,7 +59,7 @@ def batch() -> tuple[EncoderInputs, jax.Array]:
 
 def scalar(params: Any, inputs: EncoderInputs, positions: Any, cls: Any, *, model: ModelConfig, drop: Any) -> Any:
     """Return a number that depends on every output, and the outputs."""
-    logits = BertForPreTraining(model).apply(
+    logits = PretrainingModel(model).apply(
         {"params": params}, inputs, positions=positions, cls_positions=cls, dropout=drop
     )
     wave = jnp.sin(jnp.arange(logits.masked_lm.shape[-1], dtype=jnp.float32))

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 from source_helpers import flat, random_source
 
-from bert_jax.model.bert import names
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.model.parameter_names import flatten, from_theirs, to_theirs
 from bert_jax.model.task_heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from bert_jax.types import EncoderInputs
 
 LABELS = 3
+BERT = ARCHITECTURES["bert"]
+TABLE = BERT.names.entries
 
 
 def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
@@ -25,10 +28,9 @@ def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
     extra = {"cls_positions": sample[:, :1]}
     if architecture == "BertForPreTraining":
         extra["positions"] = sample[:, :2]
-    module = modules.get(architecture, BertForPreTraining(model))
+    module = modules.get(architecture, PretrainingModel(model))
     boxed = jax.eval_shape(lambda key: module.init(key, inputs, **extra)["params"], jax.random.key(0))
-    flat = names.flat_params(jax.tree.map(lambda leaf: leaf, unboxed(boxed)))
-    return {name: leaf.shape for name, leaf in flat.items()}
+    return {name: leaf.shape for name, leaf in flatten(jax.tree.map(lambda leaf: leaf, unboxed(boxed))).items()}
 
 
 def unboxed(tree):
@@ -55,21 +57,21 @@ def test_table_names_every_parameter_of_the_model_with_its_shape(architecture):
 
 @pytest.mark.parametrize("side", ["huggingface", "tf1"])
 def test_no_two_parameters_share_a_name(side):
-    every = [name for entry in names.TABLE for name in names.unstacked_names(entry, side=side, num_layers=12)]
+    every = [name for entry in TABLE for name in entry.names(side=side, num_layers=12)]
     assert len(every) == len(set(every))
 
 
 @pytest.mark.parametrize("side", ["huggingface", "tf1"])
-@pytest.mark.parametrize("architecture", list(names.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(BERT.huggingface.classes))
 def test_there_and_back_is_exact(architecture, side):
     source = random_source(architecture=architecture)
     theirs: dict[str, np.ndarray] = {}
-    for entry in names.entries(source.parts):
-        theirs |= dict(names.to_theirs(entry, flat(source)[entry.ours], side=side))
+    for entry in BERT.names.of(source.parts):
+        theirs |= dict(to_theirs(entry, flat(source)[entry.ours], side=side))
     labels = source.num_labels
-    for entry in names.entries(source.parts):
-        wanted = names.unstacked_names(entry, side=side, num_layers=source.model.num_hidden_layers)
-        back = names.from_theirs(
+    for entry in BERT.names.of(source.parts):
+        wanted = entry.names(side=side, num_layers=source.model.num_hidden_layers)
+        back = from_theirs(
             entry,
             [theirs.pop(name) for name in wanted],
             side=side,
@@ -80,7 +82,7 @@ def test_there_and_back_is_exact(architecture, side):
 
 
 def test_transposed_entries_are_those_that_the_other_side_stores_transposed():
-    kernels = {entry.ours for entry in names.TABLE if entry.huggingface_transposed}
-    assert kernels == {entry.ours for entry in names.TABLE if entry.ours.endswith("kernel")}
-    by_hand = {entry.ours for entry in names.TABLE if entry.tf1_transposed}
+    kernels = {entry.ours for entry in TABLE if entry.huggingface_transposed}
+    assert kernels == {entry.ours for entry in TABLE if entry.ours.endswith("kernel")}
+    by_hand = {entry.ours for entry in TABLE if entry.tf1_transposed}
     assert by_hand == {"next_sentence/dense/kernel", "classifier/kernel", "qa_outputs/kernel"}

@@ -12,7 +12,7 @@ from packed_rows import instances_alone
 from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import MaskingConfig
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.types import EncoderInputs, PretrainingBatch
 
@@ -31,7 +31,7 @@ def params() -> Any:
     sample = jnp.zeros((1, 1), jnp.int32)
     inputs = EncoderInputs(sample, sample, sample, sample)
     init = jax.jit(
-        lambda: BertForPreTraining(tiny_model()).init(jax.random.key(0), inputs, positions=sample, cls_positions=sample)
+        lambda: PretrainingModel(tiny_model()).init(jax.random.key(0), inputs, positions=sample, cls_positions=sample)
     )
     return nn.meta.unbox(init()["params"])
 
@@ -71,7 +71,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 def test_loss_and_figures_equal_a_transcript() -> None:
     batch = some_batch()
     (loss, means), _ = jitted(OBJECTIVE)(params(), batch)
-    logits = BertForPreTraining(tiny_model()).apply(
+    logits = PretrainingModel(tiny_model()).apply(
         {"params": params()}, batch.inputs, positions=batch.positions, cls_positions=batch.cls_positions
     )
     host = jax.device_get(batch)

@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 
 from bert_jax.config import OptimizerConfig, model_preset
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizers import (
     DECAY_POLICY,
     STACKED_POLICY,
@@ -199,7 +199,7 @@ def shapes(preset: str) -> Any:
     def init() -> Any:
         sample = jnp.zeros((1, 1), jnp.int32)
         inputs = EncoderInputs(sample, sample, sample, sample)
-        model = BertForPreTraining(model_preset(preset))
+        model = PretrainingModel(model_preset(preset))
         return nn.meta.unbox(model.init(jax.random.key(0), inputs, positions=sample, cls_positions=sample)["params"])
 
     return jax.eval_shape(init)

@@ -29,7 +29,7 @@ from bert_jax.config import (
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.dry_run import describe_run
@@ -110,7 +110,7 @@ def test_packed_files_give_each_instance_its_outputs_and_gradients_alone(packed:
     alone = instances_alone(rows, batch)
     num_alone = len(alone.rows)
     batch, alone = (with_empty(some, rows=num_alone, slots=PER_ROW) for some in (batch, alone))  # compiled once
-    model = BertForPreTraining(objective.model)
+    model = PretrainingModel(objective.model)
     sample = jnp.zeros((1, 1), jnp.int32)
     empty = EncoderInputs(sample, sample, sample, sample)
     init = jax.jit(lambda: model.init(jax.random.key(0), empty, positions=sample, cls_positions=sample))

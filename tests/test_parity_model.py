@@ -11,7 +11,8 @@ from tiny_model import SPECIAL, plain_inputs, tiny_model, to_device
 
 from bert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, model_preset
 from bert_jax.model.bert.encoder import BertEncoder
-from bert_jax.model.heads import BertForPreTraining, Pooler
+from bert_jax.model.bert.heads import Pooler
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.optimizers import make_optimizer, optimizer_rule
 from bert_jax.types import PretrainingBatch
@@ -85,7 +86,7 @@ def assert_outputs_equal(model: ModelConfig) -> None:
     @jax.jit
     def run(tree: Any) -> Any:
         states = BertEncoder(model).apply({"params": tree["encoder"]}, inputs, output_hidden_states=True)
-        logits = BertForPreTraining(model).apply(
+        logits = PretrainingModel(model).apply(
             {"params": tree},
             inputs,
             positions=jnp.broadcast_to(jnp.arange(LENGTH), example.ids.shape),

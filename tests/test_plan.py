@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_configs import CONFIGS, load
 
+from bert_jax.chips import CHIPS
 from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
@@ -28,9 +29,9 @@ from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_s
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
-from bert_jax.planning.chips import CHIPS, parse_topology
 from bert_jax.planning.compiling import CompiledStep, prepare_environment
 from bert_jax.planning.estimate import memory_json
+from bert_jax.planning.topology import parse_topology
 from tests.runs import ROOT
 
 PLANNED = [name for name in CONFIGS if name != "tiny_cpu"]

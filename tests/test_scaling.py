@@ -7,10 +7,10 @@ from test_hlo import PROGRAM
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.errors import UserError
-from bert_jax.planning.chips import parse_topology
 from bert_jax.planning.collectives import find_collectives
 from bert_jax.planning.hlo import parse_hlo
 from bert_jax.planning.scaling import compiled_part, scale_down
+from bert_jax.planning.topology import parse_topology
 
 CONFIG = Config(train=TrainConfig(batch_size=8192, phases=(PhaseConfig(),)))
 

@@ -12,11 +12,14 @@ from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape, packed_batch
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.parameter_names import flatten, to_theirs
 from bert_jax.tasks.interface import Features
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
 
 LABELS = 3
+HUGGINGFACE = ARCHITECTURES["bert"].huggingface
 # float32 sums in another order; HuggingFace's LayerNorm takes two passes.
 SAME, PARITY = 2e-5, 1e-4
 
@@ -111,8 +114,7 @@ def outputs_of(objective: TaskObjective, params: Any, features: Features) -> lis
 def huggingface(kind: str, params: Any) -> Any:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
-    from bert_jax.model.bert import names
-
+    names = ARCHITECTURES["bert"].names
     classes = {
         "classification": transformers.BertForSequenceClassification,
         "multilabel": transformers.BertForSequenceClassification,
@@ -135,10 +137,10 @@ def huggingface(kind: str, params: Any) -> Any:
     )
     config._attn_implementation = "eager"
     model = classes[kind](config).eval()
-    flat = names.flat_params(jax.tree.map(np.asarray, params))
+    flat = flatten(jax.tree.map(np.asarray, params))
     state = {}
-    for entry in names.entries(tuple(params)):
-        for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):
+    for entry in names.of(tuple(params)):
+        for name, array in to_theirs(entry, flat[entry.ours], side="huggingface"):
             state[name] = torch.from_numpy(np.ascontiguousarray(array))
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected

@@ -13,13 +13,16 @@ from bert_jax.convert.source import load_source
 from bert_jax.convert.sstable import TableError, decompress_snappy, read_table
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.parameter_names import to_theirs
+
+NAMES = ARCHITECTURES["bert"].names
 
 
 def tf1_tensors(source, *, adam: bool = True) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
-    for entry in names.entries(source.parts):
-        tensors |= dict(names.to_theirs(entry, flat(source)[entry.ours], side="tf1"))
+    for entry in NAMES.of(source.parts):
+        tensors |= dict(to_theirs(entry, flat(source)[entry.ours], side="tf1"))
     if adam:
         tensors |= {f"{name}/adam_{slot}": array * 0 for name, array in list(tensors.items()) for slot in "mv"}
         tensors["global_step"] = np.array(7, np.int64)
@@ -71,9 +74,7 @@ def test_shared_checkpoint_is_imported_and_every_variable_accounted_for(shared_d
     assert source.tokenizer.vocab_size == source.model.vocab_size == 15
     variables = read_bundle(folder / "bert_model.ckpt")
     weights = {name for name in variables if not name.endswith(("adam_m", "adam_v", "global_step"))}
-    expected = {
-        name for entry in names.entries(source.parts) for name in names.unstacked_names(entry, side="tf1", num_layers=2)
-    }
+    expected = {name for entry in NAMES.of(source.parts) for name in entry.names(side="tf1", num_layers=2)}
     assert weights == expected
     # An independent look at one tensor: its bytes stand in the data file in the order of the names.
     data = (folder / "bert_model.ckpt.data-00000-of-00001").read_bytes()

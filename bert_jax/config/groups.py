@@ -14,6 +14,7 @@ _REST = (-1, "the rest of the devices")
 class ModelConfig:
     """The encoder's shape (HuggingFace's names) and how it is computed. Defaults are BERT-Base."""
 
+    architecture: str = field("bert", doc="Kind of encoder, one of `model/architectures.py`.")
     vocab_size: int = field(30522, above=0, unit="tokens", doc="Size of the vocabulary.")
     hidden_size: int = field(768, above=0, doc="Width of the encoder.")
     num_hidden_layers: int = field(12, above=0, unit="layers", doc="Depth of the encoder.")
@@ -40,7 +41,7 @@ class ModelConfig:
         "bfloat16", choices=("bfloat16", "float32"), doc="Type of the computation; parameters are always float32."
     )
     attention_implementation: str = field(
-        "auto", choices=("auto", "reference", "pallas", "cudnn"), doc="Attention kernel; auto takes the fastest."
+        "auto", choices=("auto", "reference", "pallas"), doc="Attention kernel; auto takes the fastest."
     )
     scan_layers: bool = field(
         True, doc="One compiled layer run for all; false unrolls: slower to compile, faster to run."

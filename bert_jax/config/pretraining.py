@@ -147,14 +147,6 @@ def _check_model(config: Config) -> None:
 def _check_attention(config: Config) -> None:
     """Check that the kernel that is asked for takes this model and these lengths."""
     model, name = config.model, "config.model.attention_implementation"
-    if model.attention_implementation == "cudnn":
-        if model.attention_probs_dropout_prob:
-            raise UserError(
-                f"{name}=cudnn drops no attention probabilities: set config.model.attention_probs_dropout_prob=0, or "
-                f"{name}=auto"
-            )
-        if model.dtype != "bfloat16":
-            raise UserError(f"{name}=cudnn computes in bfloat16: set config.model.dtype=bfloat16, or {name}=auto")
     if model.attention_implementation == "pallas":
         heads = model.num_attention_heads
         if model.hidden_size != 64 * heads or heads % 2:

@@ -13,14 +13,11 @@ from bert_jax.convert.huggingface import WEIGHT_DTYPES, matches
 from bert_jax.errors import UserError
 from bert_jax.kinds.choice import Choice
 from bert_jax.kinds.table import kind_of_model
-from bert_jax.model.bert import names
+from bert_jax.model.architecture import Architecture
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import Entry, from_theirs, nest
 
-# Classes that may turn out to be another: MaskedLM with the parts of pre-training is that. A fine-tuned one is never
-# taken for what it does not say it is.
-_NOT_FINE_TUNED = {
-    "",
-    *(name for name, parts in names.ARCHITECTURES.items() if not {"classifier", "qa_outputs"} & set(parts)),
-}
+_TASK_LAYERS = {"classifier", "qa_outputs"}  # the parts that only fine-tuned classes have
 _SHOWN = 6  # names listed in an error line before "and N more"
 
 
@@ -53,22 +50,23 @@ def assemble(
     Raises:
       UserError: if a tensor is missing, unexpected, of another shape or type, or not finite; the line lists names.
     """
+    names = architecture_of(model).names
     known = _known_names(tensors, side=side, model=model, where=where)
     dropped = {theirs for theirs, entry in known.items() if matches(entry.ours, drop) or matches(theirs, drop)}
     found = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in found}
-    wanted = _wanted_parts(present, architecture=architecture, init_missing=init_missing, drop=drop)
+    wanted = _wanted_parts(present, model=model, declared=architecture, init_missing=init_missing, drop=drop)
     problems = _Problems(where)
     problems.add("unexpected", sorted(name for name in found if name not in known), drop="NAME")
-    labels = _count_labels(found, side=side, default=num_labels)
+    labels = _count_labels(found, classifier=names.of(("classifier",)), side=side, default=num_labels)
     if num_labels and labels != num_labels:
         problems.add("of another shape", [f"classifier ({labels} labels, the config names {num_labels})"])
     if kind_of_model(architecture) is Choice and labels != 1 and "classifier" in present:
         problems.add("of another shape", [f"classifier ({labels} outputs, a choice has 1)"])
-    drawn: list[names.Entry] = []
+    drawn: list[Entry] = []
     flat: dict[str, np.ndarray] = {}
-    for entry in names.entries(wanted):
-        theirs = names.unstacked_names(entry, side=side, num_layers=model.num_hidden_layers)
+    for entry in names.of(wanted):
+        theirs = entry.names(side=side, num_layers=model.num_hidden_layers)
         missing = [name for name in theirs if name not in found]
         if missing:
             if matches(entry.ours, init_missing) or any(matches(name, init_missing) for name in missing):
@@ -77,12 +75,12 @@ def assemble(
                 problems.add("missing", missing, init_missing=entry.part)
             continue
         shape = entry.shape(model, num_labels=labels, stacked=False)
-        shape = shape[::-1] if getattr(entry, f"{side}_transposed") else shape
+        shape = shape[::-1] if entry.transposed(side=side) else shape
         arrays = [found[name] for name in theirs]
         problems.add_shapes(theirs, arrays, shape)
         if not problems:
             whole = entry.shape(model, num_labels=labels)
-            flat[entry.ours] = names.from_theirs(entry, arrays, side=side, shape=whole)
+            flat[entry.ours] = from_theirs(entry, arrays, side=side, shape=whole)
             if not np.isfinite(flat[entry.ours]).all():
                 problems.add("not finite (damaged)", theirs)
     problems.raise_if_any()
@@ -91,35 +89,44 @@ def assemble(
     dtypes = {array.dtype for array in found.values()}
     # The one width of all tensors, or float32, which holds the values of every width.
     dtype = next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
-    return Assembled(
-        params=names.nest(flat), architecture=name_architecture(wanted, declared=architecture, where=where), dtype=dtype
-    )
+    exact = name_architecture(wanted, model=model, declared=architecture, where=where)
+    return Assembled(params=nest(flat), architecture=exact, dtype=dtype)
 
 
-def name_architecture(parts: Sequence[str], *, declared: str, where: Path) -> str:
+def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str, where: Path) -> str:
     """Return the HuggingFace class that has exactly `parts`, `declared` if it does.
 
     Raises:
       UserError: if there is none.
     """
-    exact = [name for name, has in names.ARCHITECTURES.items() if set(has) == set(parts)]
+    architecture = architecture_of(model)
+    classes = architecture.huggingface.classes
+    exact = [name for name, has in classes.items() if set(has) == set(parts)]
     if set(parts) == {"encoder"}:
-        exact = ["BertModel"]
+        exact = [architecture.huggingface.bare_class]
     if declared in exact:
         return declared
-    if exact and declared in _NOT_FINE_TUNED:
+    if exact and _may_be_another(declared, architecture):
         # Encoder, pooler and classifier are those of two classes: unless it says otherwise it classifies sequences.
         return exact[0]
-    expected = names.ARCHITECTURES.get(declared, ("encoder",))
+    expected = classes.get(declared, ("encoder",))
     extra = sorted(set(parts) - set(expected))
     raise UserError(
-        f"{where}: no BERT class holds exactly these parts: {', '.join(parts)}; leave some out with "
+        f"{where}: no {architecture.title} class holds exactly these parts: {', '.join(parts)}; leave some out with "
         f"--drop={','.join(extra)} "
         "or add what is missing with --init_missing=PART"
     )
 
 
-def draw(entry: names.Entry, *, model: ModelConfig, num_labels: int) -> np.ndarray:
+def _may_be_another(declared: str, architecture: Architecture) -> bool:
+    """Return whether a class may turn out to be another: MaskedLM with the parts of pre-training is that.
+
+    A fine-tuned one is never taken for what it does not say it is.
+    """
+    return not declared or not _TASK_LAYERS & set(architecture.huggingface.classes.get(declared, _TASK_LAYERS))
+
+
+def draw(entry: Entry, *, model: ModelConfig, num_labels: int) -> np.ndarray:
     """Return a fresh parameter: ones for a scale, zeros for a bias, else the original's truncated normal.
 
     The draw depends on the parameter's name alone.
@@ -135,9 +142,7 @@ def draw(entry: names.Entry, *, model: ModelConfig, num_labels: int) -> np.ndarr
     return values * np.float32(model.initializer_range)
 
 
-def _known_names(
-    tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, where: Path
-) -> dict[str, names.Entry]:
+def _known_names(tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, where: Path) -> dict[str, Entry]:
     if model.num_hidden_layers > len(tensors):
         raise UserError(
             f"{where}: the config says num_hidden_layers={model.num_hidden_layers} but there are only {len(tensors)} "
@@ -146,25 +151,25 @@ def _known_names(
         )
     return {
         name: entry
-        for entry in names.TABLE
-        for name in names.unstacked_names(entry, side=side, num_layers=model.num_hidden_layers)
+        for entry in architecture_of(model).names.entries
+        for name in entry.names(side=side, num_layers=model.num_hidden_layers)
     }
 
 
 def _wanted_parts(
-    present: set[str], *, architecture: str, init_missing: Sequence[str], drop: Sequence[str]
+    present: set[str], *, model: ModelConfig, declared: str, init_missing: Sequence[str], drop: Sequence[str]
 ) -> tuple[str, ...]:
-    every = tuple(dict.fromkeys(entry.part for entry in names.TABLE))
-    declared = set(names.ARCHITECTURES.get(architecture, ("encoder",)))
-    if architecture == "BertModel":
-        declared.discard("pooler")  # it is saved with and without
-    declared -= set(drop)
+    architecture = architecture_of(model)
+    every, huggingface = architecture.names.parts, architecture.huggingface
+    # The bare class is saved with and without its other parts.
+    bare = declared == huggingface.bare_class
+    expected = {"encoder"} if bare else set(huggingface.classes.get(declared, ("encoder",)))
     asked = {part for part in every if part in init_missing}
-    return tuple(part for part in every if part in present | declared | asked)
+    return tuple(part for part in every if part in present | (expected - set(drop)) | asked)
 
 
-def _count_labels(found: Mapping[str, np.ndarray], *, side: str, default: int) -> int:
-    for entry in names.entries(("classifier",)):
+def _count_labels(found: Mapping[str, np.ndarray], *, classifier: Sequence[Entry], side: str, default: int) -> int:
+    for entry in classifier:
         array = found.get(getattr(entry, side))
         if array is not None and array.ndim:
             return array.shape[0]

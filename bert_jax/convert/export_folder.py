@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.convert.folder_config import config_json
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.model_card import model_card
+from bert_jax.convert.pretrained import Source
 from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_transformers_files
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.source import load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
 from bert_jax.files import load_json, new_folder, writing
 from bert_jax.kinds.base import id_fields
-from bert_jax.model.bert import huggingface_config
-from bert_jax.model.bert.reference import huggingface_outputs
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parts import apply_parts, place
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
@@ -72,7 +73,7 @@ def export_folder(
     with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
         final.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(final) as folder:
-            tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
+            tensors = to_tensors(source, dtype=dtype)
             pooled = pooling if sentence_transformers else ""
             _write(source, folder, tensors, final.name, dtype, max_shard_bytes, pooled)
             report(f"wrote {len(tensors)} tensors, reading them back")
@@ -97,9 +98,9 @@ def _write(
     pooling: str,
 ) -> None:
     tokenizer = source.require_tokenizer()
-    config = huggingface_config.to_json(
+    config = config_json(
         source.model,
-        architecture=source.architecture,
+        huggingface_class=source.architecture,
         dtype=dtype,
         pad_id=tokenizer.pad_id,
         label_fields=_label_fields(source),
@@ -129,7 +130,7 @@ def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) ->
         name for name in tensors.keys() | read.keys() if name not in read or not same_bits(read[name], tensors[name])
     )
     back = load_source(folder)
-    again = to_tensors(back.params, architecture=back.architecture, dtype=back.dtype)
+    again = to_tensors(back, dtype=back.dtype)
     wrong += sorted(name for name, array in tensors.items() if not same_bits(again[name], array))
     for what, mine, theirs in (
         ("architecture", source.architecture, back.architecture),
@@ -170,7 +171,8 @@ def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
     ours = compute(place(back.params), encoder_inputs(rows))
     config = load_json(folder / "config.json")
-    theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
+    outputs = architecture_of(back.model).huggingface.outputs
+    theirs = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
         float(np.abs(np.asarray(getattr(ours, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))
         for name, values in theirs.items()

@@ -4,26 +4,19 @@ import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bert_jax.convert.pretrained import Source
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import NameTable, flatten, to_theirs
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
-
-# Buffers that old versions saved; they hold 0, 1, 2, ... or zeros and no weights.
-_BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
-# Second names of tied parameters: where both stand they must hold the same bits.
-_TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -84,23 +77,25 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def canonical(tensors: Mapping[str, np.ndarray], *, where: Path, drop: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def canonical(
+    tensors: Mapping[str, np.ndarray], *, names: NameTable, where: Path, drop: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Return the tensors under the table's names; buffers and second names are gone.
 
     Raises:
       UserError: if two tensors claim one name, or tied parameters differ.
     """
     kept = {name: array for name, array in tensors.items() if not matches(name, drop)}
-    prefixed = any(name.startswith("bert.") for name in kept)
+    prefixed = any(name.startswith(names.prefix) for name in kept)
     result: dict[str, np.ndarray] = {}
     for name, array in kept.items():
-        full = _table_name(name, prefixed=prefixed)
+        full = names.full_name(name, prefixed=prefixed)
         if full in result:
             raise UserError(f"{where}: two tensors are called {full}: drop one with --drop=NAME")
         result[full] = array
-    for buffer in _BUFFERS:
+    for buffer in names.buffers:
         result.pop(buffer, None)
-    for second, first in _TIED.items():
+    for second, first in names.tied.items():
         if second not in result:
             continue
         copy = result.pop(second)
@@ -110,18 +105,6 @@ def canonical(tensors: Mapping[str, np.ndarray], *, where: Path, drop: Sequence[
                 f"--drop={second} if that is what you want"
             )
     return result
-
-
-def _table_name(name: str, *, prefixed: bool) -> str:
-    head = name.partition(".")[0]
-    if not prefixed and head in ("embeddings", "encoder", "pooler"):
-        name = f"bert.{name}"
-    # TensorFlow's words, still in the files of the oldest released models.
-    if name.endswith("LayerNorm.gamma"):
-        return name.removesuffix("gamma") + "weight"
-    if name.endswith("LayerNorm.beta"):
-        return name.removesuffix("beta") + "bias"
-    return name
 
 
 def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
@@ -144,24 +127,25 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def to_tensors(params: Mapping[str, Any], *, architecture: str, dtype: str) -> dict[str, np.ndarray]:
-    """Return the tensors of a folder from our tree.
+def to_tensors(source: Source, *, dtype: str) -> dict[str, np.ndarray]:
+    """Return the tensors of a folder from a model's tree.
 
     Raises:
       UserError: if a value does not survive the narrower type (an overflow to infinity).
     """
-    flat = names.flat_params(params)
+    architecture = architecture_of(source.model)
+    names, flat = architecture.names, flatten(source.params)
     target = WEIGHT_DTYPES[dtype]
-    # BertModel saves its tensors without the prefix that it has inside of the other classes.
-    bare = architecture == "BertModel"
+    # The bare class saves its tensors without the prefix that they have inside of the other classes.
+    bare = source.architecture == architecture.huggingface.bare_class
     tensors = {}
-    for entry in names.entries(tuple(params)):
-        for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):
+    for entry in names.of(source.parts):
+        for name, array in to_theirs(entry, flat[entry.ours], side="huggingface"):
             with np.errstate(over="ignore"):
                 narrow = array.astype(target)
             if not np.isfinite(narrow.astype(np.float32)).all():
                 raise UserError(f"{name} holds values too large for {dtype}: export with --dtype=float32 or bfloat16")
-            tensors[name.removeprefix("bert.") if bare else name] = narrow
+            tensors[name.removeprefix(names.prefix) if bare else name] = narrow
     return tensors
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from bert_jax.convert.pretrained import Source
 from bert_jax.files import read_records
-from bert_jax.model.bert.names import flat_params
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten
 
 # Pipelines of the classes that were not fine-tuned, without the architecture's name.
 _PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
@@ -32,7 +33,11 @@ def _front_matter(source: Source, *, pooling: str) -> str:
     lines = ["---", f"library_name: {'sentence-transformers' if pooling else 'transformers'}"]
     lines += [f"language: {language}"] if language else []
     lines += [f"pipeline_tag: {task}"] if task else []
-    return "\n".join([*lines, "tags:", "- bert", "- bert_jax", "---"])
+    return "\n".join([*lines, "tags:", f"- {source.model.architecture}", "- bert_jax", "---"])
+
+
+def _pipeline(source: Source) -> str:
+    return next((tag for ending, tag in _PIPELINES.items() if source.architecture.endswith(ending)), "")
 
 
 def _pipeline_tag(source: Source) -> str:
@@ -42,13 +47,13 @@ def _pipeline_tag(source: Source) -> str:
 
 
 def _shape(source: Source, *, dtype: str) -> str:
-    model = source.model
-    count = sum(array.size for array in flat_params(source.params).values())
+    model, architecture = source.model, architecture_of(source.model)
+    count = sum(array.size for array in flatten(source.params).values())
     return (
-        f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
-        f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, "
-        f"{count:,} parameters "
-        f"in {dtype}, activation `{model.hidden_act}`. Exported by bert_jax."
+        f"A {architecture.title} ({architecture.citation}) as `{source.architecture}`: {model.num_hidden_layers} "
+        f"layers, hidden size {model.hidden_size}, {model.num_attention_heads} heads, "
+        f"{model.max_position_embeddings} positions, {count:,} parameters in {dtype}, "
+        f"activation `{model.hidden_act}`. Exported by bert_jax."
     )
 
 

@@ -13,12 +13,13 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, draw
+from bert_jax.convert.folder_config import read_config
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.model.bert import names
-from bert_jax.model.bert.huggingface_config import SHAPE_FIELDS, read_config
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import nest
 
 
 def load_source(
@@ -75,8 +76,10 @@ def initial_params(
     Raises:
       UserError: if the shapes differ (the line names the config fields to type), or a part is missing.
     """
-    wanted = tuple(parts or names.ARCHITECTURES["BertForPreTraining"])
-    different = [field for field in SHAPE_FIELDS if getattr(model, field) != getattr(source.model, field)]
+    architecture = architecture_of(model)
+    wanted = tuple(parts or architecture.pretraining_parts)
+    decisive = ("architecture", *architecture.shape_fields)
+    different = [field for field in decisive if getattr(model, field) != getattr(source.model, field)]
     if different:
         typed = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in different)
         raise UserError(f"--init={source.path} is a model of another shape than config.model: type {typed}")
@@ -88,24 +91,26 @@ def initial_params(
         )
     flat = {
         entry.ours: draw(entry, model=model, num_labels=source.num_labels)
-        for entry in names.entries([part for part in wanted if part not in source.params])
+        for entry in architecture.names.of([part for part in wanted if part not in source.params])
     }
-    return {part: source.params[part] for part in wanted if part in source.params} | names.nest(flat)
+    return {part: source.params[part] for part in wanted if part in source.params} | nest(flat)
 
 
 def model_of(source: Source, *, model: ModelConfig) -> ModelConfig:
     """Return `model` (how to compute) with the shape of `source` (what was trained)."""
-    return dataclasses.replace(model, **{field: getattr(source.model, field) for field in SHAPE_FIELDS})
+    fields = ("architecture", *architecture_of(source.model).shape_fields)
+    return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
 
 
 def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> Source:
     config = read_config(folder)
-    tensors = canonical(read_tensors(folder), where=folder, drop=drop)
+    names = architecture_of(config.model).names
+    tensors = canonical(read_tensors(folder), names=names, where=folder, drop=drop)
     assembled = assemble(
         tensors,
         side="huggingface",
         model=config.model,
-        architecture=config.architecture,
+        architecture=config.huggingface_class,
         num_labels=len(config.labels),
         where=folder,
         init_missing=init_missing,

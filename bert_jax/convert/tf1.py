@@ -21,7 +21,8 @@ from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_var
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
-from bert_jax.model.bert.huggingface_config import parse_model
+from bert_jax.model.architectures import ARCHITECTURES
+from bert_jax.model.huggingface_fields import read_activation
 
 # tensorflow/core/framework/types.proto
 _DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
@@ -64,7 +65,8 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
     """
     file = prefix.with_name("bert_config.json")
     raw = read_json(file)
-    model = parse_model(raw, file=file, activations=_ACTIVATIONS)
+    activation = read_activation(raw, "hidden_act", file=file, known=_ACTIVATIONS)
+    model = ARCHITECTURES["bert"].huggingface.read_fields({**raw, "hidden_act": activation}, file)
     tensors = read_bundle(prefix)
     weights = {name: array for name, array in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
     assembled = assemble(

@@ -1,9 +1,8 @@
 """Add words to a model's vocabulary: unused slots first, then new rows, begun as the mean of the old pieces."""
 
-import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten, nest
 
 _UNUSED = re.compile(r"\[unused\d+\]")
 
@@ -50,17 +51,14 @@ def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str
         f"rows; "
         f"vocab_size {source.model.vocab_size} -> {vocab_size}"
     )
-    params = dict(source.params)
-    embeddings = dict(params["encoder"]["embeddings"])
-    embeddings["word_embeddings"] = _extend(embeddings["word_embeddings"], vocab_size, places, old_ids)
-    params["encoder"] = {**params["encoder"], "embeddings": embeddings}
-    if "masked_lm" in params:
-        bias = _extend(params["masked_lm"]["bias"], vocab_size, places, old_ids)
-        params["masked_lm"] = {**params["masked_lm"], "bias": bias}
+    flat = flatten(source.params)
+    for entry in architecture_of(source.model).names.of(source.parts):
+        if entry.axes[0] == "V":
+            flat[entry.ours] = _extend(flat[entry.ours], vocab_size, places, old_ids)
     vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
     return dataclasses.replace(
         source,
-        params=params,
+        params=nest(flat),
         model=dataclasses.replace(source.model, vocab_size=vocab_size),
         tokenizer=WordPieceTokenizer(vocabulary),
     )
@@ -94,22 +92,3 @@ def read_words(file: str | Path) -> list[str]:
         raise UserError(
             f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line"
         ) from None
-
-
-def find_new_words(texts: Iterable[str], *, tokenizer: Tokenizer, count: int, min_occurrences: int = 5) -> list[str]:
-    """Return the `count` words of `texts` whose addition shortens the token sequences most, the best first.
-
-    A word that is cut into n pieces and occurs k times saves k (n - 1) tokens. Words with anything but letters are
-    left out; ties go by the alphabet.
-    """
-    seen: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        seen.update(basic_words(text, do_lower_case=tokenizer.do_lower_case))
-    words = sorted(word for word, times in seen.items() if times >= min_occurrences and word.isalpha())
-    known = set(tokenizer.pieces)
-    saved = {
-        word: seen[word] * (len(ids) - 1)
-        for word, ids in zip(words, tokenizer.encode_batch(words), strict=True)
-        if len(ids) > 1 and word not in known
-    }
-    return sorted(saved, key=lambda word: (-saved[word], word))[:count]

@@ -18,7 +18,8 @@ from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.parameter_names import flatten, nest
 from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
 
 
@@ -73,18 +74,19 @@ def _source(
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
     model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
     labels = list(record.get("labels", ()))
-    flat = {name: array for name, array in names.flat_params(params).items() if not matches(name, drop)}
-    for entry in names.TABLE:
+    names = architecture_of(model).names
+    flat = {name: array for name, array in flatten(params).items() if not matches(name, drop)}
+    for entry in names.entries:
         if entry.ours not in flat and matches(entry.ours, init_missing):
             flat[entry.ours] = draw(entry, model=model, num_labels=len(labels) or 2)
-    params = names.nest(flat)
-    parts = tuple(part for part in dict.fromkeys(entry.part for entry in names.TABLE) if part in params)
+    params = nest(flat)
+    parts = tuple(part for part in names.parts if part in params)
     _check_shapes(flat, model=model, path=path)
     return Source(
         path=path,
         kind="workdir",
         model=model,
-        architecture=name_architecture(parts, declared=record.get("architecture", ""), where=path),
+        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), where=path),
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
@@ -117,11 +119,12 @@ def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, An
 
 
 def _check_shapes(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: Path) -> None:
-    table = {entry.ours: entry for entry in names.TABLE}
+    names = architecture_of(model).names
+    table = {entry.ours: entry for entry in names.entries}
     labels = flat["classifier/bias"].shape[-1] if "classifier/bias" in flat else 0
     unknown = sorted(name for name in flat if name not in table)
     parts = {entry.part for name, entry in table.items() if name in flat}
-    missing = [entry.ours for entry in names.entries(tuple(parts)) if entry.ours not in flat]
+    missing = [entry.ours for entry in names.of(tuple(parts)) if entry.ours not in flat]
     wrong = [
         name
         for name, array in flat.items()

@@ -19,7 +19,7 @@ from bert_jax.finetuning.packing import all_batches, row_shape
 from bert_jax.finetuning.settings import RunSettings, StepSettings
 from bert_jax.finetuning.tagger import TaggerProgram, WordRows
 from bert_jax.finetuning.task_data import TaskData
-from bert_jax.model.bert.encoder import BertEncoder
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.feature_layers import feature_layers
 from bert_jax.parallel import mesh as meshes
 from bert_jax.tasks.interface import Split, Task
@@ -133,7 +133,7 @@ class _Extractor:
 
         def compute(params: Any, rows: PackedRows) -> Array:
             batch = unfold.prepare(rows, key=jax.random.key(0))
-            encoder = BertEncoder(model)
+            encoder = architecture_of(model).encoder(model)
             states = encoder.apply({"params": params}, batch.inputs, output_hidden_states=True)
             return states.all_hidden[layers.start : layers.stop].astype(jnp.float16)  # type: ignore[union-attr]
 

@@ -19,7 +19,7 @@ from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, StepSettings
 from bert_jax.finetuning.task_data import TaskData
-from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.model.architectures import architecture_of
 from bert_jax.tasks.interface import Split, Task
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput
@@ -112,7 +112,8 @@ class FineTuner(Learner):
     def cost(self, rows: PackedRows) -> Mapping[str, float]:
         """Return tokens and FLOPs of the rows."""
         count, length = rows.input_ids.shape
-        flops = train_flops_per_row(self.program.model, max_seq_length=length, max_predictions=0)
+        model = self.program.model
+        flops = architecture_of(model).train_flops_per_row(model, max_seq_length=length, max_predictions=0)
         return {"tokens": count * length, "flops": count * flops}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:

@@ -9,8 +9,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.kinds.base import OutputKind
-from bert_jax.model.bert import names
+from bert_jax.model.architectures import architecture_of
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 
@@ -54,12 +53,16 @@ def source_params(source: Source, *, task: Task, parts: tuple[str, ...], fresh: 
     taken = {part: source.params[part] for part in parts if part in source.params and part not in fresh}
     if head not in taken:
         return taken
-    if source.architecture != architecture_of(task.kind):
+    if source.architecture != _class_for(task, model=source.model):
         del taken[head]
         return taken
     if task.kind.has_label_names:
         _check_labels(source, task, head=head)
     return taken
+
+
+def _class_for(task: Task, *, model: ModelConfig) -> str:
+    return architecture_of(model).huggingface.class_for(task.kind.huggingface_class)
 
 
 def _check_labels(source: Source, task: Task, *, head: str) -> None:
@@ -84,18 +87,13 @@ def checkpoint_metadata(source: Source, *, task: Task, model: ModelConfig, confi
     """Return what a checkpoint must say to be a SOURCE (`convert/workdir.py`)."""
     return {
         "config": {**dataclasses.asdict(config), "model": dataclasses.asdict(model)},
-        "architecture": architecture_of(task.kind),
+        "architecture": _class_for(task, model=model),
         "labels": list(task.labels),
         "task": task.name,
         "kind": task.kind.name,
         "fingerprints": {"vocabulary": source.require_tokenizer().fingerprint},
         "source": str(source.path),
     }
-
-
-def architecture_of(kind: type[OutputKind]) -> str:
-    """Return the HuggingFace class that has the kind's head."""
-    return next(name for name in names.ARCHITECTURES if name.endswith(kind.huggingface_class))
 
 
 def constant_score(task: Task, split: Split) -> float:

@@ -13,6 +13,7 @@ from bert_jax.config.finetuning import FinetuneConfig, optimizer_config
 from bert_jax.training import optimizers as optim
 from bert_jax.training import schedule
 from bert_jax.training.policy import parameter_names
+from bert_jax.types import LAYERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def layerwise_decay(decay: float, *, num_layers: int) -> optax.GradientTransform
     """
 
     def scale(name: str, update: jax.Array) -> jax.Array:
-        if name.startswith("encoder/layers/"):
+        if name.startswith(LAYERS):
             powers = decay ** jnp.arange(num_layers, 0, -1, dtype=jnp.float32)
             return update * powers.reshape((-1,) + (1,) * (update.ndim - 1))
         return update * decay ** (num_layers + 1) if name.startswith("encoder/embeddings/") else update

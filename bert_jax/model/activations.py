@@ -69,8 +69,10 @@ def _biased_backward(
 _biased.defvjp(lambda function, product, bias: (_biased(function, product, bias), (product, bias)), _biased_backward)
 
 
-def activate(name: str, product: Float[Array, "*n F"], bias: Float[Array, " F"]) -> Float[Array, "*n F"]:
-    """Return the activation `name` of a product and its bias."""
+def activate(name: str, product: Float[Array, "*n F"], bias: Float[Array, " F"] | None) -> Float[Array, "*n F"]:
+    """Return the activation `name` of a product and its bias, if it has one."""
+    if bias is None:
+        return ACTIVATIONS[name](product)
     if is_gpu() and name in _WITH_SLOPE:
         return _biased(_WITH_SLOPE[name], product, bias)
     return ACTIVATIONS[name](add_bias(product, bias))

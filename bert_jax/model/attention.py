@@ -8,7 +8,6 @@ tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain for
     reference  einsum, softmax, einsum; on a GPU also the plain form of what stands behind a sub-layer (`residual_norm`)
     pallas     our kernels with dropout inside, for TPUs (`kernels/fused_attention.py`) and GPUs in bfloat16
                (`kernels/gpu_attention.py`); elsewhere the TPU's source, interpreted
-    cudnn      FlashAttention of cuDNN through `jax.nn.dot_product_attention`: GPU, bfloat16, no attention dropout
 
 Shapes that a kernel does not take (a row of one token that creates parameters) are computed by the reference.
 """
@@ -28,6 +27,7 @@ from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.chip import is_gpu
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels.fused_attention import fused_attention, is_supported
+from bert_jax.model.rotation import Rotation
 
 # Added to a masked score (modeling.py of the original uses -10000, which is not always enough for float32 scores);
 # finite, so that a row with no allowed key gives a uniform average and not NaN.
@@ -57,14 +57,27 @@ class AttentionMask:
 
 @struct.dataclass
 class Projected:
-    """Hold queries, keys or values before their bias is added, and the bias: a kernel sums its gradient itself."""
+    """Queries, keys or values as their matmul left them, and what is still to be done: add a bias, then turn.
+
+    The bias comes apart since a kernel sums its gradient itself. A rotation is between bias and attention, so both are
+    done before any kernel where there is one.
+    """
 
     values: Float[Array, "B T N K"]
-    bias: Float[Array, "N K"]
+    bias: Float[Array, "N K"] | None = None
+    rotation: Rotation | None = None
 
     def with_bias(self) -> Float[Array, "B T N K"]:
         """Return the sum."""
-        return self.values + self.bias
+        return self.values if self.bias is None else self.values + self.bias
+
+    def turned(self) -> "Projected":
+        """Return the same without a rotation: the values turned, after their bias was added."""
+        return self if self.rotation is None else Projected(self.rotation(self.with_bias()))
+
+    def bias_or_zeros(self) -> Float[Array, "N K"]:
+        """Return the bias, zeros where there is none: today's kernels always add one."""
+        return jnp.zeros(self.values.shape[2:], self.values.dtype) if self.bias is None else self.bias
 
 
 def attend(
@@ -79,14 +92,13 @@ def attend(
     implementation: str,
 ) -> Float[Array, "B T N K"]:
     """Attend from each query to the values, by the implementation that the config names."""
+    query, key, value = query.turned(), key.turned(), value.turned()
     dropping = AttentionDropout.create(dropout, rate=rate, site=site)
     # Their numbers travel with the heads, so that a device that holds some of them knows which.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
     arguments = ((query, key, value), mask, dropping, heads)
     if implementation == "reference":
         return _reference(*arguments)
-    if implementation == "cudnn":
-        return (_cudnn if dropping is None and query.values.dtype == jnp.bfloat16 else _reference)(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
     # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none. The GPU's
     # kernels are named only where there is one, since lowering them asks which.
@@ -119,7 +131,7 @@ def _tpu_kernel(
 ) -> Float[Array, "B T N K"]:
     batch = len(projections[0].values)
     arrays = {
-        "biases": tuple(projected.bias for projected in projections),
+        "biases": tuple(projected.bias_or_zeros() for projected in projections),
         "segment_ids": mask.segment_ids,
         "position_ids": mask.position_ids,
         "seeds": jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
@@ -139,14 +151,6 @@ def _tpu_kernel(
     )
 
 
-def _cudnn(
-    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
-) -> Float[Array, "B T N K"]:
-    del dropping, heads
-    query, key, value = (projected.with_bias() for projected in projections)
-    return jax.nn.dot_product_attention(query, key, value, mask=mask.dense(), implementation="cudnn")
-
-
 def _gpu_kernel(
     projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
@@ -163,7 +167,7 @@ def _gpu_kernel(
     )
     return gpu_attention(
         (query, key, value),
-        biases=(projections[0].bias, projections[1].bias, projections[2].bias),
+        biases=(projections[0].bias_or_zeros(), projections[1].bias_or_zeros(), projections[2].bias_or_zeros()),
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
         seeds=jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,

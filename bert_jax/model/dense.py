@@ -20,20 +20,24 @@ def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[
 
 
 class Dense(nn.Module):
-    """Multiply by a kernel and add a bias; `names` are the logical axes of the kernel."""
+    """A product with a kernel, plus a bias unless `use_bias` is False; `names` are the logical axes of the kernel."""
 
     config: ModelConfig
     features: int
     names: tuple[str | None, str | None]
+    use_bias: bool = True
 
     def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
-        """Return the products in `config.dtype`."""
-        return add_bias(*self.parts(values))
+        """Return the result in `config.dtype`."""
+        product, bias = self.parts(values)
+        return product if bias is None else add_bias(product, bias)
 
     @nn.compact
-    def parts(self, values: Float[Array, "*n D"]) -> tuple[Float[Array, "*n F"], Float[Array, " F"]]:
-        """Return the product and the bias, for one who adds them."""
-        return product_and_bias(self, values, config=self.config, features=self.features, names=self.names)
+    def parts(self, values: Float[Array, "*n D"]) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
+        """Return the product and the bias, for callers that add it themselves."""
+        return product_and_bias(
+            self, values, config=self.config, features=self.features, names=self.names, use_bias=self.use_bias
+        )
 
 
 def product_and_bias(
@@ -43,13 +47,16 @@ def product_and_bias(
     config: ModelConfig,
     features: int,
     names: tuple[str | None, str | None],
-) -> tuple[Float[Array, "*n F"], Float[Array, " F"]]:
-    """Return the product with `module`'s kernel, and its bias to be added, both in `config.dtype`."""
+    use_bias: bool,
+) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
+    """Return the product with `module`'s kernel, and its bias to be added if it has one, both in `config.dtype`."""
     dtype = config.dtype
     kernel = module.param("kernel", kernel_init(config, names), (values.shape[-1], features))
+    product = jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype))
+    if not use_bias:
+        return product, None
     bias_init = nn.with_logical_partitioning(nn.initializers.zeros, names[1:])
-    bias = module.param("bias", bias_init, (features,))
-    return jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype)), cast(Array, bias).astype(dtype)
+    return product, cast(Array, module.param("bias", bias_init, (features,))).astype(dtype)
 
 
 @jax.custom_vjp

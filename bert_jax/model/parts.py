@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert.encoder import BertEncoder
-from bert_jax.model.heads import MaskedLMHead, NextSentenceHead, Pooler, gather
+from bert_jax.model.architectures import architecture_of
+from bert_jax.model.heads import gather
 from bert_jax.types import EncoderInputs
 
 
@@ -19,12 +18,12 @@ from bert_jax.types import EncoderInputs
 class Outputs:
     """Hold the float32 outputs of each part; None where the model has no such part or it was not asked for.
 
-    `next_sentence` column 1 means random. `classifier` is [B, C] behind a pooler and [B, T, C] without one;
+    `next_sentence` column 1 means random. `classifier` is [B, C] after a pooler and [B, T, C] without one;
     `qa_outputs` holds the logits of start and end.
     """
 
     hidden: Float[Array, "B T D"]
-    all_hidden: Float[Array, "L+1 B T D"] | None = None
+    all_hidden: Float[Array, "n B T D"] | None = None  # n = L + 1, the embeddings first
     pooled: Float[Array, "B D"] | None = None
     masked_lm: Float[Array, "B P V"] | None = None
     next_sentence: Float[Array, "B 2"] | None = None
@@ -41,20 +40,22 @@ def apply_parts(
     output_hidden_states: bool = False,
 ) -> Outputs:
     """Return the outputs of every part in `params`, those of the masked LM at `positions` alone."""
+    architecture = architecture_of(model)
 
-    def apply(module: nn.Module, part: str, *args: Any, **options: Any) -> Any:
-        return module.apply({"params": params[part]}, *args, **options)
+    def apply(part: str, *args: Any, **options: Any) -> Any:
+        module = architecture.encoder if part == "encoder" else architecture.heads[part]
+        return module(model).apply({"params": params[part]}, *args, **options)
 
-    encoded = apply(BertEncoder(model), "encoder", inputs, output_hidden_states=output_hidden_states)
+    encoded = apply("encoder", inputs, output_hidden_states=output_hidden_states)
     hidden: Array = encoded.hidden
     values: dict[str, Any] = {}
     if "pooler" in params:
-        values["pooled"] = apply(Pooler(model), "pooler", hidden[:, :1])[:, 0]
+        values["pooled"] = apply("pooler", hidden[:, :1])[:, 0]
     if "masked_lm" in params and positions is not None:
-        words = params["encoder"]["embeddings"]["word_embeddings"]
-        values["masked_lm"] = apply(MaskedLMHead(model), "masked_lm", gather(hidden, positions), word_embeddings=words)
+        words = encoded.word_embeddings
+        values["masked_lm"] = apply("masked_lm", gather(hidden, positions), word_embeddings=words)
     if "next_sentence" in params and "pooler" in params:
-        values["next_sentence"] = apply(NextSentenceHead(model), "next_sentence", values["pooled"][:, None])[:, 0]
+        values["next_sentence"] = apply("next_sentence", values["pooled"][:, None])[:, 0]
     if "classifier" in params:
         values["classifier"] = _linear(params["classifier"], values.get("pooled", hidden))
     if "qa_outputs" in params:

@@ -8,13 +8,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.bert.encoder import BertEncoder
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.heads import Pooler, gather
+from bert_jax.model.heads import gather
 from bert_jax.types import EncoderInputs
 
-# The places 0 to 3 drop within the encoder (bert.py).
+# Sites below 4 drop within the encoder, whatever its architecture.
 _HEAD = 4
 
 
@@ -33,8 +33,8 @@ class SequenceClassifier(nn.Module):
 
     def setup(self) -> None:
         """Create encoder, pooler and the classification layer."""
-        self.encoder = BertEncoder(self.config)
-        self.pooler = Pooler(self.config)
+        self.encoder = architecture_of(self.config).encoder(self.config)
+        self.pooler = architecture_of(self.config).heads["pooler"](self.config)
         self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
 
     def __call__(
@@ -54,7 +54,7 @@ class TokenClassifier(nn.Module):
 
     def setup(self) -> None:
         """Create encoder and classification layer."""
-        self.encoder = BertEncoder(self.config)
+        self.encoder = architecture_of(self.config).encoder(self.config)
         self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
 
     def __call__(
@@ -73,7 +73,7 @@ class SpanClassifier(nn.Module):
 
     def setup(self) -> None:
         """Create encoder and the two vectors."""
-        self.encoder = BertEncoder(self.config)
+        self.encoder = architecture_of(self.config).encoder(self.config)
         self.qa_outputs = Dense(self.config, 2, names=("embed", None), name=None)
 
     def __call__(

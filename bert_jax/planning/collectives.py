@@ -12,8 +12,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.hlo import COLLECTIVES, HloProgram, Instruction
+from bert_jax.planning.topology import Topology
 
 _GROUPS = (re.compile(r"replica_groups=\{\{([\d,]+)\}"), re.compile(r"replica_groups=\[(\d+),(\d+)\]"))
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")

@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from bert_jax.config import Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.planning.chips import Topology
+from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.schedule import Phase

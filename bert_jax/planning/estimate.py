@@ -6,13 +6,13 @@ from typing import Any
 
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.dataset_info import load_dataset_info
-from bert_jax.model.bert.flops import train_flops_per_row
-from bert_jax.planning.chips import Topology
+from bert_jax.model.architectures import architecture_of
 from bert_jax.planning.collectives import Collective, find_collectives
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
 from bert_jax.planning.scaling import Scaling
+from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
@@ -83,7 +83,7 @@ def estimate_step(
         num_chips=scaling.part.slice_chips,
         spans=scaling.group_size,
     )
-    flops = train_flops_per_row(
+    flops = architecture_of(program.config.model).train_flops_per_row(
         program.config.model,
         max_seq_length=phase.max_seq_length,
         max_predictions=program.max_predictions(phase),

@@ -10,8 +10,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+from bert_jax.chips import Chip
 from bert_jax.model.kernels import fused_attention, fused_residual_norm
-from bert_jax.planning.chips import Chip
 from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"

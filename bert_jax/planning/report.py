@@ -8,7 +8,6 @@ import jax
 
 from bert_jax.config import Config
 from bert_jax.parallel.axes import describe
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.collectives import LINKS
 from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
 from bert_jax.planning.estimate import (
@@ -20,6 +19,7 @@ from bert_jax.planning.estimate import (
     row_contents,
 )
 from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 

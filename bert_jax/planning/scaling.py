@@ -13,7 +13,7 @@ from bert_jax.config import Config
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import STATE_AXES
-from bert_jax.planning.chips import MAX_COMPILED_CHIPS, Topology
+from bert_jax.planning.topology import MAX_COMPILED_CHIPS, Topology
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
 from bert_jax.training.schedule import Phase
 

@@ -9,10 +9,10 @@ from typing import Any
 from bert_jax.config import CHOICES, Config, validate
 from bert_jax.errors import UserError
 from bert_jax.parallel.axes import INNER_AXES, STATE_AXES
-from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.topology import Topology
 from bert_jax.progress import duration
 
 _HELP = f"write it like 'batch=16,32;mesh={','.join(STATE_AXES)};remat=none,dots;attention=auto,reference'"

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.pretrained import Source
+from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.kinds.table import KINDS
 from bert_jax.prediction import tasks

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.metrics import Means
@@ -35,7 +35,7 @@ def init_params(model: ModelConfig, *, key: Key[Array, ""]) -> Any:
     """Return newly initialized parameters, with the logical names of their axes."""
     sample = jnp.zeros((1, 1), jnp.int32)
     inputs = EncoderInputs(sample, sample, sample, sample)
-    return BertForPreTraining(model).init(key, inputs, positions=sample, cls_positions=sample)["params"]
+    return PretrainingModel(model).init(key, inputs, positions=sample, cls_positions=sample)["params"]
 
 
 @dataclasses.dataclass(frozen=True)

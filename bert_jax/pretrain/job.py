@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.dataset import OpenData
 from bert_jax.pretrain.evaluation import Evaluator, describe
@@ -89,7 +89,7 @@ class PretrainingJob(Job):
         """Return what the batch of `step` is."""
         phase = phase_at(self.program.phases, step=step)
         info = self._info(phase)
-        flops = train_flops_per_row(
+        flops = architecture_of(self.config.model).train_flops_per_row(
             self.config.model,
             max_seq_length=phase.max_seq_length,
             max_predictions=self.program.max_predictions(phase),

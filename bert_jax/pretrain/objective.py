@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.config import MaskingConfig, ModelConfig
+from bert_jax.errors import UserError
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.heads import BertForPreTraining
+from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.masking import default_max_predictions, mask_rows, row_predictions
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.cross_entropy import cross_entropy
@@ -29,6 +31,18 @@ class PretrainingObjective:
     max_predictions: int
     next_sentence: bool
     max_predictions_per_seq: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the model has the heads.
+
+        Raises:
+          UserError: if its architecture has none for the next sentence.
+        """
+        if self.next_sentence and "next_sentence" not in architecture_of(self.model).pretraining_parts:
+            raise UserError(
+                f"config.model.architecture={self.model.architecture} has no next-sentence head: set "
+                "config.data.objective=mlm"
+            )
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
         """Mask the global batch; the masks are a function of `key` and the row's place alone."""
@@ -57,7 +71,7 @@ class PretrainingObjective:
         dropout = None if key is None else Dropout.create(key, rows=batch.rows)
         logits = cast(
             PretrainingLogits,
-            BertForPreTraining(self.model).apply(
+            PretrainingModel(self.model).apply(
                 {"params": params},
                 batch.inputs,
                 positions=batch.positions,
@@ -68,6 +82,7 @@ class PretrainingObjective:
         means = _scores("mlm", logits.masked_lm, labels=batch.labels, weights=batch.weights)
         loss = means["mlm_loss"].total / jnp.maximum(weights["mlm"], 1)
         if self.next_sentence:
+            assert logits.next_sentence is not None
             means |= _scores(
                 "nsp",
                 logits.next_sentence,

@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 
+from bert_jax.chips import peak_flops
 from bert_jax.config import CheckpointConfig, LogConfig
-from bert_jax.model.bert.flops import peak_flops
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.job import Job, StepFunction

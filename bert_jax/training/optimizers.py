@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import OptimizerConfig
 from bert_jax.training.policy import Policy, apply_policy
+from bert_jax.types import LAYERS
 
 # The original decays every kernel and table and excludes "LayerNorm", "layer_norm" and "bias" by name. LAMB leaves the
 # same parameters out of its trust ratio (as the implementations do that trained BERT with it; the paper is silent).
@@ -25,8 +26,8 @@ DECAY_POLICY: Policy[bool] = (
     (r".*bias", False),
     (r".*(kernel|embeddings)", True),
 )
-# Parameters with a leading axis of layers (model/bert.py).
-STACKED_POLICY: Policy[bool] = ((r"(.*/)?encoder/layers/.*", True), (r".*", False))
+# Parameters with a leading axis of layers.
+STACKED_POLICY: Policy[bool] = ((rf"(.*/)?{LAYERS}.*", True), (r".*", False))
 
 
 class AdamState(NamedTuple):

@@ -2,18 +2,6 @@
 
 from bert_jax.config import ModelConfig
 
-# Dense bfloat16 FLOP/s of one device by jax's `device_kind`: Google Cloud TPU and NVIDIA data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 def train_flops_per_row(
     model: ModelConfig,
@@ -36,8 +24,3 @@ def train_flops_per_row(
     layer = 6 * length * (4 * width**2 + 2 * width * inner) + 12 * attended_share * length**2 * width
     head = 6 * max_predictions * (model.vocab_size * width + width**2) + 6 * instances * width**2
     return float(model.num_hidden_layers * layer + head)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Return a device's peak, or None where no data sheet figure is known (a CPU)."""
-    return PEAK_FLOPS.get(device_kind)

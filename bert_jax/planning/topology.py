@@ -1,63 +1,13 @@
-"""State what is known of each TPU generation: clock, memory and links (the peak stands in `model/bert/flops.py`).
-
-Memory and its bandwidth: Google Cloud's TPU pages. Link bandwidth is what a link carries one way in practice
-("How to Scale Your Model", 2025, chapter on TPUs): v5e and v4 45 GB/s, v5p and v6e 90 GB/s.
-"""
+"""A slice of TPUs: its chips, its shape, and how fast they exchange arrays."""
 
 import dataclasses
 import math
 import re
 
+from bert_jax.chips import CHIPS, Chip
 from bert_jax.errors import UserError
-from bert_jax.model.bert.flops import PEAK_FLOPS
 
 MAX_COMPILED_CHIPS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Hold one generation; bytes are of one chip, bandwidths bytes a second, `link_bandwidth` of a link one way."""
-
-    name: str
-    device_kind: str
-    flops_per_cycle: int
-    hbm_bytes: int
-    hbm_bandwidth: float
-    link_bandwidth: float
-    dimensions: int  # of the torus
-    cores: int  # between which a kernel's rows are shared out; XLA's own estimates are of the whole chip
-    wraps_at: int  # an axis of so many chips, or of a multiple, is a ring; a shorter one is a line
-    max_chips: int  # of the largest slice
-
-    @property
-    def peak_flops(self) -> float:
-        """Return dense bfloat16 FLOP/s."""
-        return PEAK_FLOPS[self.device_kind]
-
-    @property
-    def network_bandwidth(self) -> float:
-        """Return the bytes a second that it sends to other slices."""
-        return _NETWORK_BANDWIDTH[self.name]
-
-    @property
-    def clock(self) -> float:
-        """Return cycles a second."""
-        return self.peak_flops / self.flops_per_cycle
-
-
-_GIB = 2**30
-# Over the data-center network: a chip's share of its host's network cards. v5e and v6e: Google Cloud's page on v6e (6.4
-# and 25.6 Tb/s for 256 chips); v4 and v5p: the chapter named above.
-_NETWORK_BANDWIDTH = {"v4": 6.25e9, "v5e": 3.125e9, "v5p": 6.25e9, "v6e": 12.5e9}
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("v4", "TPU v4", 262144, 32 * _GIB, 1228e9, 45e9, dimensions=3, cores=2, wraps_at=4, max_chips=4096),
-        Chip("v5e", "TPU v5 lite", 131072, 16 * _GIB, 819e9, 45e9, dimensions=2, cores=1, wraps_at=16, max_chips=256),
-        Chip("v5p", "TPU v5", 262144, 95 * _GIB, 2765e9, 90e9, dimensions=3, cores=2, wraps_at=4, max_chips=6144),
-        Chip("v6e", "TPU v6 lite", 524288, 32 * _GIB, 1640e9, 90e9, dimensions=2, cores=1, wraps_at=16, max_chips=256),
-    )
-}
 
 
 @dataclasses.dataclass(frozen=True)

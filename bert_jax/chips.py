@@ -1,0 +1,62 @@
+"""What data sheets say of chips: TPUs whole (clock, memory, links), other devices their peak.
+
+Peaks are dense bfloat16 FLOP/s of one device: Google Cloud TPU and NVIDIA data sheets. Memory and its bandwidth:
+Google Cloud's TPU pages. Link bandwidth is what a link carries one way in practice ("How to Scale Your Model", 2025,
+chapter on TPUs): v5e and v4 45 GB/s, v5p and v6e 90 GB/s. To other slices, over the data-center network, a chip has its
+share of its host's network cards; v5e and v6e: Google Cloud's page on v6e (6.4 and 25.6 Tb/s for 256 chips), v4 and
+v5p: the same chapter.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU generation; bytes are of one chip, bandwidths bytes per second, `link_bandwidth` of a link one way."""
+
+    name: str
+    device_kind: str  # jax's
+    peak_flops: float
+    flops_per_cycle: int
+    hbm_bytes: int
+    hbm_bandwidth: float
+    link_bandwidth: float
+    dimensions: int  # of the torus
+    cores: int  # between which a kernel's rows are divided; XLA's own estimates are of the whole chip
+    wraps_at: int  # an axis of so many chips, or of a multiple, is a ring; a shorter one is a line
+    max_chips: int  # of the largest slice
+    network_bandwidth: float  # to other slices
+
+    @property
+    def clock(self) -> float:
+        """Return cycles per second."""
+        return self.peak_flops / self.flops_per_cycle
+
+
+_GIB = 2**30
+_FLAT = {"dimensions": 2, "cores": 1, "wraps_at": 16, "max_chips": 256}
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            "v4", "TPU v4", 275e12, 262144, 32 * _GIB, 1228e9, 45e9, 3, 2, 4, max_chips=4096, network_bandwidth=6.25e9
+        ),
+        Chip("v5e", "TPU v5 lite", 197e12, 131072, 16 * _GIB, 819e9, 45e9, **_FLAT, network_bandwidth=3.125e9),
+        Chip(
+            "v5p", "TPU v5", 459e12, 262144, 95 * _GIB, 2765e9, 90e9, 3, 2, 4, max_chips=6144, network_bandwidth=6.25e9
+        ),
+        Chip("v6e", "TPU v6 lite", 918e12, 524288, 32 * _GIB, 1640e9, 90e9, **_FLAT, network_bandwidth=12.5e9),
+    )
+}
+_PEAK_FLOPS = {
+    **{chip.device_kind: chip.peak_flops for chip in CHIPS.values()},
+    "TPU v5p": CHIPS["v5p"].peak_flops,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return the peak of a device by jax's `device_kind`, or None where no data sheet has one (a CPU)."""
+    return _PEAK_FLOPS.get(device_kind)

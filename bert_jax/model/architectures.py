@@ -1,0 +1,19 @@
+"""The table of architectures, and the only file that names them all."""
+
+from bert_jax.config import ModelConfig
+from bert_jax.errors import UserError
+from bert_jax.model.architecture import Architecture
+from bert_jax.model.bert.architecture import BERT
+
+ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in (BERT,)}
+
+
+def architecture_of(model: ModelConfig) -> Architecture:
+    """Return the architecture that a model is of.
+
+    Raises:
+      UserError: if there is none of its name.
+    """
+    if model.architecture not in ARCHITECTURES:
+        raise UserError(f"config.model.architecture={model.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model.architecture]

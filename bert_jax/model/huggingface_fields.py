@@ -1,0 +1,76 @@
+"""Checks of HuggingFace's config.json fields that every architecture's reader shares; each error names the file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import UserError
+
+_LARGEST = 1 << 24  # of any size: a lying config.json is refused before anything is allocated
+# HuggingFace's "gelu" is the erf form, the two others are the tanh form of the original.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "relu": "relu",
+}
+
+
+def read_size(fields: Mapping[str, Any], name: str, *, file: Path, default: int | None = None) -> int:
+    """Return a size.
+
+    Raises:
+      UserError: if it is missing without a `default`, or not a whole number within bounds.
+    """
+    value = fields.get(name, default)
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise UserError(f"{file}: {name} is {value!r}: write a whole number from 1 to {_LARGEST}")
+    return value
+
+
+def read_fraction(fields: Mapping[str, Any], name: str, *, file: Path, default: float) -> float:
+    """Return a number from 0 to 1.
+
+    Raises:
+      UserError: if it is anything else.
+    """
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UserError(f"{file}: {name} is {value!r}: write a number from 0 to 1")
+    return float(value)
+
+
+def read_activation(fields: Mapping[str, Any], name: str, *, file: Path, known: Mapping[str, str] = ACTIVATIONS) -> str:
+    """Return our name of an activation.
+
+    Raises:
+      UserError: if it is not one of `known`.
+    """
+    value = fields.get(name, "gelu")
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{file}: {name} is {value!r}: these are computed: {', '.join(known)}")
+    return known[value]
+
+
+def check_heads(fields: Mapping[str, Any], *, file: Path) -> None:
+    """Check that the heads divide the hidden size.
+
+    Raises:
+      UserError: if they do not.
+    """
+    heads, size = fields["num_attention_heads"], fields["hidden_size"]
+    if size % heads:
+        raise UserError(f"{file}: num_attention_heads={heads} does not divide hidden_size={size}: restore the file")
+
+
+def check_fixed(fields: Mapping[str, Any], fixed: Mapping[str, Any], *, file: Path) -> None:
+    """Check fields that change the arithmetic and must have one value, which they have where they are absent.
+
+    Raises:
+      UserError: if one has another.
+    """
+    for name, value in fixed.items():
+        if fields.get(name, value) != value:
+            raise UserError(f"{file}: {name} is {str(fields[name])[:40]!r}: only {value!r} is read; name another model")

@@ -1,0 +1,69 @@
+"""Layers applied one after the other: their stacked parameters, scanned or unrolled, with or without recomputation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from bert_jax.config import ModelConfig
+
+# What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
+REMAT_POLICIES: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# From the hidden states, one layer's parameters and its number: the hidden states after it.
+ApplyLayer = Callable[[Float[Array, "B T D"], Any, Int[Array, ""]], Float[Array, "B T D"]]
+
+
+def init_layers(init: Callable[[Key[Array, ""]], Any], key: Key[Array, ""], *, count: int) -> Any:
+    """Return the parameters of `count` layers with a leading `layers` axis; `init` gives one layer's from its key."""
+    stacked = jax.vmap(init)(jax.random.split(key, count))
+    return nn.meta.add_axis(stacked, 0, {nn.meta.PARTITION_NAME: "layers"})
+
+
+def apply_layers(
+    apply_layer: ApplyLayer,
+    embedded: Float[Array, "B T D"],
+    *,
+    params: Any,
+    config: ModelConfig,
+    output_hidden_states: bool,
+) -> tuple[Float[Array, "B T D"], Float[Array, "n B T D"] | None]:
+    """Return the last hidden states and, if asked for, those of every layer, n = L + 1 with the embeddings first.
+
+    `params` are stacked over layers, or hold a tuple of the layers' own for each (what a training step of unrolled
+    layers passes, so that nothing is stacked). `config` says whether to scan and what to recompute.
+    """
+    if config.remat != "none":
+        apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
+    if config.scan_layers:
+
+        def step(hidden: Array, layer_in: tuple[Any, Array]) -> tuple[Array, Array | None]:
+            hidden = apply_layer(hidden, *layer_in)
+            return hidden, hidden if output_hidden_states else None
+
+        indices = jnp.arange(config.num_hidden_layers)
+        hidden, states = jax.lax.scan(step, embedded, (params, indices))
+    else:
+        hidden, outputs = embedded, []
+        for index, layer_params in enumerate(_unstack(params, config.num_hidden_layers)):
+            hidden = apply_layer(hidden, layer_params, jnp.asarray(index))
+            outputs.append(hidden)
+        states = jnp.stack(outputs) if output_hidden_states else None
+    if states is not None:
+        states = jnp.concatenate([embedded[None], states])
+    return hidden, states
+
+
+def _unstack(layers: Any, count: int) -> list[Any]:
+    """Return the parameters of each layer; `lax.split` has a concatenation for its gradient, indexing a padded sum."""
+    leaves, tree = jax.tree.flatten(layers, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    split = [
+        leaf if isinstance(leaf, tuple) else [part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves
+    ]
+    return [jax.tree.unflatten(tree, [leaf[index] for leaf in split]) for index in range(count)]
