@@ -13,7 +13,7 @@ import pytest
 
 from tests.import_graph import PACKAGE, ROOT, Import, circles, modules, reachable
 
-COMMANDS = {"train", "prepare", "evaluate", "predict", "export", "finetune", "plan", "reproduce"}
+COMMANDS = {"__main__", "train", "prepare", "evaluate", "predict", "export", "finetune", "plan", "reproduce"}
 # Files that everything may use; none of them needs jax, but `jax_internals` inside its functions.
 FOUNDATIONS = {"errors", "files", "progress", "jax_internals", "chips"}
 
