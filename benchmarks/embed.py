@@ -13,8 +13,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,36 +49,20 @@ def main() -> None:
     task = model.task("embed")
     examples = [task.prepare({"text": text})[0][0] for text in sentences(flags.text, count=flags.count)]
     oracle = transformers.BertModel.from_pretrained(folder).eval()
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].ids))
+    ids = [example.ids for example in examples]
 
     def ours() -> np.ndarray:
         return np.stack(model.run(task, examples))
 
-    def theirs(batch_size: int) -> np.ndarray:
-        out = np.zeros((len(examples), oracle.config.hidden_size), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                width = max(len(examples[index].ids) for index in chosen)
-                ids = np.zeros((len(chosen), width), np.int64)
-                for row, index in enumerate(chosen):
-                    ids[row, : len(examples[index].ids)] = examples[index].ids
-                lengths = np.array([len(examples[index].ids) for index in chosen])
-                mask = torch.tensor(np.arange(width) < lengths[:, None])
-                hidden = oracle(input_ids=torch.tensor(ids), attention_mask=mask.long()).last_hidden_state
-                pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                out[chosen] = torch.nn.functional.normalize(pooled).numpy()
-        return out
-
     contestants: dict[str, Callable[[], np.ndarray]] = {
         "bert_jax": ours,
-        "pytorch_32": lambda: theirs(32),
-        "pytorch_64": lambda: theirs(64),
+        "pytorch_32": lambda: pytorch_embeddings(oracle, ids, batch_size=32),
+        "pytorch_64": lambda: pytorch_embeddings(oracle, ids, batch_size=64),
     }
     start = time.perf_counter()
     first = ours()
     compile_seconds = time.perf_counter() - start
-    cosine = float((first * theirs(32)).sum(-1).min())
+    cosine = float((first * contestants["pytorch_32"]()).sum(-1).min())
     seconds = dict.fromkeys(contestants, float("inf"))
     for _ in range(flags.repeats):
         for name, run in contestants.items():
@@ -98,6 +83,26 @@ def main() -> None:
             }
         )
     )
+
+
+def pytorch_embeddings(oracle: Any, ids: Sequence[Sequence[int]], *, batch_size: int) -> np.ndarray:
+    """Return HuggingFace's mean-pooled embeddings of length 1, in batches of sentences of similar lengths."""
+    import torch
+
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    out = np.zeros((len(ids), oracle.config.hidden_size), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            lengths = np.array([len(ids[index]) for index in chosen])
+            padded = np.zeros((len(chosen), lengths.max()), np.int64)
+            for row, index in enumerate(chosen):
+                padded[row, : len(ids[index])] = ids[index]
+            mask = torch.tensor(np.arange(padded.shape[1]) < lengths[:, None])
+            hidden = oracle(input_ids=torch.tensor(padded), attention_mask=mask.long()).last_hidden_state
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            out[chosen] = torch.nn.functional.normalize(pooled).numpy()
+    return out
 
 
 def genuine_weights() -> str:

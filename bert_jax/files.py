@@ -163,7 +163,7 @@ def read_json(
     return value
 
 
-def read_records(file: str | os.PathLike) -> list[dict[str, Any]]:
+def read_log(file: str | os.PathLike) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file that a run appends to, in order; none where there is no file.
 
     Lines that are cut off, as a killed run leaves its last one, are skipped.

@@ -151,11 +151,11 @@ def test_nan_is_taken_or_refused():
 
 
 def test_lines_that_a_killed_run_cut_off_are_skipped(tmp_path: Path):
-    assert files.read_records(tmp_path / "metrics.jsonl") == []
+    assert files.read_log(tmp_path / "metrics.jsonl") == []
     files.write_json_lines(tmp_path / "metrics.jsonl", [{"text": "a\u2028b"}, {"step": 2}])
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'[3]\n\n{"step": 4')
-    assert files.read_records(tmp_path / "metrics.jsonl") == [{"text": "a\u2028b"}, {"step": 2}]
+    assert files.read_log(tmp_path / "metrics.jsonl") == [{"text": "a\u2028b"}, {"step": 2}]
 
 
 def test_a_refusal_of_the_system_names_what_was_written_and_the_remedy(tmp_path: Path):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.convert.pretrained import Source
-from bert_jax.files import read_records
+from bert_jax.files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
 
@@ -94,7 +94,7 @@ def _metrics(source: Source) -> str:
     step = source.record["step"]
     for split, figures in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint carries its own
         measured |= {f"{split}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-    for line in read_records(workdir / "metrics.jsonl"):
+    for line in read_log(workdir / "metrics.jsonl"):
         evaluated = {key: value for key, value in line.items() if key.startswith("eval/")}
         if evaluated and line.get("step", 0) <= source.record["step"]:
             measured, step = evaluated, line["step"]

@@ -135,6 +135,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum(-1, keepdims=True)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each logit by itself; nothing overflows."""
+    return np.exp(-np.logaddexp(0, -logits))
+
+
 def rounded(values: np.ndarray) -> list[float]:
     """Return values as answers write them, with 6 decimals."""
     return [round(float(value), 6) for value in values]

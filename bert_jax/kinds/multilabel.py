@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded, sigmoid
 from bert_jax.model.task_heads import SequenceClassifier
 
 
@@ -54,7 +54,7 @@ class MultiLabel(OutputKind):
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
         """Return the labels whose probability exceeds a half, and the probabilities of all."""
-        shares = np.exp(-np.logaddexp(0, -output))  # a sigmoid that overflows nowhere
+        shares = sigmoid(output)
         return {
             "labels": [label for label, logit in zip(labels, output, strict=True) if logit > 0],
             "probabilities": dict(zip(labels, rounded(shares), strict=True)),

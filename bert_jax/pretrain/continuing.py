@@ -9,7 +9,7 @@ from bert_jax.config import Config, validate
 from bert_jax.convert.source import Source, model_of
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_records
+from bert_jax.files import read_log
 
 VOCABULARY = "source_vocab"  # in the workdir
 
@@ -66,7 +66,7 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     Raises:
       UserError: if there are not two evaluations.
     """
-    found = [(line["step"], line["eval/mlm_loss"]) for line in read_records(metrics) if "eval/mlm_loss" in line]
+    found = [(line["step"], line["eval/mlm_loss"]) for line in read_log(metrics) if "eval/mlm_loss" in line]
     if len(found) < 2:
         raise UserError(f"{metrics}: holds {len(found)} evaluations, two are needed: set --config.eval.every")
     (first, before), (last, after) = found[0], found[-1]

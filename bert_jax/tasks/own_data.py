@@ -11,6 +11,7 @@ import numpy as np
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_json_lines
+from bert_jax.kinds.base import sigmoid
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
@@ -178,7 +179,7 @@ class OwnMultiLabelTask(OwnTextTask):
             if (predicted != gold).any():
                 certainty = float(np.abs(outputs[index])[predicted != gold].max())
                 words = {"label": self._named(gold), "prediction": self._named(predicted)}
-                share = 1 / (1 + np.exp(-certainty))
+                share = float(sigmoid(np.array(certainty)))
                 found.append({"index": index, **texts.texts_of(split.examples[index]), **words, "probability": share})
         return sorted(found, key=lambda item: -item["probability"])[:count]
 
