@@ -69,7 +69,7 @@ def filled_one_by_one(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(KINDS), st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5), st.booleans())
+@given(st.sampled_from(list(KINDS)), st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5), st.booleans())
 def test_batches_equal_rows_filled_one_by_one(kind: str, seed: int, examples: int, per_row: int, labelled: bool):
     features = random_features(kind, seed=seed, examples=examples)
     if not labelled:
