@@ -3,8 +3,9 @@
     python -m bert_jax.finetune --config=configs/finetune_own.py:classification --init=SOURCE --data_dir=D --workdir=W
 
 The folder holds train and dev as .jsonl or .tsv; `--config.own.text=review --config.own.label=stars` names columns. The
-argument is the kind: classification, regression, tags, span or choice. Without a dev file hold out a part of train:
-`--config.data.dev_fraction=0.1`. Cost and results depend on the data.
+argument is the kind: classification, regression, tags, span, choice or multilabel (a list of labels per text; in a .tsv
+names separated by commas). Without a dev file hold out a part of train: `--config.data.dev_fraction=0.1`. Cost and
+results depend on the data.
 """
 
 from ml_collections import ConfigDict

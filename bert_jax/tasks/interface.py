@@ -2,11 +2,7 @@
 
 A new task is one small file: a subclass of `Task`, and a line in `registry.py`. An *instance* is one `[CLS] A [SEP] B
 [SEP]`; an *example* is what is scored: one instance, or `group` of them (the choices of SWAG). A task never sees a
-model: it gets an *output* an example, by the head's kind:
-
-    classification  float32 [C], logits          choice  float32 [G], a score a choice
-    regression      float32 [1]                  span    float32 [T, 2], start and end logits of every token
-    tags            float32 [T, C], logits of every token
+model: it gets a float32 *output* per example, as its kind in `bert_jax/kinds` says, without the axes of batch and row.
 """
 
 import abc
@@ -31,8 +27,8 @@ class Features:
     """Hold the instances of a split.
 
     `ids` gives each instance's tokens (int32 [T], specials included), `first_lengths` the length of its `[CLS] A
-    [SEP]`. `targets` is one entry an example: int (classification, choice), float (regression), two token positions
-    (span; 0, 0 for "no answer"), or an int a token, -1 where nothing is scored (tags). None: unlabelled.
+    [SEP]`. `targets` has an entry per example, as the task's kind takes it: a number, two token positions of the
+    instance (0, 0: no answer), a tag per token (-1: not scored), C zeros and ones. None: unlabelled.
     """
 
     ids: list[np.ndarray]
