@@ -41,11 +41,16 @@ import numpy as np
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
+from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
+from bert_jax.finetuning.job import TaskJob
 from bert_jax.finetuning.results import Wanted
-from bert_jax.finetuning.run import num_steps
+from bert_jax.finetuning.run_result import Evaluation
 from bert_jax.finetuning.settings import RunSettings
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.tasks.interface import Split, Task
 
 # The split that is reported on: where GLUE's list of MRPC's dev ids is not at hand, train on train and test on test.
@@ -145,7 +150,7 @@ def run_task(name: str, arguments: argparse.Namespace, done: list[dict[str, Any]
     first = RunSettings(arguments.batch_size, arguments.learning_rate, arguments.epochs, 0)
     with tempfile.TemporaryDirectory() as folder:
         ours = open_experiment(config, first, model=arguments.model, workdir=Path(folder))
-        examples = len(ours.train.examples)
+        examples = len(ours.data.train.examples)
         epochs = arguments.steps * arguments.batch_size / examples if arguments.steps else arguments.epochs
         for key in missing:
             run = dataclasses.replace(first, num_epochs=epochs, seed=key["seed"])
@@ -159,7 +164,7 @@ def run_task(name: str, arguments: argparse.Namespace, done: list[dict[str, Any]
                 **key,
                 "unrolled": arguments.unroll,
                 "selection": ours.task.selection,
-                "split": ours.evals[0].name,
+                "split": ours.data.evals[0].name,
                 "train_examples": examples,
                 **dataclasses.asdict(trained),
             }
@@ -195,29 +200,30 @@ def open_experiment(config: FinetuneConfig, run: RunSettings, *, model: str, wor
         config,
         task=open_config_task(config),
         source=load_source(model, report=lambda line: None),
-        workdir=workdir,
         wanted=Wanted(runs=(run,)),
-        should_stop=lambda: False,
-        say=lambda line: None,
+        runtime=Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=silent),
+        directory=workdir,
     )
 
 
 def train_ours(experiment: Experiment, run: RunSettings, *, scored: bool) -> Figures:
     """Train by this project."""
-    trainer, evaluating = experiment.trainer, [0.0]
+    evaluating = [0.0]
 
-    def timed(params: Any) -> dict[str, float]:
-        if not scored:
-            return {experiment.task.selection: 0.0}
-        begun = time.process_time()
-        metrics = type(trainer).evaluate(trainer, params)
-        evaluating.append(time.process_time() - begun)
-        return metrics
+    class Timed(TaskJob):
+        def evaluate(self, step: int, params: Any) -> Evaluation:
+            if not scored:
+                evaluation = Evaluation(step, {experiment.task.selection: 0.0})
+                self.history.append(evaluation)
+                return evaluation
+            begun = time.process_time()
+            evaluation = super().evaluate(step, params)
+            evaluating.append(time.process_time() - begun)
+            return evaluation
 
-    trainer.evaluate = timed  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory(dir=experiment.workdir) as folder:
+    with tempfile.TemporaryDirectory(dir=experiment.directory) as folder:
         begun = time.process_time()
-        result, _ = trainer.run(run, params=experiment._initial(run), directory=Path(folder))
+        result, _ = experiment.train(run, directory=Path(folder), job_class=Timed)
         cpu = time.process_time() - begun - sum(evaluating)
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     measured = [record[SPEED] for record in map(json.loads, lines) if record.get(SPEED)]
@@ -242,7 +248,7 @@ def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, s
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     autocast = functools.partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-    task, train, dev = ours.task, ours.train, ours.evals[0]
+    task, train, dev = ours.task, ours.data.train, ours.data.evals[0]
     labels = max(len(task.labels), 1)
     network = BertForSequenceClassification.from_pretrained(model, num_labels=labels, dtype=torch.float32)
     network.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
@@ -311,7 +317,9 @@ def tensors(split: Split, chosen: np.ndarray, *, task: Task, device: Any) -> dic
         ids[row, :size], mask[row, :size] = features.ids[i], 1
         types[row, features.first_lengths[i] : size] = 1
     assert features.targets is not None
-    labels = np.array([features.targets[i] for i in chosen], np.float32 if task.kind == "regression" else np.int64)
+    labels = np.array(
+        [features.targets[i] for i in chosen], np.float32 if task.kind.target_dtype is np.float32 else np.int64
+    )
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": labels}
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if device.type == "cuda":  # pinned, the copy waits for nothing

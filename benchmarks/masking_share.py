@@ -18,7 +18,7 @@ from absl import app, flags
 from benchmarks.sides import SPECIAL, make_rows, num_predictions
 from bert_jax.config import Config, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.types import Rows
 
 WHOLE_WORD = flags.DEFINE_bool("whole_word", False, "Mask whole words.")
@@ -47,13 +47,13 @@ def main(argv: list[str]) -> None:
         train=TrainConfig(num_steps=100_000, batch_size=options.batch_size, phases=(phase,)),
     )
     config = dataclasses.replace(config, masking=dataclasses.replace(config.masking, whole_word=WHOLE_WORD.value))
-    program = Program(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     rows = Rows(**meshes.to_global(make_rows(options.batch_size, options.max_seq_length), mesh=program.mesh))
     objective = program.objective(program.phases[0], special=SPECIAL)
     key = jax.random.key(0)
     mask = jax.jit(lambda given: objective.prepare(given, key=key))
     step = program.train_step(program.phases[0], special=SPECIAL)
-    state = program.init_state()
+    state = program.random_state()
 
     def take() -> Any:
         nonlocal state

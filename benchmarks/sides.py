@@ -13,12 +13,13 @@ import numpy as np
 
 from bert_jax.config import Config, MeshConfig, model_preset
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.masking import default_max_predictions
+from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import Rows
 
 VOCAB = 30522
-SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, vocab_size=VOCAB)
+SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=VOCAB)
 
 
 def num_predictions(length: int) -> int:
@@ -44,10 +45,10 @@ def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
 
 def our_step(rows: dict[str, np.ndarray], *, config: Config) -> Callable[[int], float]:
     """Return a function that takes so many whole training steps, waits for them, and returns the last loss."""
-    program = Program(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     step = program.train_step(program.phases[0], special=SPECIAL)
     on_device = Rows(**meshes.to_global(rows, mesh=program.mesh))
-    state = program.init_state()
+    state = program.random_state()
 
     def take(steps: int) -> float:
         nonlocal state

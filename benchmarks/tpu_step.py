@@ -28,7 +28,7 @@ from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, instan
 from bert_jax.planning import chips, compiling
 from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json, row_contents
 from bert_jax.planning.scaling import Scaling
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Slice of TPUs.")
 MODEL = flags.DEFINE_string("model", "large", "Model preset: widths and vocabulary.")
@@ -49,7 +49,9 @@ PRNG = flags.DEFINE_string("huggingface_prng", "threefry2x32", "Random numbers o
 HLO = flags.DEFINE_string("hlo", "", "Keep the compiled programs as HLO.ours and HLO.huggingface.")
 
 
-def make_program(topology: chips.Topology, *, batch_size_per_chip: int, accumulation: int, pack: bool) -> Program:
+def make_program(
+    topology: chips.Topology, *, batch_size_per_chip: int, accumulation: int, pack: bool
+) -> PretrainingProgram:
     """Return our program; HuggingFace's step borrows its devices and its count of model FLOPs."""
     batch_size = batch_size_per_chip * accumulation * topology.num_chips
     model = dataclasses.replace(
@@ -113,7 +115,7 @@ def measure(side: str, *, topology: chips.Topology) -> dict[str, Any]:
     }
 
 
-def compile_peer(program: Program) -> compiling.CompiledStep:
+def compile_peer(program: PretrainingProgram) -> compiling.CompiledStep:
     """Compile HuggingFace's step on the devices of `program`."""
     import huggingface_flax
 

@@ -1,7 +1,9 @@
-"""Open a door: parse flags, call one function, turn what the user can mend into one line and exit status 2."""
+"""Run a command: parse flags, call one function, turn what the user can fix into one line and exit status 2.
+
+A command imports inside its `main` what it calls: jax takes seconds, and wrong flags and `--help` need none of it.
+"""
 
 import functools
-import logging
 import os
 import re
 import select
@@ -13,16 +15,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
 PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
 
 
-def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | None = None) -> None:
+def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = None) -> None:
     """Run `main` with parsed flags and exit with what it returns (None is 0).
 
-    `fields` gives the fields of the door's config by dotted name, where it is not that of pre-training.
+    `config` gives the class of the command's config, where it is not that of pre-training.
 
     A `UserError`, a wrong flag or a wrong config override is printed as one line, exit status 2. Ctrl-C exits with 130.
     """
@@ -30,8 +33,7 @@ def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | Non
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: flags are written --name=value; --help lists them")
-        # jax says in a line what kinds of accelerator it did not find.
-        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+        jax_internals.quiet("devices")
         try:
             sys.exit(main())
         except UserError as error:
@@ -44,7 +46,7 @@ def run(main: Callable[[], int | None], *, fields: Callable[[], list[str]] | Non
                 raise
             sys.exit(PIPE_CLOSED)
 
-    app.run(guarded, flags_parser=functools.partial(_parse, fields=fields))
+    app.run(guarded, flags_parser=functools.partial(_parse, config=config))
 
 
 def fail(message: str) -> None:
@@ -63,7 +65,7 @@ def _reader_left() -> bool:
     return left
 
 
-def _parse(argv: Sequence[str], *, fields: Callable[[], list[str]] | None = None) -> list[str]:
+def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> list[str]:
     """Parse flags; whatever absl or ml_collections raise for wrong ones becomes one line."""
     _check_config_file(argv)
     try:
@@ -74,15 +76,20 @@ def _parse(argv: Sequence[str], *, fields: Callable[[], list[str]] | None = None
         text = _reason(error)
         fail(re.sub(r"^(FATAL Flags parsing error:)?\s*", "", text) + "; --help lists the flags")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
-        fail(_config_error(argv, error, fields=fields))
+        fail(_config_error(argv, error, config=config))
     raise AssertionError("fail() exits")
 
 
-def _config_error(argv: Sequence[str], error: Exception, *, fields: Callable[[], list[str]] | None) -> str:
+def _config_error(argv: Sequence[str], error: Exception, *, config: Callable[[], type] | None) -> str:
     """Name the override or the config file that `error` came from."""
-    from bert_jax import config
+    from bert_jax.config import Config, builder  # not at the start: most commands end without an error
 
-    known = list(config.flatten(config.Config())) if fields is None else fields()
+    cls = Config if config is None else config()
+    known = builder.field_names(cls)
+    absent = re.fullmatch(r"[\W]*(\w+)[\W]*", str(error))
+    if isinstance(error, AttributeError | KeyError) and absent and absent[1] in builder.optional_groups(cls):
+        paths = [match[1] for text in argv if (match := re.match(rf"--?config\.({absent[1]}\b[^=]*)", text))]
+        return builder.absent_group_message(cls, (paths or [absent[1]])[0])
     for argument in argv[1:]:
         match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
         if not match:
@@ -90,7 +97,7 @@ def _config_error(argv: Sequence[str], error: Exception, *, fields: Callable[[],
         path = match.group(1)
         base = re.sub(r"\[\d+\]", "[0]", path)
         if base not in known and not any(name.startswith((base + ".", base + "[")) for name in known):
-            return config.unknown_field_message(path, known)
+            return builder.unknown_field_message(path, known)
         if isinstance(error, IndexError) and "[" in path:
             return f"--config.{path}: the config has no element of that number; they count from 0"
         if path in str(error) or (match.group(3) and match.group(3) in str(error)):

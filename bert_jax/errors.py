@@ -1,8 +1,8 @@
-"""The one exception that means: the user can mend this, and here is how."""
+"""The exception for what the user can fix, with a message that says how."""
 
 
 class UserError(Exception):
-    """Report something the user can mend, in one line.
+    """Something the user can fix, in one line.
 
     The message names the field or file and says what to type. A command prints it and exits with status 2; nothing
     below a command catches it.

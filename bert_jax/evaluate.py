@@ -24,7 +24,7 @@ def main() -> None:
     from bert_jax.errors import UserError
 
     if TASK.value:
-        from bert_jax.tasks.interface import score_predictions
+        from bert_jax.tasks.scoring import score_predictions
 
         result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
     elif MODEL.value:

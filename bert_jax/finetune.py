@@ -6,6 +6,7 @@
 """
 
 import sys
+import time
 
 from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
@@ -22,14 +23,17 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Random restarts of each setting.")
 ERRORS = flags.DEFINE_integer("errors", 0, "Write so many mistakes on dev.")
 ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of so many best runs.")
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Predict the test sets too; for GLUE as a zip.")
+HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew, for example classifier.")
 
 
 def main() -> int:
-    """Read the flags and call the one function."""
+    """Read the flags, join the other hosts if there are any, and call the one function."""
+    begun = time.time()
     from bert_jax.config import finetuning as configs
     from bert_jax.errors import UserError
     from bert_jax.finetuning import finetune
+    from bert_jax.parallel import distributed
 
     if CONFIG.value is None:
         raise UserError("--config is missing: give a config file, for example --config=configs/finetune_glue.py:mrpc")
@@ -52,14 +56,19 @@ def main() -> int:
         init_missing=tuple(INIT_MISSING.value),
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
-    return finetune.finetune(configs.from_config_dict(raw), request=request)
+    config = configs.from_config_dict(raw)
+
+    def on_host(hosts: distributed.Hosts) -> int:
+        return finetune.finetune(config, request=request, hosts=hosts, begun=begun)
+
+    return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)
 
 
-def _fields() -> list[str]:
-    from bert_jax.config.finetuning import FinetuneConfig, flatten
+def _config() -> type:
+    from bert_jax.config.finetuning import FinetuneConfig
 
-    return list(flatten(FinetuneConfig()))
+    return FinetuneConfig
 
 
 if __name__ == "__main__":
-    cli.run(main, fields=_fields)
+    cli.run(main, config=_config)

@@ -23,6 +23,7 @@ def main() -> int:
     """Read the flags and call the one function."""
     from bert_jax import config as configs
     from bert_jax.errors import UserError
+    from bert_jax.files import write_text
     from bert_jax.planning import chips, compiling, report, sweep
 
     if CONFIG.value is None:
@@ -42,9 +43,7 @@ def main() -> int:
     def keep(text: str) -> None:
         path = Path(HLO.value + (f".{len(kept)}" if kept else ""))
         kept.append(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

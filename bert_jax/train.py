@@ -26,12 +26,12 @@ def main() -> int:
     """Read the flags, join the other hosts if there are any, and call the one function."""
     begun = time.time()
     from bert_jax import config as configs
-    from bert_jax.convert.continuing import adopt_source
     from bert_jax.convert.source import load_source
     from bert_jax.errors import UserError
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, program, run
+    from bert_jax.pretrain.continuing import adopt_source
 
     if CONFIG.value is None:
         raise UserError("--config is missing: give a config file, for example --config=configs/tiny_cpu.py")
@@ -40,17 +40,13 @@ def main() -> int:
         if INIT.value:
             source = load_source(INIT.value, init_missing=INIT_MISSING.value)
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
-        print(dry_run.describe_run(program.Program(config, mesh=meshes.make_mesh(config.mesh))))
+        print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
         return 0
     if not WORKDIR.value:
         raise UserError("--workdir is missing: give the directory that is to hold checkpoints and metrics")
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
-    try:
-        hosts = distributed.start(seconds=HOST_TIMEOUT.value)
-    except distributed.HostMissing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return distributed.LOST_A_HOST
-    with distributed.leaving_together(hosts):
+
+    def train(hosts: distributed.Hosts) -> int:
         return run.pretrain(
             config,
             workdir=WORKDIR.value,
@@ -60,7 +56,8 @@ def main() -> int:
             hosts=hosts,
             begun=begun,
         )
-    raise AssertionError("leaving_together ends the process")
+
+    return distributed.run_on_hosts(train, seconds=HOST_TIMEOUT.value)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,25 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 @struct.dataclass
-class Rows:
-    """Hold rows of unmasked instances, exactly as the data set stores them.
+class InstanceRows:
+    """Rows of instances as they travel to the device; `rows/layout.py` makes encoder inputs of them.
 
     An instance takes `segment_lengths[b, s].sum()` positions: `[CLS] A [SEP]` in the first number, `B [SEP]` in the
     second (0 for a single segment), instances one after the other from position 0; an empty instance has lengths 0, 0.
-    What lies behind the last instance is padding. `next_sentence_labels` is 1 where B is random (or A and B are
-    swapped, for SOP).
+    What follows the last instance is padding.
     """
 
     input_ids: Int[Array, "B T"]
     segment_lengths: Int[Array, "B S 2"]
+
+
+@struct.dataclass
+class Rows(InstanceRows):
+    """Rows of unmasked instances, exactly as the data set stores them.
+
+    `next_sentence_labels` is 1 where B is random (or A and B are swapped, for SOP).
+    """
+
     next_sentence_labels: Int[Array, "B S"]
     word_starts: Bool[Array, "B T"]
 

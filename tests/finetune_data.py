@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from bert_jax.convert.source import Source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.types import EncoderInputs
 
 GOOD, BAD, PLAIN = ("good", "fine", "nice"), ("bad", "poor", "sad"), ("the", "a", "film", "was", "very", "and", "it")
@@ -88,6 +92,20 @@ def write_sentiment(folder: Path, *, train: int = 160, dev: int = 40) -> Path:
     write_jsonl(folder / "train.jsonl", sentiment(train, seed=1))
     write_jsonl(folder / "dev.jsonl", sentiment(dev, seed=2))
     return folder
+
+
+def write_conll(folder: Path) -> Path:
+    """Write CoNLL files in which two words are a person."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sentence = "the x x O\ngood x x I-PER\nfilm x x I-PER\nwas x x O\n\n"
+    for name, documents in (("eng.train", 3), ("eng.testa", 2), ("eng.testb", 1)):
+        (folder / name).write_text(("-DOCSTART- -X- O O\n\n" + sentence * 3) * documents)
+    return folder
+
+
+def open_runtime(workdir: Path, *, report: Callable[[str], None] = silent) -> Runtime:
+    """Return the runtime of one host, without a lock."""
+    return Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=report)
 
 
 def own_config(folder: Path, **sections: dict[str, Any]) -> FinetuneConfig:

@@ -1,9 +1,10 @@
-"""Take packed rows apart: each instance in a row of its own, with the masks it had, for comparison."""
+"""Packed rows for comparison: packed slowly, read back, and each instance in a row of its own."""
 
 import jax
 import numpy as np
 from tiny_model import instance_spans
 
+from bert_jax.rows.packing import Placement
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
 
 
@@ -36,3 +37,32 @@ def instances_alone(rows: Rows, batch: PretrainingBatch) -> PretrainingBatch:
                 )
             )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+
+def instances_in_rows(placed: Placement) -> list[list[int]]:
+    """Return the numbers of the instances in each row, in their order."""
+    rows = [[] for _ in range(placed.num_rows)]
+    for instance in np.lexsort((placed.slots, placed.rows)).tolist():
+        rows[placed.rows[instance]].append(instance)
+    return rows
+
+
+def rows_of_a_linear_scan(lengths: list[int], *, max_seq_length: int, per_row: int) -> list[list[int]]:
+    """Return the rows of best-fit decreasing, found without any index: what data sets and metrics were made with.
+
+    Of equally long instances the first comes first; of rows with equal room, the one that was filled last.
+    """
+    rows: list[list[int]] = []
+    open_rows: list[list[int]] = [[] for _ in range(max_seq_length + 1)]
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        size = lengths[index]
+        left = next((space for space in range(size, max_seq_length + 1) if open_rows[space]), None)
+        if left is None:
+            rows.append([])
+            number, left = len(rows) - 1, max_seq_length
+        else:
+            number = open_rows[left].pop()
+        rows[number].append(index)
+        if len(rows[number]) < per_row:
+            open_rows[left - size].append(number)
+    return rows

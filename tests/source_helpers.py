@@ -67,7 +67,7 @@ def random_source(
 
 def flat(source: Source) -> dict[str, np.ndarray]:
     """Return the parameters by name."""
-    return names.flatten(source.params)
+    return names.flat_params(source.params)
 
 
 def assert_same_params(first: Source, second: Source) -> None:

@@ -13,8 +13,8 @@ from bert_jax.config import Config, flatten, from_config_dict
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.dataset import open_tokenizer, special_ids
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.dataset import open_tokenizer
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.types import Rows
 from tests.runs import ROOT
 
@@ -83,13 +83,13 @@ def test_a_config_is_small_and_opens_with_its_command(name: str):
 def test_a_config_takes_two_steps_a_phase_on_eight_devices(name: str, tiny_dataset: Path):
     config = shrink(load(name))
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
-    state = program.init_state()
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+    state = program.random_state()
     for phase in program.phases:
         batches = PretrainingBatches(
             tiny_dataset, max_seq_length=phase.max_seq_length, batch_size=phase.batch_size, seed=0
         )
-        special = special_ids(open_tokenizer(batches.info))
+        special = open_tokenizer(batches.info).special_ids
         step = program.train_step(phase, special=special)
         for index in range(phase.start, phase.end):
             rows = Rows(**meshes.to_global(batches[index], mesh=program.mesh))

@@ -8,14 +8,14 @@ import pytest
 from source_helpers import random_source, vocabulary
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
-from bert_jax.convert.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
 from bert_jax.convert.source import initial_params
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary, save_vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert.names import flatten
+from bert_jax.model.bert.names import flat_params
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
+from bert_jax.pretrain.program import PretrainingProgram
 
 
 def config(length: int = 16, **data) -> Config:
@@ -43,11 +43,11 @@ def test_parameters_fit_the_state_that_training_begins_from(tmp_path):
     source = random_source("small-test", architecture="BertForMaskedLM")
     adopted = adopt_source(config(), source=source, workdir=tmp_path, report=quiet)
     params = initial_params(source, model=adopted.model, init_missing=["pooler", "next_sentence"])
-    expected = Program(adopted, mesh=meshes.make_mesh(adopted.mesh)).abstract_state().params
+    expected = PretrainingProgram(adopted, mesh=meshes.make_mesh(adopted.mesh)).abstract_state().params
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
     )
-    assert flatten(params)["masked_lm/bias"] is source.params["masked_lm"]["bias"]
+    assert flat_params(params)["masked_lm/bias"] is source.params["masked_lm"]["bias"]
 
 
 def test_rows_longer_than_the_position_table_are_refused(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.interface import KINDS, Task
+from bert_jax.kinds.table import KINDS
+from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
 from tests.finetune_data import tokenizer, write_jsonl
 
@@ -31,7 +32,9 @@ RECORDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"begin": "it was", "ends": ["good", "bad", "sad"], "right": 2},
         {"text": "begin", "choices": "ends", "label": "right"},
     ),
+    "multilabel": ({"review": "it was good", "about": ["film", "sound"]}, {"text": "review", "label": "about"}),
 }
+WIDTHS = {"classification": 1, "regression": 1, "choice": 3, "span": 2, "tags": 3, "multilabel": 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,11 +45,10 @@ def test_every_kind_is_read_from_json_lines(tmp_path: Path, kind: str):
     task = own(tmp_path, kind=kind, **options)
     split = task.load("train", tokenizer=tokenizer())
     features = split.features
-    assert task.kind == kind
+    assert task.kind is KINDS[kind]
     assert features.num_examples == 3
     assert features.group == (3 if kind == "choice" else 1)
-    width = {"classification": 1, "regression": 1, "choice": 3, "span": 2, "tags": 3}[kind]
-    shape = (width,) if kind in ("classification", "regression", "choice") else (len(features.ids[0]), width)
+    shape = (len(features.ids[0]), WIDTHS[kind]) if kind in ("span", "tags") else (WIDTHS[kind],)
     figures = task.score(split, [np.zeros(shape, np.float32)] * 3)
     assert task.selection in figures
     files = task.write_predictions(split, [np.zeros(shape, np.float32)] * 3, directory=tmp_path / "out")
@@ -60,6 +62,21 @@ def test_tsv_with_named_columns_says_the_same_as_json_lines(tmp_path: Path):
     assert [example.text for example in task.read("train")] == ['it was "good', "it was bad"]
     (tmp_path / "train.tsv").write_text("w\tt\nthe bob\tO B-PER\n")
     assert own(tmp_path, kind="tags", text="w", label="t").labels == ("O", "B-PER", "I-PER")
+
+
+def test_labels_are_a_list_and_in_a_table_names_with_commas(tmp_path: Path):
+    """Label order is that of the config, else alphabetical; a text may have no label."""
+    rows = [{"text": "x", "label": ["b", "c d", 5]}, {"text": "y", "label": []}, {"text": "z", "label": ["b", "b"]}]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    task = own(tmp_path, kind="multilabel")
+    assert task.labels == ("5", "b", "c d")
+    (tmp_path / "table.tsv").write_text("text\tlabel\nx\tb, c d,5\ny\t\nz\tb\n")
+    for changes in ({}, {"train_file": "table.tsv"}):
+        task.data = dataclasses.replace(task.data, **changes)
+        split = task.load("train", tokenizer=tokenizer())
+        np.testing.assert_array_equal(split.features.targets, [[1, 1, 1], [0, 0, 0], [0, 1, 0]])
+    task = own(tmp_path, kind="multilabel", labels="c d,b,5")
+    np.testing.assert_array_equal(task.load("train", tokenizer=tokenizer()).features.targets[2], [0, 1, 0])
 
 
 def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path):
@@ -91,6 +108,16 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("classification", '{"text": "x", "label": null}', {}, r"line 2: column 'label' holds null where a text"),
         ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null where a text"),
         ("classification", '{"text": ["x"], "label": "a"}', {}, r"line 2: column 'text' holds \["),
+        ("multilabel", '{"text": "x", "label": "a"}', {}, r"line 2: column 'label' is 'a': write a list of labels"),
+        ("multilabel", '{"text": "x", "label": null}', {}, r"line 2: column 'label' is None: write a list of labels"),
+        ("multilabel", '{"text": "x", "label": [["a"]]}', {}, r"line 2: column 'label' holds \["),
+        (
+            "multilabel",
+            '{"text": "x", "label": ["a"]}',
+            {"labels": "b,c"},
+            r"line 2: unknown label 'a': the labels are",
+        ),
+        ("multilabel", '{"text": "x", "label": []}', {}, r"no record of the train set has a label in column 'label'"),
         ("regression", '{"text": "x", "label": NaN}', {}, r"line 2: nan is not a number: mend column label"),
         ("regression", '{"text": "x", "label": Infinity}', {}, r"line 2: inf is not a number: mend column label"),
         ("regression", '{"text": "x", "label": null}', {}, r"line 2: None is not a number"),
@@ -167,7 +194,7 @@ def test_a_test_set_needs_no_labels_and_train_and_dev_do(tmp_path: Path, kind: s
     task = own(tmp_path, kind=kind, **options)
     split = task.load("test", tokenizer=tokenizer())
     assert split.features.targets is None
-    width = {"classification": 1, "regression": 1, "choice": 3, "span": 2, "tags": 3}[kind]
+    width = WIDTHS[kind]
     output = np.zeros((len(split.features.ids[0]), width) if kind in ("span", "tags") else width, np.float32)
     if kind == "tags":
         output[:, 1] = 1

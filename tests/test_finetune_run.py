@@ -15,14 +15,25 @@ from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
+from bert_jax.finetuning.batches import batch_examples
 from bert_jax.finetuning.experiment import Experiment
+from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, predict_outputs, save_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.results import Wanted
-from bert_jax.finetuning.run import Stopped, batch_examples
+from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import RunSettings, grid, layerwise_decay, learning_rate, step_settings
+from bert_jax.runs.runtime import silent
 from bert_jax.training.schedule import RateSegment, learning_rate_schedule
-from tests.finetune_data import own_config, sentiment, tiny_source, write_jsonl, write_sentiment, write_source
+from tests.finetune_data import (
+    open_runtime,
+    own_config,
+    sentiment,
+    tiny_source,
+    write_jsonl,
+    write_sentiment,
+    write_source,
+)
 
 
 def experiment(tmp_path: Path, config: FinetuneConfig, **options: Any) -> Experiment:
@@ -31,15 +42,10 @@ def experiment(tmp_path: Path, config: FinetuneConfig, **options: Any) -> Experi
     workdir.mkdir(exist_ok=True)
     source = options.pop("source", None) or tiny_source(tmp_path / "source")
     source.require_tokenizer().save(workdir / "vocab")
-    return Experiment(
-        config,
-        task=finetune.open_config_task(config),
-        source=source,
-        workdir=workdir,
-        wanted=wanted,
-        should_stop=options.pop("should_stop", lambda: False),
-        say=options.pop("say", lambda line: None),
-    )
+    runtime = open_runtime(workdir, report=options.pop("report", silent))
+    runtime.should_stop = options.pop("should_stop", lambda: False)
+    task = finetune.open_config_task(config)
+    return Experiment(config, task=task, source=source, wanted=wanted, runtime=runtime, directory=workdir)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,7 @@ def test_a_finished_workdir_is_not_trained_again(
 ):
     workdir, record = learned
     config = from_config_dict(dataclasses.asdict(own_config(workdir.parent / "data", train={"num_epochs": 6.0})))
-    monkeypatch.setattr(TaskProgram, "init_state", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(TaskProgram, "initial_state", lambda *_: pytest.fail("trained again"))
     wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
     again = experiment(workdir.parent, config, wanted=wanted).run_all()
     assert again == record
@@ -182,11 +188,26 @@ def test_layerwise_decay_slows_lower_layers():
     np.testing.assert_allclose(scaled["classifier"]["bias"], 1)
 
 
-def test_layerwise_decay_trains(tmp_path: Path):
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_layerwise_decay_scales_the_steps_of_a_run(tmp_path: Path, decay: float):
+    """The first step of Adam moves every parameter that has a gradient by the learning rate of its depth."""
     config = own_config(
-        write_sentiment(tmp_path / "data", train=32), optimizer={"layerwise_lr_decay": 0.5}, train={"num_epochs": 1.0}
+        write_sentiment(tmp_path / "data", train=16),
+        optimizer={"layerwise_lr_decay": decay, "weight_decay": 0.0, "learning_rate": 1e-3},
+        train={"num_epochs": 1.0},
     )
-    assert experiment(tmp_path, config).run_all()["runs"]
+    source = tiny_source(tmp_path / "source")
+    assert experiment(tmp_path, config, source=source).run_all()["best"]["num_steps"] == 1
+    trained = load_source(tmp_path / "work").params
+    moved = jax.tree.map(lambda old, new: np.abs(new - old), source.params, {p: trained[p] for p in source.params})
+    layers = moved["encoder"]["layers"]["attention_output"]["kernel"]
+    for change, power in (
+        (moved["pooler"]["dense"]["kernel"], 0),
+        (layers[1], 1),
+        (layers[0], 2),
+        (moved["encoder"]["embeddings"]["position_embeddings"], 3),
+    ):
+        assert change.max() == pytest.approx(1e-3 * decay**power, rel=0.01)
 
 
 def test_the_grid_is_the_papers():
@@ -212,16 +233,18 @@ def test_outputs_survive_the_disk(tmp_path: Path):
 def test_evaluation_gives_each_example_its_own_output(tmp_path: Path):
     config = own_config(write_sentiment(tmp_path / "data", train=32))
     made = experiment(tmp_path, config)
-    params = made.program.init_state(made._initial(made.wanted.runs[0])).params
-    together = predict_outputs(made.program, params, features=made.evals[0].features)
+    assert isinstance(made.learner, FineTuner)
+    program, dev = made.learner.program, made.data.evals[0]
+    params = made.learner.initial_state(made.wanted.runs[0]).params
+    together = predict_outputs(program, params, features=dev.features)
     for index in (0, 7, 39):
         one = dataclasses.replace(
-            made.evals[0].features,
-            ids=made.evals[0].features.ids[index : index + 1],
-            first_lengths=made.evals[0].features.first_lengths[index : index + 1],
-            targets=made.evals[0].features.targets[index : index + 1],
+            dev.features,
+            ids=dev.features.ids[index : index + 1],
+            first_lengths=dev.features.first_lengths[index : index + 1],
+            targets=dev.features.targets[index : index + 1],
         )
-        alone = predict_outputs(made.program, params, features=one)
+        alone = predict_outputs(program, params, features=one)
         np.testing.assert_allclose(together[index], alone[0], atol=2e-5)
 
 
@@ -231,9 +254,11 @@ def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp
     experiment(tmp_path, config, workdir="first").run_all()
     trained = load_source(tmp_path / "first")
     lines: list[str] = []
-    again = experiment(tmp_path, config, workdir="second", source=trained, say=lines.append)
+    again = experiment(tmp_path, config, workdir="second", source=trained, report=lines.append)
+    assert isinstance(again.learner, FineTuner)
     np.testing.assert_array_equal(
-        again._initial(again.wanted.runs[0])["classifier"]["kernel"], trained.params["classifier"]["kernel"]
+        again.learner.initial_params(again.wanted.runs[0])["classifier"]["kernel"],
+        trained.params["classifier"]["kernel"],
     )
     rows = [{**row, "label": row["label"].upper()} for row in sentiment(40, seed=1)]
     for split in ("train", "dev"):
@@ -285,10 +310,10 @@ def test_bad_input_is_one_line(tmp_path: Path):
         ({"train": {"batch_size": "8"}}, "config.train.batch_size: expected int, got '8'"),
         ({"optimizer": {"warmup_fraction": 1.5}}, "warmup_fraction=1.5: must lie from 0 to below 1"),
         ({"recipe": "original", "optimizer": {"name": "adamw"}}, "contradicts config.recipe=original"),
-        ({"squad": {"null_score_threshold": "low"}}, "write a number, or tune"),
+        ({"task": "squad_v2", "squad": {"null_score_threshold": "low"}}, "write a number, or tune"),
         ({"task": "squad_v1", "data": {"max_seq_length": 64}}, "leaves no room for the context"),
         ({"own": {"kind": "choice"}, "task": "own"}, "config.own.choices is empty"),
-        ({"ner": {"features": "first"}}, "choose one of '', embeddings, second_to_last"),
+        ({"task": "ner", "ner": {"features": "first"}}, "choose one of '', embeddings, second_to_last"),
         ({"model": {"hidden_dropout_prob": 1.5}}, "must lie from 0 to below 1, or be -1"),
         ({"seed": -1}, "config.seed=-1: must not be negative"),
     ],

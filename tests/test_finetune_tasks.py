@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
@@ -14,12 +15,12 @@ from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
-from bert_jax.finetuning.run import Stopped
-from bert_jax.runs.compilation_cache import DIRECTORY
+from bert_jax.prediction.model import load
+from bert_jax.runs.runtime import FINISHED, INTERRUPTED
 from bert_jax.runs.stopping import StopRequest
 from bert_jax.tasks import glue
-from bert_jax.tasks.interface import score_predictions
-from tests.finetune_data import write_jsonl, write_source
+from bert_jax.tasks.scoring import score_predictions
+from tests.finetune_data import write_conll, write_jsonl, write_source
 
 CONTEXT = "the film was very good and it was fine"
 PAIR = "index\tsentence1\tsentence2"
@@ -34,9 +35,10 @@ def config_of(task: str, folder: Path, **sections: dict[str, Any]) -> FinetuneCo
     fields: dict[str, dict[str, Any]] = {
         "data": {"directory": str(folder), "max_seq_length": 32},
         "train": {"batch_size": 4, "num_epochs": 1.0},
-        "squad": {"max_query_length": 8, "doc_stride": 4},
         "log": {"every": 100},
     }
+    if "squad" in task or sections.get("own", {}).get("kind") == "span":
+        fields["squad"] = {"max_query_length": 8, "doc_stride": 4}
     for name, changes in sections.items():
         fields[name] = {**fields.get(name, {}), **changes}
     return from_config_dict({"task": task, **fields})
@@ -44,7 +46,7 @@ def config_of(task: str, folder: Path, **sections: dict[str, Any]) -> FinetuneCo
 
 def run(config: FinetuneConfig, source: Path, workdir: Path, **request: Any) -> dict[str, Any]:
     asked = finetune.Request(init=str(source), workdir=str(workdir), **request)
-    assert finetune.finetune(config, request=asked) == finetune.FINISHED
+    assert finetune.finetune(config, request=asked) == FINISHED
     return json.loads((workdir / "results.json").read_text())
 
 
@@ -150,35 +152,42 @@ def test_questions_are_learned_in_two_stages_and_answered_by_an_ensemble(tmp_pat
 
 
 def test_intermediate_training_gives_the_second_stage_its_head(tmp_path: Path, source: Path):
+    """One step of Adam moves no parameter further than the learning rate, and the first stage takes twenty."""
     write_squad(tmp_path / "train-v1.1.json", questions=4, impossible=False)
     write_squad(tmp_path / "dev-v1.1.json", questions=2, impossible=False)
-    write_squad(tmp_path / "trivia.json", questions=4, impossible=False)
+    write_squad(tmp_path / "trivia.json", questions=80, impossible=False)
+    rate = 1e-3
+    one: dict[str, Any] = {"optimizer": {"learning_rate": rate, "weight_decay": 0.0}}
+    run(config_of("squad_v1", tmp_path, **one), source, tmp_path / "without")
+    run(config_of("squad_v1", tmp_path, squad={"intermediate_file": "trivia.json"}, **one), source, tmp_path / "work")
+    folders = ("without", "work/intermediate", "work")
+    without, first, second = (load_source(tmp_path / name).params["qa_outputs"]["kernel"] for name in folders)
+    assert 0 < np.abs(second - first).max() <= 1.01 * rate
+    assert np.abs(without - first).max() > 3 * rate  # where a second stage with a new head would be
     config = config_of("squad_v1", tmp_path, squad={"intermediate_file": "missing.json"})
     with pytest.raises(UserError, match=r"no such file: .*missing.json"):
-        run(config, source, tmp_path / "work")
-    with pytest.raises(UserError, match=r"config.task=swag answers no questions: leave it empty"):
+        run(config, source, tmp_path / "missing")
+    with pytest.raises(
+        UserError, match=r"config.squad.intermediate_file: no such field in config.task=swag; .*leave it out"
+    ):
         config_of("swag", tmp_path, squad={"intermediate_file": "trivia.json"})
 
 
 def test_one_of_four_endings_is_learned(tmp_path: Path, source: Path):
     header = ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3,label\n"
-    rows = [f"{i},,,s,the film,it,,was bad,was good,was sad,was fine,{i % 4}\n" for i in range(8)]
-    for name in ("train", "val", "test"):
-        (tmp_path / f"{name}.csv").write_text(header + "".join(rows))
-    record = run(config_of("swag", tmp_path), source, tmp_path / "work", predict_test=True, errors=2)
-    assert list((tmp_path / "work" / DIRECTORY).iterdir())  # what a restart need not compile
-    assert 0 <= record["best"]["metrics"]["dev"]["accuracy"] <= 1
+    endings = [["was bad"] * 4 for _ in range(32)]
+    right = [number % 4 for number in range(32)]
+    for number, four in zip(right, endings, strict=True):
+        four[number] = "was good"
+    rows = [f"{i},,,s,the film,it,,{','.join(endings[i])},{right[i]}\n" for i in range(32)]
+    for name, count in (("train", 32), ("val", 16), ("test", 8)):
+        (tmp_path / f"{name}.csv").write_text(header + "".join(rows[:count]))
+    learning: dict[str, Any] = {"optimizer": {"learning_rate": 3e-3}, "train": {"num_epochs": 8.0, "batch_size": 8}}
+    record = run(config_of("swag", tmp_path, **learning), source, tmp_path / "work", predict_test=True, errors=2)
+    assert record["constant"] == 0.25
+    assert record["best"]["metrics"]["dev"]["accuracy"] == 1.0
     written = (tmp_path / "work" / "predictions" / "test" / "swag-test.csv").read_text().split()
-    assert written[0] == "pred"
-    assert len(written) == 9
-
-
-def write_conll(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    sentence = "the x x O\ngood x x I-PER\nfilm x x I-PER\nwas x x O\n\n"
-    for name, documents in (("eng.train", 3), ("eng.testa", 2), ("eng.testb", 1)):
-        (folder / name).write_text(("-DOCSTART- -X- O O\n\n" + sentence * 3) * documents)
-    return folder
+    assert written == ["pred", *map(str, right[:8])]
 
 
 @pytest.mark.parametrize("context", [True, pytest.param(False, marks=pytest.mark.soak)])
@@ -217,22 +226,21 @@ def test_every_row_of_table_7_runs(tmp_path: Path, source: Path, features: str):
     assert run(config, source, tmp_path / "work")["features"] == features
 
 
-def test_a_stopped_tagger_begins_anew_and_frozen_features_need_their_layers(tmp_path: Path, source: Path, capsys: Any):
+def test_a_stopped_tagger_resumes_and_frozen_features_need_their_layers(tmp_path: Path, source: Path, capsys: Any):
     folder = write_conll(tmp_path / "data")
     config = config_of("ner", folder, ner={"features": "sum_last_four", "bilstm_hidden_size": 4})
     asked = finetune.Request(init=str(source), workdir=str(tmp_path / "work"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopRequest, "__call__", lambda self: True)
-        assert finetune.finetune(config, request=asked) == finetune.INTERRUPTED
-    assert (
-        "stopped at step 0 of 2, finished runs are kept; the same command begins this one anew"
-        in capsys.readouterr().out
-    )
-    assert Stopped(1, 2).saved
+        assert finetune.finetune(config, request=asked) == INTERRUPTED
+    assert "stopped at step 0 of 2, state saved; the same command resumes there" in capsys.readouterr().out
+    assert run(config, source, tmp_path / "work")["features"] == "sum_last_four"
     shallow = write_source(tmp_path / "shallow")
     with pytest.raises(UserError, match=r"config.ner.features=sum_last_four: .* has 2 layers, not four"):
         run(config, shallow, tmp_path / "other")
-    with pytest.raises(UserError, match=r"config.ner.features=last: config.task=mrpc tags no words"):
+    with pytest.raises(
+        UserError, match=r"config.ner.features: no such field in config.task=mrpc; it is an option of ner"
+    ):
         config_of("mrpc", folder, ner={"features": "last"})
 
 
@@ -241,6 +249,7 @@ OWN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "tags": ({"text": ["the", "film"], "label": ["O", "I-PER"]}, {}),
     "span": ({"text": "was it", "c": CONTEXT, "label": "very good"}, {"text_pair": "c"}),
     "choice": ({"text": "it was", "ends": ["good", "bad", "sad"], "label": 2}, {"choices": "ends"}),
+    "multilabel": ({"text": "it was good", "label": ["a", "b"]}, {}),
 }
 
 
@@ -256,6 +265,42 @@ def test_own_data_of_every_kind_is_trained_predicted_and_exported(tmp_path: Path
     assert (tmp_path / "work" / "errors-dev.jsonl").exists()
     export_folder(load_source(tmp_path / "work"), out=tmp_path / "folder", report=lambda line: None)
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"]
+
+
+def test_several_labels_are_learned_exported_and_predicted(tmp_path: Path, source: Path):
+    """From a list of labels to HuggingFace's `problem_type`, in the order of the config throughout."""
+    several = [[], ["bad"], ["good"], ["bad", "good"]]
+    rows = [{"text": f"the film was {' and '.join(words) or 'it'}", "label": words} for words in several * 8]
+    for name in ("train", "dev"):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    learning: dict[str, Any] = {"optimizer": {"learning_rate": 3e-3}, "train": {"num_epochs": 12.0, "batch_size": 8}}
+    config = config_of("own", tmp_path, own={"kind": "multilabel", "labels": "good,bad"}, **learning)
+    record = run(config, source, tmp_path / "work", errors=5)
+    assert record["best"]["metrics"]["dev"] == {"micro_f1": 1.0, "macro_f1": 1.0, "subset_accuracy": 1.0}
+    assert record["constant"] == pytest.approx(2 / 3)  # both, always: precision a half
+    assert record["tables"] == {name: {"precision": 1.0, "recall": 1.0, "f1": 1.0} for name in ("good", "bad")}
+    assert (tmp_path / "work" / "errors-dev.jsonl").read_text() == ""
+    lines = (tmp_path / "work" / "predictions" / "dev" / "own-dev.jsonl").read_text().splitlines()
+    assert [sorted(json.loads(line)["prediction"]) for line in lines] == [row["label"] for row in rows]
+    trained = load_source(tmp_path / "work")
+    export_folder(trained, out=tmp_path / "folder", report=lambda line: None)
+    exported = json.loads((tmp_path / "folder" / "config.json").read_text())
+    for fields in (trained.label_fields, exported):
+        assert fields["problem_type"] == "multi_label_classification"
+        assert fields["id2label"] == {"0": "good", "1": "bad"}
+    assert exported["architectures"] == ["BertForSequenceClassification"]
+    assert "pipeline_tag: text-classification" in (tmp_path / "folder" / "README.md").read_text()
+    for model in (tmp_path / "work", tmp_path / "folder"):
+        answers = load(model).classify([rows[0]["text"], rows[3]["text"]])
+        assert [answer["labels"] for answer in answers] == [[], ["good", "bad"]]
+        assert all(share > 0.5 for share in answers[1]["probabilities"].values())
+    for row in rows:
+        row["label"] = (row["label"] or ["good"])[0]
+    for name in ("train", "dev"):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    config = config_of("own", tmp_path, own={"labels": "good,bad"})
+    with pytest.raises(UserError, match="has a head for multilabel, own is classification: type --init_missing=classi"):
+        run(config, tmp_path / "work", tmp_path / "other")
 
 
 def test_new_text_without_labels_is_tagged_and_answered(tmp_path: Path, source: Path):

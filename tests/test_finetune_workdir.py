@@ -13,8 +13,8 @@ from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import load_source
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
+from bert_jax.finetuning.experiment import STATES
 from bert_jax.finetuning.results import TaskResults
-from bert_jax.finetuning.run import STATES
 from tests.finetune_data import own_config, sentiment, write_jsonl, write_sentiment, write_source
 from tests.runs import run as run_command
 

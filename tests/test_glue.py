@@ -9,9 +9,10 @@ from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.glue import GlueTask
-from bert_jax.tasks.interface import Features, Split, score_predictions
+from bert_jax.tasks.interface import Features, Split
 from bert_jax.tasks.registry import open_task
-from bert_jax.tasks.texts import TextExample, truncate_pair
+from bert_jax.tasks.scoring import score_predictions
+from bert_jax.tasks.texts import TextExample
 from tests.finetune_data import tokenizer
 
 # Rows of the shared copies (README there), all of the official files.
@@ -115,17 +116,6 @@ def test_missing_files_and_bad_bytes_are_one_line(tmp_path: Path):
     (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n")
     with pytest.raises(UserError, match="the train set of rte is empty"):
         task_of(tmp_path, "rte").load("train", tokenizer=tokenizer())
-
-
-def test_truncation_equals_the_originals_loop():
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        a, b = (list(range(int(rng.integers(0, 30)))) for _ in range(2))
-        limit = int(rng.integers(0, 50))
-        first, second = list(a), list(b)
-        while len(first) + len(second) > limit:
-            (first if len(first) > len(second) else second).pop()
-        assert truncate_pair(a, b, limit=limit) == (first, second)
 
 
 def test_instances_are_cls_a_sep_b_sep(tmp_path: Path):

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.errors import UserError
+from bert_jax.progress import duration
+from bert_jax.runs.goodput import KINDS, Goodput
 from bert_jax.runs.loop import run_loop
-from bert_jax.runs.progress import Progress, duration
-from bert_jax.runs.step_log import StepLog
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.recorder import Recorder
+from bert_jax.runs.step_log import NonfiniteSteps, StepFacts, StepLog
 from bert_jax.runs.writers import JsonLinesWriter
 from bert_jax.training.metrics import Mean, MetricWindow
 from bert_jax.training.state import TrainState
@@ -40,7 +43,7 @@ def state(step: int) -> TrainState:
     return TrainState(step=jnp.int32(step), params={}, opt_state={})
 
 
-class Recorder(StepLog):
+class LoggedEvents(StepLog):
     """Write down what the loop does instead of doing it."""
 
     def __init__(self, events: list[str]):
@@ -90,7 +93,7 @@ def play(
         end=end,
         batches=iter(range(start, end)),
         train_step=train_step,
-        log=Recorder(events),
+        log=LoggedEvents(events),
         features=[Feature(name, every, events) for name, every in features],
         should_stop=lambda: stop(events),
     )
@@ -150,22 +153,23 @@ def test_a_request_to_stop_before_the_first_step_takes_none() -> None:
 
 @contextlib.contextmanager
 def opened_log(
-    path: Path, *, every: int = 2, end: int = 100, good: int | None = None, max_nonfinite: int = 0, nonfinite: int = 0
+    path: Path, *, every: int = 2, end: int = 100, good: int | None = None, nonfinite: NonfiniteSteps | None = None
 ) -> Iterator[StepLog]:
     """Open a real step log that writes to `path`."""
+    nonfinite = nonfinite or NonfiniteSteps()
     writer = JsonLinesWriter(path)
     yield StepLog(
         every=every,
         end=end,
         window=MetricWindow(),
-        writers=[writer],
-        progress=Progress(start=0, end=end),
-        learning_rate=lambda step: step / 1000,
-        cost_of_step=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
-        peak_flops=1e12,
+        recorder=Recorder([writer], Progress(start=0, end=end), Goodput(None, begun=time.time(), start=0)),
+        facts=StepFacts(
+            learning_rate=lambda step: step / 1000,
+            cost=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
+            peak_flops=1e12,
+        ),
+        nonfinite=nonfinite,
         last_good=lambda: good,
-        max_nonfinite_steps=max_nonfinite,
-        nonfinite_steps=nonfinite,
     )
     writer.close()
 
@@ -187,6 +191,8 @@ def test_an_interval_is_one_line_of_the_contracts_figures(tmp_path: Path, capsys
         "perf/mfu",
         "perf/data_wait_fraction",
         "perf/padding_fraction",
+        "perf/goodput",
+        *(f"perf/{kind}_seconds" for kind in KINDS),
     }
     assert lines[1]["perf/padding_fraction"] == 0.25
     assert lines[1]["perf/tokens_per_second"] == pytest.approx(32 * lines[1]["perf/sequences_per_second"])
@@ -207,15 +213,16 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
     assert "\n" not in text
 
 
-def test_so_many_steps_that_are_not_finite_as_allowed_are_passed_over_and_counted(
+def test_as_many_steps_that_are_not_finite_as_allowed_are_skipped_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with opened_log(tmp_path / "metrics.jsonl", max_nonfinite=3, nonfinite=1) as log:
+    steps = NonfiniteSteps(allowed=3, count=1)
+    with opened_log(tmp_path / "metrics.jsonl", nonfinite=steps) as log:
         log.finished_step(1, output(2.0))
         log.finished_step(2, output(float("nan"), finite=False))
         log.finished_step(3, output(float("nan"), finite=False))
         log.finished_step(4, output(4.0))
-        assert log.nonfinite_steps == 3
+        assert steps.count == 3
         with pytest.raises(
             UserError, match=r"not finite at step 5, after 3 that config\.train\.max_nonfinite_steps allow"
         ):
@@ -223,7 +230,7 @@ def test_so_many_steps_that_are_not_finite_as_allowed_are_passed_over_and_counte
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["train/loss"] for line in lines] == [2.0, 4.0]  # nothing of what was passed over
     assert [line["train/nonfinite_steps"] for line in lines] == [2, 3]
-    assert "step 3  loss or gradients not finite: update passed over (3 of at most 3)" in capsys.readouterr().out
+    assert "step 3  loss or gradients not finite: update skipped (3 of at most 3)" in capsys.readouterr().out
 
 
 def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from tiny_model import FACTORS, SLICED, SPECIAL, VOCAB_SIZE, instance_spans, ran
 
 from bert_jax.config import MaskingConfig, MeshConfig
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, mask_rows, predictions_per_length
+from bert_jax.pretrain.masking import default_max_predictions, mask_rows, predictions_per_length
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import PretrainingBatch, Rows
 
 # Four standard deviations: a right share fails once in 16,000 draws, and the seeds are fixed.

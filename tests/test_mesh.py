@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import TABLE
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 
 
 def refused(config: Config, mesh_config: MeshConfig) -> str:
@@ -155,7 +155,7 @@ def test_what_does_not_divide_is_left_whole() -> None:
     assert specs["plain"] == PartitionSpec()
 
 
-def state_bytes(program: Program) -> tuple[int, int]:
+def state_bytes(program: PretrainingProgram) -> tuple[int, int]:
     """Return the bytes of the state on one device and in all."""
     shapes = program.state_shapes
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
@@ -166,13 +166,13 @@ def state_bytes(program: Program) -> tuple[int, int]:
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1, fsdp=8), MeshConfig(data=1, fsdp=4, tensor=2)], ids=str)
 def test_sharded_state_takes_at_most_its_share_of_each_device(preset: str, mesh: MeshConfig) -> None:
     config = dataclasses.replace(Config(), model=model_preset(preset))
-    a_device, whole = state_bytes(Program(config, mesh=meshes.make_mesh(mesh)))
+    a_device, whole = state_bytes(PretrainingProgram(config, mesh=meshes.make_mesh(mesh)))
     assert whole / 8 <= a_device <= 1.15 * whole / 8
 
 
 def test_the_stated_bytes_are_those_on_the_device() -> None:
-    program = Program(tiny_config(), mesh=meshes.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)))
-    state = program.init_state()
+    program = PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2)))
+    state = program.random_state()
     for device in jax.devices():
         held = sum(
             shard.data.nbytes
@@ -185,7 +185,7 @@ def test_the_stated_bytes_are_those_on_the_device() -> None:
 
 def test_fresh_parameters_do_not_depend_on_the_mesh() -> None:
     states = [
-        jax.device_get(Program(tiny_config(), mesh=meshes.make_mesh(mesh)).init_state().params)
+        jax.device_get(PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(mesh)).random_state().params)
         for mesh in (MeshConfig(), MeshConfig(2, 2, 2))
     ]
     jax.tree.map(np.testing.assert_array_equal, *states)
@@ -193,7 +193,7 @@ def test_fresh_parameters_do_not_depend_on_the_mesh() -> None:
 
 def test_a_vocabulary_that_does_not_divide_over_tensor_is_left_whole() -> None:
     # tests/test_steps.py trains this one on every mesh.
-    program = Program(tiny_config(), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
+    program = PretrainingProgram(tiny_config(), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
     assert program.config.model.vocab_size % 4
     assert dict(program.rules)["vocab"] is None
     shardings: Any = program.state_shardings.params
@@ -201,7 +201,9 @@ def test_a_vocabulary_that_does_not_divide_over_tensor_is_left_whole() -> None:
 
 
 def test_a_vocabulary_that_divides_is_sharded_over_tensor() -> None:
-    program = Program(tiny_config(model=tiny_model(vocab_size=104)), mesh=meshes.make_mesh(MeshConfig(2, 1, 4)))
+    program = PretrainingProgram(
+        tiny_config(model=tiny_model(vocab_size=104)), mesh=meshes.make_mesh(MeshConfig(2, 1, 4))
+    )
     shardings: Any = program.state_shardings.params
     assert shardings["encoder"]["embeddings"]["word_embeddings"].spec[0] == "tensor"
     assert shardings["masked_lm"]["bias"].spec[0] == "tensor"

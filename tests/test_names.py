@@ -7,7 +7,7 @@ from source_helpers import flat, random_source
 
 from bert_jax.model.bert import names
 from bert_jax.model.heads import BertForPreTraining
-from bert_jax.model.task_heads import MultipleChoice, SequenceClassifier, SpanClassifier, TokenClassifier
+from bert_jax.model.task_heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from bert_jax.types import EncoderInputs
 
 LABELS = 3
@@ -20,14 +20,15 @@ def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
         "BertForSequenceClassification": SequenceClassifier(model, LABELS),
         "BertForTokenClassification": TokenClassifier(model, LABELS),
         "BertForQuestionAnswering": SpanClassifier(model),
-        "BertForMultipleChoice": MultipleChoice(model),
+        "BertForMultipleChoice": SequenceClassifier(model, 1),
     }
     extra = {"cls_positions": sample[:, :1]}
     if architecture == "BertForPreTraining":
         extra["positions"] = sample[:, :2]
     module = modules.get(architecture, BertForPreTraining(model))
     boxed = jax.eval_shape(lambda key: module.init(key, inputs, **extra)["params"], jax.random.key(0))
-    return {name: leaf.shape for name, leaf in names.flatten(jax.tree.map(lambda leaf: leaf, unboxed(boxed))).items()}
+    flat = names.flat_params(jax.tree.map(lambda leaf: leaf, unboxed(boxed)))
+    return {name: leaf.shape for name, leaf in flat.items()}
 
 
 def unboxed(tree):

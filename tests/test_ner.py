@@ -8,8 +8,9 @@ import pytest
 from bert_jax.config.task_options import DataOptions, NerOptions
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.tasks.interface import Split, score_predictions
+from bert_jax.tasks.interface import Split
 from bert_jax.tasks.ner import NerTask, Sentence, read_conll
+from bert_jax.tasks.scoring import score_predictions
 from tests.finetune_data import tokenizer
 
 

@@ -1,4 +1,4 @@
-"""So many steps as a config allows may have a loss that is not finite; they are counted, and the bound is the run's."""
+"""As many steps as a config allows may have a loss that is not finite; they are counted, and the bound is the run's."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ FIELDS = (
 )
 
 
-def test_a_run_passes_over_so_many_steps_in_all_its_starts_together(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_run_skips_as_many_steps_in_all_its_starts_together(tiny_dataset: Path, tmp_path: Path) -> None:
     first = run(train_command(tmp_path, *FIELDS, "train.max_nonfinite_steps=3", data=tiny_dataset))
     assert first.returncode == 2
     assert "after 3 that config.train.max_nonfinite_steps allows" in first.stderr
-    assert "update passed over (3 of at most 3)" in first.stdout
+    assert "update skipped (3 of at most 3)" in first.stdout
     again = run(train_command(tmp_path, *FIELDS, "train.max_nonfinite_steps=5", data=tiny_dataset))
     assert again.returncode == 2
     assert "resuming at step" in again.stdout  # another bound is the same run
-    assert "update passed over (5 of at most 5)" in again.stdout
-    assert "update passed over (1 of" not in again.stdout  # those before the checkpoint count
+    assert "update skipped (5 of at most 5)" in again.stdout
+    assert "update skipped (1 of" not in again.stdout  # those before the checkpoint count
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["train/nonfinite_steps"] for line in lines][-1] == 5
     assert all("train/loss" not in line for line in lines if line["train/nonfinite_steps"] > 0)

@@ -31,12 +31,12 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.model.heads import BertForPreTraining
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.dataset import open_datasets, open_tokenizer, special_ids
+from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.dry_run import describe_run
 from bert_jax.pretrain.evaluate_source import evaluate_source
 from bert_jax.pretrain.masking import predictions_per_length, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
 from tests.runs import checksums, figures, run, train_command
 
@@ -87,8 +87,8 @@ def loaded(directory: Path) -> tuple[Rows, PretrainingBatch, PretrainingObjectiv
     batches = PretrainingBatches(directory, max_seq_length=LENGTH, batch_size=16, seed=1)
     rows = Rows(**batches[0])
     config = config_for(directory)
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
-    objective = program.objective(program.phases[0], special=special_ids(open_tokenizer(batches.info)))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+    objective = program.objective(program.phases[0], special=open_tokenizer(batches.info).special_ids)
     return rows, jax.device_get(objective.prepare(to_device(rows), key=jax.random.key(5))), objective
 
 
@@ -193,7 +193,7 @@ def test_a_limit_set_by_hand_is_that_of_each_instance(packed: Path):
     config = config_for(packed)
     phase = PhaseConfig(max_seq_length=LENGTH, max_predictions_per_seq=2)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=(phase,)))
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     objective = program.objective(program.phases[0], special=loaded(packed)[2].special)
     assert objective.max_predictions == 2 * PER_ROW
     rows = loaded(packed)[0]
@@ -273,7 +273,7 @@ def test_unpacked_data_under_a_packed_config_is_one_line(plain: Path, tmp_path: 
 
 def test_the_dry_run_names_the_slots_of_packed_rows(packed: Path):
     config = config_for(packed)
-    program = Program(config, mesh=meshes.make_mesh(config.mesh))
+    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     phase = program.phases[0]
     assert (phase.max_predictions_per_seq, program.max_predictions(phase)) == (10, 12)
     assert f"0-5                 {LENGTH:<6}  12 " in describe_run(program)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_rows import instances_in_rows, rows_of_a_linear_scan
 from test_builder import build, config_for, content
 from text_corpus import make_documents, write_corpus, write_vocabulary
 
@@ -18,7 +19,7 @@ from bert_jax.data import survey
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.rows.packing import best_fit, one_a_row, place_packed
+from bert_jax.rows.packing import best_fit, one_per_row
 
 # Of the positions of a row: what issue and README promise for English text.
 MOST_PADDING = 0.02
@@ -32,7 +33,8 @@ lengths_in_rows = st.integers(8, 64).flatmap(
 @given(lengths_in_rows)
 def test_every_instance_stands_once_and_no_row_overflows(case):
     lengths, max_seq_length, per_row = case
-    rows = best_fit(np.array(lengths, int), max_seq_length=max_seq_length, instances_per_row=per_row)
+    placed = best_fit(np.array(lengths, int), max_seq_length=max_seq_length, instances_per_row=per_row)
+    rows = instances_in_rows(placed)
     assert sorted(itertools.chain(*rows)) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= max_seq_length and 1 <= len(row) <= per_row for row in rows)
 
@@ -42,14 +44,14 @@ def test_instances_of_a_row_follow_each_other_from_its_first_position(case, seed
     lengths, max_seq_length, per_row = case
     sizes = np.array(lengths, int)
     keywords = {"max_seq_length": max_seq_length, "instances_per_row": per_row}
-    placed = place_packed(sizes, **keywords, rng=random.Random(seed))
+    placed = best_fit(sizes, **keywords).shuffled(random.Random(seed))
     assert len(set(placed.rows.tolist())) == placed.num_rows
     for row in range(placed.num_rows):
         mine = np.flatnonzero(placed.rows == row)
         mine = mine[np.argsort(placed.slots[mine])]
         assert placed.slots[mine].tolist() == list(range(len(mine)))
         assert placed.starts[mine].tolist() == [0, *np.cumsum(sizes[mine])[:-1]]
-    again = place_packed(sizes, **keywords, rng=random.Random(seed))
+    again = best_fit(sizes, **keywords).shuffled(random.Random(seed))
     assert (again.rows == placed.rows).all()
 
 
@@ -70,8 +72,8 @@ def fewest_rows(lengths: list[int], length: int) -> int:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(3, 30), min_size=1, max_size=8))
 def test_rows_are_as_few_as_the_known_bound_says(lengths):
-    rows = best_fit(np.array(lengths), max_seq_length=30, instances_per_row=8)
-    assert len(rows) <= 11 / 9 * fewest_rows(lengths, 30) + 6 / 9  # Dosa 2007, for the sharp constant
+    placed = best_fit(np.array(lengths), max_seq_length=30, instances_per_row=8)
+    assert placed.num_rows <= 11 / 9 * fewest_rows(lengths, 30) + 6 / 9  # Dosa 2007, for the sharp constant
 
 
 @given(lengths_in_rows)
@@ -83,8 +85,19 @@ def test_packing_equals_a_slow_transcript_of_best_fit(case):
         if fitting:
             rooms.remove(min(fitting))
         rooms.append((min(fitting) if fitting else max_seq_length) - length)
-    rows = best_fit(np.array(lengths, int), max_seq_length=max_seq_length, instances_per_row=len(lengths) + 1)
+    placed = best_fit(np.array(lengths, int), max_seq_length=max_seq_length, instances_per_row=len(lengths) + 1)
+    rows = instances_in_rows(placed)
     assert sorted(max_seq_length - sum(lengths[i] for i in row) for row in rows) == sorted(rooms)
+
+
+@given(lengths_in_rows, st.integers(0, 3))
+def test_rows_and_their_order_are_those_of_a_linear_scan(case, seed):
+    lengths, max_seq_length, per_row = case
+    expected = rows_of_a_linear_scan(lengths, max_seq_length=max_seq_length, per_row=per_row)
+    placed = best_fit(np.array(lengths, int), max_seq_length=max_seq_length, instances_per_row=per_row)
+    assert instances_in_rows(placed) == expected
+    random.Random(seed).shuffle(expected)  # as shards always were
+    assert instances_in_rows(placed.shuffled(random.Random(seed))) == expected
 
 
 def test_an_instance_longer_than_a_row_is_an_error():
@@ -93,7 +106,7 @@ def test_an_instance_longer_than_a_row_is_an_error():
 
 
 def test_without_packing_instances_keep_their_order():
-    placed = one_a_row(3)
+    placed = one_per_row(3)
     assert (placed.rows.tolist(), placed.starts.tolist(), placed.num_rows) == ([0, 1, 2], [0, 0, 0], 3)
 
 

@@ -6,8 +6,6 @@ import pytest
 from bert_jax.data.pairs import (
     Instances,
     TokenizedDocuments,
-    _truncate,
-    _truncate_one_by_one,
     make_instances,
 )
 from bert_jax.errors import UserError
@@ -241,20 +239,3 @@ def test_a_corpus_of_one_document_gets_one_clear_line(recipe):
 def test_an_unknown_objective_is_refused():
     with pytest.raises(ValueError, match="nsp"):
         make(pack(random_documents(1)), objective="nsp")
-
-
-def test_truncation_at_once_keeps_the_lengths_of_truncation_one_by_one_and_is_as_random():
-    rng = random.Random(0)
-    sums = np.zeros((2, 2))
-    for _ in range(4000):
-        length_a, length_b, room = rng.randint(1, 60), rng.randint(1, 60), rng.randint(2, 80)
-        pair = (100, 100 + length_a, 500, 500 + length_b, 1)
-        found = [truncate(pair, room, rng) for truncate in (_truncate, _truncate_one_by_one)]
-        lengths = [(a_end - a, b_end - b) for a, a_end, b, b_end, _ in found]
-        assert lengths[0] == lengths[1]
-        for number, (a, _, b, _, _) in enumerate(found):
-            assert 100 <= a <= 100 + length_a - lengths[number][0]
-            assert 500 <= b <= 500 + length_b - lengths[number][1]
-            sums[number] += a - 100, b - 500
-    # Some 20,000 coins a side: a difference of 2 % is five standard deviations.
-    np.testing.assert_allclose(sums[0], sums[1], rtol=0.03)

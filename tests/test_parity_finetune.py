@@ -13,12 +13,13 @@ transformers = pytest.importorskip("transformers", reason="needs the parity extr
 from bert_jax.config.finetuning import from_config_dict  # noqa: E402
 from bert_jax.convert.source import load_source  # noqa: E402
 from bert_jax.finetuning.experiment import Experiment  # noqa: E402
+from bert_jax.finetuning.fine_tuner import FineTuner  # noqa: E402
 from bert_jax.finetuning.finetune import open_config_task  # noqa: E402
 from bert_jax.finetuning.packing import packed_batch  # noqa: E402
 from bert_jax.finetuning.results import Wanted  # noqa: E402
 from bert_jax.finetuning.settings import RunSettings, step_settings  # noqa: E402
 from bert_jax.tasks.interface import Features  # noqa: E402
-from tests.finetune_data import sentiment, write_jsonl, write_source  # noqa: E402
+from tests.finetune_data import open_runtime, sentiment, write_jsonl, write_source  # noqa: E402
 
 pytestmark = pytest.mark.parity
 STEPS, BATCH, RATE, WARMUP_STEPS = 6, 8, 1e-3, 2
@@ -31,12 +32,14 @@ CLASSES = {
     "tags": "BertForTokenClassification",
     "span": "BertForQuestionAnswering",
     "choice": "BertForMultipleChoice",
+    "multilabel": "BertForSequenceClassification",
 }
 OPTIONS: dict[str, dict[str, str]] = {
     "span": {"text": "label", "text_pair": "text", "label": "last"},
     "choice": {"choices": "text,label,last", "label": "number"},
     "tags": {"label": "tags"},
     "regression": {"label": "size", "text_pair": "label"},
+    "multilabel": {"label": "kinds"},
 }
 
 
@@ -45,7 +48,10 @@ def rows() -> list[dict[str, Any]]:
     for index, row in enumerate(sentiment(STEPS * BATCH, seed=3)):
         words = row["text"].split()
         tags = " ".join("I-X" if word in ("good", "bad") else "O" for word in words)
-        found.append({**row, "last": words[-1], "tags": tags, "size": len(words) / 4, "number": index % 3})
+        kinds = [row["label"]] * (len(words) > 3) + ["long"] * (len(words) > 5)
+        found.append(
+            {**row, "last": words[-1], "tags": tags, "size": len(words) / 4, "number": index % 3, "kinds": kinds}
+        )
     return found
 
 
@@ -60,7 +66,7 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
             "own": {"kind": kind, **OPTIONS.get(kind, {})},
             "train": {"batch_size": BATCH},
             "optimizer": {"epsilon": 1e-8},
-            "squad": {"max_query_length": 8},
+            **({"squad": {"max_query_length": 8}} if kind == "span" else {}),
         }
     )
     (folder / "work").mkdir()
@@ -68,19 +74,19 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
         config,
         task=open_config_task(config),
         source=load_source(folder / "source"),
-        workdir=folder / "work",
         wanted=Wanted(runs=(RunSettings(BATCH, RATE, 1.0, 0),)),
-        should_stop=lambda: False,
-        say=lambda line: None,
+        runtime=open_runtime(folder / "work"),
+        directory=folder / "work",
     )
 
 
 def open_peer(folder: Path, experiment: Experiment, params: dict[str, Any]) -> Any:
     """Return HuggingFace's class with our fresh head."""
-    kind = experiment.task.kind
-    labels = (
-        {"num_labels": max(len(experiment.task.labels), 1)} if kind in ("classification", "regression", "tags") else {}
-    )
+    kind = experiment.task.kind.name
+    labels: dict[str, Any] = {}
+    if experiment.task.kind.has_label_names:
+        problem = experiment.task.kind.problem_type or None
+        labels = {"num_labels": max(len(experiment.task.labels), 1), "problem_type": problem}
     made = getattr(transformers, CLASSES[kind])
     peer = made.from_pretrained(str(folder / "source"), attn_implementation="eager", **labels)
     name = "qa_outputs" if kind == "span" else "classifier"
@@ -112,7 +118,7 @@ def padded(features: Features, chosen: range, *, kind: str) -> dict[str, Any]:
     if kind == "span":
         batch |= {"start_positions": targets[:, 0], "end_positions": targets[:, 1]}
     else:
-        batch["labels"] = targets.astype(np.float32 if kind == "regression" else np.int64)
+        batch["labels"] = targets.astype(np.float32 if kind in ("regression", "multilabel") else np.int64)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
@@ -122,7 +128,9 @@ def padded(features: Features, chosen: range, *, kind: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
     ours = open_experiment(tmp_path, kind)
-    params = ours._initial(ours.wanted.runs[0])
+    assert isinstance(ours.learner, FineTuner)
+    program = ours.learner.program
+    params = ours.learner.initial_params(ours.wanted.runs[0])
     peer = open_peer(tmp_path, ours, params)
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.01}, {"params": [], "weight_decay": 0.0}]
     for name, parameter in peer.named_parameters():
@@ -133,9 +141,9 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
         return (step + 1) / WARMUP_STEPS if step < WARMUP_STEPS else (STEPS - step) / (STEPS - WARMUP_STEPS)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    state = ours.program.init_state(params)
+    state = program.initial_state(params)
     fixed = step_settings(ours.wanted.runs[0], num_steps=STEPS, warmup_fraction=WARMUP_STEPS / STEPS)
-    features = ours.train.features
+    features = ours.data.train.features
     mine, theirs = [], []
     for step in range(STEPS):
         chosen = range(step * BATCH, step * BATCH + BATCH)
@@ -149,9 +157,9 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
         optimizer.zero_grad()
         theirs.append(float(loss))
         batch = packed_batch(
-            features, list(chosen), shape=ours.program.shape, kind=kind, multiple=ours.program.row_multiple
+            features, list(chosen), shape=program.shape, kind=program.kind, multiple=program.row_multiple
         )
-        state, output = ours.program.train_step(state, ours.program.to_device(batch.arrays), fixed)
+        state, output = program.train_step(state, program.to_device(batch.arrays), fixed)
         mine.append(float(jax.device_get(output.means["loss"].total)))
     np.testing.assert_allclose(mine, theirs, rtol=CLOSE, atol=CLOSE)
     assert len(set(np.round(theirs, 3))) > 1

@@ -14,13 +14,15 @@ from source_helpers import random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
-from bert_jax.model.parts import apply_parts, place, single
+from bert_jax.model.parts import apply_parts, place
 from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
 from bert_jax.prediction.json_lines import predict_lines
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.rows import Example
+from bert_jax.rows.layout import encoder_inputs
+from bert_jax.types import InstanceRows
 
 ROOT = Path(__file__).resolve().parents[1]
 # float32 sums of padded and unpadded rows, in another order.
@@ -34,7 +36,9 @@ def pretrained() -> Model:
 
 def alone(source, ids, types, **options):
     run = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=source.model, **options))
-    return run(place(source.params), single(np.array(ids), np.array(types)))
+    first = len(types) - int(np.sum(types))
+    rows = InstanceRows(jnp.asarray([ids], jnp.int32), jnp.asarray([[[first, len(ids) - first]]], jnp.int32))
+    return run(place(source.params), encoder_inputs(rows))
 
 
 def tokens_of(model: Model, text: str) -> list[int]:

@@ -4,16 +4,16 @@ import pytest
 from bert_jax.data.pairs import Instances, TokenizedDocuments
 from bert_jax.data.records import (
     RowSpec,
-    SpecialIds,
     decode_rows,
     encode_rows,
     parse_records,
     record_prefix,
     row_spec,
 )
-from bert_jax.rows.packing import one_a_row
+from bert_jax.rows.packing import one_per_row
+from bert_jax.rows.special_ids import SpecialIds
 
-SPECIAL = SpecialIds(cls_id=2, sep_id=3, pad_id=0)
+SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, pad_id=0, vocab_size=1000)
 
 
 def random_instances(rng, *, max_seq_length, count, vocab_size, with_b=True):
@@ -50,7 +50,7 @@ def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_
     spec = row_spec(max_seq_length, vocab_size=vocab_size)
     assert spec.dtype == ("int32" if vocab_size > 65536 else "uint16")
     rows = encode_rows(
-        instances, placement=one_a_row(50), documents=documents, word_starts=word_starts, special=SPECIAL, spec=spec
+        instances, placement=one_per_row(50), documents=documents, word_starts=word_starts, special=SPECIAL, spec=spec
     )
     assert rows.shape == (50, spec.num_elements)
     assert rows.dtype == spec.dtype
@@ -73,7 +73,7 @@ def test_more_instances_than_are_encoded_at_once_come_out_in_order(monkeypatch):
     rng = np.random.default_rng(1)
     documents, instances = random_instances(rng, max_seq_length=32, count=100, vocab_size=500)
     settings = {
-        "placement": one_a_row(100),
+        "placement": one_per_row(100),
         "documents": documents,
         "word_starts": np.ones(500, bool),
         "special": SPECIAL,

@@ -9,7 +9,15 @@ import pytest
 
 from bert_jax.config import Config, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.errors import UserError
-from bert_jax.training.schedule import Phase, RateSegment, learning_rate_schedule, phase_at, phases, rate_segments
+from bert_jax.training.schedule import (
+    Phase,
+    RateSegment,
+    learning_rate,
+    learning_rate_schedule,
+    phase_at,
+    phases,
+    rate_segments,
+)
 
 # float32 of steps up to 2^20.
 TOLERANCE = 1e-6
@@ -166,3 +174,20 @@ def test_a_phases_own_warm_up_that_is_too_long_is_named_as_such() -> None:
     config = make(steps=100, warmup=0, items=items)
     with pytest.raises(UserError, match=r"config\.train\.phases\[1\]\.warmup_steps=11 .* 10 steps"):
         segments(config)
+
+
+@pytest.mark.parametrize("recipe", ["original", "modern"])
+@pytest.mark.parametrize(("total", "warmup"), [(1000, 100), (37, 0), (3, 3)])
+def test_traced_numbers_give_the_bits_of_those_that_python_knows(recipe: str, total: int, warmup: int) -> None:
+    steps, peak = np.arange(total), 3e-5
+
+    def known(steps: jax.Array) -> jax.Array:
+        return learning_rate(steps, peak=peak, warmup=warmup, total=total, recipe=recipe)
+
+    def traced(steps: jax.Array, *numbers: jax.Array) -> jax.Array:
+        return learning_rate(steps, peak=numbers[0], warmup=numbers[1], total=numbers[2], recipe=recipe)
+
+    given = [jax.numpy.float32(number) for number in (peak, warmup, total)]
+    assert np.asarray(known(steps)).max() > 0
+    np.testing.assert_array_equal(traced(steps, *given), known(steps))
+    np.testing.assert_array_equal(jax.jit(traced)(steps, *given), jax.jit(known)(steps))

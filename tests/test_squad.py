@@ -9,7 +9,8 @@ import pytest
 from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.tasks.interface import Split, score_predictions
+from bert_jax.tasks.interface import Split
+from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.squad import SquadTask, answer_tokens, locate, max_context
 from bert_jax.tasks.squad_answers import Window, predict_answer
 from bert_jax.tasks.squad_files import Answer, Question, read_questions

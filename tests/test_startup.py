@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.runs.start_up import _check_shared, check_command, weights_digest
+from bert_jax.runs import start_up
+from bert_jax.runs.start_up import check_command, check_shared, weights_digest
 from tests.thread_hosts import hosts_in_threads, together
 from tests.tiny_model import tiny_config
 
@@ -17,7 +17,7 @@ from tests.tiny_model import tiny_config
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
-    monkeypatch.setattr(startup, "_SHOWN_WITHIN", 0.5)
+    monkeypatch.setattr(start_up, "_SHOWN_WITHIN", 0.5)
     return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=5.0)
 
 
@@ -26,7 +26,7 @@ def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[
     for folder in folders:
         folder.mkdir()
         (folder / "config.json").write_text("{}")  # left by an earlier run, it proves nothing
-    ended = together(*(functools.partial(_check_shared, f, hosts=h) for f, h in zip(folders, pair, strict=True)))
+    ended = together(*(functools.partial(check_shared, f, hosts=h) for f, h in zip(folders, pair, strict=True)))
     assert isinstance(ended[1], UserError)
     assert "host 1 (beta) does not see the file" in str(ended[1])
     assert "--workdir must be a folder that all hosts share" in str(ended[1])
@@ -34,18 +34,18 @@ def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[
 
 
 def test_a_shared_folder_is_left_as_it_was(tmp_path: Path, pair: list[Hosts]) -> None:
-    assert together(*(functools.partial(_check_shared, tmp_path, hosts=host) for host in pair)) == [None, None]
+    assert together(*(functools.partial(check_shared, tmp_path, hosts=host) for host in pair)) == [None, None]
     assert not any(tmp_path.iterdir())
 
 
-def test_weights_to_begin_from_that_differ_are_named(pair: list[Hosts]) -> None:
+def test_weights_to_begin_from_that_differ_are_named(pair: list[Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
     trees = [{"kernel": np.ones((3, 4), np.float32), "bias": np.zeros(4, np.float32)} for _ in pair]
     assert weights_digest(trees[0]) == weights_digest(trees[1]) != weights_digest(None) == ""
     config = tiny_config()
+    monkeypatch.setattr(start_up, "check_alone_or_all", lambda hosts: None)  # the hosts are threads of one process
     calls = [functools.partial(check_command, config, params=p, hosts=h) for p, h in zip(trees, pair, strict=True)]
     assert together(*calls) == [None, None]
     trees[1]["kernel"][2, 3] = 2
     again = [functools.partial(check_command, config, params=p, hosts=h) for p, h in zip(trees, pair, strict=True)]
-    distributed._client().values.clear()
     for error in together(*again):
         assert "host 1 (beta) differs from host 0 (alpha) in the weights of --init" in str(error)

@@ -17,7 +17,7 @@ from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, Tr
 from bert_jax.parallel import data_parallel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.data_parallel import DataParallel
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep
@@ -41,16 +41,16 @@ def config(accumulation: int = 1, **sections: Any) -> Config:
 
 
 @functools.cache
-def program(accumulation: int, shape: tuple[int, ...]) -> Program:
+def program(accumulation: int, shape: tuple[int, ...]) -> PretrainingProgram:
     """Return the program on a mesh of the first devices."""
     devices = jax.devices()[: int(np.prod(shape))]
-    return Program(config(accumulation), mesh=meshes.make_mesh(MeshConfig(*shape), devices=devices))
+    return PretrainingProgram(config(accumulation), mesh=meshes.make_mesh(MeshConfig(*shape), devices=devices))
 
 
 @functools.cache
 def start() -> Any:
     """Return the state of step 3 (where the rate is not 0), on the host."""
-    state = program(1, (1, 1, 1)).init_state()
+    state = program(1, (1, 1, 1)).random_state()
     return jax.device_get(state.replace(step=state.step + 3))
 
 
@@ -117,7 +117,9 @@ def test_accumulation_on_a_mesh_changes_nothing_either() -> None:
 def clipped_step(shape: tuple[int, ...], **changes: Any) -> tuple[TrainState, StepOutput]:
     """Take a step from `start()` whose four replicas are clipped one by one."""
     made = config(optimizer=OptimizerConfig(warmup_steps=4, max_grad_norm=0.5, clip_replicas=4), **changes)
-    here = Program(made, mesh=meshes.make_mesh(MeshConfig(*shape), devices=jax.devices()[: int(np.prod(shape))]))
+    here = PretrainingProgram(
+        made, mesh=meshes.make_mesh(MeshConfig(*shape), devices=jax.devices()[: int(np.prod(shape))])
+    )
     placed = jax.device_put(start(), here.state_shardings)
     step = here.train_step(here.phases[0], special=SPECIAL)
     return jax.device_get(step(placed, meshes.to_global(ROWS, mesh=here.mesh)))
@@ -222,7 +224,7 @@ def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch:
     poisoned.params["pooler"]["dense"]["kernel"][1, 2] = np.nan
     _, expected = take_step(state=poisoned)
     monkeypatch.setattr(DataParallel, "is_on_gpu", True)
-    made = Program(config(), mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+    made = PretrainingProgram(config(), mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     step = made.train_step(made.phases[0], special=SPECIAL)
     rows = meshes.to_global(ROWS, mesh=made.mesh)
     compiled = step.lower(made.abstract_state(), rows).compile()  # type: ignore[attr-defined]
@@ -237,7 +239,7 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
     results = []
     for shape in [(1, 1, 1), (8, 1, 1)]:
         model = tiny_model(dtype="bfloat16", scan_layers=scan_layers)
-        made = Program(
+        made = PretrainingProgram(
             dataclasses.replace(config(), model=model),
             mesh=meshes.make_mesh(MeshConfig(*shape), devices=jax.devices()[: int(np.prod(shape))]),
         )

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.interface import score_predictions
+from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.swag import SwagTask
 from tests.finetune_data import tokenizer
 

@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape, packed_batch
-from bert_jax.model.task_heads import HEAD_PARAMETERS, make_task_model
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import KINDS
 from bert_jax.tasks.interface import Features
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
@@ -18,7 +19,11 @@ from tests.finetune_data import tiny_model
 LABELS = 3
 # float32 sums in another order; HuggingFace's LayerNorm takes two passes.
 SAME, PARITY = 2e-5, 1e-4
-KINDS = ["classification", "regression", "choice", "tags", "span"]
+
+
+def sized(kind: str) -> OutputKind:
+    """Return a kind with the sizes of `random_features`."""
+    return KINDS[kind](num_labels=LABELS, group=4 if kind == "choice" else 1)
 
 
 def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
@@ -40,6 +45,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
                 "choice": int(rng.integers(group)),
                 "tags": rng.integers(-1, LABELS, length).astype(np.int32),
                 "span": (start, int(rng.integers(start, length))),
+                "multilabel": rng.integers(0, 2, LABELS).astype(np.float32),
             }[kind]
         )
     return Features(ids, np.array(firsts, np.int32), targets, group=group)
@@ -47,7 +53,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
 
 def params_of(kind: str) -> Any:
     one = jnp.zeros((1, 1), jnp.int32)
-    model = make_task_model(kind, config=tiny_model(), num_labels=LABELS)
+    model = sized(kind).model(tiny_model())
     params = jax.jit(lambda: model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one))()
     rng = np.random.default_rng(2)  # biases that are not zero, scales that are not one
     return jax.tree.map(
@@ -58,13 +64,13 @@ def params_of(kind: str) -> Any:
 
 def rows_of(features: Features, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
     shape = RowShape(length, slots=per_row * features.group, group=features.group)
-    return PackedRows(**packed_batch(features, examples, shape=shape, kind=kind).arrays)
+    return PackedRows(**packed_batch(features, examples, shape=shape, kind=sized(kind)).arrays)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str):
     features, params = random_features(kind), params_of(kind)
-    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+    objective = TaskObjective(tiny_model(), kind=sized(kind))
 
     @jax.jit
     def step(params: Any, rows: PackedRows, weight: jax.Array) -> Any:
@@ -87,6 +93,21 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
         np.testing.assert_allclose(whole, np.sum(leaves, axis=0), atol=SAME * max(1.0, np.abs(whole).max()))
 
 
+def outputs_of(objective: TaskObjective, params: Any, features: Features) -> list[np.ndarray]:
+    """Return the output of each example, out of rows that several share."""
+    shape = RowShape(96, slots=4 * features.group, group=features.group)
+    batch = packed_batch(features, range(features.num_examples), shape=shape, kind=objective.kind)
+    rows = np.asarray(jax.jit(objective.predict)(params, PackedRows(**batch.arrays)))
+    outputs = [np.zeros(0)] * features.num_examples
+    for b, examples in enumerate(batch.order):
+        start = 0
+        for slot, example in enumerate(examples[examples >= 0]):
+            length = int(features.lengths[example])
+            outputs[example] = objective.kind.unpack(rows[b], slot=slot, start=start, length=length)
+            start += length
+    return outputs
+
+
 def huggingface(kind: str, params: Any) -> Any:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
@@ -94,6 +115,7 @@ def huggingface(kind: str, params: Any) -> Any:
 
     classes = {
         "classification": transformers.BertForSequenceClassification,
+        "multilabel": transformers.BertForSequenceClassification,
         "regression": transformers.BertForSequenceClassification,
         "choice": transformers.BertForMultipleChoice,
         "tags": transformers.BertForTokenClassification,
@@ -109,11 +131,11 @@ def huggingface(kind: str, params: Any) -> Any:
         max_position_embeddings=ours.max_position_embeddings,
         hidden_act="gelu_new",
         num_labels=1 if kind == "regression" else LABELS if kind != "span" else 2,
-        problem_type="regression" if kind == "regression" else None,
+        problem_type=KINDS[kind].problem_type or None,
     )
     config._attn_implementation = "eager"
     model = classes[kind](config).eval()
-    flat = names.flatten(jax.tree.map(np.asarray, params))
+    flat = names.flat_params(jax.tree.map(np.asarray, params))
     state = {}
     for entry in names.entries(tuple(params)):
         for name, array in names.to_theirs(entry, flat[entry.ours], side="huggingface"):
@@ -130,7 +152,7 @@ def huggingface(kind: str, params: Any) -> Any:
 def test_outputs_and_loss_equal_huggingfaces(kind: str):
     features, params = random_features(kind, seed=3), params_of(kind)
     torch, model = huggingface(kind, params)
-    objective = TaskObjective(tiny_model(), kind=kind, num_labels=LABELS, group=features.group)
+    objective = TaskObjective(tiny_model(), kind=sized(kind))
     examples = list(range(features.num_examples))
     packed = rows_of(features, examples, kind=kind, length=96, per_row=4)
 
@@ -140,7 +162,7 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
         return objective.loss(params, batch=batch, weights=objective.weights(batch), key=None)[0]
 
     loss = loss_of(params, packed)
-
+    outputs = outputs_of(objective, params, features)
     longest = max(len(ids) for ids in features.ids)
     ids = np.zeros((len(features.ids), longest), np.int64)
     mask, types = ids.copy(), ids.copy()
@@ -166,30 +188,34 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
             with torch.no_grad():
                 out = model(**one, start_positions=torch.tensor([start]), end_positions=torch.tensor([end]))
             losses.append(float(out.loss))
+            theirs = np.stack([out.start_logits.numpy()[0], out.end_logits.numpy()[0]], axis=-1)
+            np.testing.assert_allclose(outputs[i], theirs, atol=PARITY)
         assert float(loss) == pytest.approx(np.mean(losses), abs=PARITY)
         return
     else:
-        dtype = torch.float32 if kind == "regression" else torch.int64
-        tensors["labels"] = torch.tensor(targets, dtype=dtype)
+        dtype = torch.float32 if KINDS[kind].target_dtype is np.float32 else torch.int64
+        tensors["labels"] = torch.tensor(np.array(targets), dtype=dtype)
     with torch.no_grad():
         out = model(**tensors)
     assert float(loss) == pytest.approx(float(out.loss), abs=PARITY)
+    for ours, theirs in zip(outputs, out.logits.numpy(), strict=True):
+        np.testing.assert_allclose(ours, theirs[: len(ours)], atol=PARITY)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_have_the_names_that_export_knows(kind: str):
-    from bert_jax.finetuning.initial import ARCHITECTURES
+    from bert_jax.finetuning.initial import architecture_of
     from bert_jax.model.bert import names
 
     params = params_of(kind)
-    assert set(params) == set(names.ARCHITECTURES[ARCHITECTURES[kind]])
-    assert HEAD_PARAMETERS[kind] in params
+    assert set(params) == set(names.ARCHITECTURES[architecture_of(KINDS[kind])])
+    assert KINDS[kind].head in params
 
 
 def test_dropout_drops_in_the_head_and_not_at_evaluation():
     features, params = random_features("tags"), params_of("tags")
     model = tiny_model(hidden_dropout_prob=0.5)
-    objective = TaskObjective(model, kind="tags", num_labels=LABELS)
+    objective = TaskObjective(model, kind=sized("tags"))
     rows = rows_of(features, [0, 1, 2], kind="tags", length=96, per_row=4)
 
     @jax.jit

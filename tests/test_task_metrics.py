@@ -7,9 +7,12 @@ import string
 import numpy as np
 import pytest
 
+from bert_jax.config.task_options import DataOptions, OwnOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics
 from bert_jax.tasks.entity_metrics import Entity, entities, score_entities, split_tag, to_iob2
+from bert_jax.tasks.interface import Features, Split
+from bert_jax.tasks.registry import open_task
 from bert_jax.tasks.squad_metrics import (
     best_threshold,
     evaluate_v1,
@@ -35,6 +38,30 @@ def random_labels(seed: int, *, classes: int) -> tuple[np.ndarray, np.ndarray]:
     if rng.random() < 0.125:
         labels[:] = labels[0]
     return predictions, labels
+
+
+def test_multi_label_metrics_equal_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="needs the test extra: pip install -e '.[test]'")
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        size, classes = int(rng.integers(1, 61)), int(rng.integers(2, 7))
+        gold = rng.random((size, classes)) < rng.random(classes)  # some labels are never there
+        outputs = rng.normal(rng.normal(), 1, (size, classes)).astype(np.float32)
+        names = [f"label {number}" for number in range(classes)]
+        task = open_task("own", data=DataOptions(), own=OwnOptions(kind="multilabel", labels=",".join(names)))
+        features = Features([np.ones(2, np.int32)] * size, np.full(size, 2, np.int32), list(gold.astype(np.float32)))
+        split = Split("dev", [None] * size, features)
+        options = {"zero_division": 0}
+        assert task.score(split, list(outputs)) == {
+            "micro_f1": pytest.approx(sklearn.f1_score(gold, outputs > 0, average="micro", **options), abs=CLOSE),
+            "macro_f1": pytest.approx(sklearn.f1_score(gold, outputs > 0, average="macro", **options), abs=CLOSE),
+            "subset_accuracy": pytest.approx(sklearn.accuracy_score(gold, outputs > 0), abs=CLOSE),
+        }
+        each = sklearn.precision_recall_fscore_support(gold, outputs > 0, average=None, **options)
+        tables = task.tables(split, list(outputs))
+        assert list(tables) == names
+        for number, scores in enumerate(tables.values()):
+            assert list(scores.values()) == pytest.approx([side[number] for side in each[:3]], abs=CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
-from bert_jax.parallel import distributed
 from bert_jax.parallel.distributed import Hosts
 
 
@@ -55,5 +55,5 @@ def hosts_in_threads(
 ) -> list[Hosts]:
     """Return hosts with these names and this time limit, who speak through `store`."""
     shared = store or Store()
-    monkeypatch.setattr(distributed, "_client", lambda: shared)
+    monkeypatch.setattr(jax_internals, "key_value_client", lambda: shared)
     return [Hosts(index=index, names=names, seconds=seconds) for index in range(len(names))]

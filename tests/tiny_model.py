@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, PhaseConfig, TrainConfig, validate
-from bert_jax.pretrain.masking import SpecialIds
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import EncoderInputs, Rows
 
 # Odd, so that it divides over no mesh axis.
@@ -19,7 +19,7 @@ VOCAB_SIZE = 101
 FACTORS: list[tuple[int, ...]] = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
 # The same devices as two slices: (data, fsdp, tensor, slices).
 SLICED: list[tuple[int, ...]] = [(2, 2, 1, 2), (4, 1, 1, 2), (1, 2, 2, 2)]
-SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, vocab_size=VOCAB_SIZE)
+SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, pad_id=0, vocab_size=VOCAB_SIZE)
 
 
 def tiny_model(**changes: Any) -> ModelConfig:

@@ -11,6 +11,8 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, matches
 from bert_jax.errors import UserError
+from bert_jax.kinds.choice import Choice
+from bert_jax.kinds.table import kind_of_model
 from bert_jax.model.bert import names
 
 # Classes that may turn out to be another: MaskedLM with the parts of pre-training is that. A fine-tuned one is never
@@ -61,7 +63,7 @@ def assemble(
     labels = _count_labels(found, side=side, default=num_labels)
     if num_labels and labels != num_labels:
         problems.add("of another shape", [f"classifier ({labels} labels, the config names {num_labels})"])
-    if architecture == "BertForMultipleChoice" and labels != 1 and "classifier" in present:
+    if kind_of_model(architecture) is Choice and labels != 1 and "classifier" in present:
         problems.add("of another shape", [f"classifier ({labels} outputs, a choice has 1)"])
     drawn: list[names.Entry] = []
     flat: dict[str, np.ndarray] = {}

@@ -4,13 +4,12 @@ The folder is made under another name beside `out` and renamed at the end: a rea
 """
 
 import dataclasses
-import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
@@ -19,8 +18,13 @@ from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_tran
 from bert_jax.convert.source import Source, load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, new_folder, writing
+from bert_jax.kinds.base import id_fields
 from bert_jax.model.bert import huggingface_config
 from bert_jax.model.bert.reference import huggingface_outputs
+from bert_jax.model.parts import apply_parts, place
+from bert_jax.rows.layout import encoder_inputs
+from bert_jax.types import InstanceRows
 
 MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
 # Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
@@ -65,24 +69,14 @@ def export_folder(
     final = Path(out).expanduser().absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"--out={out}: exists and is not empty: name a new folder, or remove it")
-    try:
+    with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.partial-"))
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror}): name another folder") from None
-    try:
-        tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
-        _write(source, partial, tensors, final.name, dtype, max_shard_bytes, pooling if sentence_transformers else "")
-        report(f"wrote {len(tensors)} tensors, reading them back")
-        difference = _compare(source, partial, tensors=tensors)
-        partial.chmod(0o755)
-        partial.replace(final)
-    except OSError as error:
-        raise UserError(
-            f"--out={out}: cannot be written ({error.strerror or error}): free disk space or mend the rights"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(final) as folder:
+            tensors = to_tensors(source.params, architecture=source.architecture, dtype=dtype)
+            pooled = pooling if sentence_transformers else ""
+            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, pooled)
+            report(f"wrote {len(tensors)} tensors, reading them back")
+            difference = _compare(source, folder, tensors=tensors)
     return Exported(
         folder=final,
         architecture=source.architecture,
@@ -120,11 +114,8 @@ def _write(
 
 def _label_fields(source: Source) -> dict[str, Any]:
     """Return the fields about labels: HuggingFace takes a classifier's size from them, two without."""
-    fields = dict(source.label_fields)
-    if source.num_labels and source.architecture != "BertForMultipleChoice":
-        fields["id2label"] = {str(index): label for index, label in enumerate(source.labels)}
-        fields["label2id"] = {label: index for index, label in enumerate(source.labels)}
-    return fields
+    kind = source.output_kind
+    return dict(source.label_fields) | (id_fields(source.labels) if kind is not None and kind.has_label_names else {})
 
 
 def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:
@@ -168,20 +159,17 @@ def _computing(source: Source) -> dict[str, Any]:
 
 
 def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
-    import jax
-    import jax.numpy as jnp
-
-    from bert_jax.model.parts import apply_parts, place, single
-
     tokenizer = back.require_tokenizer()
-    first, second = tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B])
-    length = min(back.model.max_position_embeddings, 64)
-    ids = np.array([tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id])[:length]
-    types = (np.arange(len(ids)) > len(first) + 1).astype(np.int64) % back.model.type_vocab_size
+    framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
+    ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]
+    if back.model.type_vocab_size == 1 or first_length > len(ids):
+        first_length = len(ids)
+    types = (np.arange(len(ids)) >= first_length).astype(np.int64)
+    rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    ours = compute(place(back.params), single(ids, types))
-    config = json.loads((folder / "config.json").read_text())
+    ours = compute(place(back.params), encoder_inputs(rows))
+    config = load_json(folder / "config.json")
     theirs = huggingface_outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
         float(np.abs(np.asarray(getattr(ours, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))

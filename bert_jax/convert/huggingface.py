@@ -10,8 +10,8 @@ import numpy as np
 
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.model.bert import names
-from bert_jax.model.bert.huggingface_config import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -150,7 +150,7 @@ def to_tensors(params: Mapping[str, Any], *, architecture: str, dtype: str) -> d
     Raises:
       UserError: if a value does not survive the narrower type (an overflow to infinity).
     """
-    flat = names.flatten(params)
+    flat = names.flat_params(params)
     target = WEIGHT_DTYPES[dtype]
     # BertModel saves its tensors without the prefix that it has inside of the other classes.
     bare = architecture == "BertModel"

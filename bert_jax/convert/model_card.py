@@ -1,23 +1,14 @@
 """Write the README.md of an exported folder: what the model is, what it learned from, how, and how well it does."""
 
-import contextlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from bert_jax.convert.source import Source
-from bert_jax.model.bert.names import flatten
+from bert_jax.convert.pretrained import Source
+from bert_jax.files import read_records
+from bert_jax.model.bert.names import flat_params
 
-_PIPELINES = {
-    "BertForPreTraining": "fill-mask",
-    "BertForMaskedLM": "fill-mask",
-    "BertForSequenceClassification": "text-classification",
-    "BertForTokenClassification": "token-classification",
-    "BertForQuestionAnswering": "question-answering",
-    "BertForMultipleChoice": "multiple-choice",
-    "BertModel": "feature-extraction",
-}
+# Pipelines of the classes that were not fine-tuned, without the architecture's name.
+_PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
 
 
 def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> str:
@@ -37,16 +28,22 @@ _ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workd
 def _front_matter(source: Source, *, pooling: str) -> str:
     config = source.record.get("config", {})
     language = config.get("data", {}).get("language", "")
-    task = "sentence-similarity" if pooling else _PIPELINES.get(source.architecture, "")
+    task = "sentence-similarity" if pooling else _pipeline_tag(source)
     lines = ["---", f"library_name: {'sentence-transformers' if pooling else 'transformers'}"]
     lines += [f"language: {language}"] if language else []
     lines += [f"pipeline_tag: {task}"] if task else []
     return "\n".join([*lines, "tags:", "- bert", "- bert_jax", "---"])
 
 
+def _pipeline_tag(source: Source) -> str:
+    if source.output_kind is not None:
+        return source.output_kind.pipeline_tag
+    return next((tag for name, tag in _PIPELINES.items() if source.architecture.endswith(name)), "")
+
+
 def _shape(source: Source, *, dtype: str) -> str:
     model = source.model
-    count = sum(array.size for array in flatten(source.params).values())
+    count = sum(array.size for array in flat_params(source.params).values())
     return (
         f"A BERT (Devlin et al. 2018) as `{source.architecture}`: {model.num_hidden_layers} layers, hidden size "
         f"{model.hidden_size}, {model.num_attention_heads} heads, {model.max_position_embeddings} positions, "
@@ -92,7 +89,7 @@ def _metrics(source: Source) -> str:
     step = source.record["step"]
     for split, figures in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint carries its own
         measured |= {f"{split}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-    for line in _lines(workdir / "metrics.jsonl"):
+    for line in read_records(workdir / "metrics.jsonl"):
         evaluated = {key: value for key, value in line.items() if key.startswith("eval/")}
         if evaluated and line.get("step", 0) <= source.record["step"]:
             measured, step = evaluated, line["step"]
@@ -101,20 +98,6 @@ def _metrics(source: Source) -> str:
     rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(measured.items())]
     head = ["## Evaluation", "", f"On held-out data, at step {step:,}:", "", "| figure | value |", "| --- | --- |"]
     return "\n".join(head + rows)
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    found = []
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # a line of a run that was killed may be cut off
-            value = json.loads(line)
-            if isinstance(value, dict):
-                found.append(value)
-    return found
 
 
 def _vocabulary(source: Source) -> str:
@@ -130,11 +113,11 @@ def _vocabulary(source: Source) -> str:
 
 
 def _use(source: Source, *, name: str, pooling: str) -> str:
+    kind = source.output_kind
     if pooling:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
-    # transformers 5 has no pipeline for questions and choices any more.
-    elif (task := _PIPELINES.get(source.architecture, "")) and task not in ("multiple-choice", "question-answering"):
+    elif (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
         text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
         code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:

@@ -1,10 +1,10 @@
 """Write the files that make an exported folder a sentence-transformers model: encoder, pooling, unit length."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.files import write_json
 
 POOLINGS = ("mean", "cls")
 
@@ -15,35 +15,26 @@ def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, pooli
     Embeddings are made by `pooling` over the tokens and scaled to length 1, as `predict --task=embed` does.
     """
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    _write(
-        folder / "modules.json",
-        [
+    files: dict[str, Any] = {
+        "modules.json": [
             {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
             for index, (path, name) in enumerate(modules)
         ],
-    )
-    _write(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": model.max_position_embeddings, "do_lower_case": False},
-    )
-    _write(
-        folder / "config_sentence_transformers.json",
-        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
-    )
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
-    _write(
-        folder / "1_Pooling" / "config.json",
-        {
+        "sentence_bert_config.json": {"max_seq_length": model.max_position_embeddings, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "1_Pooling/config.json": {
             "word_embedding_dimension": model.hidden_size,
             "pooling_mode_cls_token": pooling == "cls",
             "pooling_mode_mean_tokens": pooling == "mean",
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
         },
-    )
-    _write(folder / "2_Normalize" / "config.json", {})
-
-
-def _write(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n")
+        "2_Normalize/config.json": {},
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, value, indent=2)

@@ -6,74 +6,19 @@ checkpoint (`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, draw
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
+from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
-from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.bert import names
 from bert_jax.model.bert.huggingface_config import SHAPE_FIELDS, read_config
-
-CHECKPOINTS = "checkpoints"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Hold a model that came from somewhere.
-
-    Attributes:
-      path: what the user named.
-      kind: "workdir", "huggingface" or "tf1".
-      model: its shape, to be computed in float32.
-      architecture: the HuggingFace class that has its parts.
-      params: our tree of float32 NumPy arrays.
-      dtype: the width its weights came in.
-      tokenizer: None where nothing beside the weights says.
-      label_fields: `id2label` and its like, as HuggingFace's config.json has them.
-      record: what a checkpoint of ours knows of its training: step, config, fingerprints, metrics.
-    """
-
-    path: Path
-    kind: str
-    model: ModelConfig
-    architecture: str
-    params: dict[str, Any]
-    dtype: str
-    tokenizer: Tokenizer | None
-    label_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Return the parts that it has: encoder, pooler, heads."""
-        return tuple(self.params)
-
-    @property
-    def num_labels(self) -> int:
-        """Return the number of labels of its classifier, 0 without one."""
-        classifier = self.params.get("classifier")
-        return classifier["bias"].shape[-1] if classifier else 0
-
-    @property
-    def labels(self) -> list[str]:
-        """Return the names of the labels in order; LABEL_0, LABEL_1 ... where none were given."""
-        given = self.label_fields.get("id2label", {})
-        return [str(given.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
-
-    def require_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer.
-
-        Raises:
-          UserError: if there is none.
-        """
-        if self.tokenizer is None:
-            raise UserError(f"{self.path}: has no vocabulary: put the model's vocab.txt into the folder")
-        return self.tokenizer
 
 
 def load_source(
@@ -90,8 +35,6 @@ def load_source(
     Raises:
       UserError: if there is no model, or it is damaged, incomplete or of another kind; the line says what to type.
     """
-    from bert_jax.convert import tf1
-
     try:
         # Absolute, so that "." has a name, and normal, so that "checkpoints/../checkpoints/5" is a checkpoint.
         given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps links as they are
@@ -104,7 +47,7 @@ def load_source(
     elif given.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and given.is_file():
         raise UserError(pickle_message(given))
     elif is_workdir(given):
-        from bert_jax.convert import workdir  # imports Orbax, which takes seconds and which only workdirs need
+        from bert_jax.convert import workdir  # start-up: it brings jax and Orbax, seconds that only a workdir needs
 
         source = workdir.load_workdir(given, report=report, **options)
     elif (given / "config.json").is_file():

@@ -16,11 +16,12 @@ import numpy as np
 
 from bert_jax.convert.assemble import assemble
 from bert_jax.convert.crc32c import masked_crc32c
-from bert_jax.convert.source import Source
+from bert_jax.convert.pretrained import Source
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.model.bert.huggingface_config import parse_model, read_json
+from bert_jax.files import read_json
+from bert_jax.model.bert.huggingface_config import parse_model
 
 # tensorflow/core/framework/types.proto
 _DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}

@@ -12,7 +12,7 @@ from typing import Any
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.errors import UserError
-from bert_jax.model.bert.huggingface_config import read_json
+from bert_jax.files import read_json, write_json
 
 MAX_INPUT_CHARS_PER_WORD = 200
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
@@ -44,13 +44,9 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
         "model_max_length": max_seq_length,
         **specials,
     }
-    _write(folder / "tokenizer_config.json", settings)
-    _write(folder / "special_tokens_map.json", specials)
+    write_json(folder / "tokenizer_config.json", settings, indent=2)
+    write_json(folder / "special_tokens_map.json", specials, indent=2)
     (folder / "tokenizer.json").write_text(json.dumps(_fast_tokenizer(tokenizer), ensure_ascii=False), encoding="utf-8")
-
-
-def _write(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _fast_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:

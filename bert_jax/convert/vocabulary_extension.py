@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.source import Source
+from bert_jax.convert.pretrained import Source
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words

@@ -13,9 +13,11 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.convert.assemble import draw, name_architecture
 from bert_jax.convert.huggingface import matches
-from bert_jax.convert.source import CHECKPOINTS, Source
+from bert_jax.convert.pretrained import CHECKPOINTS, Source
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.table import KINDS
 from bert_jax.model.bert import names
 from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
 
@@ -71,7 +73,7 @@ def _source(
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
     model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
     labels = list(record.get("labels", ()))
-    flat = {name: array for name, array in names.flatten(params).items() if not matches(name, drop)}
+    flat = {name: array for name, array in names.flat_params(params).items() if not matches(name, drop)}
     for entry in names.TABLE:
         if entry.ours not in flat and matches(entry.ours, init_missing):
             flat[entry.ours] = draw(entry, model=model, num_labels=len(labels) or 2)
@@ -86,20 +88,9 @@ def _source(
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
-        label_fields=_label_fields(labels, kind=record.get("kind", "")),
+        label_fields=KINDS.get(record.get("kind", ""), OutputKind).label_fields(labels),
         record=record,
     )
-
-
-def _label_fields(labels: Sequence[str], *, kind: str) -> dict[str, Any]:
-    if kind == "regression":
-        return {"problem_type": "regression"}
-    if not labels:
-        return {}
-    return {
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
 
 
 def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,17 +25,18 @@ from bert_jax.data.dataset_info import (
 from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
 from bert_jax.data.manifest import check_manifest, make_manifest
-from bert_jax.data.progress import Progress
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import Source
-from bert_jax.data.spool import SpoolPlan, portions, write_json, write_portion
+from bert_jax.data.spool import SpoolPlan, portions, write_portion
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
+from bert_jax.files import SUFFIX, new_folder, write_json
+from bert_jax.progress import ByteProgress
 
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 RUNNERS = ("local", "beam")
@@ -167,7 +168,7 @@ class _Build:
             max_instance_length=self.config.max_instance_length,
         )
         Path(plan.results).mkdir(exist_ok=True)
-        progress = Progress("instances", total=found.text_bytes, report=self.report)
+        progress = ByteProgress("instances", total=found.text_bytes, report=self.report)
         # The largest first, so that no worker starts on one when the others are about to finish.
         pieces = sorted(found.shards, key=lambda shard: -shard.text_bytes)
         self.run(functools.partial(write_shard, plan=plan), pieces, advance=progress.advance)
@@ -177,7 +178,7 @@ class _Build:
 
     def _spool(self, directory: Path, sources: list[Source], text_bytes: int) -> Survey:
         plan = SpoolPlan(str(directory), self.config.format, self.config.language, self.config.seed)
-        progress = Progress("reading text", total=text_bytes, report=self.report)
+        progress = ByteProgress("reading text", total=text_bytes, report=self.report)
         pieces = portions(sources)
         self.run(functools.partial(write_portion, plan=plan), pieces, advance=progress.advance)
         progress.finish()
@@ -187,19 +188,19 @@ class _Build:
         directory = self.out / "vocab"
         if directory.exists():
             return load_tokenizer(directory)
-        partial = directory.with_name("vocab.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        if given is not None:
-            given.save(partial)
-        else:
-            self.report(f"learning a vocabulary of {vocab_size} pieces")
-            learned = learn_vocabulary(
-                found.training_texts(VOCABULARY_BYTES),
-                vocab_size=vocab_size,
-                do_lower_case=self.config.do_lower_case,
-            )
-            save_vocabulary(learned, directory=partial)
-        partial.replace(directory)
+        for leftover in directory.parent.glob(f"*vocab*{SUFFIX}"):  # of builds that were killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with new_folder(directory) as partial:
+            if given is not None:
+                given.save(partial)
+            else:
+                self.report(f"learning a vocabulary of {vocab_size} pieces")
+                learned = learn_vocabulary(
+                    found.training_texts(VOCABULARY_BYTES),
+                    vocab_size=vocab_size,
+                    do_lower_case=self.config.do_lower_case,
+                )
+                save_vocabulary(learned, directory=partial)
         return load_tokenizer(directory)
 
     def _finish(self, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> None:
@@ -247,7 +248,7 @@ class _Build:
                 shards=files,
                 statistics=statistics,
             )
-            for partial in dataset_directory(self.out, max_seq_length=length).glob("*.array_record*.partial"):
+            for partial in dataset_directory(self.out, max_seq_length=length).glob(f"*.array_record*{SUFFIX}"):
                 partial.unlink()
             write_dataset_info(info)
             lines = describe(statistics, objective=self.config.objective, max_seq_length=length)
@@ -269,14 +270,8 @@ def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokeni
 
 
 def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: str, runner: str) -> None:
-    given = {
-        "recipe": recipe,
-        "data.objective": config.objective,
-        "data.format": config.format,
-    }
-    for name, value in given.items():
-        if value not in CHOICES[name]:
-            raise UserError(f"{name}={value!r}: choose one of {', '.join(CHOICES[name])}")
+    if recipe not in CHOICES["recipe"]:
+        raise UserError(f"recipe={recipe!r}: choose one of {', '.join(CHOICES['recipe'])}")
     if runner not in RUNNERS:
         raise UserError(f"runner={runner!r}: choose one of {', '.join(RUNNERS)}")
     if not max_seq_lengths:
@@ -284,13 +279,7 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
     for length in max_seq_lengths:
         if not MIN_SEQ_LENGTH <= length <= 65535:
             raise UserError(f"max_seq_length={length}: must lie between {MIN_SEQ_LENGTH} and 65535")
-    if not 0 <= config.heldout_fraction < 0.9:
-        raise UserError(f"heldout_fraction={config.heldout_fraction}: must be at least 0 and below 0.9")
-    if not 0 <= config.short_seq_prob <= 1:
-        raise UserError(f"short_seq_prob={config.short_seq_prob}: must lie between 0 and 1")
     check_packing(config)
-    if config.num_workers < 0:
-        raise UserError(f"num_workers={config.num_workers}: must not be negative; 0 is one a core")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -13,15 +13,17 @@ dataset_info.json is written last: a length without one is not finished.
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bert_jax.data.records import FEATURE, RowSpec
 from bert_jax.data.shards import DATASET_NAME, VERSION, dataset_directory
 from bert_jax.errors import UserError
+from bert_jax.files import load_json
 
 _DESCRIPTION = "Unmasked instances for BERT pre-training; bert_jax.data.records says how a row is laid out."
 _INFO_FILE = "dataset_info.json"
@@ -134,7 +136,7 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
         raise UserError(f"data set {directory} {state} --input=FILES --out={directory}")
     file = dataset_directory(directory, max_seq_length=max_seq_length) / _METADATA_FILE
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = load_json(file)
         shards = {split: tuple(ShardFile(**item) for item in items) for split, items in value.pop("shards").items()}
         spec = RowSpec(**value.pop("row_spec"))
         return DatasetInfo(
@@ -148,7 +150,6 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
 
 def write_dataset_info(info: DatasetInfo) -> None:
     """Write the TFDS metadata that make the shards of `info` a finished data set."""
-    import numpy as np
     import tensorflow_datasets as tfds  # a second to import, needed only here
     from etils import epath
     from tensorflow_datasets.core import dataset_info, naming, splits
@@ -189,8 +190,10 @@ def write_dataset_info(info: DatasetInfo) -> None:
     partial = directory / "info.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    written.write_to_directory(partial)
-    names = sorted(path.name for path in partial.iterdir())
-    for name in sorted(names, key=lambda name: name == _INFO_FILE):
-        (partial / name).replace(directory / name)
-    partial.rmdir()
+    try:
+        written.write_to_directory(partial)
+        names = sorted(path.name for path in partial.iterdir())
+        for name in sorted(names, key=lambda name: name == _INFO_FILE):
+            (partial / name).replace(directory / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

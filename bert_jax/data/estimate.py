@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bert_jax.data.opening import without_compression
-from bert_jax.data.progress import format_bytes, format_time
 from bert_jax.data.records import row_spec
 from bert_jax.data.source import Source
 from bert_jax.errors import UserError
+from bert_jax.progress import duration, format_bytes
 
 # By how much text grows when it is decompressed: novels, each packed with the program's default setting.
 _EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7}
@@ -30,7 +30,7 @@ def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_wo
     seconds = text_bytes / _TEXT_BYTES_A_SECOND / num_workers
     return (
         f"{format_bytes(text_bytes)} of text, more or less: about {rows}, {size} in all (while it is made, "
-        f"{format_bytes(text_bytes)} more); about {format_time(seconds)} with {num_workers} workers"
+        f"{format_bytes(text_bytes)} more); about {duration(seconds)} with {num_workers} workers"
     )
 
 

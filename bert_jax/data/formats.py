@@ -2,7 +2,6 @@
 
 import html
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -12,6 +11,7 @@ from bert_jax.data.opening import ByteStream, without_compression
 from bert_jax.data.prose import PARAGRAPH_END, find_layout, read_paragraphs
 from bert_jax.data.source import ReadReport
 from bert_jax.errors import UserError
+from bert_jax.files import parse_object
 
 Format = Literal["prose", "sentences", "jsonl", "wikiextractor"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -156,11 +156,9 @@ def _parse(line: str) -> dict[str, Any] | str:
     if line is OVERLONG:
         return "the line is over 32 MiB long"
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({str(error).splitlines()[0]})"
-    if not isinstance(record, dict):
-        return "not a JSON object"
+        record = parse_object(line)
+    except ValueError as error:
+        return str(error)
     if not isinstance(record.get("text"), str):
         return f"no 'text' that is a string (there are: {', '.join(map(str, list(record)[:8])) or 'none'})"
     return record

@@ -93,7 +93,7 @@ class PretrainingBatches:
         self, *, start: int = 0, stop: int | None = None, num_threads: int = 2, prefetch: int = 4
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yield batches from number `start` up to `stop`, reading `prefetch` of them ahead in `num_threads` threads."""
-        import grain
+        import grain  # as in `_index_blocks`
 
         end = sys.maxsize if self._num_batches is None else self._num_batches
         numbers = grain.MapDataset.range(start, end if stop is None else min(stop, end))

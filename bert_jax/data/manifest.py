@@ -1,7 +1,6 @@
 """Write down what a data set is made from, and refuse to go on with anything else."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from bert_jax.data.shards import DATASET_NAME
 from bert_jax.data.source import Source
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import load_json
 
 _LAYOUT = 1  # of rows, positions and draws: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
@@ -67,7 +67,7 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _PACKING | json.loads(file.read_text(encoding="utf-8"))
+        known = _PACKING | load_json(file)
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.rows.truncation import truncate_spans, truncate_spans_one_by_one
 
 Pair = tuple[int, int, int, int, int]  # start and end of A, start and end of B, label
 ONE_DOCUMENT = (
@@ -98,8 +99,10 @@ def make_instances(
             raise ValueError(f"no objective {objective!r} under a recipe {recipe!r}")
     if objective == "mlm+nsp" and documents.num_own and len(np.unique(documents.keys)) < 2:
         raise UserError(ONE_DOCUMENT)
-    truncate = _truncate_one_by_one if recipe == "original" else _truncate
-    table = np.asarray([truncate(pair, lengths.max_num_tokens, rng) for pair in pairs], np.int64).reshape(-1, 5)
+    truncate = truncate_spans_one_by_one if recipe == "original" else truncate_spans
+    limit = lengths.max_num_tokens
+    table = [(*truncate(pair[:4], limit=limit, rng=rng), pair[4]) for pair in pairs]
+    table = np.asarray(table, np.int64).reshape(-1, 5)
     return Instances(a=table[:, 0:2], b=table[:, 2:4], labels=table[:, 4].astype(np.int32))
 
 
@@ -240,34 +243,3 @@ def _single_segments(documents: TokenizedDocuments, lengths: _TargetLengths, beg
                     end += 1
             yield start, end, end, end, 0
             start = end
-
-
-def _truncate_one_by_one(pair: Pair, max_num_tokens: int, rng: random.Random) -> Pair:
-    """Shorten the longer side token by token, at its front or back by a fair coin, until the pair fits."""
-    a, a_end, b, b_end, label = pair
-    length_a, length_b = a_end - a, b_end - b
-    while length_a + length_b > max_num_tokens:
-        from_front = rng.random() < 0.5
-        if length_a > length_b:
-            length_a -= 1
-            a += from_front
-        else:
-            length_b -= 1
-            b += from_front
-    return a, a + length_a, b, b + length_b, label
-
-
-def _truncate(pair: Pair, max_num_tokens: int, rng: random.Random) -> Pair:
-    """Do what `_truncate_one_by_one` does, throwing all the coins of a side at once."""
-    a, a_end, b, b_end, label = pair
-    length_a, length_b = a_end - a, b_end - b
-    excess = length_a + length_b - max_num_tokens
-    if excess <= 0:
-        return pair
-    from_a = min(excess, max(length_a - length_b, 0))
-    from_b = min(excess, max(length_b - length_a, 0))
-    rest = excess - from_a - from_b  # the sides are equally long now and take turns, b first
-    from_a, from_b = from_a + rest // 2, from_b + (rest + 1) // 2
-    a += rng.getrandbits(from_a).bit_count()
-    b += rng.getrandbits(from_b).bit_count()
-    return a, a + length_a - from_a, b, b + length_b - from_b, label

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bert_jax.data.pairs import Instances, TokenizedDocuments
-from bert_jax.rows.packing import Placement
+from bert_jax.rows.packing import Placement, token_positions
+from bert_jax.rows.special_ids import SpecialIds
 
 FEATURE = "row"
 _ROWS_AT_ONCE = 4096  # bounds the int64 temporaries of encode_rows to a few MB
@@ -51,15 +52,6 @@ class RowSpec:
     def num_bytes(self) -> int:
         """Return the number of bytes of a row, without what `record_prefix` adds."""
         return self.num_elements * np.dtype(self.dtype).itemsize
-
-
-@dataclasses.dataclass(frozen=True)
-class SpecialIds:
-    """Hold the ids that frame segments."""
-
-    cls_id: int
-    sep_id: int
-    pad_id: int
 
 
 def row_spec(max_seq_length: int, *, vocab_size: int, instances_per_row: int = 1) -> RowSpec:
@@ -106,10 +98,9 @@ def encode_rows(
         part = order[first : first + _ROWS_AT_ONCE]
         some = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
         shown, begins, inside = _unfold(some, documents.ids, word_starts, special)
-        before = np.cumsum(lengths[part]) - lengths[part]
-        places = np.arange(lengths[part].sum()) + np.repeat(first_tokens[part] - before, lengths[part])
-        tokens[places] = shown[inside]
-        starts[places] = begins[inside]
+        positions = token_positions(first_tokens[part], lengths=lengths[part])
+        tokens[positions] = shown[inside]
+        starts[positions] = begins[inside]
     rows[:, num_header : num_header + length] = tokens.reshape(placement.num_rows, length)
     bits = np.packbits(starts.reshape(placement.num_rows, length), axis=1, bitorder="little")
     width = spec.num_bit_elements * np.dtype(spec.dtype).itemsize

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import json
 import os
 import random
 from pathlib import Path
@@ -13,15 +12,16 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # a C++ module
 
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
-from bert_jax.data.records import SpecialIds, encode_rows, instance_lengths, record_prefix, row_spec
+from bert_jax.data.records import encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.spool import Spool, SpooledDocument, write_json
+from bert_jax.data.spool import Spool, SpooledDocument
 from bert_jax.data.statistics import LengthCounts, ShardCounts
 from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.workers import Advance
 from bert_jax.errors import UserError
-from bert_jax.rows.packing import one_a_row, place_packed
+from bert_jax.files import load_json, replacing, write_json
+from bert_jax.rows.packing import best_fit, one_per_row
 
 DATASET_NAME = "bert_pretraining"
 VERSION = "1.0.0"
@@ -62,7 +62,7 @@ def shard_name(shard: Shard) -> str:
 def read_result(plan: ShardPlan, shard: Shard) -> ShardCounts | None:
     """Return the counts of a shard if it is finished and its files are there."""
     try:
-        value = json.loads(_result_path(plan, shard).read_text(encoding="utf-8"))
+        value = load_json(_result_path(plan, shard))
     except (FileNotFoundError, ValueError):
         return None
     counts = ShardCounts.from_json(value)
@@ -81,7 +81,6 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
         return
     tokenizer = _tokenizer(plan.vocab_directory)
     documents, counts = _tokenize(piece, plan, tokenizer, advance)
-    special = SpecialIds(cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
     for max_seq_length, per_row in zip(plan.max_seq_lengths, plan.instances_per_row, strict=True):
         spec = row_spec(max_seq_length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
         rng = _generator(plan.seed, piece, max_seq_length)
@@ -95,14 +94,19 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
             word_starts=tokenizer.is_word_start,
         )
         lengths = instance_lengths(instances)
+        if per_row == 1:
+            placement = one_per_row(len(instances))
+        else:
+            # Packing numbers the rows by their longest instance; evaluation, which takes the first rows of a split,
+            # must see rows like the others.
+            packed = best_fit(lengths, max_seq_length=max_seq_length, instances_per_row=per_row)
+            placement = packed.shuffled(rng)
         rows = encode_rows(
             instances,
-            placement=one_a_row(len(instances))
-            if per_row == 1
-            else place_packed(lengths, max_seq_length=max_seq_length, instances_per_row=per_row, rng=rng),
+            placement=placement,
             documents=documents,
             word_starts=tokenizer.is_word_start,
-            special=special,
+            special=tokenizer.special_ids,
             spec=spec,
         )
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(piece)
@@ -203,22 +207,21 @@ def _bounds(lengths: np.ndarray) -> np.ndarray:
 
 def _write_records(file: Path, rows: np.ndarray, prefix: bytes) -> None:
     """Write an ArrayRecord file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     size = rows.shape[1] * rows.itemsize
     data = rows.tobytes()
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-        for start in range(0, len(data), size):
-            writer.write(prefix + data[start : start + size])
-        writer.close()
-        reader = array_record_module.ArrayRecordReader(str(partial))
-        complete = reader.num_records() == len(rows)
-        reader.close()
-    except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, str(error)) from None
-        raise UserError(f"{file} cannot be written: {error}") from None
-    if not complete:
-        raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")
-    partial.replace(file)
+    with replacing(file) as partial:
+        try:
+            writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+            for start in range(0, len(data), size):
+                writer.write(prefix + data[start : start + size])
+            writer.close()
+            reader = array_record_module.ArrayRecordReader(str(partial))
+            complete = reader.num_records() == len(rows)
+            reader.close()
+        except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from None
+            raise UserError(f"{file} cannot be written: {error}") from None
+        if not complete:
+            raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")

@@ -10,17 +10,16 @@ A second hash, of the key alone, divides held-out from training documents, so th
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bert_jax.data.documents import read_source
 from bert_jax.data.source import ReadReport, Source
 from bert_jax.data.workers import Advance
+from bert_jax.files import write_json
 
 BLOCK_BYTES = 16 << 20  # of text a block: what a process holds in memory
 PORTION_BYTES = 16 << 20  # of sources a portion, at least: many small files make one block, not one each
@@ -109,13 +108,6 @@ def write_portion(piece: Portion, *, plan: SpoolPlan, advance: Advance) -> None:
         directory / "done.json",
         {"paragraphs": paragraphs, "digest": digest, "report": dataclasses.asdict(report), "blocks": blocks.count},
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that the file is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _hash(seed: int, key: str, part: int = -1) -> int:

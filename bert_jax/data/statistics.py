@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.progress import format_bytes
+from bert_jax.progress import format_bytes
 
 # Paragraph hashes kept over the whole corpus to find duplicates: 2 MB of memory. With fewer paragraphs the share of
 # duplicates is exact; with more it is an estimate from this many, standard error below 0.1 points.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from bert_jax.data.pairs import ONE_DOCUMENT
 from bert_jax.data.source import ReadReport
 from bert_jax.data.spool import IS_FIRST_PART, Portion, Spool
 from bert_jax.errors import UserError
+from bert_jax.files import load_json
 
 SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 10 MB of rows of uint16; bounds what a worker holds
 _MIN_SHARD_BYTES = 1 << 20
@@ -68,7 +68,7 @@ def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) 
     """
     report, digest, paragraphs, blocks = ReadReport(), 0, 0, []
     for portion in portions:
-        done = json.loads((directory / f"{portion.index:06d}" / "done.json").read_text(encoding="utf-8"))
+        done = load_json(directory / f"{portion.index:06d}" / "done.json")
         report.merge(ReadReport(**done["report"]))
         digest += done["digest"]
         paragraphs += done["paragraphs"]

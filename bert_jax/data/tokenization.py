@@ -31,6 +31,7 @@ from bert_jax.data.vocabulary import (
 )
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
+from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
 _BATCH_CHARS = 1 << 18  # characters joined at a time: words and ids of a batch stay in a core's cache
@@ -70,6 +71,17 @@ class Tokenizer(abc.ABC):
     def vocab_size(self) -> int:
         """Return the number of pieces."""
         return len(self.pieces)
+
+    @functools.cached_property
+    def special_ids(self) -> SpecialIds:
+        """Return the ids that frame, mask and fill what this tokenizer encodes."""
+        return SpecialIds(
+            cls_id=self.cls_id,
+            sep_id=self.sep_id,
+            mask_id=self.mask_id,
+            pad_id=self.pad_id,
+            vocab_size=self.vocab_size,
+        )
 
     @property
     def ids_dtype(self) -> type:

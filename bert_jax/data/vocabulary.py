@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable
 
 import numpy as np
 
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, write_bytes
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
@@ -144,7 +144,7 @@ def read_casing(config_file: pathlib.Path, *, do_lower_case: bool | None) -> boo
     Raises UserError where the two differ, or where the file asks for rules that are not the original's.
     """
     try:
-        settings = json.loads(config_file.read_text(encoding="utf-8"))
+        settings = load_json(config_file)
     except FileNotFoundError:
         return do_lower_case
     except (OSError, ValueError) as error:
@@ -195,17 +195,10 @@ def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> 
 
 def write_whole(file: pathlib.Path, *, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new one, never a part."""
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
-            temporary = pathlib.Path(handle.name)
-            handle.write(content)
-        temporary.chmod(0o644)  # temporary files are born 0600; others read vocabularies too
-        temporary.replace(file)
+        write_bytes(file, content)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error.strerror}; name a directory you may write to") from None
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune on one task: every run of the sweep, the best kept as a SOURCE, results, predictions, errors.
+"""All runs of one task: each trained in a session, the best kept as a model, results, predictions, errors.
 
 WORKDIR/config.json             what was asked for
 WORKDIR/origin.json, vocab/     what the runs began from, and the tokenizer
@@ -6,33 +6,36 @@ WORKDIR/checkpoints/STEP        the best run's best parameters
 WORKDIR/results.json            all runs and their summary
 WORKDIR/predictions/            of the best run, and of the ensemble
 WORKDIR/errors-dev.jsonl        what it gets wrong
-WORKDIR/runs/NAME/              metrics.jsonl, result.json and outputs of each run
+WORKDIR/runs/NAME/              metrics.jsonl, goodput.json, result.json and outputs of each run
 """
 
+import contextlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
-from bert_jax.finetuning import initial
+from bert_jax.finetuning.feature_based import FeatureBased
+from bert_jax.finetuning.fine_tuner import FineTuner
+from bert_jax.finetuning.initial import constant_score
+from bert_jax.finetuning.job import BEST, TaskJob, open_best, restore_best
+from bert_jax.finetuning.learner import Learner
 from bert_jax.finetuning.origin import settle_origin
-from bert_jax.finetuning.packing import row_shape
-from bert_jax.finetuning.prediction import predict_outputs
-from bert_jax.finetuning.program import TaskProgram
-from bert_jax.finetuning.results import TaskResults, Wanted, check_labelled
-from bert_jax.finetuning.run import BEST, STATES, RunResult, Trainer
+from bert_jax.finetuning.results import TaskResults, Wanted
+from bert_jax.finetuning.run_result import RunResult, Stopped
 from bert_jax.finetuning.settings import RunSettings
-from bert_jax.tasks.interface import Outputs, Split, Task
+from bert_jax.finetuning.task_data import load_task_data
+from bert_jax.runs.runtime import Runtime
+from bert_jax.runs.session import Session, SessionOptions
+from bert_jax.tasks.interface import Task
+from bert_jax.tasks.ner import TagTask
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, STATES = "checkpoints", "states"
 
 
 class Experiment:
-    """Hold what the runs of one task share."""
+    """The runs of one task in one directory; every host of the runtime takes part."""
 
     def __init__(
         self,
@@ -40,115 +43,146 @@ class Experiment:
         *,
         task: Task,
         source: Source,
-        workdir: Path,
         wanted: Wanted,
-        should_stop: Callable[[], bool],
-        say: Callable[[str], None],
+        runtime: Runtime,
+        directory: Path,
     ):
-        """Read the data and lay out the program.
+        """Read the data and lay out the learner.
 
         Raises:
           UserError: if data, model and config do not go together.
         """
-        self.config, self.task, self.workdir, self.wanted, self.say = config, task, workdir, wanted, say
+        self.config, self.task, self.wanted, self.runtime, self.directory = config, task, wanted, runtime, directory
         self._source = source
-        tokenizer = source.require_tokenizer()
-        self.train = task.load("train", tokenizer=tokenizer)
-        self.evals = [task.load(name, tokenizer=tokenizer) for name in task.eval_splits()]
-        tests = task.test_splits() if wanted.predict_test else ()
-        self.tests = [task.load(name, tokenizer=tokenizer) for name in tests]
-        check_labelled(task, [self.train, *self.evals])
-        model = initial.task_model(source, config=config)
-        splits = [self.train, *self.evals, *self.tests]
-        largest = max(run.batch_size for run in wanted.runs)
-        shape = row_shape([split.features for split in splits], batch_size=largest)
-        self.program = TaskProgram(config, model=model, task=task, shape=shape)
-        self._params = initial.source_params(
-            source, task=task, parts=tuple(self.program.state_shapes.params), fresh=wanted.fresh_parts
-        )
-        self._metadata = initial.checkpoint_metadata(source, task=task, model=model, config=config)
+        self.data = load_task_data(task, tokenizer=source.require_tokenizer(), predict_test=wanted.predict_test)
+        self.learner = self._make_learner()
         self.results = TaskResults(
             task,
-            workdir=workdir,
+            directory=directory,
             wanted=wanted,
-            evals=self.evals,
-            tests=self.tests,
-            constant=initial.constant_score(task, self.evals[0]),
-            say=say,
-        )
-        self.trainer = Trainer(
-            self.program,
-            task=task,
-            train=self.train.features,
-            dev=self.evals[0],
-            metadata=self._metadata,
-            should_stop=should_stop,
-            say=say,
+            data=self.data,
+            constant=constant_score(task, self.data.evals[0]),
+            report=runtime.report,
         )
 
     def run_all(self) -> dict[str, Any]:
-        """Run what has not been run, and return the results as they stand in results.json.
+        """Run what has not been run, and return the results as they are in results.json; on host 0 alone.
 
         Raises:
           Stopped: if the user asked to stop.
         """
-        splits = [self.train, *self.evals, *self.tests]
-        settle_origin(self.workdir, source=self._source, fresh=self.wanted.fresh_parts, splits=splits)
-        self._describe()
-        results = []
-        for number, settings in enumerate(self.wanted.runs, start=1):
-            result = self.results.finished(settings)
-            if result is None:
-                self.say(f"run {number} of {len(self.wanted.runs)}: {settings.name}")
-                result = self._run(settings)
-            results.append(result)
-            self._keep_best()
+        runtime, hosts = self.runtime, self.runtime.hosts
+        settle_origin(
+            self.directory, source=self._source, fresh=self.wanted.fresh_parts, splits=self.data.splits, hosts=hosts
+        )
+        runtime.report(
+            f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; constant "
+            f"{self.task.selection} {self.results.constant:.4f}"
+        )
+        is_done = hosts.from_main("finished runs", lambda: [self.results.is_done(s) for s in self.wanted.runs])
+        if not all(is_done):
+            self.learner.prepare()
+        for number, (settings, done) in enumerate(zip(self.wanted.runs, is_done, strict=True), start=1):
+            if not done:
+                runtime.report(f"run {number} of {len(self.wanted.runs)}: {settings.name}")
+                self._run(settings)
+            with hosts.main_first("best run kept"):
+                if hosts.is_main:
+                    self._keep_best()
+        self._predict_what_is_missing()
+        record: dict[str, Any] = {}
+        with hosts.main_first("results"):
+            if hosts.is_main:
+                record = self.results.finish(facts=self._facts())
+        return record
 
-        def predict(split: Split) -> Outputs:
-            params = self.trainer.load_best(self.workdir / CHECKPOINTS)
-            return predict_outputs(self.program, params, features=split.features)
+    def _make_learner(self) -> Learner:
+        if self.config.features and isinstance(self.task, TagTask):
+            return FeatureBased(self.config, task=self.task, source=self._source, data=self.data)
+        return FineTuner(
+            self.config,
+            task=self.task,
+            source=self._source,
+            data=self.data,
+            batch_sizes=[run.batch_size for run in self.wanted.runs],
+            random_parts=self.wanted.fresh_parts,
+        )
 
-        return self.results.finish(predict=predict, facts={"train_examples": len(self.train.examples)})
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"train_examples": len(self.data.train.examples)}
+        return facts if self.learner.is_kept else {**facts, "features": self.config.features}
 
-    def _run(self, settings: RunSettings) -> RunResult:
-        directory = self.results.directory(settings)
+    def train(
+        self, settings: RunSettings, *, directory: Path, job_class: type[TaskJob] = TaskJob
+    ) -> tuple[RunResult, Any]:
+        """Train one run in `directory`, or resume it there; return what it gave and its best parameters.
+
+        Raises:
+          Stopped: if the user asked to stop; the state is saved.
+        """
+        config = self.config
+        options = SessionOptions(
+            config.checkpoint,
+            config.log,
+            profile_steps=config.profile.steps,
+            max_nonfinite_steps=config.train.max_nonfinite_steps,
+            checkpoints=STATES,
+        )
+        job = job_class(
+            self.learner,
+            settings=settings,
+            task=self.task,
+            dev=self.data.evals[0],
+            config=config,
+            runtime=self.runtime,
+            directory=directory,
+        )
+        with contextlib.closing(job):
+            with Session(job, runtime=self.runtime, directory=directory, options=options) as session:
+                if session.is_resumed:
+                    self.runtime.report(f"resuming at step {session.start} of {job.num_steps}")
+                ended = session.train()
+                if ended.step < job.num_steps:
+                    raise Stopped(ended.step, job.num_steps)
+            return job.result(ended)
+
+    def _run(self, settings: RunSettings) -> None:
+        directory = self.results.run_directory(settings)
         directory.mkdir(parents=True, exist_ok=True)
-        result, params = self.trainer.run(settings, params=self._initial(settings), directory=directory)
-        self.results.add(result, outputs=lambda split: predict_outputs(self.program, params, features=split.features))
-        shutil.rmtree(directory / STATES, ignore_errors=True)  # not before the result is there
-        return result
-
-    def _initial(self, settings: RunSettings) -> dict[str, Any]:
-        """Return the parameters a run begins with: the SOURCE's, and the parts it lacks drawn from the run's seed."""
-        shapes = self.program.state_shapes.params
-        missing = tuple(part for part in shapes if part not in self._params)
-        fresh = self.program.fresh_params(jax.random.key(settings.seed), parts=missing)
-        given = self._params | fresh
-        return {part: given[part] for part in shapes}
+        result, params = self.train(settings, directory=directory)
+        outputs = {split.name: self.learner.outputs(params, split) for split in self.data.splits[1:]}
+        with self.runtime.hosts.main_first("result of a run"):
+            if self.runtime.hosts.is_main:
+                self.results.add(result, outputs=outputs)
+                shutil.rmtree(directory / STATES, ignore_errors=True)  # not before the result is there
 
     def _keep_best(self) -> None:
-        """Move the best run's parameters to the workdir's checkpoints, and remove the others'.
+        """Move the best run's parameters to the directory's checkpoints, and remove the others'.
 
-        The best of all that the workdir holds, of this start and earlier ones: its parameters may lie there already.
+        The best of all that the directory holds, of this start and earlier ones: its parameters may be there already.
         """
         results = self.results.all_finished()
         champion = self.results.champion(results)
         for result in results:
-            kept = self.results.directory(result.settings) / BEST
+            kept = self.results.run_directory(result.settings) / BEST
             if not kept.exists():
                 continue
-            if result is champion:
-                shutil.rmtree(self.workdir / CHECKPOINTS, ignore_errors=True)
-                kept.replace(self.workdir / CHECKPOINTS)
+            if result is champion and self.learner.is_kept:
+                shutil.rmtree(self.directory / CHECKPOINTS, ignore_errors=True)
+                kept.replace(self.directory / CHECKPOINTS)
             else:
                 shutil.rmtree(kept)
 
-    def _describe(self) -> None:
-        drawn = [part for part in self.program.state_shapes.params if part not in self._params]
-        shape = self.program.shape
-        sizes = ", ".join(f"{s.name} {len(s.examples)}" for s in [self.train, *self.evals, *self.tests])
-        self.say(
-            f"{self.task.name}: {sizes} examples; rows of {shape.length} tokens hold up to "
-            f"{shape.slots // shape.group} examples; fresh: {', '.join(drawn) or 'nothing'}; constant "
-            f"{self.task.selection} {self.results.constant:.4f}"
-        )
+    def _predict_what_is_missing(self) -> None:
+        """Predict the test sets that the best run was run without."""
+        hosts = self.runtime.hosts
+        missing = set(hosts.from_main("test sets not predicted", self.results.missing_of_champion))
+        splits = [split for split in self.data.tests if split.name in missing and self.learner.is_kept]
+        if not splits:
+            return
+        with contextlib.closing(open_best(self.directory / CHECKPOINTS, runtime=self.runtime)) as best:
+            params = restore_best(best, learner=self.learner)
+        outputs = {split.name: self.learner.outputs(params, split) for split in splits}
+        with hosts.main_first("test sets predicted"):
+            if hosts.is_main:
+                self.results.add_to_champion(outputs)

@@ -1,37 +1,42 @@
 """Fine-tune: the start-up in its order, one experiment a task, the benchmark's average and submission."""
 
 import dataclasses
-import json
-import signal
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from bert_jax.config.finetuning import FinetuneConfig, flatten, from_config_dict, to_json
+from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 from bert_jax.finetuning import report
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_source
 from bert_jax.finetuning.origin import has_runs
-from bert_jax.finetuning.results import Wanted, no_labels
-from bert_jax.finetuning.run import Stopped, write_json
+from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
-from bert_jax.runs.compilation_cache import CompilationCache
-from bert_jax.runs.stopping import StopRequest
+from bert_jax.finetuning.task_data import no_labels
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs.runtime import FINISHED, Runtime, silent
+from bert_jax.runs.start_up import check_command, open_runtime
+from bert_jax.runs.workdir import SameRun
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
-from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.registry import open_task
+from bert_jax.tasks.squad import SpanTask
 
-# Exit statuses, as those of pre-training: a launcher restarts on PREEMPTED; 130 is the shell's for Ctrl-C.
-FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
-
-# What may differ between two starts in one workdir: results do not depend on it (of the data, its digest is compared).
-_FREE = ("mesh.", "log.", "checkpoint.", "sweep.", "model.scan_layers", "model.remat", "data.directory")
+SAME_RUN = SameRun(
+    command="fine-tuning",
+    read=from_saved,
+    # Results do not depend on it; of the data, the digest is compared.
+    free=re.compile(
+        r"(mesh|log|profile|checkpoint|sweep)\..*|model\.(scan_layers|remat)|data\.directory|train\.max_nonfinite_steps"
+    ),
+    has_begun=has_runs,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +54,45 @@ class Request:
     command: str = "the same command"
 
 
-def finetune(config: FinetuneConfig, *, request: Request) -> int:
-    """Fine-tune on the config's tasks, or go on where it stopped; return the exit status.
+def finetune(
+    config: FinetuneConfig, *, request: Request, hosts: Hosts | None = None, begun: float | None = None
+) -> int:
+    """Fine-tune on the config's tasks, or resume where it stopped; return the exit status.
+
+    Every one of several `hosts` calls this; `begun` is when the process began, in seconds since the epoch.
 
     Raises:
-      UserError: for anything the user can mend.
+      UserError: for anything the user can fix.
     """
-    say: Callable[[str], None] = print if jax.process_index() == 0 else lambda text: None
+    hosts = hosts or Hosts()
     for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
         if getattr(request, name) < least:
             raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
-    workdir = open_workdir(request.workdir, config=config)
-    source = load_source(request.init, report=say)
+    if config.own:
+        open_config_task(config_of_task(config, "own"))  # complains of an unknown kind before a model is read
+    report = print if hosts.is_main else silent
+    source = load_source(request.init, report=report)
     source.require_tokenizer()
-    names = _tasks(config, say)
+    check_command(config, params=source.params, hosts=hosts, own=("data.directory",))
+    runtime = open_runtime(
+        config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, begun=begun
+    )
+    try:
+        with runtime.heeding_signals():
+            try:
+                _run_tasks(config, source=source, request=request, runtime=runtime)
+            except Stopped as stopped:
+                where = f"step {stopped.step} of {stopped.num_steps}"
+                report(f"stopped at {where}, state saved; {request.command} resumes there")
+                return runtime.stopped_status()
+    finally:
+        runtime.close()
+    return FINISHED
+
+
+def _run_tasks(config: FinetuneConfig, *, source: Source, request: Request, runtime: Runtime) -> None:
+    workdir = runtime.path
+    names = _tasks(config, runtime.report)
     single = len(names) == 1 and config.task == names[0]
     wanted = Wanted(
         runs=tuple(grid(config, sweep=request.sweep, seeds=request.seeds)),
@@ -74,54 +104,36 @@ def finetune(config: FinetuneConfig, *, request: Request) -> int:
     if not single:
         _check_files(config, names, wanted)
     records: dict[str, Any] = {}
-    cache = CompilationCache(workdir)
-    with StopRequest() as stop:
-        try:
-            for name in names:
-                task = open_config_task(dataclasses.replace(config, task=name))
-                directory = workdir if single else workdir / name
-                directory.mkdir(parents=True, exist_ok=True)
-                records[name] = _run_task(config, task, source, directory, wanted, stop, say)
-        except Stopped as stopped:
-            where = (
-                "state saved; {} goes on there" if stopped.saved else "finished runs are kept; {} begins this one anew"
-            )
-            say(f"stopped at step {stopped.step} of {stopped.num_steps}, {where.format(request.command)}")
-            return PREEMPTED if stop.received == signal.SIGTERM else INTERRUPTED
-        finally:
-            cache.close()
+    for name in names:
+        task = open_config_task(config_of_task(config, name))
+        directory = workdir if single else workdir / name
+        directory.mkdir(parents=True, exist_ok=True)
+        records[name] = _run_task(config, task=task, source=source, directory=directory, wanted=wanted, runtime=runtime)
+    if not runtime.hosts.is_main:
+        return
     if not single:
-        _finish_benchmark(workdir, records, say)
+        _finish_benchmark(workdir, records, runtime.report)
     if request.predict_test and all(name in glue.TASKS for name in names):
-        _write_submission(workdir, names, single=single, prefix="ensemble-" if request.ensemble else "", say=say)
-    return FINISHED
+        prefix = "ensemble-" if request.ensemble else ""
+        _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)
 
 
 def _run_task(
     config: FinetuneConfig,
+    *,
     task: Task,
     source: Source,
     directory: Path,
     wanted: Wanted,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
+    runtime: Runtime,
 ) -> dict[str, Any]:
-    if config.ner.features and isinstance(task, TagTask):
-        from bert_jax.finetuning.feature_based import run_feature_based
-
-        return run_feature_based(
-            config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
-        )
-    config = dataclasses.replace(config, task=task.name)
-    if config.squad.intermediate_file and task.kind == "span":
+    config = config_of_task(config, task.name)
+    if config.intermediate_file and isinstance(task, SpanTask):
         source = intermediate_source(
-            config, task=task, source=source, workdir=directory, fresh=wanted.fresh_parts, should_stop=stop, say=say
+            config, task=task, source=source, directory=directory, fresh=wanted.fresh_parts, runtime=runtime
         )
-        wanted = dataclasses.replace(wanted, fresh_parts=())  # the second stage goes on from the first's head
-    experiment = Experiment(
-        config, task=task, source=source, workdir=directory, wanted=wanted, should_stop=stop, say=say
-    )
-    return experiment.run_all()
+        wanted = dataclasses.replace(wanted, fresh_parts=())  # the second stage continues from the first's head
+    return Experiment(config, task=task, source=source, wanted=wanted, runtime=runtime, directory=directory).run_all()
 
 
 def open_config_task(config: FinetuneConfig) -> Task:
@@ -161,7 +173,7 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
       UserError: for the first file that is missing or wrong.
     """
     for name in names:
-        task = open_config_task(dataclasses.replace(config, task=name))
+        task = open_config_task(config_of_task(config, name))
         labelled = ("train", *task.eval_splits())
         for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
             if split == "dev" and config.data.dev_fraction:
@@ -212,41 +224,3 @@ def _write_submission(
     wanted = [f"{file}.tsv" for spec in glue.TASKS.values() for file in spec.submission]
     missing = [file for file in wanted if file not in found]
     say(f"{target}: {', '.join(sorted(found))}" + (f"; the server also wants {', '.join(missing)}" if missing else ""))
-
-
-def open_workdir(workdir: str, *, config: FinetuneConfig) -> Path:
-    """Create the workdir and write config.json, or check that the one there asks for the same.
-
-    Where no run has begun yet, the config there binds nobody: a mistake in it or in the data can be mended.
-
-    Raises:
-      UserError: if it cannot be written, or belongs to another config; the line names fields and both values.
-    """
-    path = Path(workdir).absolute()
-    file = path / "config.json"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if file.exists() and has_runs(path):
-            _check_same(path, config)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(file)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"--workdir={workdir}: cannot be written ({reason}): choose another directory") from error
-    return path
-
-
-def _check_same(path: Path, config: FinetuneConfig) -> None:
-    try:
-        before = flatten(from_config_dict(json.loads((path / "config.json").read_text())))
-    except (ValueError, UserError) as error:
-        raise UserError(f"--workdir={path} belongs to something else than fine-tuning: choose another") from error
-    now = flatten(config)
-    names = [name for name in now if before[name] != now[name] and not name.startswith(_FREE)]
-    if names:
-        shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
-        raise UserError(
-            f"--workdir={path} belongs to a run with another config ({shown}): choose another --workdir, or give the "
-            "old values to go on"
-        )

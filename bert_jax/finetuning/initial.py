@@ -4,22 +4,14 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.model.task_heads import HEAD_PARAMETERS
-from bert_jax.tasks.interface import Task
-
-ARCHITECTURES = {
-    "classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "tags": "BertForTokenClassification",
-    "span": "BertForQuestionAnswering",
-    "choice": "BertForMultipleChoice",
-}
+from bert_jax.kinds.base import OutputKind
+from bert_jax.model.bert import names
+from bert_jax.tasks.interface import Outputs, Split, Task
 
 
 def task_model(source: Source, *, config: FinetuneConfig) -> ModelConfig:
@@ -55,17 +47,17 @@ def source_params(source: Source, *, task: Task, parts: tuple[str, ...], fresh: 
     Raises:
       UserError: if the SOURCE's head has other labels than the task; the line shows both; if `fresh` names no part.
     """
-    head = HEAD_PARAMETERS[task.kind]
+    head = task.kind.head
     for name in fresh:
         if name not in parts:
             raise UserError(f"--init_missing={name}: {task.name} has no such part; its parts are {', '.join(parts)}")
     taken = {part: source.params[part] for part in parts if part in source.params and part not in fresh}
     if head not in taken:
         return taken
-    if source.architecture != ARCHITECTURES[task.kind]:
+    if source.architecture != architecture_of(task.kind):
         del taken[head]
         return taken
-    if task.kind in ("classification", "regression", "tags"):
+    if task.kind.has_label_names:
         _check_labels(source, task, head=head)
     return taken
 
@@ -80,38 +72,41 @@ def _check_labels(source: Source, task: Task, *, head: str) -> None:
             f"--init={source.path} has a head for the labels {', '.join(theirs)}, {task.name} has "
             f"{', '.join(task.labels) or 'one number'}: type --init_missing={head} to begin with a fresh head"
         )
+    if source.output_kind is not task.kind:
+        theirs_kind = source.output_kind.name if source.output_kind else "another"
+        raise UserError(
+            f"--init={source.path} has a head for {theirs_kind}, {task.name} is {task.kind.name}: type "
+            f"--init_missing={head} to begin with a fresh head"
+        )
 
 
 def checkpoint_metadata(source: Source, *, task: Task, model: ModelConfig, config: FinetuneConfig) -> dict[str, Any]:
     """Return what a checkpoint must say to be a SOURCE (`convert/workdir.py`)."""
     return {
         "config": {**dataclasses.asdict(config), "model": dataclasses.asdict(model)},
-        "architecture": ARCHITECTURES[task.kind],
+        "architecture": architecture_of(task.kind),
         "labels": list(task.labels),
         "task": task.name,
-        "kind": task.kind,
+        "kind": task.kind.name,
         "fingerprints": {"vocabulary": source.require_tokenizer().fingerprint},
         "source": str(source.path),
     }
 
 
-def constant_score(task: Task, split: Any) -> float:
-    """Return the selection figure of a model that has learned nothing: always one class, no entity, one ending.
+def architecture_of(kind: type[OutputKind]) -> str:
+    """Return the HuggingFace class that has the kind's head."""
+    return next(name for name in names.ARCHITECTURES if name.endswith(kind.huggingface_class))
 
-    A run that ends no better has collapsed (Mosbach et al. 2021). A regression has collapsed below a correlation of
-    0.1, for a constant has none at all.
+
+def constant_score(task: Task, split: Split) -> float:
+    """Return the selection metric of a model that has learned nothing: always one class, no entity, one ending.
+
+    A run that ends no better has collapsed (Mosbach et al. 2021).
     """
     features = split.features
-    if task.kind == "regression":
-        return 0.1
-    if task.kind == "choice":
-        return 1.0 / features.group
-    if task.kind == "classification":
-        count = len(task.labels)
-        outputs = [[np.eye(count, dtype=np.float32)[c]] * features.num_examples for c in range(count)]
-    elif task.kind == "tags":
-        empty = np.eye(len(task.labels), dtype=np.float32)[:1]
-        outputs = [[np.repeat(empty, len(ids), axis=0) for ids in features.ids]]
-    else:
-        outputs = [[np.zeros((len(ids), 2), np.float32) for ids in features.ids]]
-    return max(task.score(split, some)[task.selection] for some in outputs)
+    kind = task.kind(num_labels=len(task.labels), group=features.group)
+
+    def score(outputs: Outputs) -> float:
+        return task.score(split, outputs)[task.selection]
+
+    return kind.baseline(score, lengths=[len(ids) for ids in features.ids], targets=features.targets or ())

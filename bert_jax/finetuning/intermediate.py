@@ -1,7 +1,6 @@
 """Train on another data set of the same form first: the paper's TriviaQA step (section 4.2)."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config.finetuning import FinetuneConfig
@@ -9,6 +8,7 @@ from bert_jax.convert.source import Source, load_source
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.settings import RunSettings
+from bert_jax.runs.runtime import Runtime
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
 
@@ -20,10 +20,9 @@ def intermediate_source(
     *,
     task: Task,
     source: Source,
-    workdir: Path,
+    directory: Path,
     fresh: tuple[str, ...],
-    should_stop: Callable[[], bool],
-    say: Callable[[str], None],
+    runtime: Runtime,
 ) -> Source:
     """Return the SOURCE after one run on `squad.intermediate_file`, done once and kept in WORKDIR/intermediate.
 
@@ -34,21 +33,21 @@ def intermediate_source(
       Stopped: if the user asked to stop.
       UserError: if the file is missing or wrong.
     """
-    directory = workdir / FOLDER
+    directory = directory / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
-    data = dataclasses.replace(config.data, train_file=config.squad.intermediate_file)
+    assert config.squad is not None  # a config has no intermediate file without
+    data = dataclasses.replace(config.data, train_file=config.intermediate_file)
     squad = dataclasses.replace(config.squad, intermediate_file="")
     first = dataclasses.replace(config, data=data, squad=squad)
     train = config.train
     run = RunSettings(train.batch_size, config.optimizer.learning_rate, config.squad.intermediate_epochs, config.seed)
-    say(f"{task.name}: first stage on {config.squad.intermediate_file}")
+    runtime.report(f"{task.name}: first stage on {config.intermediate_file}")
     Experiment(
         first,
         task=open_task(task.name, data=data, squad=squad, ner=config.ner, own=config.own),
         source=source,
-        workdir=directory,
         wanted=Wanted(runs=(run,), fresh_parts=fresh),
-        should_stop=should_stop,
-        say=say,
+        runtime=runtime,
+        directory=directory,
     ).run_all()
-    return load_source(directory, report=say)
+    return load_source(directory, report=runtime.report)

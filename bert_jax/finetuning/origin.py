@@ -1,6 +1,5 @@
 """Say what the runs of a workdir began from, so that it never mixes runs of two SOURCEs, vocabularies or data sets."""
 
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,8 @@ import numpy as np
 
 from bert_jax.convert.source import Source
 from bert_jax.errors import UserError
-from bert_jax.finetuning.run import write_json
+from bert_jax.files import read_json, write_json
+from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
 
@@ -17,33 +17,43 @@ ORIGIN = "origin.json"
 _WHERE = {"weights": "--init", "vocabulary": "--init", "parts drawn anew": "--init_missing"}
 
 
-def settle_origin(workdir: Path, *, source: Source, fresh: Sequence[str], splits: Sequence[Split]) -> None:
-    """Write WORKDIR/origin.json and WORKDIR/vocab, or check that the runs there began from the same.
+def settle_origin(
+    directory: Path, *, source: Source, fresh: Sequence[str], splits: Sequence[Split], hosts: Hosts
+) -> None:
+    """Write DIRECTORY/origin.json and DIRECTORY/vocab, or check that the runs there began from the same.
 
     A split that no run has seen yet (a test set) is added.
 
     Raises:
-      UserError: if a run there began from something else; the line says from what.
+      UserError: if a run there began from something else (the line says from what), or a host has other data.
     """
-    tokenizer, file = source.require_tokenizer(), workdir / ORIGIN
+    tokenizer = source.require_tokenizer()
     origin = {
         "weights": weights_digest(source.params),
         "vocabulary": tokenizer.fingerprint[:12],
         "parts drawn anew": ", ".join(sorted(fresh)),
         **{f"{split.name} set": _digest(split) for split in splits},
     }
-    if file.exists() and has_runs(workdir):
-        before = json.loads(file.read_text(encoding="utf-8"))
+    hosts.check_same("origin of the runs", origin)
+    with hosts.main_first("origin of the runs written"):
+        if hosts.is_main:
+            _settle(directory, origin)
+            tokenizer.save(directory / "vocab")
+
+
+def _settle(directory: Path, origin: dict[str, str]) -> None:
+    file = directory / ORIGIN
+    if file.exists() and has_runs(directory):
+        before = read_json(file)
         other = [name for name, value in origin.items() if before.get(name, value) != value]
         if other:
             given = _WHERE.get(other[0], "--data_dir")
             raise UserError(
-                f"--workdir={workdir} holds runs that began from another {other[0]} ({before[other[0]] or 'none'}, now "
-                f"{origin[other[0]] or 'none'}): choose another --workdir, or give the old {given}"
+                f"--workdir={directory} holds runs that began from another {other[0]} ({before[other[0]] or 'none'}, "
+                f"now {origin[other[0]] or 'none'}): choose another --workdir, or give the old {given}"
             )
         origin = before | origin
     write_json(file, origin)
-    tokenizer.save(workdir / "vocab")
 
 
 def has_runs(workdir: Path) -> bool:

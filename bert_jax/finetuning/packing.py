@@ -1,16 +1,19 @@
 """Put instances of many lengths into rows of one length, so that short inputs cost short computation.
 
-A batch is drawn at random, as ever, and only then packed: which examples are learned from together does not depend on
-their lengths. Several instances share a row and do not see each other (`segment_ids` in the encoder), so each gets what
-it would get alone. The number of rows is rounded up to one of few sizes, each compiled once.
+The examples of a batch are chosen at random and only then packed: which examples are learned from together does not
+depend on their lengths. Several instances share a row and do not see each other (`segment_ids` in the encoder), so each
+gets what it would get alone. The number of rows is rounded up to one of few sizes, each compiled once.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
+from bert_jax.rows.packing import Placement, best_fit, token_positions
 from bert_jax.tasks.interface import Features
 
 _ROUND_LENGTH = 32  # row lengths are multiples of it: few shapes, and whole vectors on every device
@@ -18,18 +21,16 @@ _ROUND_LENGTH = 32  # row lengths are multiples of it: few shapes, and whole vec
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """Hold the static shape of a row: T positions for at most S instances, `group` of them an example."""
+    """The static shape of a row: T positions for at most S instances, `group` of them per example."""
 
     length: int
     slots: int
     group: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Say which examples stand in each row, one after the other."""
-
-    rows: list[list[int]]
+    @property
+    def examples(self) -> int:
+        """Return the most examples that a row holds, E."""
+        return self.slots // self.group
 
 
 def row_shape(features: Sequence[Features], *, batch_size: int) -> RowShape:
@@ -41,28 +42,9 @@ def row_shape(features: Sequence[Features], *, batch_size: int) -> RowShape:
     lengths = np.concatenate([split.lengths for split in features])
     group = features[0].group
     length = -(-int(lengths.max()) // _ROUND_LENGTH) * _ROUND_LENGTH
-    wanted = 2 * length / max(float(lengths.mean()), 1.0)
+    desired = 2 * length / max(float(lengths.mean()), 1.0)
     most = length // max(int(lengths.min()), 1)
-    return RowShape(length, slots=group * max(1, min(int(np.ceil(wanted)), most, batch_size)), group=group)
-
-
-def pack(lengths: np.ndarray, *, shape: RowShape) -> Placement:
-    """Put examples into as few rows as best-fit decreasing finds; a pure function of the lengths."""
-    limit = shape.slots // shape.group
-    rows: list[list[int]] = []
-    open_rows: list[list[int]] = [[] for _ in range(shape.length + 1)]  # numbers of rows by what is left in them
-    for index in np.argsort(-lengths, kind="stable"):
-        size = int(lengths[index])
-        left = next((space for space in range(size, shape.length + 1) if open_rows[space]), None)
-        if left is None:
-            rows.append([])
-            number, left = len(rows) - 1, shape.length
-        else:
-            number = open_rows[left].pop()
-        rows[number].append(int(index))
-        if len(rows[number]) < limit:
-            open_rows[left - size].append(number)
-    return Placement(rows)
+    return RowShape(length, slots=group * max(1, min(int(np.ceil(desired)), most, batch_size)), group=group)
 
 
 def round_rows(count: int, *, multiple: int) -> int:
@@ -77,9 +59,9 @@ def round_rows(count: int, *, multiple: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class PackedBatch:
-    """Hold rows on the host.
+    """Rows on the host.
 
-    The arrays are those of `objective.PackedRows`; `order[b, e]` is the number of the example that stands there, or -1.
+    The arrays are those of `objective.PackedRows`; `order[b, e]` is the number of the example in that slot, or -1.
     """
 
     arrays: dict[str, np.ndarray]
@@ -87,7 +69,7 @@ class PackedBatch:
 
 
 def packed_batch(
-    features: Features, examples: Sequence[int], *, shape: RowShape, kind: str, rows: int = 0, multiple: int = 1
+    features: Features, examples: Sequence[int], *, shape: RowShape, kind: OutputKind, rows: int = 0, multiple: int = 1
 ) -> PackedBatch:
     """Return the rows that hold `examples`; `rows` of them, or as few as they need.
 
@@ -98,55 +80,44 @@ def packed_batch(
     lengths = features.lengths[chosen]
     if len(lengths) and lengths.max() > shape.length:
         raise UserError(f"an example of {lengths.max()} tokens is longer than a row of {shape.length}")
-    placement = pack(lengths, shape=shape)
-    count = rows or round_rows(len(placement.rows), multiple=multiple)
-    return _fill(features, [[int(chosen[i]) for i in row] for row in placement.rows], count, shape=shape, kind=kind)
+    placement = best_fit(lengths, max_seq_length=shape.length, instances_per_row=shape.examples)
+    count = rows or round_rows(placement.num_rows, multiple=multiple)
+    return _fill(features, chosen, dataclasses.replace(placement, num_rows=count), shape=shape, kind=kind)
 
 
-def all_batches(features: Features, *, shape: RowShape, kind: str, rows: int) -> Iterator[PackedBatch]:
+def all_batches(features: Features, *, shape: RowShape, kind: OutputKind, rows: int) -> Iterator[PackedBatch]:
     """Yield batches of `rows` rows that hold every example once, the longest first: for evaluation."""
-    placement = pack(features.lengths, shape=shape)
-    for start in range(0, len(placement.rows), rows):
-        yield _fill(features, placement.rows[start : start + rows], rows, shape=shape, kind=kind)
+    placement = best_fit(features.lengths, max_seq_length=shape.length, instances_per_row=shape.examples)
+    by_row = np.argsort(placement.rows, kind="stable")
+    bounds = np.searchsorted(placement.rows[by_row], np.arange(0, placement.num_rows + rows, rows))
+    for batch, (start, end) in enumerate(itertools.pairwise(bounds)):
+        chosen = by_row[start:end]
+        part = Placement(placement.rows[chosen] - batch * rows, placement.slots[chosen], placement.starts[chosen], rows)
+        yield _fill(features, chosen, part, shape=shape, kind=kind)
 
 
-def _fill(features: Features, rows: Sequence[Sequence[int]], count: int, *, shape: RowShape, kind: str) -> PackedBatch:
-    group, per_row = shape.group, shape.slots // shape.group
+def _fill(
+    features: Features, examples: np.ndarray, placement: Placement, *, shape: RowShape, kind: OutputKind
+) -> PackedBatch:
+    """Return the rows of `placement`, which has an entry for each of `examples`."""
+    count, where = placement.num_rows, (placement.rows, placement.slots)
+    instances = (examples[:, None] * shape.group + np.arange(shape.group)).ravel()
+    lengths = features.instance_lengths[examples]
     ids = np.zeros((count, shape.length), np.int32)
-    segments = np.zeros((count, shape.slots, 2), np.int32)
-    order = np.full((count, per_row), -1, np.int64)
-    targets = empty_targets(kind, rows=count, length=shape.length, examples=per_row)
-    for b, row in enumerate(rows):
-        place = 0
-        for slot, example in enumerate(row):
-            order[b, slot] = example
-            if features.targets is not None:
-                set_target(targets, features.targets[example], kind=kind, row=b, slot=slot, start=place)
-            for choice in range(group):
-                instance = features.ids[example * group + choice]
-                first = int(features.first_lengths[example * group + choice])
-                ids[b, place : place + len(instance)] = instance
-                segments[b, slot * group + choice] = first, len(instance) - first
-                place += len(instance)
-    arrays = {"input_ids": ids, "segment_lengths": segments, "weights": (order >= 0).astype(np.float32)}
-    return PackedBatch({**arrays, "targets": targets}, order)
-
-
-def empty_targets(kind: str, *, rows: int, length: int, examples: int) -> np.ndarray:
-    """Return the targets of rows without examples: -1 where a token is not scored, else 0."""
-    if kind == "tags":
-        return np.full((rows, length), -1, np.int32)
-    if kind == "span":
-        return np.zeros((rows, examples, 2), np.int32)
-    return np.zeros((rows, examples), np.float32 if kind == "regression" else np.int32)
-
-
-def set_target(targets: np.ndarray, value: object, *, kind: str, row: int, slot: int, start: int) -> None:
-    """Write an example's target; positions are counted from the start of the row."""
-    if kind == "tags":
-        tags = np.asarray(value)
-        targets[row, start : start + len(tags)] = tags
-    elif kind == "span":
-        targets[row, slot] = np.asarray(value) + start
-    else:
-        targets[row, slot] = value
+    tokens = token_positions(placement.rows * shape.length + placement.starts, lengths=lengths.sum(1))
+    ids.reshape(-1)[tokens] = np.concatenate([features.ids[i] for i in instances])
+    first = features.first_lengths[instances].reshape(lengths.shape)
+    segments = np.zeros((count, shape.examples, shape.group, 2), np.int32)
+    segments[where] = np.stack([first, lengths - first], axis=-1)
+    order = np.full((count, shape.examples), -1, np.int64)
+    order[where] = examples
+    targets = kind.empty_targets(rows=count, length=shape.length, examples=shape.examples)
+    if features.targets is not None:
+        kind.set_targets(targets, [features.targets[example] for example in examples], placement=placement)
+    arrays = {
+        "input_ids": ids,
+        "segment_lengths": segments.reshape(count, shape.slots, 2),
+        "weights": (order >= 0).astype(np.float32),
+        "targets": targets,
+    }
+    return PackedBatch(arrays, order)

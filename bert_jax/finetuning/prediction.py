@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.files import replacing
 from bert_jax.finetuning.packing import PackedBatch, all_batches
 from bert_jax.finetuning.program import TaskProgram
+from bert_jax.kinds.base import OutputKind
 from bert_jax.tasks.interface import Features, Outputs
 
 
@@ -26,19 +28,17 @@ def predict_outputs(program: TaskProgram, params: Any, *, features: Features) ->
     return outputs
 
 
-def _unpack(batch: PackedBatch, computed: jax.Array, *, features: Features, kind: str, into: list[np.ndarray]) -> None:
+def _unpack(
+    batch: PackedBatch, computed: jax.Array, *, features: Features, kind: OutputKind, into: list[np.ndarray]
+) -> None:
     values = np.asarray(jax.device_get(computed), np.float32)
     for b, row in enumerate(batch.order):
-        place = 0
+        start = 0
         for slot, example in enumerate(row):
-            if example < 0:
-                continue
-            if kind in ("tags", "span"):
-                length = len(features.ids[example])
-                into[example] = values[b, place : place + length].copy()
-                place += length
-            else:
-                into[example] = values[b, slot].copy()
+            if example >= 0:
+                length = int(features.lengths[example])
+                into[example] = kind.unpack(values[b], slot=slot, start=start, length=length)
+                start += length
 
 
 def average_outputs(runs: Sequence[Outputs]) -> list[np.ndarray]:
@@ -52,10 +52,8 @@ def save_outputs(path: Path, *, outputs: Outputs) -> None:
     width = outputs[0].shape[-1]
     lengths = np.array([output.size // width for output in outputs], np.int64)
     flat = np.concatenate([output.reshape(-1, width) for output in outputs])
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, flat=flat, lengths=lengths, flat_examples=outputs[0].ndim == 1)
-    temporary.replace(path)
 
 
 def load_outputs(path: Path) -> list[np.ndarray]:

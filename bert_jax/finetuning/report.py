@@ -1,12 +1,10 @@
 """Put results into words: means over seeds, tables, errors."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from bert_jax.finetuning.run import RunResult
+from bert_jax.finetuning.run_result import RunResult
 from bert_jax.tasks import glue
 
 
@@ -60,7 +58,7 @@ def _figures(metrics: Mapping[str, float]) -> str:
 
 def _confusion(tables: Mapping[str, Any]) -> list[str]:
     """Return the confusion table, or the figures of each type, as lines."""
-    if "confusion" not in tables:
+    if "labels" not in tables.get("confusion", {}):  # a type of entity may be called so
         return [f"  {name}: {_figures(figures)}" for name, figures in tables.items()]
     labels = tables["confusion"]["labels"]
     counts = next(value for name, value in tables["confusion"].items() if name != "labels")
@@ -71,11 +69,6 @@ def _confusion(tables: Mapping[str, Any]) -> list[str]:
         for label, row in zip(labels, counts, strict=True)
     ]
     return lines
-
-
-def write_errors(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write the mistakes, one JSON object a line."""
-    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in found), encoding="utf-8")
 
 
 def glue_average(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

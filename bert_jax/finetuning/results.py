@@ -1,16 +1,17 @@
 """Keep what each run gave on disk, and make of it the results, predictions and errors of a task."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
-from bert_jax.finetuning.run import RunResult, write_json
+from bert_jax.finetuning.run_result import RunResult
 from bert_jax.finetuning.settings import RunSettings
+from bert_jax.finetuning.task_data import TaskData
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 RESULT, RUNS = "result.json", "runs"
@@ -28,26 +29,28 @@ class Wanted:
 
 
 class TaskResults:
-    """Hold the runs of one task: the first of `evals` selects, who learned nothing scores `constant`."""
+    """The runs of one task: the first of the evaluated splits selects, a model that learned nothing scores `constant`.
+
+    On several hosts, host 0 alone writes and reads them.
+    """
 
     def __init__(
         self,
         task: Task,
         *,
-        workdir: Path,
+        directory: Path,
         wanted: Wanted,
-        evals: Sequence[Split],
-        tests: Sequence[Split],
+        data: TaskData,
         constant: float,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ):
-        """Keep runs under `workdir`.
+        """Keep runs under `directory`.
 
         Raises:
           UserError: if more runs are to be averaged than there are.
         """
-        self.task, self.workdir, self.wanted, self.constant = task, workdir, wanted, constant
-        self._evals, self._tests, self._say = evals, tests, say
+        self.task, self.directory, self.wanted, self.constant = task, directory, wanted, constant
+        self._evals, self._tests, self._report = data.evals, data.tests, report
         if len(wanted.runs) < wanted.ensemble:
             raise UserError(
                 f"--ensemble={wanted.ensemble} of {len(wanted.runs)} runs: type --seeds={wanted.ensemble} or more"
@@ -58,57 +61,61 @@ class TaskResults:
         """Return what every run is evaluated on or predicts."""
         return [*self._evals, *self._tests]
 
-    def directory(self, settings: RunSettings) -> Path:
+    def run_directory(self, settings: RunSettings) -> Path:
         """Return the folder of a run."""
-        return self.workdir / RUNS / settings.name
+        return self.directory / RUNS / settings.name
 
-    def finished(self, settings: RunSettings) -> RunResult | None:
-        """Return what a run gave, or None if it has not been run to its end."""
-        path = self.directory(settings) / RESULT
-        return RunResult.from_json(json.loads(path.read_text())) if path.exists() else None
+    def is_done(self, settings: RunSettings) -> bool:
+        """Return whether a run has been run to its end."""
+        return (self.run_directory(settings) / RESULT).exists()
 
     def all_finished(self) -> list[RunResult]:
         """Return what every finished run of the workdir gave: those wanted now in their order, then those of before."""
-        wanted = [self.directory(settings) / RESULT for settings in self.wanted.runs]
-        before = sorted((self.workdir / RUNS).glob(f"*/{RESULT}"))
+        wanted = [self.run_directory(settings) / RESULT for settings in self.wanted.runs]
+        before = sorted((self.directory / RUNS).glob(f"*/{RESULT}"))
         paths = [path for path in (*wanted, *(p for p in before if p not in wanted)) if path.exists()]
-        return [RunResult.from_json(json.loads(path.read_text())) for path in paths]
+        return [RunResult.from_json(read_json(path)) for path in paths]
 
-    def add(self, result: RunResult, *, outputs: Callable[[Split], Outputs]) -> None:
+    def add(self, result: RunResult, *, outputs: Mapping[str, Outputs]) -> None:
         """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
-        self.directory(result.settings).mkdir(parents=True, exist_ok=True)
         for split in self.splits:
-            found = outputs(split)
-            save_outputs(self._file(result, split), outputs=found)
+            save_outputs(self._file(result, split), outputs=outputs[split.name])
             if split.features.targets is not None:
                 if split is self._evals[0]:
-                    self.task.calibrate(split, found)
-                result.metrics[split.name] = self.task.score(split, found)
+                    self.task.calibrate(split, outputs[split.name])
+                result.metrics[split.name] = self.task.score(split, outputs[split.name])
         result.collapsed = result.history[-1].metrics[self.task.selection] <= self.constant
-        write_json(self.directory(result.settings) / RESULT, result.to_json())
+        write_json(self.run_directory(result.settings) / RESULT, result.to_json())
+
+    def missing_of_champion(self) -> list[str]:
+        """Return the names of the test sets that the best run has not predicted."""
+        champion = self.champion(self.all_finished())
+        return [split.name for split in self._tests if not self._file(champion, split).exists()]
+
+    def add_to_champion(self, outputs: Mapping[str, Outputs]) -> None:
+        """Save the best run's outputs on test sets that it was run without."""
+        champion = self.champion(self.all_finished())
+        for split in self._tests:
+            if split.name in outputs:
+                save_outputs(self._file(champion, split), outputs=outputs[split.name])
 
     def champion(self, results: Sequence[RunResult]) -> RunResult:
         """Return the first run with the best dev figure."""
         return max(results, key=lambda result: result.best.metrics[self.task.selection])
 
-    def finish(self, *, predict: Callable[[Split], Outputs] | None, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write results.json, results.txt, predictions and errors, and return the results; `facts` stand among them.
-
-        `predict` gives the outputs of the best run on a split that it was run without.
+    def finish(self, *, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write results.json, results.txt, predictions and errors, and return the results, `facts` among them.
 
         Raises:
           UserError: if a run was run without predicting what is wanted now, and its parameters are not kept.
         """
         results = self.all_finished()
         champion = self.champion(results)
-        for split in self._tests:
-            if predict is not None and not self._file(champion, split).exists():
-                save_outputs(self._file(champion, split), outputs=predict(split))
         dev = self._evals[0]
         best = self._outputs(champion, dev)
         self.task.calibrate(dev, best)
         for split in self.splits:
-            directory = self.workdir / "predictions" / split.name
+            directory = self.directory / "predictions" / split.name
             self.task.write_predictions(split, self._outputs(champion, split), directory=directory)
         record: dict[str, Any] = {
             "task": self.task.name,
@@ -123,13 +130,13 @@ class TaskResults:
         }
         if self.wanted.errors:
             found = self.task.mistakes(dev, best, count=self.wanted.errors)
-            report.write_errors(self.workdir / f"errors-{dev.name}.jsonl", found)
+            write_json_lines(self.directory / f"errors-{dev.name}.jsonl", found)
         if self.wanted.ensemble:
             record["ensemble"] = self._ensemble(results)
-        write_json(self.workdir / "results.json", record)
+        write_json(self.directory / "results.json", record)
         text = report.table(record)
-        (self.workdir / "results.txt").write_text(text + "\n", encoding="utf-8")
-        self._say(text)
+        write_text(self.directory / "results.txt", text + "\n")
+        self._report(text)
         return record
 
     def _ensemble(self, results: Sequence[RunResult]) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class TaskResults:
                 self.task.calibrate(split, outputs)
             if split.features.targets is not None:
                 metrics[split.name] = self.task.score(split, outputs)
-            directory = self.workdir / "predictions" / f"ensemble-{split.name}"
+            directory = self.directory / "predictions" / f"ensemble-{split.name}"
             self.task.write_predictions(split, outputs, directory=directory)
         return {"runs": [result.settings.name for result in ranked], "metrics": metrics}
 
@@ -156,22 +163,4 @@ class TaskResults:
         return load_outputs(file)
 
     def _file(self, result: RunResult, split: Split) -> Path:
-        return self.directory(result.settings) / f"outputs-{split.name}.npz"
-
-
-def check_labelled(task: Task, splits: Sequence[Split]) -> None:
-    """Check that every split has labels.
-
-    Raises:
-      UserError: for the first that has none.
-    """
-    for split in splits:
-        if split.features.targets is None:
-            raise no_labels(task, split.name)
-
-
-def no_labels(task: Task, split: str) -> UserError:
-    """Return the complaint about a split that must have labels and has none."""
-    return UserError(
-        f"the {split} set of {task.name} has no labels: name a labelled file, or another --config.data.dev_split"
-    )
+        return self.run_directory(result.settings) / f"outputs-{split.name}.npz"

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.config.finetuning import FinetuneConfig, optimizer_config
 from bert_jax.training import optimizers as optim
+from bert_jax.training import schedule
 from bert_jax.training.policy import parameter_names
 
 
@@ -64,14 +65,18 @@ def step_settings(run: RunSettings, *, num_steps: int, warmup_fraction: float) -
     )
 
 
+def no_settings() -> StepSettings:
+    """Return settings for making optimiser states, which do not depend on them."""
+    nothing: Float[Array, ""] = jnp.zeros((), jnp.float32)
+    return StepSettings(jax.random.key(0), nothing, nothing, nothing)
+
+
 def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) -> Float[Array, ""]:
     """Return the rate of the update from `step` to `step + 1`: that of `training.schedule`, for traced settings."""
-    here, total, warmup = step.astype(jnp.float32), settings.num_steps, settings.warmup_steps
-    if recipe == "original":
-        rising, falling = here / jnp.maximum(warmup, 1), 1 - here / total
-    else:
-        rising, falling = (here + 1) / jnp.maximum(warmup, 1), (total - here) / jnp.maximum(total - warmup, 1)
-    return settings.learning_rate * jnp.maximum(jnp.where(here < warmup, rising, falling), 0)
+    rate = schedule.learning_rate(
+        step, peak=settings.learning_rate, warmup=settings.warmup_steps, total=settings.num_steps, recipe=recipe
+    )
+    return jnp.maximum(rate, 0)
 
 
 def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers: int) -> optax.GradientTransformation:
@@ -79,10 +84,10 @@ def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers
     fixed = optimizer_config(config)
     rule = optim.optimizer_rule(fixed, recipe=config.recipe)
 
-    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
         return learning_rate(step, settings=settings, recipe=config.recipe)
 
-    optimizer = optim.make_optimizer(fixed, rule=rule, schedule=schedule)
+    optimizer = optim.make_optimizer(fixed, rule=rule, schedule=rate)
     if config.optimizer.layerwise_lr_decay == 1:
         return optimizer
     return optax.chain(optimizer, layerwise_decay(config.optimizer.layerwise_lr_decay, num_layers=num_layers))

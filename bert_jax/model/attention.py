@@ -150,6 +150,7 @@ def _cudnn(
 def _gpu_kernel(
     projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
+    # Optional: Pallas for GPUs, which jax calls deprecated, is imported where the chip is a GPU and nowhere else.
     from bert_jax.model.kernels.gpu_attention import gpu_attention, make_plan
 
     batch, length, _, size = projections[0].values.shape
@@ -173,7 +174,7 @@ def _gpu_kernel(
 
 def _is_supported_on_gpu(values: Float[Array, "B T N K"]) -> Callable[..., bool]:
     def supported(*, length: int, heads: int, head_size: int) -> bool:
-        from bert_jax.model.kernels import gpu_attention
+        from bert_jax.model.kernels import gpu_attention  # optional, as above
 
         del heads
         return gpu_attention.is_supported(length=length, head_size=head_size, dtype=values.dtype)

@@ -9,16 +9,6 @@ from bert_jax.model.dropout import Dropout
 
 _INPUT, _OUTPUT = range(2)  # places that drop
 
-# The layers of each row of Table 7, as indices into [embeddings, layer 1, ..., layer L]; "all" is slice(1, None).
-FEATURE_LAYERS: dict[str, slice] = {
-    "embeddings": slice(0, 1),
-    "second_to_last": slice(-2, -1),
-    "last": slice(-1, None),
-    "sum_last_four": slice(-4, None),
-    "concat_last_four": slice(-4, None),
-    "sum_all": slice(1, None),
-}
-
 
 class Lstm(nn.Module):
     """Read a sequence in one direction (Hochreiter & Schmidhuber 1997, with a forget gate whose bias begins at 1)."""
@@ -64,7 +54,7 @@ class FeatureTagger(nn.Module):
     def __call__(
         self, hidden: Float[Array, "B W K D"], *, lengths: Int[Array, " B"], dropout: Dropout | None = None
     ) -> Float[Array, "B W C"]:
-        """Return float32 logits; `hidden` holds the K layers that `FEATURE_LAYERS` names."""
+        """Return float32 logits; `hidden` holds the K layers of `feature_layers`."""
         if self.features.startswith("sum"):
             # "bias": it begins at 0 and does not decay (training/optimizers.py).
             shares = nn.softmax(self.param("mixture_bias", nn.initializers.zeros, (hidden.shape[2],)))

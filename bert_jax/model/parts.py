@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -65,17 +64,6 @@ def apply_parts(
 
 def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Array, "*n C"]:
     return (values @ params["kernel"] + params["bias"]).astype(jnp.float32)
-
-
-def single(input_ids: np.ndarray, token_type_ids: np.ndarray) -> EncoderInputs:
-    """Return one unpadded sequence [T] as a batch of one."""
-    ids = jnp.asarray(input_ids, jnp.int32)[None]
-    return EncoderInputs(
-        input_ids=ids,
-        token_type_ids=jnp.asarray(token_type_ids, jnp.int32)[None],
-        position_ids=jnp.arange(ids.shape[1], dtype=jnp.int32)[None],
-        segment_ids=jnp.ones_like(ids),
-    )
 
 
 def place(params: Any) -> Any:

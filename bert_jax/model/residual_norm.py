@@ -58,7 +58,7 @@ def residual_norm(
     if not plain and is_whole and takes_tpu_norm() and fused_residual_norm.is_supported(product.shape):
         choices["tpu"] = _of_arrays(fused_residual_norm.fused_residual_norm, eps=eps, rate=rate)
     if not plain and is_whole and is_gpu():
-        from bert_jax.model.kernels import gpu_residual_norm
+        from bert_jax.model.kernels import gpu_residual_norm  # optional: Pallas for GPUs, which jax calls deprecated
 
         if gpu_residual_norm.is_supported(product.shape, dtype=product.dtype):
             choices["cuda"] = _of_arrays(gpu_residual_norm.gpu_residual_norm, eps=eps, rate=rate)

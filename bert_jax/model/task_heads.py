@@ -23,7 +23,10 @@ def _drop(values: Float[Array, "B n D"], *, config: ModelConfig, dropout: Dropou
 
 
 class SequenceClassifier(nn.Module):
-    """Classify, or rate (`num_labels` 1), each instance by its pooled [CLS] (run_classifier.py of the original)."""
+    """Classify, or rate (`num_labels` 1), each instance by its pooled [CLS] (run_classifier.py of the original).
+
+    The instances rated may be the endings of a choice (section 4.4).
+    """
 
     config: ModelConfig
     num_labels: int
@@ -38,26 +41,6 @@ class SequenceClassifier(nn.Module):
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B S C"]:
         """Return float32 logits."""
-        hidden = self.encoder(inputs, dropout=dropout).hidden
-        pooled = _drop(self.pooler(gather(hidden, cls_positions)), config=self.config, dropout=dropout)
-        return self.classifier(pooled).astype("float32")
-
-
-class MultipleChoice(nn.Module):
-    """Score each instance, a choice, by one vector; a softmax over an example's choices follows (section 4.4)."""
-
-    config: ModelConfig
-
-    def setup(self) -> None:
-        """Create encoder, pooler and the vector."""
-        self.encoder = BertEncoder(self.config)
-        self.pooler = Pooler(self.config)
-        self.classifier = Dense(self.config, 1, names=("embed", None), name=None)
-
-    def __call__(
-        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
-    ) -> Float[Array, "B S 1"]:
-        """Return float32 scores."""
         hidden = self.encoder(inputs, dropout=dropout).hidden
         pooled = _drop(self.pooler(gather(hidden, cls_positions)), config=self.config, dropout=dropout)
         return self.classifier(pooled).astype("float32")
@@ -99,23 +82,3 @@ class SpanClassifier(nn.Module):
         """Return float32 logits, start and end."""
         del cls_positions
         return self.qa_outputs(self.encoder(inputs, dropout=dropout).hidden).astype("float32")
-
-
-HEAD_PARAMETERS = {
-    "classification": "classifier",
-    "regression": "classifier",
-    "choice": "classifier",
-    "tags": "classifier",
-    "span": "qa_outputs",
-}
-
-
-def make_task_model(kind: str, *, config: ModelConfig, num_labels: int) -> nn.Module:
-    """Return the model of a kind of task (`tasks/interface.py`); `num_labels` counts for classification and tags."""
-    if kind == "classification":
-        return SequenceClassifier(config, num_labels)
-    if kind == "regression":
-        return SequenceClassifier(config, 1)
-    if kind == "tags":
-        return TokenClassifier(config, num_labels)
-    return SpanClassifier(config) if kind == "span" else MultipleChoice(config)

@@ -7,7 +7,6 @@ is missing or broken is found by name and within a time limit, not by a collecti
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import jax
 
+from bert_jax import jax_internals
 from bert_jax.errors import UserError
 from bert_jax.parallel.rendezvous import HostMissing, call_roll
 
@@ -45,6 +45,7 @@ class Hosts:
     index: int = 0
     names: tuple[str, ...] = ("this host",)
     seconds: float = 600.0
+    _uses: dict[str, int] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -74,7 +75,7 @@ class Hosts:
         if self.count == 1:
             return [value]
         # Said again after a call that failed on its way, a value is the same.
-        _client().key_value_set(f"{topic}/{self.index}", value, allow_overwrite=True)
+        jax_internals.key_value_client().key_value_set(f"{topic}/{self.index}", value, allow_overwrite=True)
         limit = self.seconds if seconds is None else seconds
         deadline = time.monotonic() + limit
         while len(found := self._read(topic)) < self.count:
@@ -90,9 +91,22 @@ class Hosts:
             time.sleep(_POLL_SECONDS)
         return [found[index] for index in range(self.count)]
 
+    def numbered(self, topic: str) -> str:
+        """Return `topic` with the number of its use, for what all hosts do several times in the same order."""
+        self._uses[topic] = self._uses.get(topic, 0) + 1
+        return f"{topic} {self._uses[topic]}"
+
     def barrier(self, topic: str) -> None:
         """Wait until all hosts are here; errors as of `exchange`."""
         self.exchange(topic)
+
+    def from_main(self, topic: str, value: Callable[[], Any]) -> Any:
+        """Return what `value` returns on host 0, in JSON's types; the others wait for it without a time limit.
+
+        Errors as of `exchange`.
+        """
+        told = json.dumps(value()) if self.is_main else ""
+        return json.loads(self.exchange(self.numbered(topic), told, seconds=float("inf"))[0])
 
     @contextlib.contextmanager
     def main_first(self, topic: str) -> Iterator[None]:
@@ -100,6 +114,7 @@ class Hosts:
 
         There is no time limit: what host 0 does may take hours, and jax.distributed's heartbeat notices its death.
         """
+        topic = self.numbered(topic)
         if not self.is_main:
             self.exchange(topic, seconds=float("inf"))
         yield
@@ -112,7 +127,8 @@ class Hosts:
         Raises:
           UserError: on every host, naming the hosts that differ, in what, and both values.
         """
-        told = [json.loads(text) for text in self.exchange(topic, json.dumps(facts, sort_keys=True, default=str))]
+        written = json.dumps(facts, sort_keys=True, default=str)
+        told = [json.loads(text) for text in self.exchange(self.numbered(topic), written)]
         for index, theirs in enumerate(told):
             names = [name for name in {**told[0], **theirs} if theirs.get(name) != told[0].get(name)]
             if names:
@@ -131,7 +147,9 @@ class Hosts:
         if self.count == 1:
             return
         with contextlib.suppress(RuntimeError):  # the messages' carrier may be gone itself
-            _client().key_value_set(f"failed/{self.index}", f"{status} {message}" if message else "")
+            jax_internals.key_value_client().key_value_set(
+                f"failed/{self.index}", f"{status} {message}" if message else ""
+            )
             deadline = time.monotonic() + _FAREWELL_SECONDS
             while self.is_main and time.monotonic() < deadline and len(self._read("failed")) < self.count:
                 time.sleep(_POLL_SECONDS)
@@ -139,14 +157,17 @@ class Hosts:
     def set_once(self, key: str, value: str) -> None:
         """Set what no host has set yet."""
         with contextlib.suppress(RuntimeError):  # another was first
-            _client().key_value_set(f"{key}/value", value)
+            jax_internals.key_value_client().key_value_set(f"{key}/value", value)
 
     def get(self, key: str) -> str | None:
         """Return what a host gave to `set_once`, or None."""
-        return next((value for _, value in _client().key_value_dir_get(f"{key}/")), None)
+        return next((value for _, value in jax_internals.key_value_client().key_value_dir_get(f"{key}/")), None)
 
     def _read(self, topic: str) -> dict[int, str]:
-        return {int(key.rpartition("/")[2]): value for key, value in _client().key_value_dir_get(f"{topic}/")}
+        return {
+            int(key.rpartition("/")[2]): value
+            for key, value in jax_internals.key_value_client().key_value_dir_get(f"{topic}/")
+        }
 
     def _raise_failure(self) -> None:
         for index, told in self._read("failed").items():
@@ -172,7 +193,7 @@ def start(*, seconds: float) -> Hosts:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from StopRequest
-    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)  # an address a line, on every host
+    jax_internals.quiet("hosts")
     jax.distributed.initialize(
         address,
         num_processes=count,
@@ -219,8 +240,6 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
     Raises:
       HostMissing: if there are several hosts and the first is not found.
     """
-    from jax._src import clusters  # jax finds the hosts only inside `initialize`, which aborts where one is missing
-
     alone = ("", 1, 0, None)
     hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     if os.environ.get("JAX_PLATFORMS") == "cpu" or "COLAB_RELEASE_TAG" in os.environ:
@@ -228,8 +247,7 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
     if hostnames and "," not in hostnames and not os.environ.get("MEGASCALE_NUM_SLICES"):
         return alone  # a TPU machine by itself
     try:
-        detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
-        address, count, index, device_ids = detect(None, None, None, None, None, round(seconds))
+        address, count, index, device_ids = jax_internals.detect_hosts(seconds=seconds)
     except Exception as error:  # whatever a metadata server that is none of Google's makes the request raise
         if "," in hostnames:
             raise HostMissing(
@@ -249,6 +267,21 @@ def tells_of_a_lost_host(error: BaseException) -> bool:
     if isinstance(error, TimeoutError) and isinstance(error.__cause__, RuntimeError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOSS)
+
+
+def run_on_hosts(call: Callable[[Hosts], int], *, seconds: float) -> int:
+    """Join the other hosts of this run, if there are any, and return what `call` returns, the exit status.
+
+    Where this is one of several hosts and `call` fails, the process ends here, and the others are told why.
+    """
+    try:
+        hosts = start(seconds=seconds)
+    except HostMissing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return LOST_A_HOST
+    with leaving_together(hosts):
+        return call(hosts)
+    raise AssertionError("leaving_together ends the process")
 
 
 @contextlib.contextmanager
@@ -282,9 +315,3 @@ def _leave(hosts: Hosts, text: str, *, message: str | None = None, status: int) 
     if message is not None:
         hosts.tell_failure(message, status=status)
     os._exit(status)
-
-
-def _client() -> Any:
-    from jax._src import distributed  # the key-value store has no public name
-
-    return distributed.global_state.client

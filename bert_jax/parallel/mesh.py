@@ -230,6 +230,17 @@ def to_global(local: Any, *, mesh: Mesh) -> Any:
     return jax.tree.map(place_rows, local)
 
 
+def whole_to_global(whole: Any, *, mesh: Mesh) -> Any:
+    """Return global arrays, sharded by row, from arrays that every host holds whole."""
+    sharding = batch_sharding(mesh)
+
+    def place_rows(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place_rows, whole)
+
+
 def bytes_per_device(shapes: Any, *, shardings: Any) -> int:
     """Return the bytes that a tree of arrays takes on one device."""
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)

@@ -13,7 +13,7 @@ from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
 from bert_jax.planning.scaling import Scaling
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
 # Operations that take time on a chip and that the compiler puts no cycles on.
@@ -65,7 +65,7 @@ class Estimate:
 def estimate_step(
     compiled: CompiledStep,
     *,
-    program: Program,
+    program: PretrainingProgram,
     phase: Phase,
     topology: Topology,
     scaling: Scaling,

@@ -20,7 +20,7 @@ from bert_jax.planning.estimate import (
     row_contents,
 )
 from bert_jax.planning.scaling import scale_down
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
 
@@ -176,7 +176,7 @@ def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     return notes
 
 
-def _describe(phase: Phase, program: Program) -> str:
+def _describe(phase: Phase, program: PretrainingProgram) -> str:
     each = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
     return f"{each:g} rows of {phase.max_seq_length} a chip, {program.config.model.num_hidden_layers} layers {layers}"

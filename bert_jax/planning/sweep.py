@@ -13,7 +13,7 @@ from bert_jax.planning.chips import Topology
 from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.planning.scaling import scale_down
-from bert_jax.runs.progress import duration
+from bert_jax.progress import duration
 
 _HELP = f"write it like 'batch=16,32;mesh={','.join(STATE_AXES)};remat=none,dots;attention=auto,reference'"
 

@@ -2,15 +2,15 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from bert_jax.data.progress import Progress
 from bert_jax.errors import UserError
+from bert_jax.files import parse_object, replacing, writing
 from bert_jax.prediction.model import Model
+from bert_jax.progress import ByteProgress
 
 _EXAMPLES = 5  # failed lines told in full; the count goes on
 # Rows handed over at a time: results of a pipe appear as it goes, and hidden states of every token are large.
@@ -42,7 +42,7 @@ def predict_lines(
         raise UserError(f"--output={output}: is the input: name another file")
     with _opened(input) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
-        progress = Progress(task, total=size, report=report) if size else None
+        progress = ByteProgress(task, total=size, report=report) if size else None
         lines = _numbered(source, progress=progress)
         while batch := [line for _, line in zip(range(_ROWS.get(task, _USUAL_ROWS)), lines, strict=False)]:
             rows = [row for _, row, _ in batch if row is not None]
@@ -68,11 +68,7 @@ def predict_lines(
     return failed
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+def _numbered(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Yield each line's number, its row (None where it is no JSON object), and what is wrong with it."""
     for number, line in enumerate(source, start=1):
         if progress is not None:
@@ -80,14 +76,11 @@ def _numbered(source: IO[bytes], *, progress: Progress | None) -> Iterator[tuple
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            yield number, None, f"is not JSON ({str(error)[:100]})"
-            continue
-        if isinstance(row, dict):
-            yield number, row, ""
+            row = parse_object(line, allow_nan=False)
+        except ValueError as error:
+            yield number, None, f'is {error}; write an object, as in {{"text": "..."}}'
         else:
-            yield number, None, 'must be a JSON object, as in {"text": "..."}'
+            yield number, row, ""
 
 
 @contextlib.contextmanager
@@ -114,14 +107,6 @@ def _written(name: str) -> Iterator[IO[bytes]]:
         with file.open("wb") as stream:
             yield stream
         return
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-        partial.replace(file)
-    except OSError as error:
-        raise UserError(
-            f"--output={name}: cannot be written ({error.strerror or error}): free disk space, or name another file"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    remedy = "free disk space, or name another file"
+    with writing(f"--output={name}:", remedy=remedy), replacing(file) as partial, partial.open("wb") as stream:
+        yield stream

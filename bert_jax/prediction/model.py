@@ -8,12 +8,14 @@ import numpy as np
 
 from bert_jax.convert.source import Source, load_source
 from bert_jax.errors import UserError
+from bert_jax.kinds.table import KINDS
 from bert_jax.prediction import tasks
 from bert_jax.prediction.engine import Engine, Task
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
 TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "qa", "ner")
+_TASKS_OF_KINDS = {task for kind in KINDS.values() for task in kind.prediction_tasks}
 
 
 def load(
@@ -110,15 +112,14 @@ class Model:
         if name not in TASKS:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
-        model, labels = self.source.model, self.source.labels
-        problem = str(self.source.label_fields.get("problem_type", ""))
+        model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.Features(model, **shared),
             "embed": lambda: tasks.Embed(model, **shared),
-            "classify": lambda: tasks.Classify(model, labels=labels, problem=problem, **shared),
-            "pair": lambda: tasks.Classify(model, labels=labels, problem=problem, pairs=True, **shared),
+            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
+            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),
             "choice": lambda: tasks.Choice(model, labels=labels, **shared),
             "qa": lambda: AnswerQuestion(model, **shared),
             "ner": lambda: TagWords(model, labels=labels, **shared),
@@ -128,15 +129,13 @@ class Model:
         return task
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:
-        has, kind = self.source.parts, self.source.architecture
-        missing = [part for part in parts if part not in has]
-        wrong_head = (name == "ner" and "pooler" in has) or (
-            name in ("classify", "pair", "choice") and (kind == "BertForMultipleChoice") != (name == "choice")
-        )
-        if missing or wrong_head:
+        missing = [part for part in parts if part not in self.source.parts]
+        kind = self.source.output_kind
+        if missing or (name in _TASKS_OF_KINDS and (kind is None or name not in kind.prediction_tasks)):
             lacks = f"has no {', '.join(missing)}" if missing else "has another head"
             raise UserError(
-                f"{self.source.path}: {kind} {lacks}, so it cannot do --task={name}: name a model trained for it"
+                f"{self.source.path}: {self.source.architecture} {lacks}, so it cannot do --task={name}: name a model "
+                "trained for it"
             )
 
     def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:

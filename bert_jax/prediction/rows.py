@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.data.tokenization import Tokenizer
+from bert_jax.rows.truncation import truncate_pair
 
 MASK = "[MASK]"
 
@@ -38,18 +39,13 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
     """Return `[CLS] text [SEP]`, cut at `max_length` tokens."""
     ids = tokenizer.encode(text_of(row, "text"))[: max_length - 2]
-    return Example([tokenizer.cls_id, *ids, tokenizer.sep_id], len(ids) + 2)
+    return Example(*tokenizer.special_ids.frame(ids))
 
 
 def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int) -> Example:
-    """Return `[CLS] A [SEP] B [SEP]`; too long, it loses tokens off the end of the longer text, one by one."""
+    """Return `[CLS] A [SEP] B [SEP]`, truncated as fine-tuning truncates pairs."""
     a, b = tokenizer.encode_batch([first, second])
-    room = max_length - 3
-    shorter = min(len(a), len(b), room // 2)
-    if len(a) + len(b) > room:
-        a, b = (a[: room - shorter], b[:shorter]) if len(a) > len(b) else (a[:shorter], b[: room - shorter])
-    head = [tokenizer.cls_id, *a, tokenizer.sep_id]
-    return Example([*head, *b, tokenizer.sep_id], len(head))
+    return Example(*tokenizer.special_ids.frame(*truncate_pair(a, b, limit=max_length - 3)))
 
 
 def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:

@@ -1,6 +1,7 @@
 """Answer questions by spans of their context, and tag words: the tasks whose answer is a place in the text."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,16 @@ from jaxtyping import Array, Int
 from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
+from bert_jax.kinds.base import softmax
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
-from bert_jax.prediction.tasks import softmax
+from bert_jax.tasks.entity_metrics import entities
 from bert_jax.tasks.squad import Question, SpanTask
 from bert_jax.tasks.squad_answers import Window, predict_answer
 from bert_jax.types import EncoderInputs
 
+_IOB = re.compile(r"[BI]-.+", re.DOTALL)
 QA_LENGTH = 384  # tokens of a window: run_squad.py of the original
 
 
@@ -114,8 +117,7 @@ class TagWords:
                 parts.append([])
             tokens.append((len(parts) - 1, len(parts[-1]) + 1) if ids else None)
             parts[-1] += ids
-        cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        examples = [Example([cls_id, *part, sep_id], len(part) + 2) for part in parts]
+        examples = [Example(*self.tokenizer.special_ids.frame(part)) for part in parts]
         return examples, _Words(texts, spans, tokens)
 
     def _given_words(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
@@ -161,17 +163,15 @@ class TagWords:
 
 
 def _entities(words: _Words, labels: Sequence[str], sure: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the stretches of one type; B- begins a new one, in IOB1 as in IOB2."""
-    found: list[dict[str, Any]] = []
-    before = "O"
-    for number, label in enumerate(labels):
-        mark, _, kind = label.partition("-")
-        if mark in ("B", "I") and kind:
-            start, end = words.spans[number]
-            if mark == "B" or before not in (f"B-{kind}", f"I-{kind}"):
-                found.append({"type": kind, "start": start, "end": end, "words": [], "probability": 1.0})
-            found[-1]["end"] = end
-            found[-1]["words"].append(words.texts[number])
-            found[-1]["probability"] = round(min(found[-1]["probability"], sure[number]), 6)
-        before = label
-    return found
+    """Return the entities; a label that is not B-TYPE or I-TYPE, as models of others may have, is outside of all."""
+    tags = [label if _IOB.fullmatch(label) else "O" for label in labels]
+    return [
+        {
+            "type": entity.type,
+            "start": words.spans[entity.start][0],
+            "end": words.spans[entity.end - 1][1],
+            "words": words.texts[entity.start : entity.end],
+            "probability": round(min(1.0, *sure[entity.start : entity.end]), 6),
+        }
+        for entity in entities(tags)
+    ]

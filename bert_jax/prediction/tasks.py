@@ -10,15 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
+from bert_jax.config.task_options import FEATURES
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds import choice
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.classification import Classification
+from bert_jax.model.feature_layers import feature_layers
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 
-# The rows of Table 7 of the paper, by the layers they are made of.
-COMBINATIONS = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_last_four", "sum_all")
 POOLINGS = ("mean", "cls")
 
 
@@ -102,30 +105,21 @@ class Features(_Base):
     """Return hidden states a token: a text or a pair becomes `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
-        """Return each of `layers`: a name of `COMBINATIONS`, or a number, 0 the embeddings, -1 the last."""
+        """Return each of `layers`: a name of `FEATURES`, or a number, 0 the embeddings, -1 the last."""
         super().__init__(model, tokenizer=tokenizer)
         self.layers = layers
         self._layers_of = {name: self._numbers(name) for name in layers}
 
     def _numbers(self, name: str) -> list[int]:
         last = self.model.num_hidden_layers
-        fours = range(max(1, last - 3), last + 1)
-        named = {
-            "embeddings": [0],
-            "second_to_last": [last - 1],
-            "last": [last],
-            "sum_last_four": list(fours),
-            "concat_last_four": list(fours),
-            "sum_all": list(range(1, last + 1)),
-        }
-        if name in named:
-            return named[name]
+        if name in FEATURES:
+            return list(feature_layers(name, num_layers=last))
         try:
             number = int(name)
             return [range(last + 1)[number]]
         except (ValueError, IndexError):
             raise UserError(
-                f"layers={name!r}: choose of {', '.join(COMBINATIONS)}, or a number from {-last - 1} to {last}"
+                f"layers={name!r}: choose of {', '.join(FEATURES)}, or a number from {-last - 1} to {last}"
             ) from None
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], Example]:
@@ -205,40 +199,31 @@ class _Labelled(_Base):
 
 
 class Classify(_Labelled):
-    """Classify a text or a pair: `{"label", "probability", "probabilities"}`, or `{"score"}` of a regression."""
+    """Answer a text or a pair as the kind of the model's head does: `{"label", "probabilities", ...}`, `{"score"}`."""
 
     parts = ("encoder", "pooler", "classifier")
 
     def __init__(
-        self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str], problem: str = "", pairs: bool = False
+        self,
+        model: ModelConfig,
+        *,
+        tokenizer: Tokenizer,
+        labels: list[str],
+        kind: type[OutputKind] | None,
+        pairs: bool = False,
     ):
-        """Read `text`, or with `pairs` `text_a` and `text_b`; `problem` is HuggingFace's problem_type."""
+        """Read `text`, or with `pairs` `text_a` and `text_b`."""
         super().__init__(model, tokenizer=tokenizer, labels=labels)
-        self.problem = problem or ("regression" if len(labels) == 1 else "")
-        self.pairs = pairs
+        self.kind, self.pairs = kind or Classification, pairs
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
         """Return the sequence."""
         return [self.pair(row) if self.pairs else self.single(row)], None
 
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return label and probabilities."""
+        """Return the kind's answer."""
         del prepared
-        logits = outputs[0].astype(float)
-        if self.problem == "regression":
-            scores = [round(float(value), 6) for value in logits]
-            return {"score": scores[0]} if len(scores) == 1 else {"scores": dict(zip(self.labels, scores, strict=True))}
-        if self.problem == "multi_label_classification":
-            shares = 1 / (1 + np.exp(-logits))
-            named = {label: round(float(share), 6) for label, share in zip(self.labels, shares, strict=True)}
-            return {"labels": [label for label, share in named.items() if share > 0.5], "probabilities": named}
-        shares = softmax(logits)
-        best = int(shares.argmax())
-        return {
-            "label": self.labels[best],
-            "probability": round(float(shares[best]), 6),
-            "probabilities": {label: round(float(s), 6) for label, s in zip(self.labels, shares, strict=True)},
-        }
+        return self.kind.answer(outputs[0].astype(float), labels=self.labels)
 
 
 class Choice(_Labelled):
@@ -258,11 +243,4 @@ class Choice(_Labelled):
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
         """Return the best choice."""
         del prepared
-        shares = softmax(np.array([float(output[0]) for output in outputs]))
-        return {"choice": int(shares.argmax()), "probabilities": [round(float(share), 6) for share in shares]}
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities over the last axis, in float64."""
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+        return choice.Choice.answer(np.array([float(output[0]) for output in outputs]), labels=())

@@ -1,5 +1,6 @@
 """Find the run's data set, or build it; check that data set, vocabulary and config belong together."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,54 @@ from bert_jax.data.builder import build_dataset
 from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.pretrain.masking import SpecialIds
+from bert_jax.parallel.distributed import Hosts
+from bert_jax.rows.special_ids import SpecialIds
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenData:
+    """The data set of each length, and the tokenizer that all of them were made with."""
+
+    infos: dict[int, DatasetInfo]
+    tokenizer: Tokenizer
+
+    @property
+    def special(self) -> SpecialIds:
+        """Return the ids that masking must know."""
+        return self.tokenizer.special_ids
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of vocabulary and data, by what messages call them."""
+        infos = self.infos.values()
+        return {"vocabulary": next(iter(infos)).vocabulary_fingerprint} | {
+            f"data of length {info.max_seq_length}": info.data_fingerprint for info in infos
+        }
+
+
+def open_data(
+    config: Config,
+    *,
+    workdir: Path,
+    max_seq_lengths: tuple[int, ...],
+    hosts: Hosts,
+    report: Callable[[str], None],
+) -> OpenData:
+    """Open data set and vocabulary on every host; what does not exist yet is made on host 0 alone.
+
+    Raises:
+      UserError: for anything the user can fix; where hosts see other data, naming the host.
+    """
+    with hosts.main_first("data set"):
+        infos = open_datasets(
+            config, workdir=workdir, max_seq_lengths=max_seq_lengths, build=hosts.is_main, report=report
+        )
+        data = OpenData(infos, open_tokenizer(next(iter(infos.values()))))
+        if hosts.is_main:
+            # For export; written again, as a run that came to no checkpoint may have had another.
+            data.tokenizer.save(workdir / "vocab")
+    hosts.check_same("vocabulary and data", {name: value[:12] for name, value in data.fingerprints.items()})
+    return data
 
 
 def open_datasets(
@@ -56,16 +104,6 @@ def open_datasets(
 def open_tokenizer(info: DatasetInfo) -> Tokenizer:
     """Return the tokenizer that the data set was made with."""
     return load_tokenizer(info.vocab_directory)
-
-
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Return the ids that masking must know."""
-    return SpecialIds(
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        mask_id=tokenizer.mask_id,
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 def _check(config: Config, info: DatasetInfo) -> None:

@@ -6,17 +6,17 @@ import jax
 
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import describe
-from bert_jax.pretrain.program import Program
+from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
 
 
-def describe_run(program: Program) -> str:
+def describe_run(program: PretrainingProgram) -> str:
     """Return what `--dry_run` prints; nothing is compiled and no data is read."""
     return "\n\n".join([_mesh(program), _schedule(program), _parameters(program)])
 
 
-def _mesh(program: Program) -> str:
+def _mesh(program: PretrainingProgram) -> str:
     mesh, shape = program.mesh, describe(program.mesh.shape)
     params = bytes_line(program, "params")
     return (
@@ -26,14 +26,14 @@ def _mesh(program: Program) -> str:
     )
 
 
-def bytes_line(program: Program, part: str) -> str:
+def bytes_line(program: PretrainingProgram, part: str) -> str:
     """Return the size of a part of the state, whole and on one device."""
     shapes, shardings = getattr(program.state_shapes, part), getattr(program.state_shardings, part)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     return f"{whole / 2**20:,.1f} MiB, {meshes.bytes_per_device(shapes, shardings=shardings) / 2**20:,.1f} MiB a device"
 
 
-def _schedule(program: Program) -> str:
+def _schedule(program: PretrainingProgram) -> str:
     lines = [
         "phase  steps               length  predictions  batch  tokens a step  learning rate at first, peak, last step"
     ]
@@ -59,7 +59,7 @@ def _schedule(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _parameters(program: Program) -> str:
+def _parameters(program: PretrainingProgram) -> str:
     shapes = program.state_shapes.params
     names = parameter_names(shapes)
     width = max(map(len, names))

@@ -21,7 +21,7 @@ from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_datas
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
-from bert_jax.pretrain.dataset import open_tokenizer, special_ids
+from bert_jax.pretrain.dataset import open_tokenizer
 from bert_jax.pretrain.evaluation import Evaluator
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
@@ -148,7 +148,7 @@ def _objective(
     return make_objective(
         trained.model,
         masking=trained.masking,
-        special=special_ids(open_tokenizer(info)),
+        special=open_tokenizer(info).special_ids,
         max_seq_length=info.max_seq_length,
         instances=info.instances_per_row,
         max_predictions_per_seq=max_predictions_per_seq,

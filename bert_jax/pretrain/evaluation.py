@@ -15,8 +15,8 @@ from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram
-from bert_jax.pretrain.masking import SpecialIds
 from bert_jax.pretrain.objective import PretrainingObjective
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.types import Rows
 

@@ -16,20 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bert_jax.config import MaskingConfig
-from bert_jax.rows.layout import encoder_inputs, instance_starts
+from bert_jax.rows.layout import cls_positions, encoder_inputs
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
 
 _SHORTEST_INSTANCE = 3  # [CLS], a token, [SEP]
-
-
-@dataclasses.dataclass(frozen=True)
-class SpecialIds:
-    """Hold the ids that masking must know."""
-
-    cls_id: int
-    sep_id: int
-    mask_id: int
-    vocab_size: int  # random replacements are drawn from all of it, special pieces included, as in the original
 
 
 def default_max_predictions(max_seq_length: int, *, rate: float) -> int:
@@ -101,7 +92,7 @@ def mask_rows(
         positions=(one_hot * jnp.arange(length)).sum(-1).astype(jnp.int32),
         labels=(one_hot * ids[:, None, :]).sum(-1).astype(jnp.int32),
         weights=weights.astype(jnp.float32),
-        cls_positions=jnp.where(exists, instance_starts(rows), 0).astype(jnp.int32),
+        cls_positions=cls_positions(rows),
         next_sentence_labels=rows.next_sentence_labels.astype(jnp.int32),
         next_sentence_weights=exists.astype(jnp.float32),
     )

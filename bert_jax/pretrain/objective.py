@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int, Key
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import BertForPreTraining
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, mask_rows, row_predictions
+from bert_jax.pretrain.masking import default_max_predictions, mask_rows, row_predictions
+from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.cross_entropy import cross_entropy
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import PretrainingBatch, PretrainingLogits, Rows

@@ -5,19 +5,18 @@ The same program is trained with, evaluated with, shown by `--dry_run` and compi
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, instances_per_row
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
-from bert_jax.pretrain.masking import SpecialIds, default_max_predictions, row_predictions
+from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.rows.special_ids import SpecialIds
+from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
 from bert_jax.training.schedule import Phase, learning_rate_schedule, phases, rate_segments
 from bert_jax.training.state import TrainState
@@ -25,8 +24,8 @@ from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
 from bert_jax.types import Rows
 
 
-class Program:
-    """Hold the compiled parts of one config on one mesh. Building it compiles nothing."""
+class PretrainingProgram(Program):
+    """The compiled parts of one config on one mesh. Building it compiles nothing."""
 
     def __init__(self, config: Config, *, mesh: Mesh):
         """Lay out the state on `mesh`.
@@ -35,18 +34,17 @@ class Program:
           UserError: if batch, heads or inner layer do not divide over the mesh, or the warm-up does not fit.
         """
         validate_for_mesh(config, mesh=mesh)
-        self.config, self.mesh = config, mesh
-        self.rules = meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size})
+        self.config = config
         predictions = functools.partial(default_max_predictions, rate=config.masking.rate)
         self.phases = phases(config.train, default_predictions=predictions)
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
         self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
-        self._init_key, self._step_key, eval_key = run_keys(config.seed)
-        boxed = jax.eval_shape(self._boxed_state)
-        self.state_shardings = meshes.tree_shardings(boxed, mesh=mesh, rules=self.rules)
-        self.state_shapes: TrainState = nn.meta.unbox(boxed)
+        self._keys = run_keys(config.seed)
+        super().__init__(
+            self._random_state, mesh=mesh, rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size})
+        )
         self.replicas = make_replicas(
             mesh,
             params=self.state_shapes.params,
@@ -59,21 +57,8 @@ class Program:
             rules=self.rules,
             param_shapes=self.state_shapes.params,
             param_shardings=self.state_shardings.params,
-            key=eval_key,
+            key=self._keys.evaluation,
         )
-
-    def abstract_state(self) -> TrainState:
-        """Return shapes, dtypes and shardings of the state, for restoring it."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            self.state_shapes,
-            self.state_shardings,
-        )
-
-    def init_state(self) -> TrainState:
-        """Return the freshly drawn state; every device draws its own shard."""
-        with meshes.use_mesh(self.mesh, rules=self.rules):
-            return jax.jit(lambda: nn.meta.unbox(self._boxed_state()), out_shardings=self.state_shardings)()
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return what is optimised in `phase`."""
@@ -105,30 +90,15 @@ class Program:
         step = TrainStep(
             self.objective(phase, special=special),
             optimizer=self.optimizer,
-            key=self._step_key,
+            key=self._keys.step,
             gradient_accumulation_steps=(
                 replicas_per_device if clip.clip_replicas > 1 else self.config.train.gradient_accumulation_steps
             ),
             replicas=self.replicas,
             clip_each=clip.max_grad_norm if clip.clip_replicas > 1 else None,
         )
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            in_shardings=(self.state_shardings, meshes.batch_sharding(self.mesh)),
-            out_shardings=(self.state_shardings, meshes.replicated(self.mesh)),
-        )
-        return self._in_mesh(jitted)
+        return self.compile_step(step)
 
-    def _in_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any) -> Any:
-            with meshes.use_mesh(self.mesh, rules=self.rules):
-                return function(*args)
-
-        call.lower = function.lower  # type: ignore[attr-defined]
-        return call
-
-    def _boxed_state(self) -> TrainState:
-        params = init_params(self.config.model, key=self._init_key)
+    def _random_state(self) -> TrainState:
+        params = init_params(self.config.model, key=self._keys.init)
         return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=self.optimizer.init(params))

@@ -1,33 +1,43 @@
-"""Unfold rows as stored into what the encoder reads; inside the jitted step, so little travels to the device."""
+"""Lay stored rows out as what the encoder reads; inside the jitted step, so that little travels to the device."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from bert_jax.types import EncoderInputs, Rows
+from bert_jax.types import EncoderInputs, InstanceRows
 
 
-def encoder_inputs(rows: Rows) -> EncoderInputs:
-    """Derive token types, positions and instance numbers from the segment lengths.
+def encoder_inputs(rows: InstanceRows, *, padding_at_zero: bool = False) -> EncoderInputs:
+    """Return token types, positions and instance numbers, derived from the segment lengths.
 
-    Padding has token type 0 (as create_pretraining_data.py writes it), segment 0, and its place in the row as position.
+    Padding has token type 0 (as create_pretraining_data.py writes it), segment 0, and as position its index in the
+    row. With `padding_at_zero` its position is 0: for rows that may be longer than the model's position table.
     """
-    place = jnp.arange(rows.input_ids.shape[1], dtype=jnp.int32)[None, None, :]
+    index = jnp.arange(rows.input_ids.shape[1], dtype=jnp.int32)[None, None, :]
     starts = instance_starts(rows)[..., None]
     in_b = starts + rows.segment_lengths[..., 0:1]
     ends = starts + rows.segment_lengths.sum(-1, keepdims=True)
-    inside = (place >= starts) & (place < ends)  # [B, S, T]
+    inside = (index >= starts) & (index < ends)  # [B, S, T]
     numbers = jnp.arange(1, inside.shape[1] + 1, dtype=jnp.int32)[None, :, None]
     segment_ids = (inside * numbers).sum(1)
     offset = (inside * starts).sum(1)
+    position_ids = index[:, 0] - offset
+    if padding_at_zero:
+        position_ids = jnp.where(segment_ids > 0, position_ids, 0)
     return EncoderInputs(
         input_ids=rows.input_ids.astype(jnp.int32),
-        token_type_ids=(inside & (place >= in_b)).sum(1).astype(jnp.int32),
-        position_ids=(place[:, 0] - offset).astype(jnp.int32),
+        token_type_ids=(inside & (index >= in_b)).sum(1).astype(jnp.int32),
+        position_ids=position_ids.astype(jnp.int32),
         segment_ids=segment_ids.astype(jnp.int32),
     )
 
 
-def instance_starts(rows: Rows) -> Int[Array, "B S"]:
+def instance_starts(rows: InstanceRows) -> Int[Array, "B S"]:
     """Return the position of each instance's [CLS]; that of an empty instance is the first position of the padding."""
     lengths = rows.segment_lengths.sum(-1)
     return jnp.cumsum(lengths, axis=1) - lengths
+
+
+def cls_positions(rows: InstanceRows) -> Int[Array, "B S"]:
+    """Return the position of each instance's [CLS], 0 where the instance is empty: for heads to gather at."""
+    exists = rows.segment_lengths.sum(-1) > 0
+    return jnp.where(exists, instance_starts(rows), 0).astype(jnp.int32)

@@ -24,13 +24,14 @@ from etils import epath
 
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
+from bert_jax.files import load_json
+from bert_jax.jax_internals import UNFINISHED_CHECKPOINT, is_abandoned_read
 from bert_jax.parallel.distributed import Hosts, tells_of_a_lost_host
 from bert_jax.training.policy import parameter_names
 
 # What TensorStore and the device runtime say when files may be whole but cannot be had now.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Input/output error")
 
-_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax adds to the name of a checkpoint that it is writing
 _LISTINGS, _LISTING_SECONDS = 30, 2.0  # NFS clients keep a listing for up to a minute
 
 
@@ -62,7 +63,7 @@ class Checkpointer:
         self._directory = Path(directory).absolute()
         self._report = report
         self._hosts = hosts or Hosts()
-        self._agreements = 0
+        self._read_only = config is None
         if config is not None and self._hosts.is_main:
             self._remove_unfinished()
         # Orbax's own log lines (dozens a save) would bury the run's; what fails is raised, and reported here in a line.
@@ -71,7 +72,7 @@ class Checkpointer:
             max_to_keep=config.keep_latest if config else None,
             keep_period=(config.keep_every or None) if config else None,
             create=config is not None,
-            read_only=config is None,
+            read_only=self._read_only,
             enable_async_checkpointing=config is not None,
         )
         try:
@@ -128,7 +129,7 @@ class Checkpointer:
           ValueError: if it is not what was written.
         """
         # Not through the manager, here and below: it ends with a collective, to which a host that fails does not come.
-        record = json.loads((self._directory / str(step) / "metadata" / "metadata").read_text())
+        record = load_json(self._directory / str(step) / "metadata" / "metadata")
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record
@@ -166,7 +167,7 @@ class Checkpointer:
 
     def _remove_unfinished(self) -> None:
         """Remove what a killed process had not finished writing: on spot machines a checkpoint for each preemption."""
-        for path in self._directory.glob(f"*{_UNFINISHED}*"):
+        for path in self._directory.glob(f"*{UNFINISHED_CHECKPOINT}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _agreed_steps(self) -> list[int]:
@@ -177,9 +178,8 @@ class Checkpointer:
         """
         for _ in range(_LISTINGS):
             self._manager.reload()
-            self._agreements += 1
             steps = self.steps()
-            told = self._hosts.exchange(f"checkpoints seen {self._agreements}", json.dumps(steps))
+            told = self._hosts.exchange(self._hosts.numbered("checkpoints seen"), json.dumps(steps))
             if len(set(told)) == 1:
                 return steps
             time.sleep(_LISTING_SECONDS)
@@ -218,8 +218,7 @@ class Checkpointer:
             yield
         except Exception as error:  # whatever a damaged file makes the reader raise
             failure = error
-        self._agreements += 1
-        told = self._hosts.exchange(f"checkpoint read {self._agreements}", _reason(failure) if failure else "")
+        told = self._hosts.exchange(self._hosts.numbered("checkpoint read"), _reason(failure) if failure else "")
         if failure is not None:
             raise failure
         for index, reason in enumerate(told):
@@ -227,7 +226,7 @@ class Checkpointer:
                 raise ValueError(f"{self._hosts.name(index)}: {reason}")
 
     def _set_aside(self, step: int) -> None:
-        if self._manager._options.read_only:
+        if self._read_only:
             return
         if self._hosts.is_main:
             path = self._directory / str(step)
@@ -236,7 +235,7 @@ class Checkpointer:
                 number += 1
             path.rename(aside)
             self._report(f"kept as {aside} for inspection")
-        self._hosts.barrier(f"step {step} set aside")
+        self._hosts.barrier(self._hosts.numbered("damaged checkpoint renamed"))
         self._manager.reload()
 
     def _guard(self, action: Callable[[], Any]) -> None:
@@ -265,8 +264,7 @@ def quiet_abandoned_reads() -> None:
     before = sys.unraisablehook
 
     def hook(event: "sys.UnraisableHookArgs", /) -> None:
-        collected = "_read_array_index_and_device_put" in repr(event.object)
-        if not collected and str(event.exc_value) != "Event loop is closed":
+        if not is_abandoned_read(event):
             before(event)
 
     sys.unraisablehook = hook

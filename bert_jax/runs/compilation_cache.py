@@ -1,12 +1,11 @@
 """Keep compiled programs in the workdir, so that a restart reaches its first step without the compiler."""
 
-import functools
-import logging
 from pathlib import Path
 
 import jax
-from jax._src import cache_key
 from jax.experimental.compilation_cache import compilation_cache
+
+from bert_jax import jax_internals
 
 DIRECTORY = "compilation_cache"  # in the workdir; may be deleted at any time
 
@@ -26,9 +25,9 @@ class CompilationCache:
             jax.config.update("jax_compilation_cache_dir", str(Path(workdir) / DIRECTORY))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a start has a dozen small programs
             compilation_cache.reset_cache()  # what was compiled before has settled that there is no cache
-        logging.getLogger("jax._src.compilation_cache").setLevel(logging.WARNING)
+        jax_internals.quiet("compilation cache")
         if jax.process_count() > 1 and jax.default_backend() == "cpu":
-            _one_key_for_all_hosts()
+            jax_internals.share_programs_between_cpu_hosts()
 
     def close(self) -> None:
         """Compile without the workdir's cache again: another run of this process has another workdir."""
@@ -39,14 +38,3 @@ class CompilationCache:
     def _count(self, event: str, **_: object) -> None:
         self.hits += event == "/jax/compilation_cache/cache_hits"
         self.requests += event == "/jax/compilation_cache/compile_requests_use_cache"
-
-
-@functools.cache
-def _one_key_for_all_hosts() -> None:
-    """Let the CPU hosts of a run find the programs that the first one wrote.
-
-    A CPU's topology, which is part of the key, says which devices are local. The program is the same; TPUs have one
-    topology for all hosts.
-    """
-    if hasattr(cache_key, "_hash_accelerator_config") and hasattr(cache_key, "_hash_devices"):
-        cache_key._hash_accelerator_config = cache_key._hash_devices

@@ -6,7 +6,6 @@ checkpoint that it resumes from counts them as lost; the time from the last writ
 
 import array
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.runs.progress import duration
+from bert_jax.files import RESUME, load_json, write_json, writing
+from bert_jax.progress import duration
 
 FILE = "goodput.json"
 PERCENTILES = (50, 90, 99)
@@ -52,6 +51,10 @@ class Goodput:
     def add(self, kind: str, seconds: float) -> None:
         """Count `seconds` as spent on one of `KINDS`."""
         self._seconds[kind] += seconds
+
+    def spent(self, kind: str) -> float:
+        """Return the seconds that this start has spent on one of `KINDS`."""
+        return self._seconds[kind]
 
     @contextlib.contextmanager
     def spending(self, kind: str) -> Iterator[None]:
@@ -109,20 +112,14 @@ class Goodput:
             "seconds": self._total(),
             "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
         }
-        temporary = self._path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps(record))
-            temporary.replace(self._path)
-        except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written ({error.strerror or error}): free disk space or mend the permissions, "
-                "then run the same command again to resume from the last checkpoint"
-            ) from error
+        with writing(self._path, remedy=RESUME):
+            # Written with every log line, so not forced onto the disk.
+            write_json(self._path, record, indent=None, durable=False)
 
     def _take_up(self, path: Path) -> None:
         """Add what earlier starts spent; figures that cannot be read are begun anew, the run matters more."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record: dict[str, Any] = json.loads(path.read_text())
+            record: dict[str, Any] = load_json(path)
             before = {kind: float(record["seconds"][kind]) for kind in KINDS}
             last = record["last"]
             lost = max(int(last["step"]) - self._start, 0)

@@ -1,67 +1,47 @@
-"""Show how far a run is: a bar with ETA on a terminal, one line an interval elsewhere."""
+"""Show how far a run is: a bar with its metrics on a terminal, one line per interval elsewhere."""
 
-import sys
-import time
 from collections.abc import Mapping
 
-from tqdm import tqdm
+from bert_jax.progress import ProgressBar
 
 
 class Progress:
-    """Show the steps of a run; silent where `enabled` is False (every host but the first)."""
+    """The steps of a run; silent where `enabled` is False (every host but the first)."""
 
     def __init__(self, *, start: int, end: int, enabled: bool = True):
         """Begin at step `start` of `end`."""
-        self._start, self._end = start, end
-        self._enabled = enabled
-        self._begun: float | None = None
-        self._begun_at = start
-        self._bar = (
-            tqdm(total=end, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05) if self._on_tty else None
-        )
-
-    @property
-    def _on_tty(self) -> bool:
-        return self._enabled and sys.stderr.isatty()
+        self._end, self._enabled = end, enabled
+        self._bar = ProgressBar(total=end, done=start, unit="step", enabled=enabled)
+        self._is_timed = False
 
     def advance(self, step: int) -> None:
         """Note that `step` steps are done."""
-        if self._begun is None:
-            self._begun, self._begun_at = time.monotonic(), step  # the first step's time is the compiler's
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        self._bar.reach(step)
+        if not self._is_timed:  # the first step's time is the compiler's
+            self._is_timed = True
+            self._bar.begin()
 
     def line(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Show the figures of an interval."""
+        """Show the metrics of an interval that ends at `step`."""
         text = summary(figures)
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
+        if self._bar.is_shown:
+            self._bar.note(text)
         else:
-            self.say(f"step {step}/{self._end}  {text}  {self._eta(step)}")
+            left = self._bar.time_left()
+            self.say(f"step {step}/{self._end}  {text}  " + (f"ETA {left}" if left else ""))
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        if not self._enabled:
-            return
-        if self._bar is not None:
+        if self._enabled:
             self._bar.write(text)
-        else:
-            print(text, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _eta(self, step: int) -> str:
-        if self._begun is None or step <= self._begun_at:
-            return ""
-        seconds = (time.monotonic() - self._begun) / (step - self._begun_at) * (self._end - step)
-        return f"ETA {duration(seconds)}"
+        """Leave the bar as it is."""
+        self._bar.close()
 
 
 def summary(figures: Mapping[str, float | None]) -> str:
-    """Return the figures that fit on a line."""
+    """Return the metrics that fit on a line."""
     shown = (
         ("train/loss", "loss {:.3f}"),
         ("train/mlm_loss", "mlm {:.3f}"),
@@ -72,15 +52,3 @@ def summary(figures: Mapping[str, float | None]) -> str:
         ("perf/mfu", "mfu {:.1%}"),
     )
     return "  ".join(form.format(value) for name, form in shown if (value := figures.get(name)) is not None)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: `45 s`, `3 min 20 s`, `5 h 10 min`, `2 d 4 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,25 +1,48 @@
-"""Gather each step's figures, write a line an interval, and stop a run whose loss is no longer finite.
+"""Gather each step's metrics, write a line per interval, and stop a run whose loss is no longer finite.
 
-So many steps that are not finite as the run allows are passed over: they changed nothing but the step number.
+Steps that are not finite changed nothing but the step number; as many as the run allows are skipped.
 """
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.runs.goodput import Goodput, percentiles
-from bert_jax.runs.progress import Progress
-from bert_jax.runs.writers import Writer
+from bert_jax.runs.goodput import percentiles
+from bert_jax.runs.recorder import Recorder
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.policy import parameter_names
 from bert_jax.training.steps import StepOutput
 
 # A device that waits this share of the time has a loader that is too slow, not a hiccup.
 WAIT_WARNING = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFacts:
+    """What is known of a step without computing it.
+
+    Attributes:
+      learning_rate: the rate of the update that takes step `step` to `step + 1`.
+      cost: `sequences`, `tokens` (of the batch, padding counted) and `flops` of that step.
+      peak_flops: FLOP/s of one device, None where no data sheet value is known.
+    """
+
+    learning_rate: Callable[[int], float]
+    cost: Callable[[int], Mapping[str, float]]
+    peak_flops: float | None
+
+
+@dataclasses.dataclass
+class NonfiniteSteps:
+    """Steps of the whole run, over all its starts, whose loss or gradients were not finite; `allowed` are skipped."""
+
+    allowed: int = 0
+    count: int = 0
 
 
 class StepLog:
@@ -31,31 +54,18 @@ class StepLog:
         every: int,
         end: int,
         window: MetricWindow,
-        writers: Sequence[Writer],
-        progress: Progress,
-        learning_rate: Callable[[int], float],
-        cost_of_step: Callable[[int], Mapping[str, float]],
-        peak_flops: float | None,
+        recorder: Recorder,
+        facts: StepFacts,
+        nonfinite: NonfiniteSteps,
         last_good: Callable[[], int | None],
-        goodput: Goodput | None = None,
-        max_nonfinite_steps: int = 0,
-        nonfinite_steps: int = 0,
     ):
-        """Write every `every` steps and at `end`.
-
-        `cost_of_step(step)` gives `sequences`, `tokens` (of the batch, padding counted) and `flops` of one step.
-        `nonfinite_steps` of the `max_nonfinite_steps` that the whole run may pass over came before.
-        """
+        """Write every `every` steps and at `end`; `last_good` gives the step of the newest checkpoint."""
         self._every, self._end = every, end
         self.window = window
-        self._writers = writers
-        self._progress = progress
-        self._learning_rate = learning_rate
-        self._cost = cost_of_step
-        self._peak = peak_flops
+        self._recorder = recorder
+        self._facts = facts
+        self._nonfinite = nonfinite
         self._last_good = last_good
-        self._goodput = goodput
-        self._max_nonfinite, self.nonfinite_steps = max_nonfinite_steps, nonfinite_steps
         self._times: list[float] = []
         self._work = {"sequences": 0.0, "tokens": 0.0, "flops": 0.0, "steps": 0.0}
         self._waited = self._excluded = 0.0
@@ -71,8 +81,7 @@ class StepLog:
         seconds = time.perf_counter() - begun
         self._waited += seconds
         self._elsewhere += seconds
-        if self._goodput is not None:
-            self._goodput.add("data_wait", seconds)
+        self._recorder.goodput.add("data_wait", seconds)
 
     @contextlib.contextmanager
     def outside_steps(self) -> Iterator[None]:
@@ -88,7 +97,7 @@ class StepLog:
         self._compiling = True
 
     def finished_step(self, step: int, output: StepOutput) -> None:
-        """Take the figures of the update that made state number `step`; waits for it.
+        """Take the metrics of the update that made state number `step`; waits for it.
 
         Raises:
           UserError: if loss or gradients were not finite, once more than is allowed.
@@ -96,18 +105,18 @@ class StepLog:
         if bool(output.finite):
             self.window.add(output.means)
         else:
-            self.nonfinite_steps += 1
-            if self.nonfinite_steps > self._max_nonfinite:
+            self._nonfinite.count += 1
+            if self._nonfinite.count > self._nonfinite.allowed:
                 self._stop(step, output)
-            allowed = f"{self.nonfinite_steps} of at most {self._max_nonfinite}"
-            self._progress.say(f"step {step}  loss or gradients not finite: update passed over ({allowed})")
+            allowed = f"{self._nonfinite.count} of at most {self._nonfinite.allowed}"
+            self._recorder.say(f"step {step}  loss or gradients not finite: update skipped ({allowed})")
         self._time_step(step)
-        for name, amount in {**self._cost(step - 1), "steps": 1}.items():
+        for name, amount in {**self._facts.cost(step - 1), "steps": 1}.items():
             self._work[name] += amount
         if self._compiling:
             self._compiling = False
             self._restart_clock()
-        self._progress.advance(step)
+        self._recorder.progress.advance(step)
         if step % self._every == 0 or step == self._end:
             self._write(step)
         self._last_finished, self._elsewhere = time.perf_counter(), 0.0
@@ -116,40 +125,37 @@ class StepLog:
         seconds = max(time.perf_counter() - self._last_finished - self._elsewhere, 0.0)
         if not self._compiling:
             self._times.append(seconds)
-        if self._goodput is not None:
-            self._goodput.finished_step(step, seconds=seconds, compiled=self._compiling)
+        self._recorder.goodput.finished_step(step, seconds=seconds, compiled=self._compiling)
 
     def _write(self, step: int) -> None:
         means = self.window.means()
         padding = means.pop("padding_fraction", 0.0)
         instances = means.pop("instances_per_row", None)
         figures: dict[str, float | None] = {f"train/{name}": value for name, value in means.items()}
-        figures["train/learning_rate"] = self._learning_rate(step - 1)
-        if self._max_nonfinite:
-            figures["train/nonfinite_steps"] = self.nonfinite_steps
+        figures["train/learning_rate"] = self._facts.learning_rate(step - 1)
+        if self._nonfinite.allowed:
+            figures["train/nonfinite_steps"] = self._nonfinite.count
         figures |= self._performance()
         figures["perf/padding_fraction"] = padding
         if instances is not None:  # rows are packed: a sequence is a row, an instance what the row had been without
             rows_per_second = figures["perf/sequences_per_second"]
             figures["perf/instances_per_row"] = instances
             figures["perf/instances_per_second"] = None if rows_per_second is None else instances * rows_per_second
-        if self._goodput is not None:
-            figures |= self._goodput.figures()
-            self._goodput.write()
-        for writer in self._writers:
-            writer.write(step, figures=figures)
+        figures |= self._recorder.goodput.figures()
+        self._recorder.goodput.write()
+        self._recorder.write(step, figures)
         waited = figures["perf/data_wait_fraction"] or 0.0
-        self._progress.line(step, figures=figures)
+        self._recorder.progress.line(step, figures=figures)
         if waited > WAIT_WARNING:
-            self._progress.say(
+            self._recorder.say(
                 f"training waits for data {waited:.0%} of the time: the loader is the bottleneck; put the data set on "
-                f"a local "
-                "disk or use fewer chips a host"
+                "a local disk or use fewer chips per host"
             )
         self.window.clear()
         self._restart_clock()
 
     def _performance(self) -> dict[str, float | None]:
+        peak = self._facts.peak_flops
         elapsed = max(time.perf_counter() - self._begun - self._excluded, 1e-9)
         steps = self._work["steps"]
         if not steps:
@@ -162,7 +168,7 @@ class StepLog:
             **{f"perf/step_seconds_p{number}": seconds for number, seconds in shares.items()},
             "perf/sequences_per_second": self._work["sequences"] / elapsed,
             "perf/tokens_per_second": self._work["tokens"] / elapsed,
-            "perf/mfu": self._work["flops"] / elapsed / self._peak / jax.device_count() if self._peak else None,
+            "perf/mfu": self._work["flops"] / elapsed / peak / jax.device_count() if peak else None,
             "perf/data_wait_fraction": min(self._waited / elapsed, 1.0),
         }
 
@@ -178,12 +184,11 @@ class StepLog:
         loss = float(output.means["loss"].total)
         good = self._last_good()
         kept = f"the checkpoint of step {good} is kept" if good is not None else "no checkpoint had been saved yet"
-        allowed = f", after {self._max_nonfinite} that config.train.max_nonfinite_steps allows"
-        passed = allowed if self._max_nonfinite else ""
+        after = f", after {self._nonfinite.allowed} that config.train.max_nonfinite_steps allows"
+        allowed = after if self._nonfinite.allowed else ""
         raise UserError(
-            f"loss or gradients are not finite at step {step}{passed} (loss {loss}, batch number {step - 1}; first bad "
-            f"parameter group: "
-            f"{bad[0] if bad else 'none, the loss itself'}, {len(bad)} bad in all); the update was not applied and "
-            f"{kept}: lower "
-            "config.optimizer.learning_rate or raise config.optimizer.warmup_steps, and start with a new --workdir"
+            f"loss or gradients are not finite at step {step}{allowed} (loss {loss}, batch "
+            f"number {step - 1}; first bad parameter group: {bad[0] if bad else 'none, the loss itself'}, "
+            f"{len(bad)} bad in all); the update was not applied and {kept}: lower config.optimizer.learning_rate or "
+            "raise config.optimizer.warmup_steps, and start with a new --workdir"
         )

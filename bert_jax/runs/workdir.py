@@ -1,51 +1,70 @@
-"""Keep a run's config in its workdir, and refuse a workdir that belongs to another run."""
+"""Keep a run's config in its workdir, refuse a workdir that belongs to another run, and keep other commands out."""
 
+import dataclasses
 import fcntl
-import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from bert_jax.config import Config, flatten, from_config_dict, to_json
+from bert_jax.config import flatten, to_json
 from bert_jax.errors import UserError
+from bert_jax.files import load_json, write_text
 
-# What may change from one start of a run to the next: it changes neither the data nor, but for rounding, the result.
-_FREE = re.compile(
-    r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)|model\.(scan_layers|remat|attention_implementation)"
-    r"|train\.(gradient_accumulation_steps|max_nonfinite_steps)"
-)
+CONFIG = "config.json"
 
 
-def open_workdir(workdir: str | Path, *, config: Config) -> Path:
+@dataclasses.dataclass(frozen=True)
+class SameRun:
+    """What makes two starts in one workdir the same run.
+
+    Attributes:
+      command: what the command does, for error lines.
+      read: returns the config that a config.json holds, or raises `UserError`.
+      free: matches the names of fields that may change from one start to the next: they change neither the data nor,
+        but for rounding, the result.
+      has_begun: returns whether a workdir holds something that its config binds; before, its config may be corrected.
+    """
+
+    command: str
+    read: Callable[[Mapping[str, Any]], Any]
+    free: re.Pattern[str]
+    has_begun: Callable[[Path], bool]
+
+
+def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[str]:
     """Create `workdir` if need be and write `config.json`, or check that the one there is of the same run.
 
-    A run that came to no checkpoint has nothing to lose: its config may be mended.
+    Other commands are kept out until the returned file is closed, or the process ends.
 
     Raises:
-      UserError: if the directory cannot be written, or belongs to another config; the line names fields and both
-      values.
+      UserError: if another process trains there, the directory cannot be written, or belongs to another config; the
+        line names fields and both values.
     """
     path = Path(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if (path / "config.json").exists() and any((path / "checkpoints").glob("[0-9]*")):
-            _check_same_run(read_config(path), config, workdir=path)
-        temporary = path / "config.json.tmp"
-        temporary.write_text(to_json(config))
-        temporary.replace(path / "config.json")
+        lock = _lock(path)
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir}: cannot be written ({error.strerror}): choose another directory"
-        ) from error
-    return path
+        raise _cannot_be_written(workdir, error) from error
+    try:
+        if (path / CONFIG).exists() and same_run.has_begun(path):
+            _check_same_run(config, workdir=path, same_run=same_run)
+        write_text(path / CONFIG, to_json(config))
+    except OSError as error:
+        lock.close()
+        raise _cannot_be_written(workdir, error) from error
+    except UserError:
+        lock.close()
+        raise
+    return lock
 
 
-def lock_workdir(path: Path) -> IO[str]:
-    """Keep other runs out of the workdir until the returned file is closed, or the process ends.
+def _cannot_be_written(workdir: str | Path, error: OSError) -> UserError:
+    return UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error}): choose another directory")
 
-    Raises:
-      UserError: if another process trains in it.
-    """
+
+def _lock(path: Path) -> IO[str]:
     file = (path / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,31 +78,36 @@ def lock_workdir(path: Path) -> IO[str]:
     return file
 
 
-def read_config(workdir: str | Path) -> Config:
+def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]) -> Any:
     """Return the config of the run that `workdir` belongs to.
 
     Raises:
       UserError: if there is none or it cannot be read.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / CONFIG
     try:
-        return from_config_dict(json.loads(path.read_text()))
+        return read(load_json(path))
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax, it holds no config.json") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}): restore it, or choose another --workdir") from error
 
 
-def _check_same_run(saved: Config, config: Config, *, workdir: Path) -> None:
-    before, now = flatten(saved), flatten(config)
-    names = sorted(
-        name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _FREE.fullmatch(name)
-    )
+def _check_same_run(config: Any, *, workdir: Path, same_run: SameRun) -> None:
+    try:
+        before = flatten(read_config(workdir, read=same_run.read))
+    except UserError as error:
+        raise UserError(
+            f"--workdir={workdir} belongs to something else than {same_run.command}: choose another ({error})"
+        ) from error
+    now = flatten(config)
+    # Options that one side alone has follow from fields that differ too: a task, a kind.
+    shared = sorted(before.keys() & now.keys())
+    names = [name for name in shared if before[name] != now[name] and not same_run.free.fullmatch(name)]
     if names:
-        shown = "; ".join(f"config.{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names[:3])
+        shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
             f"--workdir={workdir} belongs to a run with another config ({shown}{more}): choose another --workdir, or "
-            f"give the old "
-            "values to resume"
+            "give the old values to resume"
         )

@@ -1,16 +1,16 @@
 """Write figures: always to metrics.jsonl, by choice to TensorBoard and Weights & Biases."""
 
-import contextlib
 import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
+from bert_jax.files import RESUME, parse_object, write_bytes, write_text, writing
 
 
 @runtime_checkable
@@ -38,12 +38,10 @@ class JsonLinesWriter:
           UserError: here and when writing, if the file cannot be written.
         """
         self._path = Path(path)
-        with self._mendable():
+        with writing(self._path, remedy=RESUME):
             if self._path.exists():
                 lines = self._path.read_bytes().splitlines(keepends=True)
-                temporary = self._path.with_suffix(".tmp")
-                temporary.write_bytes(b"".join(line for line in lines if _step(line) <= resume_step))
-                temporary.replace(self._path)
+                write_bytes(self._path, b"".join(line for line in lines if _step(line) <= resume_step))
             # Unbuffered: what could not be written is not tried again when the file is closed.
             self._file = self._path.open("ab", buffering=0)
 
@@ -51,7 +49,7 @@ class JsonLinesWriter:
         """Append one line."""
         finite = {name: _finite(value) for name, value in figures.items()}
         line = json.dumps({"step": step, **finite}) + "\n"
-        with self._mendable():
+        with writing(self._path, remedy=RESUME):
             written = self._file.write(line.encode())
             if written < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -59,16 +57,6 @@ class JsonLinesWriter:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    @contextlib.contextmanager
-    def _mendable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written ({error.strerror or error}): free disk space or mend the permissions, "
-                "then run the same command again to resume from the last checkpoint"
-            ) from error
 
 
 class TensorBoardWriter:
@@ -106,7 +94,7 @@ class WandbWriter:
             raise UserError("config.log.wandb: needs wandb: pip install 'bert_jax[wandb]'") from error
         path = Path(workdir) / "wandb_id"
         identity = path.read_text().strip() if path.exists() else wandb.util.generate_id()
-        path.write_text(identity)
+        write_text(path, identity)
         self._run = wandb.init(
             project="bert_jax",
             id=identity,
@@ -146,6 +134,6 @@ def _finite(value: float | None) -> float | None:
 
 def _step(line: bytes) -> float:
     try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+        return parse_object(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError):
         return math.inf

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
+from bert_jax.files import parse_json, parse_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_json(path: Path) -> Any:
       UserError: if it is missing or no JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}): fetch or make the file again") from error
 
@@ -123,11 +123,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path} line {number}"
         try:
-            record = json.loads(line)
+            record = parse_object(line)
         except ValueError as error:
-            raise UserError(f"{place}: not JSON ({error}): write one JSON object a line") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: not a JSON object: write one object a line, {{...}}")
+            raise UserError(f"{place}: {error}: write one JSON object per line, {{...}}") from None
         yield place, record
 
 

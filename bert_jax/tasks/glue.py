@@ -15,6 +15,9 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_text
+from bert_jax.kinds.classification import Classification
+from bert_jax.kinds.regression import Regression
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
@@ -118,7 +121,7 @@ class GlueTask(Task):
     def __init__(self, name: str, *, data: DataOptions):
         """Take the task called `name`, one of `TASKS`."""
         self.name, self.data, self.spec = name, data, TASKS[name]
-        self.kind = "classification" if self.spec.labels else "regression"
+        self.kind = Classification if self.spec.labels else Regression
         self.labels = self.spec.labels
         self.selection = self.spec.metrics[0]
 
@@ -149,10 +152,8 @@ class GlueTask(Task):
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return the official metrics as fractions."""
-        if self.kind == "regression":
-            guesses = np.array([float(output[0]) for output in outputs])
-            labels = np.array(split.features.targets, np.float64)
-            return figures(guesses, labels=labels, names=self.spec.metrics)
+        if self.kind is Regression:
+            return figures(texts.numbers(outputs), labels=texts.numbers_there(split), names=self.spec.metrics)
         return figures(texts.predicted_ids(outputs), labels=texts.label_ids(split), names=self.spec.metrics)
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
@@ -160,24 +161,24 @@ class GlueTask(Task):
         path = directory / f"{submission(self.name).get(split.name, f'{self.spec.directory}-{split.name}')}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{index}\t{self.written(output)}\n" for index, output in enumerate(outputs)]
-        path.write_text("index\tprediction\n" + "".join(rows), encoding="utf-8")
+        write_text(path, "index\tprediction\n" + "".join(rows))
         return [path]
 
     def written(self, output: np.ndarray) -> str:
         """Return a prediction as the server wants it: a label as in the files, or a number from 0 to 5."""
-        if self.kind == "regression":
+        if self.kind is Regression:
             return f"{min(max(float(output[0]), 0.0), 5.0):.3f}"
         return (self.spec.values or self.spec.labels)[int(np.argmax(output))]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the worst mistakes."""
-        if self.kind == "regression":
+        if self.kind is Regression:
             return texts.regression_mistakes(split, outputs, count=count)
         return texts.classification_mistakes(split, outputs, labels=self.labels, count=count)
 
     def tables(self, split: Split, outputs: Outputs) -> dict[str, Any]:
         """Return the confusion table."""
-        if self.kind == "regression":
+        if self.kind is Regression:
             return {}
         return {"confusion": texts.confusion_table(split, outputs, labels=self.labels)}
 
@@ -218,7 +219,7 @@ class GlueTask(Task):
 
     def _label(self, row: Row) -> int | float:
         written = column(row, self.spec.label)
-        if self.kind == "regression":
+        if self.kind is Regression:
             return finite_number(written, place=row.place, name=self.spec.label)
         values = self.spec.values or self.spec.labels
         if written not in values:

@@ -21,8 +21,8 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
 
-KINDS = ("classification", "regression", "tags", "span", "choice")
 Outputs = Sequence[np.ndarray]
 
 
@@ -47,10 +47,14 @@ class Features:
         return len(self.ids) // self.group
 
     @functools.cached_property  # every batch asks
+    def instance_lengths(self) -> np.ndarray:
+        """Return int64 [examples, group]: the tokens of each instance."""
+        return np.array([len(ids) for ids in self.ids], np.int64).reshape(-1, self.group)
+
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Return int64 [examples]: the tokens of each example, all its instances together."""
-        each = np.array([len(ids) for ids in self.ids], np.int64)
-        return each.reshape(-1, self.group).sum(1)
+        return self.instance_lengths.sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Task(abc.ABC):
     """Be one task. `selection` names the figure of `score` by which dev chooses, larger is better."""
 
     name: str
-    kind: str
+    kind: type[OutputKind]
     labels: tuple[str, ...]
     selection: str
     data: DataOptions
@@ -152,12 +156,6 @@ class Task(abc.ABC):
         return [e for e, group in zip(examples, groups, strict=True) if (group in dev) == (split == "dev")]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
 def find_file(directory: str, *, given: str, names: Sequence[str]) -> Path:
     """Return the file that the user gave, or the first of `names` that is there.
 
@@ -173,14 +171,3 @@ def find_file(directory: str, *, given: str, names: Sequence[str]) -> Path:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
     raise UserError(f"{directory}: holds no {' or '.join(names)}: give the folder with --data_dir=DIR")
-
-
-def score_predictions(*, task: str, predictions: str, data: str) -> dict[str, float]:
-    """Return a task's official figures from a predictions file and the official data file.
-
-    Raises:
-      UserError: for an unknown task, or files that are missing or wrong.
-    """
-    from bert_jax.tasks import scoring  # it knows all tasks, and they know this file
-
-    return scoring.score_predictions(task=task, predictions=Path(predictions), data=Path(data))

@@ -16,6 +16,8 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions, NerOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_text
+from bert_jax.kinds.tags import Tags
 from bert_jax.tasks.entity_metrics import EntityScores, entities, score_entities, split_tag, to_iob2
 from bert_jax.tasks.files import numbered_lines
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
@@ -95,7 +97,7 @@ def read_conll(path: Path, *, tag_column: int) -> list[Sentence]:
 class TagTask(Task):
     """Be a task that tags words; `labels` are those of train, as IOB2."""
 
-    kind = "tags"
+    kind = Tags
     selection = "f1"
     context = False
 
@@ -180,7 +182,7 @@ class TagTask(Task):
             )
             for s, tags in zip(split.examples, self.predicted_tags(split, outputs), strict=True)
         ]
-        path.write_text("\n".join(blocks), encoding="utf-8")
+        write_text(path, "\n".join(blocks))
         return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:

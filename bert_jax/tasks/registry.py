@@ -5,7 +5,7 @@ from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import NerTask
-from bert_jax.tasks.own_data import open_own_task
+from bert_jax.tasks.own_data import OWN_TASKS
 from bert_jax.tasks.squad import FILES, SquadTask
 from bert_jax.tasks.swag import SwagTask
 
@@ -23,7 +23,7 @@ def open_task(
     """Return the task called `name`; options not given have their defaults.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: for an unknown name, or an unknown kind of own data.
     """
     data = data or DataOptions()
     if name in glue.TASKS:
@@ -35,5 +35,8 @@ def open_task(
     if name == "ner":
         return NerTask(data=data, ner=ner or NerOptions())
     if name == "own":
-        return open_own_task(data=data, own=own or OwnOptions(), squad=squad or SquadOptions())
+        own = own or OwnOptions()
+        if own.kind not in OWN_TASKS:
+            raise UserError(f"config.own.kind={own.kind!r}: choose one of {', '.join(OWN_TASKS)}")
+        return OWN_TASKS[own.kind](data=data, own=own, squad=squad or SquadOptions())
     raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")

@@ -17,12 +17,13 @@ from bert_jax.tasks.swag import SwagTask
 TASKS = (*glue.TASKS, *FILES, "swag", "ner")
 
 
-def score_predictions(*, task: str, predictions: Path, data: Path) -> dict[str, float]:
+def score_predictions(*, task: str, predictions: str | Path, data: str | Path) -> dict[str, float]:
     """Return the figures that the official script prints, in per cent for SQuAD and as fractions elsewhere.
 
     Raises:
       UserError: for an unknown task, or files that are missing, wrong or do not belong together.
     """
+    predictions, data = Path(predictions), Path(data)
     if task in FILES:
         return _squad(predictions, data, with_null=task == "squad_v2")
     if task in glue.TASKS:

@@ -4,7 +4,6 @@ A window is `[CLS] question [SEP] context [SEP]`. Offsets into the context come 
 text is cut from the original and never put together from pieces.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Encoding, Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.kinds.span import Span
 from bert_jax.tasks import squad_metrics
 from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 from bert_jax.tasks.squad_answers import Prediction, Window, predict_answer
@@ -37,7 +38,7 @@ def locate(answer: Answer, context: str) -> Answer | None:
 class SpanTask(Task):
     """Be a task that answers questions by a span of their context."""
 
-    kind = "span"
+    kind = Span
     labels = ()
     selection = "f1"
 
@@ -169,7 +170,7 @@ class SpanTask(Task):
         if self.with_null:
             files["null_odds.json"] = {i: p.null_odds for i, p in answers.items()}
         for name, content in files.items():
-            (directory / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(directory / name, content)
         return [directory / name for name in files]
 
     def _is_null(self, prediction: Prediction) -> bool:

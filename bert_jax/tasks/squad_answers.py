@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config.task_options import SquadOptions
-from bert_jax.tasks.interface import softmax
+from bert_jax.kinds.base import softmax
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,12 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import write_text
+from bert_jax.kinds.base import softmax
+from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file, softmax
+from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -30,7 +33,7 @@ class ChoiceExample:
 class ChoiceTask(Task):
     """Be a task that chooses among a fixed number of endings."""
 
-    kind = "choice"
+    kind = Choice
     labels = ()
     selection = "accuracy"
 
@@ -61,7 +64,7 @@ class ChoiceTask(Task):
         """Write the number of the chosen ending a row, `pred` over the column, as SWAG's leaderboard takes it."""
         path = directory / f"{self.name}-{split.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
+        write_text(path, "pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
         return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:

@@ -1,50 +1,35 @@
 """Turn sentences and pairs into instances, and score them: what GLUE, SWAG and own data share."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bert_jax.data.tokenization import Tokenizer
-from bert_jax.tasks.interface import Features, Outputs, Split, softmax
+from bert_jax.kinds.base import softmax
+from bert_jax.rows.truncation import truncate_pair
+from bert_jax.tasks.interface import Features, Outputs, Split
 from bert_jax.tasks.metrics import confusion
 
 
 @dataclasses.dataclass(frozen=True)
 class TextExample:
-    """Hold a sentence or a pair with its label: an id, a number, or None."""
+    """A sentence or a pair with its label: the target of the task's kind, or None."""
 
     text: str
     text_pair: str | None
-    label: int | float | None
-
-
-def truncate_pair(a: list[int], b: list[int], *, limit: int) -> tuple[list[int], list[int]]:
-    """Cut two sentences to `limit` tokens together, one by one from the end of the longer one.
-
-    Of two equally long ones the second is cut (run_classifier.py of the original, `_truncate_seq_pair`).
-    """
-    excess = max(len(a) + len(b) - limit, 0)
-    # Closed form of the original's loop: first the longer one down to the other, then in turn, `b` first.
-    from_a = min(excess, max(len(a) - len(b), 0))
-    from_b = min(excess, max(len(b) - len(a), 0))
-    rest = excess - from_a - from_b
-    from_a += rest // 2
-    from_b += rest - rest // 2
-    return a[: len(a) - from_a], b[: len(b) - from_b]
+    label: Any
 
 
 def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq_length: int) -> tuple[np.ndarray, int]:
     """Return the ids of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, and the length of the first part."""
     if b is None:
-        first = [tokenizer.cls_id, *a[: max_seq_length - 2], tokenizer.sep_id]
-        return np.array(first, np.int32), len(first)
-    a, b = truncate_pair(a, b, limit=max_seq_length - 3)
-    first = [tokenizer.cls_id, *a, tokenizer.sep_id]
-    return np.array([*first, *b, tokenizer.sep_id], np.int32), len(first)
+        a = a[: max_seq_length - 2]
+    else:
+        a, b = truncate_pair(a, b, limit=max_seq_length - 3)
+    ids, first_length = tokenizer.special_ids.frame(a, b)
+    return np.array(ids, np.int32), first_length
 
 
 def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Features:
@@ -74,6 +59,21 @@ def label_ids(split: Split) -> np.ndarray:
     return np.array(split.features.targets, np.int64)
 
 
+def numbers(outputs: Outputs) -> np.ndarray:
+    """Return the number predicted for each example, float64."""
+    return np.array([float(output[0]) for output in outputs])
+
+
+def numbers_there(split: Split) -> np.ndarray:
+    """Return the numbers of a labelled split, float64."""
+    return np.array(split.features.targets, np.float64)
+
+
+def texts_of(example: TextExample) -> dict[str, str]:
+    """Return an example's texts as fields of a JSON object."""
+    return {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
+
+
 def classification_mistakes(
     split: Split, outputs: Outputs, *, labels: Sequence[str], count: int
 ) -> list[dict[str, Any]]:
@@ -84,19 +84,19 @@ def classification_mistakes(
         shares = softmax(output)
         guess = int(np.argmax(shares))
         if guess != gold[index]:
-            example = split.examples[index]
-            texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
             words = {"label": labels[gold[index]], "prediction": labels[guess]}
-            found.append({"index": index, **texts, **words, "probability": float(shares[guess])})
+            found.append(
+                {"index": index, **texts_of(split.examples[index]), **words, "probability": float(shares[guess])}
+            )
     return sorted(found, key=lambda item: -item["probability"])[:count]
 
 
 def regression_mistakes(split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
     """Return the examples that are furthest off."""
-    found = []
-    for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True)):
-        texts = {"text": example.text} | ({"text_pair": example.text_pair} if example.text_pair is not None else {})
-        found.append({"index": index, **texts, "label": example.label, "prediction": float(output[0])})
+    found = [
+        {"index": index, **texts_of(example), "label": example.label, "prediction": float(output[0])}
+        for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True))
+    ]
     return sorted(found, key=lambda item: -abs(item["label"] - item["prediction"]))[:count]
 
 
@@ -104,10 +104,3 @@ def confusion_table(split: Split, outputs: Outputs, *, labels: Sequence[str]) ->
     """Return labels and counts; rows are gold, columns predicted."""
     counts = confusion(predicted_ids(outputs), labels=label_ids(split), num_labels=len(labels))
     return {"labels": list(labels), "rows are gold, columns predicted": counts.tolist()}
-
-
-def write_json_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
-    """Write a JSON object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    return path

@@ -1,4 +1,9 @@
-"""Score logits against labels in one pass, with a gradient that is written once."""
+"""Cross-entropy of logits against labels, in every form that is needed.
+
+`cross_entropy` reads the logits of a whole vocabulary once. `exact_cross_entropy` needs no bound on the logits, which
+matters to the few classes of a fine-tuning head and not to the time of its step. `log_softmax_cross_entropy` differs
+from it in the last bit.
+"""
 
 from typing import Any
 
@@ -20,18 +25,32 @@ def cross_entropy(
 
     Sum, maximum and the label's logit are reductions of one read of the logits; the usual form reads them four times
     (maximum, shifted sum, label, argmax). It subtracts no maximum, so it is exact while the largest logit lies between
-    -80 and `MAX_LOGIT`; `reference_cross_entropy` is the form that needs no bound.
+    -80 and `MAX_LOGIT`; `exact_cross_entropy` is the form that needs no bound.
     """
     loss, right, _ = _scores(logits, labels)
     return loss, right
 
 
-def reference_cross_entropy(
+def exact_cross_entropy(
     logits: Float[Array, "*n C"], labels: Int[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
-    """Return the same by the textbook: log-sum-exp behind the maximum, argmax (of equal logits the first)."""
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    """Return the same by the textbook: log-sum-exp after the maximum, argmax (of equal logits the first).
+
+    The label's logit is a product with a one-hot vector, whose gradient needs no scatter.
+    """
+    picked = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
     return jax.nn.logsumexp(logits, axis=-1) - picked, jnp.argmax(logits, axis=-1) == labels
+
+
+def log_softmax_cross_entropy(
+    logits: Float[Array, "*n C"], labels: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
+    """Return the same from the logarithm of the softmax: the form that feature-based taggers are trained with.
+
+    With another form their parameters would differ in the last bits from those that workdirs hold results of.
+    """
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return losses, jnp.argmax(logits, axis=-1) == labels
 
 
 def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:

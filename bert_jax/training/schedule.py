@@ -8,11 +8,14 @@ rate during warm-up, so the rate drops by warmup/total at the end of warm-up, an
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import OptimizerConfig, TrainConfig
 from bert_jax.errors import UserError
+
+_Number = float | Array  # in Python's hands, or traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +98,30 @@ def learning_rate_schedule(
         return value
 
     def _segment_rate(segment: RateSegment, step: Int[Array, ""]) -> Float[Array, ""]:
-        total, warmup = segment.end - segment.start, segment.warmup_steps
-        here = (step - segment.start).astype(jnp.float32)
-        if recipe == "original":
-            rising, falling = here / max(warmup, 1), 1 - here / total
-        else:
-            rising, falling = (here + 1) / max(warmup, 1), (total - here) / max(total - warmup, 1)
-        return segment.learning_rate * jnp.where(here < warmup, rising, falling)
+        return learning_rate(
+            step - segment.start,
+            peak=segment.learning_rate,
+            warmup=segment.warmup_steps,
+            total=segment.end - segment.start,
+            recipe=recipe,
+        )
 
     return rate
+
+
+def learning_rate(step: Array | int, *, peak: _Number, warmup: _Number, total: _Number, recipe: str) -> Array:
+    """Return the float32 rate of the update from `step` to `step + 1`, steps counted from the start of the warm-up.
+
+    It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module says how the recipes differ. Numbers
+    that Python knows and numbers that are traced give the same bits.
+    """
+    here = jnp.asarray(step).astype(jnp.float32)
+    if recipe == "original":
+        rising, falling = here / _at_least_one(warmup), 1 - here / total
+    else:
+        rising, falling = (here + 1) / _at_least_one(warmup), (total - here) / _at_least_one(total - warmup)
+    return peak * jnp.where(here < warmup, rising, falling)
+
+
+def _at_least_one(value: _Number) -> _Number:
+    return jnp.maximum(value, 1) if isinstance(value, jax.Array) else max(value, 1)

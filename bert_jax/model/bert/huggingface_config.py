@@ -8,6 +8,7 @@ from typing import Any
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.model.bert.names import ARCHITECTURES
 
 # Fields of the same name and meaning on both sides.
@@ -58,27 +59,6 @@ class FolderConfig:
         """Return the names of the labels in the order of their numbers; empty where none are given."""
         names = self.label_fields.get("id2label") or {}
         return [str(names[key]) for key in sorted(names, key=int)]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-      UserError: if the file is not there, too large to be what it should be, or holds something else.
-    """
-    try:
-        if file.stat().st_size > 64 << 20:
-            raise UserError(f"{file}: is larger than 64 MiB, so it is no configuration: restore the file")
-        value = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: does not exist: put it there, or name another folder") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is not JSON ({str(error)[:100]}): restore the file") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: must hold a JSON object: restore the file")
-    return value
 
 
 def parse_model(raw: Mapping[str, Any], *, file: Path, activations: Mapping[str, str] = _ACTIVATIONS) -> ModelConfig:

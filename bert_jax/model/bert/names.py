@@ -170,9 +170,11 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+def flat_params(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     """Return the slash-joined names of a tree."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= flatten(value, prefix=f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        flat |= (
+            flat_params(value, prefix=f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
     return flat

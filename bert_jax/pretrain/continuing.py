@@ -1,14 +1,15 @@
 """Begin pre-training from a SOURCE: its shape, its vocabulary, its parameters, and the perplexity before and after."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config import Config, validate
 from bert_jax.convert.source import Source, model_of
+from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import read_records
 
 VOCABULARY = "source_vocab"  # in the workdir
 
@@ -49,8 +50,6 @@ def save_vocabulary_of(source: Source, *, workdir: Path) -> None:
 
 
 def _check_vocabulary(config: Config, *, source: Source) -> None:
-    from bert_jax.data.tokenization import load_tokenizer
-
     given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
     theirs = source.require_tokenizer()
     if given.fingerprint != theirs.fingerprint:
@@ -67,11 +66,7 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     Raises:
       UserError: if there are not two evaluations.
     """
-    found: list[tuple[int, float]] = []
-    for line in Path(metrics).read_text(encoding="utf-8").splitlines():
-        value = json.loads(line)
-        if "eval/mlm_loss" in value:
-            found.append((value["step"], value["eval/mlm_loss"]))
+    found = [(line["step"], line["eval/mlm_loss"]) for line in read_records(metrics) if "eval/mlm_loss" in line]
     if len(found) < 2:
         raise UserError(f"{metrics}: holds {len(found)} evaluations, two are needed: set --config.eval.every")
     (first, before), (last, after) = found[0], found[-1]

@@ -1,0 +1,54 @@
+"""`bert-jax COMMAND --flag=value` and `python -m bert_jax COMMAND`: the commands by name; `--help` lists them."""
+
+import ast
+import difflib
+import runpy
+import sys
+from importlib import metadata
+from pathlib import Path
+
+COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan")
+USAGE_ERROR = 2
+
+
+def main() -> None:
+    """Run the command that the first argument names, as `python -m bert_jax.COMMAND` does."""
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if first in ("--help", "-h", "help"):
+        print(usage())
+    elif first == "--version":
+        print(f"bert_jax {metadata.version('bert_jax')}")
+    elif first in COMMANDS:
+        sys.argv = [f"bert-jax {first}", *sys.argv[2:]]
+        runpy.run_module(f"bert_jax.{first}", run_name="__main__", alter_sys=True)
+    else:
+        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        print(f"error: {first!r} is not a command of bert-jax: {hint}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def usage() -> str:
+    """Return the commands, each with the first line of its documentation."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: bert-jax COMMAND --flag=value ...     (or python -m bert_jax.COMMAND)",
+            "",
+            *lines,
+            "",
+            "bert-jax COMMAND --help lists the flags of a command, bert-jax --version prints the version.",
+        ]
+    )
+
+
+def summary(name: str) -> str:
+    """Return what a command does: the first line of its file, read without importing what it imports."""
+    text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return line.partition(": `")[0].rstrip(".:")
+
+
+if __name__ == "__main__":
+    main()

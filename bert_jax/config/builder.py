@@ -1,0 +1,173 @@
+"""Build any config: a ConfigDict or mapping in, a frozen dataclass out, one line for whatever is wrong with it.
+
+A config is a frozen dataclass whose fields are values, lists (tuples) of values, groups (dataclasses), lists of groups,
+and groups that only some configs have (`Group | None`). Names and types are those of the annotations; choices and
+ranges are metadata of the fields (`fields.py`).
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ml_collections import ConfigDict
+
+from bert_jax.config.fields import FieldInfo, info
+from bert_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], raw: ConfigDict | Mapping[str, Any]) -> T:
+    """Return the config that `raw` describes; what `raw` leaves out has its default.
+
+    Names and types are checked here, values by `check_fields`.
+
+    Raises:
+      UserError: for an unknown field or a wrong type; the line names the field.
+    """
+    return _group(cls, raw, path="", known=field_names(cls, groups=raw))
+
+
+def check_fields(config: Any, *, path: str = "config") -> None:
+    """Check every value of a config, or of a group of it called `path`, against its field's choices and range.
+
+    Raises:
+      UserError: for the first value that its field does not take.
+    """
+    for item in dataclasses.fields(config):
+        _check_value(getattr(config, item.name), info(item), path=f"{path}.{item.name}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as nested dictionaries, without the groups that it does not have."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+
+
+def to_json(config: Any) -> str:
+    """Return a config as indented JSON, for `WORKDIR/config.json`."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Return the leaves by dotted name, `{"model.hidden_size": 768, ...}`; lists as `train.phases[0].fraction`."""
+    leaves: dict[str, Any] = {}
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for name, child in value.items():
+                visit(child, _join(path, name))
+        elif isinstance(value, (tuple, list)):
+            for index, child in enumerate(value):
+                visit(child, f"{path}[{index}]")
+        else:
+            leaves[path] = value
+
+    visit(to_dict(config), "")
+    return leaves
+
+
+def leaf_fields(cls: type) -> dict[str, dataclasses.Field]:
+    """Return the fields of a config that are no groups, by dotted name; of a list of groups those of the first."""
+    leaves: dict[str, dataclasses.Field] = {}
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        hint = _without_none(hints[item.name])
+        inner = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        name = item.name if inner is hint else f"{item.name}[0]"
+        if dataclasses.is_dataclass(inner):
+            leaves |= {f"{name}.{child}": leaf for child, leaf in leaf_fields(inner).items()}  # type: ignore[arg-type]
+        else:
+            leaves[item.name] = item
+    return leaves
+
+
+def field_names(cls: type, *, groups: Container[str] | None = None) -> list[str]:
+    """Return the dotted names of `leaf_fields`; of the groups that only some configs have, those in `groups` or all."""
+    left_out = () if groups is None else [name for name in optional_groups(cls) if name not in groups]
+    return [name for name in leaf_fields(cls) if name.partition(".")[0] not in left_out]
+
+
+def choices_of(cls: type) -> dict[str, tuple[str, ...]]:
+    """Return the choices of every field that has some, by dotted name."""
+    return {name: info(item).choices for name, item in leaf_fields(cls).items() if info(item).choices}
+
+
+def unknown_field_message(path: str, known: Sequence[str]) -> str:
+    """Return the line for a field that does not exist, with the nearest of `known`, the dotted names of a config."""
+    parent, _, leaf = path.rpartition(".")
+    prefix = re.sub(r"\[\d+\]", "[0]", parent) + "." if parent else ""
+    siblings = {re.split(r"[.\[]", name[len(prefix) :])[0]: None for name in known if name.startswith(prefix)}
+    near = [name for name in known if name.rpartition(".")[2] == leaf]
+    near = near or [_join(parent, name) for name in difflib.get_close_matches(leaf, siblings, cutoff=0.5)]
+    if not siblings:  # the group does not exist
+        near = difflib.get_close_matches(path, known, cutoff=0.5) or near
+    hint = f"did you mean {' or '.join(f'config.{name}' for name in near)}?"
+    if not near:
+        hint = f"there are: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
+    return f"config.{path}: no such field; {hint}"
+
+
+def optional_groups(cls: type) -> dict[str, str]:
+    """Return the groups that only some configs have, by name, with what has them."""
+    return {item.name: info(item).only_for for item in dataclasses.fields(cls) if info(item).only_for}
+
+
+def absent_group_message(cls: type, path: str, *, config: str = "this config") -> str:
+    """Return the line for a field of one of `optional_groups`, which `config` does not have."""
+    has_it = optional_groups(cls)[path.partition(".")[0]]
+    return f"config.{path}: no such field in {config}; it is an option of {has_it}: leave it out"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _without_none(hint: Any) -> Any:
+    """Return `Group` for `Group | None`, any other annotation as it is."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
+
+
+def _group(cls: Any, raw: Any, *, path: str, known: Sequence[str]) -> Any:
+    if isinstance(raw, cls):
+        return raw
+    if isinstance(raw, ConfigDict):  # `to_dict` does not look inside tuples
+        raw = raw.to_dict()
+    if not isinstance(raw, Mapping):
+        raise UserError(f"config{path and '.'}{path}: expected a group of fields, got {raw!r}")
+    hints = get_type_hints(cls)
+    for name in raw:
+        if name not in hints:
+            raise UserError(unknown_field_message(_join(path, name), known))
+    return cls(**{n: _value(hints[n], value, path=_join(path, n), known=known) for n, value in raw.items()})
+
+
+def _value(hint: Any, value: Any, *, path: str, known: Sequence[str]) -> Any:
+    needed = _without_none(hint)
+    if value is None and needed is not hint:
+        return None
+    if dataclasses.is_dataclass(needed):
+        return _group(needed, value, path=path, known=known)
+    if get_origin(needed) is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UserError(f"config.{path}: expected a list, got {value!r}")
+        inner = get_args(needed)[0]
+        return tuple(_value(inner, item, path=f"{path}[{i}]", known=known) for i, item in enumerate(value))
+    if needed is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, needed) or (needed is not bool and isinstance(value, bool)):
+        raise UserError(f"config.{path}: expected {needed.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
+    if dataclasses.is_dataclass(value):
+        check_fields(value, path=path)
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            _check_value(item, declared, path=f"{path}[{index}]")
+    elif value is not None and (refusal := declared.refusal(value)):
+        raise UserError(f"{path}={value!r}: {refusal}")

@@ -1,0 +1,106 @@
+"""Declare a field of a config: the default, and as its metadata what it means and which values it takes."""
+
+import dataclasses
+import math
+from typing import Any
+
+_KEY = "bert_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a number may have; `also` is one value more outside them, with what it stands for."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    also: tuple[float, str] | None = None
+
+    def __contains__(self, value: float) -> bool:
+        """Return whether `value` lies in the range or is the value besides it."""
+        if self.also is not None and value == self.also[0]:
+            return True
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        """Return what a value must be, as an error says it."""
+        besides = "" if self.also is None else f", or be {self.also[0]:g} for {self.also[1]}"
+        return self._bounds() + besides
+
+    def _bounds(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"must lie between {self.at_least:g} and {self.at_most:g}"
+        if self.at_least is not None and self.below is not None:
+            return f"must lie from {self.at_least:g} to below {self.below:g}"
+        if self.at_least == 0 and self.also is None:
+            return "must not be negative"
+        named = {"larger than": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        return "must be " + " and ".join(f"{words} {bound:g}" for words, bound in named.items() if bound is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInfo:
+    """What a field means and which values it takes.
+
+    Attributes:
+      doc: the meaning in one line.
+      unit: what a number counts, where it counts something.
+      choices: the only values of a text.
+      range: the values of a number, or of each number in a list.
+      only_for: of a group that not every config has, the configs that have it.
+    """
+
+    doc: str = ""
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    range: Range = Range()
+    only_for: str = ""
+
+    def refusal(self, value: Any) -> str | None:
+        """Return what is wrong with a value of the right type; None if nothing is."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
+        if self.choices and value not in self.choices:
+            return f"choose one of {', '.join(choice or repr(choice) for choice in self.choices)}"
+        if isinstance(value, int | float) and value not in self.range:
+            return str(self.range)
+        return None
+
+
+def field(
+    default: Any,
+    *,
+    doc: str,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    also: tuple[float, str] | None = None,
+) -> Any:
+    """Return a dataclass field with its meaning and the values that it takes (see `FieldInfo`, `Range`)."""
+    bounds = Range(above, at_least, below, at_most, also)
+    return dataclasses.field(default=default, metadata={_KEY: FieldInfo(doc, unit, choices, bounds)})
+
+
+def group(cls: type, *, doc: str, **changes: Any) -> Any:
+    """Return a field that is a group of fields: a `cls` with its defaults, but for `changes`."""
+    factory = (lambda: cls(**changes)) if changes else cls
+    return dataclasses.field(default_factory=factory, metadata={_KEY: FieldInfo(doc)})
+
+
+def optional_group(*, doc: str, only_for: str) -> Any:
+    """Return a field that is a group in some configs, which `only_for` names, and None in the others."""
+    return dataclasses.field(default=None, metadata={_KEY: FieldInfo(doc, only_for=only_for)})
+
+
+def info(item: dataclasses.Field) -> FieldInfo:
+    """Return what was declared of a dataclass field; nothing for a field that is declared without this module."""
+    return item.metadata.get(_KEY, FieldInfo())

@@ -1,0 +1,33 @@
+"""The shapes of published models, by name."""
+
+import re
+
+from bert_jax.config.groups import ModelConfig
+from bert_jax.errors import UserError
+
+# The released family (google-research/bert README) by its usual names: layers, hidden size, heads.
+_FAMILY = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+
+
+def model_preset(name: str) -> ModelConfig:
+    """Return the shape named `tiny`, `mini`, `small`, `medium`, `base`, `large`, or like `L-6_H-768_A-3`.
+
+    The second form names any of the released small models and the rows of the paper's Table 6.
+
+    Raises:
+      UserError: for another name.
+    """
+    match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
+    if name not in _FAMILY and not match:
+        raise UserError(f"model preset {name!r}: choose one of {', '.join(_FAMILY)}, or write it like L-6_H-768_A-12")
+    layers, hidden, heads = _FAMILY[name] if not match else map(int, match.groups())
+    return ModelConfig(
+        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden
+    )

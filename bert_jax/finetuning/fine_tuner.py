@@ -1,0 +1,120 @@
+"""Fine-tune a whole model: packed batches, every parameter trained."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.convert.source import Source
+from bert_jax.finetuning import initial
+from bert_jax.finetuning.batches import batch_examples
+from bert_jax.finetuning.learner import Learner
+from bert_jax.finetuning.objective import PackedRows
+from bert_jax.finetuning.packing import PackedBatch, packed_batch, row_shape
+from bert_jax.finetuning.prediction import predict_outputs
+from bert_jax.finetuning.program import TaskProgram
+from bert_jax.finetuning.settings import RunSettings, StepSettings
+from bert_jax.finetuning.task_data import TaskData
+from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.tasks.interface import Split, Task
+from bert_jax.training.state import TrainState
+from bert_jax.training.steps import StepOutput
+
+_AHEAD = 2  # batches packed before their step begins
+
+
+class FineTuner(Learner):
+    """A model with the task's head, and its compiled steps."""
+
+    is_kept = True
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        *,
+        task: Task,
+        source: Source,
+        data: TaskData,
+        batch_sizes: Sequence[int],
+        random_parts: tuple[str, ...],
+    ):
+        """Lay out the program for rows that hold every example; nothing is compiled yet.
+
+        `random_parts` of the model are initialized randomly even where `source` has them.
+
+        Raises:
+          UserError: if data, model and config do not go together.
+        """
+        super().__init__()
+        self._task, self._data = task, data
+        model = initial.task_model(source, config=config)
+        shape = row_shape([split.features for split in data.splits], batch_size=max(batch_sizes))
+        self.program = TaskProgram(config, model=model, task=task, shape=shape)
+        self._train = data.train.features
+        self.num_examples = self._train.num_examples
+        self._params = initial.source_params(
+            source, task=task, parts=tuple(self.program.state_shapes.params), fresh=random_parts
+        )
+        self.metadata = initial.checkpoint_metadata(source, task=task, model=model, config=config)
+
+    def describe(self) -> str:
+        """Return the shape of a row, and which parts begin randomly initialized."""
+        shape, parts = self.program.shape, self.program.state_shapes.params
+        random = [part for part in parts if part not in self._params]
+        return (
+            f"rows of {shape.length} tokens hold up to {shape.slots // shape.group} examples; randomly initialized: "
+            f"{', '.join(random) or 'nothing'}"
+        )
+
+    def abstract_state(self) -> TrainState:
+        """Return the program's."""
+        return self.program.abstract_state()
+
+    def initial_params(self, settings: RunSettings) -> dict[str, Any]:
+        """Return the source's parameters, and those it lacks randomly initialized from the run's seed."""
+        shapes = self.program.state_shapes.params
+        missing = tuple(part for part in shapes if part not in self._params)
+        params = self._params | self.program.random_params(jax.random.key(settings.seed), parts=missing)
+        return {part: params[part] for part in shapes}
+
+    def initial_state(self, settings: RunSettings) -> TrainState:
+        """Return the state of `initial_params`."""
+        return self.program.initial_state(self.initial_params(settings))
+
+    def batches(self, settings: RunSettings, *, start: int, end: int) -> Iterator[PackedRows]:
+        """Yield the batches of steps, packed a few steps ahead by a thread, while the device works."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(pool.submit(self._pack, settings, step) for step in range(start, min(start + _AHEAD, end)))
+            for step in range(start, end):
+                batch = ahead.popleft().result()
+                if step + _AHEAD < end:
+                    ahead.append(pool.submit(self._pack, settings, step + _AHEAD))
+                yield self.program.to_device(batch.arrays)
+
+    def _pack(self, settings: RunSettings, step: int) -> PackedBatch:
+        chosen = batch_examples(settings, examples=self.num_examples, step=step)
+        return packed_batch(
+            self._train,
+            chosen.tolist(),
+            shape=self.program.shape,
+            kind=self.program.kind,
+            multiple=self.program.row_multiple,
+        )
+
+    def train_step(self, state: TrainState, rows: PackedRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:
+        """Return what the program computes."""
+        return self.program.train_step(state, rows, settings)
+
+    def cost(self, rows: PackedRows) -> Mapping[str, float]:
+        """Return tokens and FLOPs of the rows."""
+        count, length = rows.input_ids.shape
+        flops = train_flops_per_row(self.program.model, max_seq_length=length, max_predictions=0)
+        return {"tokens": count * length, "flops": count * flops}
+
+    def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
+        """Return the head's outputs."""
+        return predict_outputs(self.program, params, features=split.features)

@@ -1,0 +1,175 @@
+"""A run of a task as a job of the shared session: shuffled epochs, evaluated on dev, the best parameters kept."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.config import CheckpointConfig
+from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.errors import UserError
+from bert_jax.finetuning.batches import num_steps, steps_per_epoch
+from bert_jax.finetuning.learner import Learner
+from bert_jax.finetuning.run_result import Evaluation, RunResult, best_evaluation
+from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
+from bert_jax.runs.checkpoint import Checkpointer
+from bert_jax.runs.job import Job, StepFunction
+from bert_jax.runs.recorder import Recorder
+from bert_jax.runs.runtime import Runtime
+from bert_jax.runs.session import Ended
+from bert_jax.tasks.interface import Split, Task
+from bert_jax.training.state import TrainState
+
+BEST = "best"
+_KEEP_ONE = CheckpointConfig(every=1, keep_latest=1)
+
+
+class TaskJob(Job):
+    """One point of the grid, trained by a learner; its best parameters are in `directory`/best until it is closed."""
+
+    saves_final_state = False  # the best parameters are kept, and the state is not needed any more
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        settings: RunSettings,
+        task: Task,
+        dev: Split,
+        config: FinetuneConfig,
+        runtime: Runtime,
+        directory: Path,
+    ):
+        """Train on the learner's examples, select on `dev`."""
+        self.learner, self.settings, self.task, self.dev, self.config = learner, settings, task, dev, config
+        self.num_steps = num_steps(settings, examples=learner.num_examples)
+        self.run_config = dataclasses.asdict(config)
+        self.history: list[Evaluation] = []
+        self._best = open_best(directory / BEST, runtime=runtime)
+        self._fixed = step_settings(
+            settings, num_steps=self.num_steps, warmup_fraction=config.optimizer.warmup_fraction
+        )
+        self._shapes: dict[int, tuple[Any, ...]] = {}
+        self._costs: dict[int, Mapping[str, float]] = {}
+
+    def close(self) -> None:
+        """Finish writing the best parameters."""
+        self._best.close()
+
+    def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
+        """Return the learner's; that its data are the same is checked for the whole workdir (`origin.py`)."""
+        del metadata
+        return self.learner.abstract_state()
+
+    def initial_state(self) -> TrainState:
+        """Return the learner's."""
+        return self.learner.initial_state(self.settings)
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """Yield the learner's batches, and remember what they cost until their steps are logged."""
+        steps = range(start, self.num_steps)
+        for step, rows in zip(steps, self.learner.batches(self.settings, start=start, end=self.num_steps), strict=True):
+            self._shapes[step] = tuple(leaf.shape for leaf in jax.tree.leaves(rows))
+            self._costs[step] = self.learner.cost(rows)
+            self._costs.pop(step - 4, None)  # the log is one or two steps behind
+            yield rows
+
+    def train_step(self, step: int) -> StepFunction:
+        """Return the learner's step, told of this run's rate and seed."""
+        self.learner.compiled_shapes.add(self._shapes.pop(step))
+        return lambda state, rows: self.learner.train_step(state, rows, self._fixed)
+
+    def compiles_at(self, step: int) -> bool:
+        """Return whether the batch of `step` has a shape that no step of this learner had."""
+        return self._shapes[step] not in self.learner.compiled_shapes
+
+    def learning_rate(self, step: int) -> float:
+        """Return the run's rate."""
+        return float(learning_rate(jnp.asarray(step), settings=self._fixed, recipe=self.config.recipe))
+
+    def cost_of_step(self, step: int) -> Mapping[str, float]:
+        """Return what the batch of `step` is; a sequence is an example."""
+        return {"sequences": self.settings.batch_size, **self._costs[step]}
+
+    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence["_EvaluateAndKeep"]:
+        """Evaluate a few times an epoch and at the end."""
+        del start
+        return [_EvaluateAndKeep(self, recorder=recorder)]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the evaluations so far."""
+        return {"history": [dataclasses.asdict(item) for item in self.history]}
+
+    def take_up(self, metadata: Mapping[str, Any]) -> None:
+        """Continue the list of evaluations."""
+        self.history = [Evaluation(**item) for item in metadata["history"]]
+
+    @property
+    def best(self) -> Evaluation:
+        """Return the first of the best evaluations."""
+        return best_evaluation(self.history, selection=self.task.selection)
+
+    def evaluate(self, step: int, params: Any) -> Evaluation:
+        """Evaluate on dev, and keep the parameters if they are the best so far."""
+        evaluation = Evaluation(step, self.task.score(self.dev, self.learner.outputs(params, self.dev)))
+        self.history.append(evaluation)
+        if self.best is evaluation:
+            record = {
+                **self.learner.metadata,
+                "settings": dataclasses.asdict(self.settings),
+                "metrics": {self.dev.name: evaluation.metrics},
+            }
+            self._best.save(step, state={"params": params}, metadata=record)
+        return evaluation
+
+    def result(self, ended: Ended) -> tuple[RunResult, Any]:
+        """Return what the run gave, and its best parameters."""
+        self._best.wait()
+        result = RunResult(
+            settings=self.settings,
+            num_steps=self.num_steps,
+            history=self.history,
+            best=self.best,
+            train_seconds=ended.train_seconds,
+            sequences_per_second=self.num_steps * self.settings.batch_size / max(ended.train_seconds, 1e-9),
+        )
+        if result.best.step == self.num_steps:
+            return result, ended.state.params
+        return result, restore_best(self._best, learner=self.learner)
+
+
+def open_best(directory: Path, *, runtime: Runtime) -> Checkpointer:
+    """Return the checkpoints of best parameters in `directory`, of which one is kept."""
+    return Checkpointer(directory, config=_KEEP_ONE, report=runtime.report, hosts=runtime.hosts)
+
+
+def restore_best(best: Checkpointer, *, learner: Learner) -> Any:
+    """Return the parameters that a job kept.
+
+    Raises:
+      UserError: if there are none.
+    """
+    found = best.restore({"params": learner.abstract_state().params})
+    if found is None:
+        raise UserError("the best checkpoint of a run is gone: choose another --workdir")
+    return found.state["params"]
+
+
+class _EvaluateAndKeep:
+    """Evaluate on dev a few times an epoch and at the end."""
+
+    def __init__(self, job: TaskJob, *, recorder: Recorder):
+        epoch = steps_per_epoch(job.settings, examples=job.learner.num_examples)
+        self.every = max(1, round(epoch / job.config.train.evals_per_epoch))
+        self._job, self._recorder = job, recorder
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        jax.block_until_ready(state.params)  # the step's own time
+        with self._recorder.spending("evaluation"):
+            metrics = self._job.evaluate(step, state.params).metrics
+        self._recorder.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._recorder.say(f"step {step}/{self._job.num_steps}  dev: {shown}")

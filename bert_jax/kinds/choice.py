@@ -1,0 +1,49 @@
+"""One of `group` endings, each an instance of its own (section 4.4)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bert_jax.config import ModelConfig
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
+from bert_jax.model.task_heads import SequenceClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(OutputKind):
+    """Outputs [B, E, group], a score for each ending; targets [B, E], numbers of endings."""
+
+    name = "choice"
+    has_label_names = False
+    huggingface_class = "ForMultipleChoice"
+    pipeline_tag = "multiple-choice"
+    in_transformers_pipeline = False
+    prediction_tasks = ("choice",)
+
+    def model(self, config: ModelConfig) -> nn.Module:
+        """Return one vector that scores the pooled [CLS] of each instance; a softmax over the endings follows."""
+        return SequenceClassifier(config, 1)
+
+    def by_example(self, outputs: Float[Array, "B S 1"], *, examples: int) -> Float[Array, "B E G"]:
+        """Return the scores of each example's endings."""
+        return outputs.reshape(outputs.shape[0], examples, self.group)
+
+    def scores(self, outputs: Float[Array, "B E G"], gold: Gold) -> Scores:
+        """Return the cross-entropy of each example over its endings."""
+        return class_scores(outputs, gold, weights=gold.weights)
+
+    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
+        """Return the accuracy of a guess."""
+        del score, lengths, targets
+        return 1.0 / self.group
+
+    @classmethod
+    def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
+        """Return the number of the best ending and the probabilities of all."""
+        del labels
+        shares = softmax(output)
+        return {"choice": int(shares.argmax()), "probabilities": rounded(shares)}

@@ -1,0 +1,48 @@
+"""One label out of C for a sentence or a pair (run_classifier.py of the original)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bert_jax.config import ModelConfig
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
+from bert_jax.model.task_heads import SequenceClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(OutputKind):
+    """Outputs [B, E, C], logits; targets [B, E], numbers of labels."""
+
+    name = "classification"
+    huggingface_class = "ForSequenceClassification"
+    pipeline_tag = "text-classification"
+    prediction_tasks = ("classify", "pair")
+
+    def model(self, config: ModelConfig) -> nn.Module:
+        """Return the classifier of the pooled [CLS]."""
+        return SequenceClassifier(config, self.num_labels)
+
+    def scores(self, outputs: Float[Array, "B E C"], gold: Gold) -> Scores:
+        """Return the cross-entropy of each example."""
+        return class_scores(outputs, gold, weights=gold.weights)
+
+    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
+        """Return the metric of the best constant label."""
+        del lengths
+        return max(score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32))
+
+    @classmethod
+    def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
+        """Return the likeliest label and the probabilities of all."""
+        shares = softmax(output)
+        best = int(shares.argmax())
+        written = rounded(shares)
+        return {
+            "label": labels[best],
+            "probability": written[best],
+            "probabilities": dict(zip(labels, written, strict=True)),
+        }

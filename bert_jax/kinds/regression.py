@@ -1,0 +1,45 @@
+"""One number for a sentence or a pair (STS-B)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from bert_jax.config import ModelConfig
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded
+from bert_jax.model.task_heads import SequenceClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(OutputKind):
+    """Outputs [B, E, 1]; targets [B, E], float32."""
+
+    name = "regression"
+    huggingface_class = "ForSequenceClassification"
+    problem_type = "regression"
+    pipeline_tag = "text-classification"
+    prediction_tasks = ("classify", "pair")
+    target_dtype = np.float32
+
+    def model(self, config: ModelConfig) -> nn.Module:
+        """Return the classifier of the pooled [CLS] with one output."""
+        return SequenceClassifier(config, 1)
+
+    def scores(self, outputs: Float[Array, "B E 1"], gold: Gold) -> Scores:
+        """Return the squared error of each example."""
+        return Scores(jnp.square(outputs[..., 0] - gold.targets), None, gold.weights)
+
+    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
+        """Return a correlation of 0.1: a constant has none at all."""
+        del score, lengths, targets
+        return 0.1
+
+    @classmethod
+    def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
+        """Return the number; several, by label, of a HuggingFace head with several outputs."""
+        written = rounded(output)
+        return {"score": written[0]} if len(written) == 1 else {"scores": dict(zip(labels, written, strict=True))}

@@ -1,0 +1,27 @@
+"""Every kind of output by the name that configs and files give it."""
+
+from collections.abc import Mapping
+
+from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.choice import Choice
+from bert_jax.kinds.classification import Classification
+from bert_jax.kinds.multilabel import MultiLabel
+from bert_jax.kinds.regression import Regression
+from bert_jax.kinds.span import Span
+from bert_jax.kinds.tags import Tags
+
+KINDS: Mapping[str, type[OutputKind]] = {
+    kind.name: kind for kind in (Classification, Regression, Tags, Span, Choice, MultiLabel)
+}
+
+
+def kind_of_model(architecture: str, *, problem_type: str = "", num_labels: int = 0) -> type[OutputKind] | None:
+    """Return the kind of a HuggingFace class, None for one that was not fine-tuned.
+
+    Several kinds share ForSequenceClassification; `problem_type` of config.json tells them apart. Without it, one label
+    means regression (`BertForSequenceClassification.forward` of transformers).
+    """
+    kinds = [kind for kind in KINDS.values() if architecture.endswith(kind.huggingface_class)]
+    if not problem_type and num_labels == 1:
+        problem_type = Regression.problem_type
+    return next((kind for kind in kinds if kind.problem_type == problem_type), kinds[0] if kinds else None)

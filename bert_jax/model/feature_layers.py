@@ -1,0 +1,22 @@
+"""The layers that features are taken from, by the names of Table 7 (paper section 5.3)."""
+
+from collections.abc import Mapping
+
+# First and last layer; 0 is the embeddings, negative numbers count from the last layer, which is -1.
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "embeddings": (0, 0),
+    "second_to_last": (-2, -2),
+    "last": (-1, -1),
+    "sum_last_four": (-4, -1),
+    "concat_last_four": (-4, -1),
+    "sum_all": (1, -1),
+}
+
+
+def feature_layers(name: str, *, num_layers: int) -> range:
+    """Return the numbers of the layers that `name`, one of `config.task_options.FEATURES`, stands for.
+
+    0 is the embeddings. A model of fewer than four layers has its last four without the embeddings.
+    """
+    first, last = (number % (num_layers + 1) if number >= -num_layers - 1 else 0 for number in _RANGES[name])
+    return range(max(first, 1) if first < last else first, last + 1)

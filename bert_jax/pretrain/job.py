@@ -1,0 +1,149 @@
+"""Pre-training as a job of the shared session: phases of batches, masked on the device, evaluated on held-out rows."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.data.loader import PretrainingBatches
+from bert_jax.errors import UserError
+from bert_jax.model.bert.flops import train_flops_per_row
+from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.dataset import OpenData
+from bert_jax.pretrain.evaluation import Evaluator, describe
+from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.runs.job import Job, StepFunction
+from bert_jax.runs.recorder import Recorder
+from bert_jax.runs.runtime import Runtime
+from bert_jax.training.schedule import Phase, phase_at
+from bert_jax.training.state import TrainState
+from bert_jax.types import Rows
+
+
+class PretrainingJob(Job):
+    """One run of a pre-training program on opened data."""
+
+    def __init__(self, program: PretrainingProgram, *, data: OpenData, runtime: Runtime, params: Any):
+        """Begin from `params` in host memory, or randomly initialized where they are None."""
+        self.program, self.config = program, program.config
+        self.num_steps = self.config.train.num_steps
+        self.run_config = dataclasses.asdict(self.config)
+        self.evaluates_initial_state = params is not None
+        self.last_evaluation: dict[str, float] = {}
+        self._data, self._report, self._params = data, runtime.report, params
+        self._special = data.special
+        self._steps: dict[int, StepFunction] = {}
+
+    def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
+        """Return the state to restore, after checking that the checkpoint saw the same vocabulary and data."""
+        for name, now in self._data.fingerprints.items():
+            before = metadata["fingerprints"].get(name, now)
+            if before != now:
+                raise UserError(
+                    f"the checkpoint was trained with another {name} (fingerprint {before[:12]}) than the data set's "
+                    f"({now[:12]}): give the old data set with --config.data.directory, or choose another --workdir"
+                )
+        return self.program.abstract_state()
+
+    def initial_state(self) -> TrainState:
+        """Return the randomly initialized state, with the parameters that were given."""
+        state, params = self.program.random_state(), self._params
+        self._params = None  # they would stay in the host's memory as long as the run
+        return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
+
+    def batches(self, start: int) -> Iterator[Rows]:
+        """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""
+        shares, share_count = meshes.batch_shares(self.program.mesh)
+        for index, phase in enumerate(self.program.phases):
+            if phase.end <= start or phase.end == phase.start:
+                continue
+            # Phases of one length do not repeat each other's order.
+            loader = PretrainingBatches(
+                self._info(phase).directory,
+                max_seq_length=phase.max_seq_length,
+                batch_size=phase.batch_size,
+                seed=self.config.seed * 1000 + index,
+                shares=shares,
+                share_count=share_count,
+            )
+            first = max(start, phase.start) - phase.start
+            for local in loader.iterate(start=first, stop=phase.end - phase.start):
+                yield Rows(**meshes.to_global(local, mesh=self.program.mesh))
+
+    def train_step(self, step: int) -> StepFunction:
+        """Return the step of the phase that takes `step`."""
+        phase = phase_at(self.program.phases, step=step)
+        if phase.start not in self._steps:
+            self._steps[phase.start] = self.program.train_step(phase, special=self._special)
+        return self._steps[phase.start]
+
+    def compiles_at(self, step: int) -> bool:
+        """Return whether a phase of another shape begins."""
+        return phase_at(self.program.phases, step=step).start not in self._steps
+
+    def learning_rate(self, step: int) -> float:
+        """Return the scheduled rate."""
+        return float(self.program.schedule(step))
+
+    def cost_of_step(self, step: int) -> Mapping[str, float]:
+        """Return what the batch of `step` is."""
+        phase = phase_at(self.program.phases, step=step)
+        info = self._info(phase)
+        flops = train_flops_per_row(
+            self.config.model,
+            max_seq_length=phase.max_seq_length,
+            max_predictions=self.program.max_predictions(phase),
+            instances=info.mean_instances,
+            attended_share=info.attended_share,
+        )
+        rows = float(phase.batch_size)
+        return {"sequences": rows, "tokens": rows * phase.max_seq_length, "flops": rows * flops}
+
+    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence["_Evaluate"]:
+        """Open the held-out rows of all phases to come: a damaged shard is found before the first step."""
+        phases = [phase for phase in self.program.phases if phase.end > start and self._can_evaluate(phase)]
+        return [
+            _Evaluate(self, evaluators={phase.start: self._evaluator(phase) for phase in phases}, recorder=recorder)
+        ]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return config and fingerprints."""
+        return {"config": self.run_config, "fingerprints": self._data.fingerprints}
+
+    def _info(self, phase: Phase) -> DatasetInfo:
+        return self._data.infos[phase.max_seq_length]
+
+    def _can_evaluate(self, phase: Phase) -> bool:
+        info = self._info(phase)
+        if not info.num_validation_rows:
+            self._report(
+                f"no evaluation: the data set in {info.directory} has no held-out rows of {phase.max_seq_length}"
+            )
+        return bool(info.num_validation_rows)
+
+    def _evaluator(self, phase: Phase) -> Evaluator:
+        return Evaluator(
+            self.program.evaluation,
+            objective=self.program.objective(phase, special=self._special),
+            info=self._info(phase),
+            batch_size=phase.batch_size,
+            max_examples=self.config.eval.max_examples,
+        )
+
+
+class _Evaluate:
+    """Evaluate every `eval.every` steps."""
+
+    def __init__(self, job: PretrainingJob, *, evaluators: Mapping[int, Evaluator], recorder: Recorder):
+        self.every = job.config.eval.every
+        self._job, self._evaluators, self._recorder = job, evaluators, recorder
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        phase = phase_at(self._job.program.phases, step=max(step - 1, 0))
+        if phase.start not in self._evaluators:
+            return
+        with self._recorder.spending("evaluation"):
+            metrics = self._evaluators[phase.start](state.params)
+        self._recorder.write(step, metrics)
+        self._recorder.say(f"step {step}  {describe(metrics)}")
+        self._job.last_evaluation = metrics

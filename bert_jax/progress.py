@@ -1,0 +1,123 @@
+"""How far a long job is: a bar on a terminal, and the words for time and size elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+INTERVAL_SECONDS = 10.0
+
+
+class ProgressBar:
+    """A bar where standard error is a terminal, and the time that is left at the speed so far."""
+
+    def __init__(self, *, total: int, done: int = 0, unit: str, enabled: bool = True, label: str = ""):
+        """Show a bar from `done` to `total`, in steps ("step") or bytes ("B")."""
+        self._total, self._done = total, done
+        self._since: tuple[float, int] | None = None
+        self._bar = None
+        if enabled and sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=label or None,
+                total=total,
+                initial=done,
+                unit=unit,
+                unit_scale=unit == "B",
+                dynamic_ncols=True,
+                smoothing=0.05,
+                leave=unit != "B",
+            )
+
+    @property
+    def is_shown(self) -> bool:
+        """Return whether there is a terminal to show it on."""
+        return self._bar is not None
+
+    def begin(self) -> None:
+        """Measure speed from here on: what was done before is not typical."""
+        self._since = time.monotonic(), self._done
+
+    def reach(self, done: int) -> None:
+        """Move the bar to `done`."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Show a text behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def write(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def speed(self) -> float:
+        """Return how much is done per second, 0 where that is not known yet."""
+        if self._since is None:
+            return 0.0
+        seconds = time.monotonic() - self._since[0]
+        return (self._done - self._since[1]) / seconds if seconds > 0 else 0.0
+
+    def time_left(self) -> str:
+        """Return the time left in words, empty where it is not known yet."""
+        speed = self.speed()
+        return duration(max(self._total - self._done, 0) / speed) if speed > 0 else ""
+
+    def close(self) -> None:
+        """Leave the bar as it is, or remove it where it counted bytes."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class ByteProgress:
+    """Bytes done of a total that may be an estimate: a bar on a terminal, else a line at intervals."""
+
+    def __init__(self, label: str, *, total: int, report: Callable[[str], None]):
+        self._label, self._total, self._report = label, max(total, 1), report
+        self._done = 0
+        self._last = time.monotonic()
+        self._bar = ProgressBar(total=self._total, unit="B", label=label)
+        self._bar.begin()
+
+    def advance(self, amount: int) -> None:
+        """Count `amount` more bytes."""
+        self._done += amount
+        self._bar.reach(self._done)
+        now = time.monotonic()
+        if not self._bar.is_shown and now - self._last >= INTERVAL_SECONDS:
+            self._last = now
+            fraction = min(self._done / self._total, 0.99)
+            self._report(
+                f"{self._label}: {fraction:.0%} of {format_bytes(self._total)}, {self._bar.speed() / 1e6:.1f} MB/s, "
+                f"{self._bar.time_left()} left"
+            )
+
+    def finish(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: `45 s`, `3 min 20 s`, `5 h 10 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def format_bytes(amount: float) -> str:
+    """Return `amount` bytes in decimal units: "12.3 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -1,0 +1,193 @@
+"""One run on a machine or a pod, whatever is trained: restore, loop, evaluate, save, stop.
+
+A session keeps in its directory:
+
+    checkpoints/ (or another name)   the state, and with it the metric window and what the job wants to know again
+    metrics.jsonl, tb/               metrics; those of steps after the restored checkpoint are removed and written again
+    goodput.json                     where wall time went, over all starts
+    profile/                         traces of `profile.steps`
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from bert_jax.config import CheckpointConfig, LogConfig
+from bert_jax.model.bert.flops import peak_flops
+from bert_jax.runs.checkpoint import Checkpointer
+from bert_jax.runs.goodput import Goodput
+from bert_jax.runs.job import Job, StepFunction
+from bert_jax.runs.loop import run_loop
+from bert_jax.runs.profiling import StepTracer
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.recorder import Recorder
+from bert_jax.runs.runtime import Runtime
+from bert_jax.runs.step_log import NonfiniteSteps, StepFacts, StepLog
+from bert_jax.runs.writers import make_writers
+from bert_jax.training.metrics import MetricWindow
+from bert_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionOptions:
+    """The options that every config of a command that trains has; `checkpoints` names the folder of the states."""
+
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    profile_steps: str = ""
+    max_nonfinite_steps: int = 0
+    checkpoints: str = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How the loop ended: at `step`, with `state`, after `train_seconds` of all starts, evaluations not counted."""
+
+    step: int
+    state: TrainState
+    train_seconds: float
+    goodput: Goodput
+
+
+class Session:
+    """Run one job in `directory`, or resume it there. Every host of the runtime opens it; used as a context manager."""
+
+    def __init__(self, job: Job, *, runtime: Runtime, directory: Path, options: SessionOptions):
+        """Restore the newest good checkpoint, if there is one.
+
+        Raises:
+          UserError: if checkpoints cannot be read, or belong to other data.
+        """
+        self._job, self._runtime, self._directory, self._options = job, runtime, directory, options
+        self._checkpointer = Checkpointer(
+            directory / options.checkpoints, config=options.checkpoint, report=runtime.report, hosts=runtime.hosts
+        )
+        try:
+            self._restored = self._checkpointer.restore(job.abstract_state)
+        except BaseException:
+            self.__exit__(BaseException, None, None)
+            raise
+        self.start = self._restored.step if self._restored else 0
+        self._metadata: Mapping[str, Any] = self._restored.metadata if self._restored else {}
+        if self._restored:
+            job.take_up(self._metadata)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Return whether there was a checkpoint."""
+        return self._restored is not None
+
+    def __enter__(self) -> "Session":
+        """Return the session."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Finish writing; after an error, that one is what the user must hear of."""
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self._checkpointer.close()
+
+    def train(self) -> Ended:
+        """Train to the job's end, or to the step boundary at which the runtime says to stop; the state is saved there.
+
+        Raises:
+          UserError: if the loss is not finite once more than is allowed, or something cannot be written.
+        """
+        job, runtime, options, start = self._job, self._runtime, self._options, self.start
+        state = self._restored.state if self._restored else job.initial_state()
+        self._restored = None if self._restored is None else dataclasses.replace(self._restored, state=None)
+        began, before = time.monotonic(), float(self._metadata.get("seconds", 0.0))
+        recorder = self._recorder()
+        window = MetricWindow(self._metadata.get("window"))
+        nonfinite = NonfiniteSteps(options.max_nonfinite_steps, self._metadata.get("nonfinite_steps", 0))
+        log = StepLog(
+            every=options.log.every,
+            end=job.num_steps,
+            window=window,
+            recorder=recorder,
+            facts=StepFacts(job.learning_rate, job.cost_of_step, peak_flops(jax.devices()[0].device_kind)),
+            nonfinite=nonfinite,
+            last_good=self._checkpointer.settle,
+        )
+
+        def seconds() -> float:
+            return before + time.monotonic() - began - recorder.goodput.spent("evaluation")
+
+        def save(step: int, state: TrainState) -> None:
+            own = {"window": window.to_json(), "nonfinite_steps": nonfinite.count, "seconds": seconds()}
+            self._checkpointer.save(step, state=state, metadata={**job.metadata(), **own})
+
+        tracer = StepTracer(
+            self._compiling(job, log), steps=options.profile_steps, directory=self._directory / "profile"
+        )
+        try:
+            with log.outside_steps(), recorder.spending("startup"):
+                evaluations = job.evaluations(start, recorder=recorder)
+            if job.evaluates_initial_state and not self.is_resumed:
+                with log.outside_steps():
+                    for evaluate in evaluations:
+                        evaluate(start, state=state)
+            state, step = run_loop(
+                state,
+                start=start,
+                end=job.num_steps,
+                batches=job.batches(start),
+                train_step=tracer,
+                log=log,
+                features=[
+                    *evaluations,
+                    _SaveState(options.checkpoint.every, job=job, save=save, goodput=recorder.goodput),
+                ],
+                should_stop=runtime.should_stop,
+            )
+            with recorder.spending("checkpoint"):
+                if step < job.num_steps:
+                    save(step, state)
+                self._checkpointer.wait()
+            recorder.goodput.write()
+        finally:
+            tracer.close()
+            recorder.close()
+        return Ended(step=step, state=state, train_seconds=seconds(), goodput=recorder.goodput)
+
+    def _recorder(self) -> Recorder:
+        is_main, options = self._runtime.hosts.is_main, self._options
+        directory = self._directory
+        writers = (
+            make_writers(directory, config=options.log, run_config=self._job.run_config, resume_step=self.start)
+            if is_main
+            else []
+        )
+        return Recorder(
+            writers=writers,
+            progress=Progress(start=self.start, end=self._job.num_steps, enabled=is_main),
+            goodput=Goodput(directory if is_main else None, begun=self._runtime.start_run(), start=self.start),
+        )
+
+    @staticmethod
+    def _compiling(job: Job, log: StepLog) -> Callable[[int], StepFunction]:
+        def train_step(step: int) -> StepFunction:
+            if job.compiles_at(step):
+                log.expect_compilation()
+            return job.train_step(step)
+
+        return train_step
+
+
+class _SaveState:
+    """Save every `every` steps, and at the end if the job's final state is of use."""
+
+    def __init__(self, every: int, *, job: Job, save: Callable[[int, TrainState], None], goodput: Goodput):
+        self.every = every
+        self._job, self._save, self._goodput = job, save, goodput
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        if step < self._job.num_steps or self._job.saves_final_state:
+            with self._goodput.spending("checkpoint"):
+                self._save(step, state)
+        self._goodput.write()

@@ -1,0 +1,167 @@
+"""Files are written whole or not at all, and JSON that cannot be read is one line that names the file."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_jax import files
+from bert_jax.errors import UserError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+WRITERS = {
+    "bytes": lambda file: files.write_bytes(file, b"new"),
+    "text": lambda file: files.write_text(file, "new"),
+    "JSON": lambda file: files.write_json(file, {"new": 1}),
+    "JSON lines": lambda file: files.write_json_lines(file, [{"new": 1}]),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_writing_that_fails_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, durable: bool
+):
+    file = tmp_path / "file"
+    file.write_text("old")
+    refused = "fsync" if durable else "replace"
+
+    def full(*_: Any) -> None:
+        assert len(names(tmp_path)) == 2  # the new content is there already, under another name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os if durable else Path, refused, full)
+    with pytest.raises(OSError, match="No space left"):
+        write(file)
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_body_that_fails_halfway_changes_nothing(tmp_path: Path, error: type[BaseException]):
+    (tmp_path / "file").write_text("old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error), files.replacing(tmp_path / "file") as partial:
+        fail(partial)
+    with pytest.raises(error), files.new_folder(tmp_path / "folder") as partial:
+        fail(partial / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path):
+    with files.replacing(tmp_path / "arrays.npz") as partial, partial.open("wb") as stream:
+        np.savez(stream, a=np.arange(3))
+        assert names(tmp_path) == [partial.name]
+        assert partial.name.endswith(files.SUFFIX)
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        assert arrays["a"].tolist() == [0, 1, 2]
+    with files.new_folder(tmp_path / "folder") as partial:
+        (partial / "inside").write_text("")
+        assert not (tmp_path / "folder").exists()
+    assert names(tmp_path / "folder") == ["inside"]
+
+
+def test_a_new_folder_takes_the_place_of_no_other(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "theirs").write_text("")
+    with pytest.raises(OSError), files.new_folder(tmp_path / "folder") as partial:
+        (partial / "ours").write_text("")
+    assert names(tmp_path / "folder") == ["theirs"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_durable_files_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(Path, "replace", lambda path, target: calls.append("replace") or replace(path, target))
+    files.write_text(tmp_path / "a", "x")
+    files.write_text(tmp_path / "b", "x", durable=False)
+    assert calls == ["fsync", "replace", "replace"]
+
+
+def test_half_a_surrogate_pair_is_written_as_json(tmp_path: Path):
+    files.write_json(tmp_path / "file", {"text": "\ud800 é"})
+    assert files.load_json(tmp_path / "file") == {"text": "\ud800 é"}
+    assert "é" in (tmp_path / "file").read_text(encoding="utf-8")
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_json(tmp_path / "file") == {"a": 1}
+    assert files.parse_object('\ufeff{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"is not JSON \(Expecting value"),
+        (b'{"a": ', r"is not JSON \(Expecting value"),
+        (b'{"a": "\xff"}', r"is not JSON \(byte 7 is not UTF-8\)"),
+        (b"[" * 100_000, r"is not JSON \(it is nested too deeply\)"),
+        (b"9" * 10_000, r"is not JSON \(Exceeds the limit"),
+        (b"[1]", "must hold a JSON object"),
+        (b"null", "must hold a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_json_file_is_one_line(tmp_path: Path, content: bytes, reason: str):
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{file}: {reason}.*: make it again$") as error:
+        files.read_json(file, remedy="make it again")
+    assert len(str(error.value)) < len(str(file)) + 200
+
+
+def test_a_json_file_that_is_missing_unreadable_or_huge_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match=r"config.json: does not exist: make one$"):
+        files.read_json(tmp_path / "config.json", missing="make one")
+    with pytest.raises(UserError, match=r": cannot be read: Is a directory"):
+        files.read_json(tmp_path)
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 1 << 20)
+    (tmp_path / "config.json").write_text(json.dumps("x" * (1 << 20)))
+    with pytest.raises(UserError, match=r"config.json: cannot be read: it is larger than 1 MiB"):
+        files.read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [("{", r"^not JSON \("), ("[]", "^not a JSON object$"), (b"\xff", r"^not JSON \(byte 0 ")]
+)
+def test_what_is_wrong_with_a_line_is_said_in_a_few_words(line: str | bytes, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        files.parse_object(line)
+
+
+def test_nan_is_taken_or_refused():
+    assert np.isnan(files.parse_object('{"a": NaN}')["a"])
+    with pytest.raises(ValueError, match=r"^not JSON \(NaN is not JSON\)$"):
+        files.parse_object('{"a": NaN}', allow_nan=False)
+
+
+def test_lines_that_a_killed_run_cut_off_are_skipped(tmp_path: Path):
+    assert files.read_records(tmp_path / "metrics.jsonl") == []
+    files.write_json_lines(tmp_path / "metrics.jsonl", [{"text": "a\u2028b"}, {"step": 2}])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'[3]\n\n{"step": 4')
+    assert files.read_records(tmp_path / "metrics.jsonl") == [{"text": "a\u2028b"}, {"step": 2}]
+
+
+def test_a_refusal_of_the_system_names_what_was_written_and_the_remedy(tmp_path: Path):
+    file = tmp_path / "gone" / "file"
+    with (
+        pytest.raises(UserError, match=rf"^{file} cannot be written \(No such file or directory\): make the folder$"),
+        files.writing(file, remedy="make the folder"),
+    ):
+        files.write_text(file, "x")

@@ -1,0 +1,53 @@
+"""`bert-jax COMMAND` is `python -m bert_jax.COMMAND`; what is not a command is one line with the nearest name."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from bert_jax import __main__ as entry
+from tests.runs import environment, run
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_commands_are_listed_with_what_they_do(arguments: list[str]):
+    done = run([sys.executable, "-m", "bert_jax", *arguments])
+    assert done.returncode == 0
+    for name in entry.COMMANDS:
+        line = next(line for line in done.stdout.splitlines() if line.strip().startswith(f"{name} "))
+        assert len(line.split()) > 3, line
+
+
+def test_every_command_has_a_file():
+    folder = Path(entry.__file__).parent
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    runnable = {name for name, text in texts.items() if "cli.run(main" in text and "def run(main" not in text}
+    assert runnable == set(entry.COMMANDS)
+
+
+def test_the_version_is_that_of_the_package():
+    done = run([sys.executable, "-m", "bert_jax", "--version"])
+    assert (done.returncode, done.stdout.strip()) == (0, f"bert_jax {metadata.version('bert_jax')}")
+
+
+def test_a_wrong_command_names_the_nearest():
+    done = run([sys.executable, "-m", "bert_jax", "trian"])
+    assert done.returncode == 2
+    assert done.stderr == "error: 'trian' is not a command of bert-jax: did you mean train?\n"
+
+
+def test_a_command_takes_its_flags_and_keeps_its_status():
+    done = run([sys.executable, "-m", "bert_jax", "train", "--config=configs/nothing.py"])
+    assert done.returncode == 2
+    assert "there is no file 'configs/nothing.py'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("bert-jax")
+    if not script.exists():
+        pytest.skip("the package is not installed in this environment: pip install -e .")
+    done = subprocess.run([script, "--version"], env=environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("bert_jax ")
