@@ -84,7 +84,7 @@ class EncoderOutput:
 
     hidden: Float[Array, "B T D"]
     word_embeddings: Float[Array, "V D"]
-    all_hidden: Float[Array, "L+1 B T D"] | None = None
+    all_hidden: Float[Array, "states B T D"] | None = None
 
 
 @struct.dataclass

@@ -15,12 +15,13 @@ from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import fused_attention
+from bert_jax.model.rotation import Rotation
 from bert_jax.parallel import mesh as meshes
 from bert_jax.rows.layout import encoder_inputs
 
 # float32 sums of 32 terms of order 1.
 TOLERANCE = 2e-6
-# cuDNN needs a GPU; small shapes go to the reference whatever the name, and our kernel has tests of its own below.
+# Small shapes go to the reference whatever the name, and our kernel has tests of its own below.
 IMPLEMENTATIONS = ("auto", "reference")
 # Relative to the largest value, in bfloat16 (8 bits): the reference rounds the probabilities after the division, the
 # kernel before it.
@@ -309,3 +310,62 @@ def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
     with meshes.use_mesh(meshes.make_mesh(MeshConfig(4 // tensor, 1, tensor), devices=jax.devices()[:4])):
         sharded = jax.jit(lambda *values: results("pallas", list(values), mask=mask, rate=0.1))(*arrays)
     assert_rounded_alike(sharded, expected, arrays=arrays, mask=mask, rate=0.1)
+
+
+def turned(values: jax.Array, position_ids: jax.Array) -> jax.Array:
+    """Return the two halves of each head as complex numbers, turned by position x 10000^(-2i / K)."""
+    half = values.shape[-1] // 2
+    angles = position_ids[:, :, None, None] / 10_000.0 ** (jnp.arange(half) / half)
+    pairs = (values[..., :half] + 1j * values[..., half:]) * jnp.exp(1j * angles)
+    return jnp.concatenate([pairs.real, pairs.imag], axis=-1)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_a_rotation_comes_after_the_bias_and_before_attention(implementation: str) -> None:
+    *biased, weights = random_arrays(batch=1, length=128, heads=2)
+    mask = packed_mask(128)
+    rest = {"mask": mask, "dropout": None, "rate": 0.0, "site": 1}
+    rotation = Rotation.create(mask.position_ids, head_size=64, base=10_000.0)
+
+    def rotated(*arrays: jax.Array) -> jax.Array:
+        q, k, v = (Projected(*arrays[number : number + 2]) for number in (0, 2, 4))
+        q, k = (dataclasses.replace(projected, rotation=rotation) for projected in (q, k))
+        return attend(q, key=k, value=v, implementation=implementation, **rest)
+
+    def by_hand(*arrays: jax.Array) -> jax.Array:
+        q, k, v = (arrays[number] + arrays[number + 1] for number in (0, 2, 4))
+        q, k = turned(q, mask.position_ids), turned(k, mask.position_ids)
+        return attend_plain(q, key=k, value=v, implementation="reference", **rest)
+
+    def with_gradients(function: Any) -> list[jax.Array]:
+        result, pull = jax.vjp(jax.jit(function), *biased)
+        return [result, *pull(weights)]
+
+    # Angles up to 127, whose float32 spacing is 4e-6 after the product with a frequency.
+    expected = with_gradients(by_hand)
+    for number, (one, other) in enumerate(zip(with_gradients(rotated), expected, strict=True)):
+        np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max(), err_msg=str(number))
+
+
+@pytest.mark.parametrize("tensor", [0, 1, 2])
+def test_projections_without_biases_attend_as_with_biases_of_zero(tensor: int) -> None:
+    query, _, key, _, value, _, weights = random_arrays(batch=4, length=128, heads=4)
+    mask, zeros = packed_mask(128, batch=4), jnp.zeros((4, 64))
+
+    def run(*values: jax.Array) -> Any:
+        def attended(*values: jax.Array) -> jax.Array:
+            q, k, v = map(Projected, values)
+            rest = {"dropout": None, "rate": 0.0, "site": 1, "implementation": "pallas"}
+            return attend(q, key=k, value=v, mask=mask, **rest)
+
+        result, pull = jax.vjp(attended, *values)
+        return [result, *pull(weights)]
+
+    expected = results("pallas", [query, zeros, key, zeros, value, zeros, weights], mask=mask, rate=0.0)
+    if tensor:
+        with meshes.use_mesh(meshes.make_mesh(MeshConfig(4 // tensor, 1, tensor), devices=jax.devices()[:4])):
+            found = jax.jit(run)(query, key, value)
+    else:
+        found = jax.jit(run)(query, key, value)
+    for one, other in zip(found, expected[:2] + expected[3:4] + expected[5:6], strict=True):
+        assert np.abs(one - other).max() <= KERNEL_TOLERANCE * np.abs(other).max()

@@ -53,3 +53,16 @@ def test_the_input_and_two_figures_a_token_are_kept(dtype: Any) -> None:
     _, back = jax.vjp(lambda x: layer_norm(x, scale, bias, EPSILON, dtype), values.astype(dtype))
     large = [leaf for leaf in jax.tree.leaves(back) if leaf.size >= values.size]
     assert [(leaf.shape, leaf.dtype) for leaf in large] == [(values.shape, dtype)]
+
+
+def test_without_a_bias_value_and_gradients_are_those_of_a_bias_of_zero() -> None:
+    values, scale, bias = arguments()
+    wave = jnp.sin(jnp.arange(values.size).reshape(values.shape))
+
+    def total(values: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+        return (layer_norm(values, scale, bias, EPSILON, values.dtype) * wave).sum()
+
+    found = jax.value_and_grad(total, argnums=(0, 1))(values, scale, None)
+    expected = jax.value_and_grad(total, argnums=(0, 1))(values, scale, jnp.zeros_like(bias))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
