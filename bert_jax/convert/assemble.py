@@ -86,11 +86,14 @@ def assemble(
     problems.raise_if_any()
     for entry in drawn:  # only now: a config that lies about its sizes is told by the tensors that are there
         flat[entry.ours] = draw(entry, model=model, num_labels=labels or 2)
-    dtypes = {array.dtype for array in found.values()}
-    # The one width of all tensors, or float32, which holds the values of every width.
-    dtype = next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
     exact = name_architecture(wanted, model=model, declared=architecture, where=where)
-    return Assembled(params=nest(flat), architecture=exact, dtype=dtype)
+    return Assembled(params=nest(flat), architecture=exact, dtype=_width(found))
+
+
+def _width(tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the one width of all tensors, or float32, which holds the values of every width."""
+    dtypes = {array.dtype for array in tensors.values()}
+    return next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
 
 
 def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str, where: Path) -> str:

@@ -11,7 +11,7 @@ A session keeps in its directory:
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ from bert_jax.config import CheckpointConfig, LogConfig
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.job import Job, StepFunction
-from bert_jax.runs.loop import run_loop
+from bert_jax.runs.loop import Feature, run_loop
 from bert_jax.runs.profiling import StepTracer
 from bert_jax.runs.progress import Progress
 from bert_jax.runs.recorder import Recorder
@@ -105,15 +105,7 @@ class Session:
         recorder = self._recorder()
         window = MetricWindow(self._metadata.get("window"))
         nonfinite = NonfiniteSteps(options.max_nonfinite_steps, self._metadata.get("nonfinite_steps", 0))
-        log = StepLog(
-            every=options.log.every,
-            end=job.num_steps,
-            window=window,
-            recorder=recorder,
-            facts=StepFacts(job.learning_rate, job.cost_of_step, peak_flops(jax.devices()[0].device_kind)),
-            nonfinite=nonfinite,
-            last_good=self._checkpointer.settle,
-        )
+        log = self._log(window, recorder=recorder, nonfinite=nonfinite)
 
         def seconds() -> float:
             return before + time.monotonic() - began - recorder.goodput.spent("evaluation")
@@ -126,12 +118,7 @@ class Session:
             self._compiling(job, log), steps=options.profile_steps, directory=self._directory / "profile"
         )
         try:
-            with log.outside_steps(), recorder.spending("startup"):
-                evaluations = job.evaluations(start, recorder=recorder)
-            if job.evaluates_initial_state and not self.is_resumed:
-                with log.outside_steps():
-                    for evaluate in evaluations:
-                        evaluate(start, state=state)
+            evaluations = self._open_evaluations(state, log=log, recorder=recorder)
             state, step = run_loop(
                 state,
                 start=start,
@@ -154,6 +141,27 @@ class Session:
             tracer.close()
             recorder.close()
         return Ended(step=step, state=state, train_seconds=seconds(), goodput=recorder.goodput)
+
+    def _open_evaluations(self, state: TrainState, *, log: StepLog, recorder: Recorder) -> Sequence[Feature]:
+        with log.outside_steps(), recorder.spending("startup"):
+            evaluations = self._job.evaluations(self.start, recorder=recorder)
+        if self._job.evaluates_initial_state and not self.is_resumed:
+            with log.outside_steps():
+                for evaluate in evaluations:
+                    evaluate(self.start, state=state)
+        return evaluations
+
+    def _log(self, window: MetricWindow, *, recorder: Recorder, nonfinite: NonfiniteSteps) -> StepLog:
+        job = self._job
+        return StepLog(
+            every=self._options.log.every,
+            end=job.num_steps,
+            window=window,
+            recorder=recorder,
+            facts=StepFacts(job.learning_rate, job.cost_of_step, peak_flops(jax.devices()[0].device_kind)),
+            nonfinite=nonfinite,
+            last_good=self._checkpointer.settle,
+        )
 
     def _recorder(self) -> Recorder:
         is_main, options = self._runtime.hosts.is_main, self._options
