@@ -29,7 +29,7 @@ from benchmarks.gpu_timing import microseconds, with_gradients
 from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.kernels.gpu_attention import Blocks, Plan, gpu_attention, make_plan
+from bert_jax.model.kernels.gpu_attention import Blocks, Tiling, gpu_attention, make_plan
 
 LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
 BATCH = flags.DEFINE_integer("batch_size", 256, "Rows.")
@@ -63,7 +63,7 @@ def run(implementation: str, arrays: list[jax.Array], mask: AttentionMask, *, ra
     return call
 
 
-def with_plan(plan: Plan, arrays: list[jax.Array], mask: AttentionMask) -> Callable[..., Any]:
+def with_plan(plan: Tiling, arrays: list[jax.Array], mask: AttentionMask) -> Callable[..., Any]:
     """Return a function of q, k and v that runs the kernels with these blocks."""
     dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(len(arrays[0])))
     dropping = AttentionDropout.create(dropout, rate=plan.rate, site=1)
@@ -102,7 +102,7 @@ def errors() -> None:
         print(f"error {name} (output, d_query, d_key, d_value):", *(f"{error:.4f}" for error in found), flush=True)
 
 
-def candidates(plan: Plan) -> Iterator[tuple[str, Plan]]:
+def candidates(plan: Tiling) -> Iterator[tuple[str, Tiling]]:
     """Return plans that differ from the default in one pass."""
     sizes = [size for size in (32, 64, 128) if LENGTH.value % size == 0]
     for name in ("forward", "to_keys", "to_queries"):

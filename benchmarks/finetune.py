@@ -39,7 +39,7 @@ import jax
 import numpy as np
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.experiment import Experiment
@@ -199,7 +199,7 @@ def open_experiment(config: FinetuneConfig, run: RunSettings, *, model: str, wor
     return Experiment(
         config,
         task=open_config_task(config),
-        source=load_source(model, report=lambda line: None),
+        source=load_pretrained(model, report=lambda line: None),
         wanted=Wanted(runs=(run,)),
         runtime=Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=silent),
         directory=workdir,

@@ -26,7 +26,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bert_jax.finetuning import packing
-from bert_jax.tasks.interface import Features
+from bert_jax.tasks.interface import Instances
 
 BATCHES = flags.DEFINE_list("batch_size", ["32", "64", "512"], "Examples per step.")
 STEPS = flags.DEFINE_integer("steps", 30, "Steps per round.")
@@ -37,7 +37,7 @@ EXAMPLES = 20_000
 TASKS = {"mrpc": "classification", "squad": "span"}
 
 
-def random_features(task: str) -> Features:
+def random_features(task: str) -> Instances:
     """Return instances of random ids, as long as the task's."""
     rng = np.random.default_rng(0)
     if task == "mrpc":
@@ -46,7 +46,7 @@ def random_features(task: str) -> Features:
         lengths = np.clip(rng.lognormal(np.log(160), 0.4, EXAMPLES), 40, 384).astype(int)
     firsts = np.maximum(lengths // (2 if task == "mrpc" else 10), 3).astype(np.int32)
     targets = [0 if task == "mrpc" else (int(first), int(first)) for first in firsts]
-    return Features([rng.integers(5, 30522, n, dtype=np.int32) for n in lengths], firsts, targets)
+    return Instances([rng.integers(5, 30522, n, dtype=np.int32) for n in lengths], firsts, targets)
 
 
 def load_before(path: str) -> Any:
@@ -60,7 +60,7 @@ def load_before(path: str) -> Any:
     return module
 
 
-def milliseconds_per_step(module: Any, features: Features, *, kind: str, batch_size: int, seed: int) -> float:
+def milliseconds_per_step(module: Any, features: Instances, *, kind: str, batch_size: int, seed: int) -> float:
     """Return the CPU time of a step, mean over `--steps` of them."""
     shape = module.row_shape([features], batch_size=batch_size)
     order = np.random.default_rng(seed).permutation(EXAMPLES)  # once per epoch
@@ -71,7 +71,7 @@ def milliseconds_per_step(module: Any, features: Features, *, kind: str, batch_s
     return 1000 * (time.process_time() - begun) / STEPS.value
 
 
-def check_equal(first: Any, second: Any, features: Features, *, kind: str, batch_size: int) -> None:
+def check_equal(first: Any, second: Any, features: Instances, *, kind: str, batch_size: int) -> None:
     """Compare one batch of both versions.
 
     Raises:

@@ -28,9 +28,9 @@ def main() -> None:
 
         result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
     elif MODEL.value:
-        from bert_jax.pretrain.evaluate_source import evaluate_source
+        from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 
-        result = evaluate_source(
+        result = evaluate_pretrained(
             MODEL.value,
             data=DATA.value,
             max_seq_length=LENGTH.value,

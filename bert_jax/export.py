@@ -24,14 +24,14 @@ MAX_SHARD_MB = flags.DEFINE_integer("max_shard_mb", 5000, "Begin another file wh
 def main() -> int:
     """Read the flags and call the one function."""
     from bert_jax.convert.export_folder import export_folder
-    from bert_jax.convert.source import load_source
+    from bert_jax.convert.loading import load_pretrained
     from bert_jax.convert.vocabulary_extension import extend_source, read_words
     from bert_jax.errors import UserError
 
     for name, flag in (("checkpoint", CHECKPOINT), ("out", OUT)):
         if not flag.value:
             raise UserError(f"--{name} is missing: type --checkpoint=SOURCE --out=DIR")
-    source = load_source(CHECKPOINT.value, init_missing=INIT_MISSING.value, drop=DROP.value)
+    source = load_pretrained(CHECKPOINT.value, init_missing=INIT_MISSING.value, drop=DROP.value)
     if EXTEND_VOCAB.value:
         source = extend_source(source, words=read_words(EXTEND_VOCAB.value))
     done = export_folder(

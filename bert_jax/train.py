@@ -26,7 +26,7 @@ def main() -> int:
     """Read the flags, join the other hosts if there are any, and call the one function."""
     begun = time.time()
     from bert_jax import config as configs
-    from bert_jax.convert.source import load_source
+    from bert_jax.convert.loading import load_pretrained
     from bert_jax.errors import UserError
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
@@ -38,7 +38,7 @@ def main() -> int:
     config = configs.from_config_dict(CONFIG.value)
     if DRY_RUN.value:
         if INIT.value:
-            source = load_source(INIT.value, init_missing=INIT_MISSING.value)
+            source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value)
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
         print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
         return 0

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.model.task_heads import SequenceClassifier
@@ -49,7 +49,7 @@ def tiny_model(**changes: Any) -> ModelConfig:
     return dataclasses.replace(model, **changes)
 
 
-def tiny_source(path: Path, **changes: Any) -> Source:
+def tiny_source(path: Path, **changes: Any) -> PretrainedModel:
     """Return a random encoder with a pooler as a SOURCE."""
     model = tiny_model(**changes)
     one = jnp.zeros((1, 1), jnp.int32)
@@ -57,7 +57,7 @@ def tiny_source(path: Path, **changes: Any) -> Source:
     params = jax.jit(lambda: init(jax.random.key(0), EncoderInputs(one, one, one, one), cls_positions=one))()
     arrays = jax.tree.map(np.asarray, nn.meta.unbox(params["params"]))
     kept = {part: arrays[part] for part in ("encoder", "pooler")}
-    return Source(path, "huggingface", model, "BertModel", kept, "float32", tokenizer())
+    return PretrainedModel(path, "huggingface", model, "BertModel", kept, "float32", tokenizer())
 
 
 def write_source(path: Path, **changes: Any) -> Path:

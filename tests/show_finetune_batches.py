@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from bert_jax.config.finetuning import from_config_dict
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.settings import grid
@@ -29,7 +29,7 @@ def main(config_file: str, model: str) -> None:
     """Print a JSON object: of each batch, the digests of the rows that this host's devices hold."""
     distributed.start(seconds=120)
     config = from_config_dict(json.loads(Path(config_file).read_text()))
-    task, source = open_config_task(config), load_source(model, report=lambda line: None)
+    task, source = open_config_task(config), load_pretrained(model, report=lambda line: None)
     data = load_task_data(task, tokenizer=source.require_tokenizer(), predict_test=False)
     sizes = [config.train.batch_size]
     learner = FineTuner(config, task=task, source=source, data=data, batch_sizes=sizes, random_parts=())

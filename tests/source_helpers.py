@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import ModelConfig, model_preset
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.model.architectures import architecture_of
@@ -37,7 +37,7 @@ def random_source(
     num_labels: int = 3,
     seed: int = 0,
     **fields: object,
-) -> Source:
+) -> PretrainedModel:
     """Return a model with random weights, none of them at its initial value."""
     words = vocabulary()
     model = (
@@ -56,7 +56,7 @@ def random_source(
         shape = entry.shape(model, num_labels=labels)
         values = generator.standard_normal(shape).astype(np.float32) * 0.1
         flat[entry.ours] = values + 1 if entry.ours.endswith("scale") else values
-    return Source(
+    return PretrainedModel(
         path=Path("random"),
         kind="huggingface",
         model=model,
@@ -67,12 +67,12 @@ def random_source(
     )
 
 
-def flat(source: Source) -> dict[str, np.ndarray]:
+def flat(source: PretrainedModel) -> dict[str, np.ndarray]:
     """Return the parameters by name."""
     return flatten(source.params)
 
 
-def assert_same_params(first: Source, second: Source) -> None:
+def assert_same_params(first: PretrainedModel, second: PretrainedModel) -> None:
     """Check that two models are equal bit for bit."""
     left, right = flat(first), flat(second)
     assert left.keys() == right.keys()

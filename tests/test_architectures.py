@@ -15,8 +15,8 @@ from toy_architecture import TOY, random_params, toy_model
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.huggingface import read_tensors
-from bert_jax.convert.pretrained import Source
-from bert_jax.convert.source import initial_params, load_source, model_of
+from bert_jax.convert.loading import initial_params, load_pretrained, model_of
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.vocabulary_extension import extend_source
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
@@ -45,7 +45,7 @@ def pretraining_params(model: ModelConfig) -> Any:
     return random_params(PretrainingModel(model), inputs=inputs, positions=one, cls_positions=one)
 
 
-def toy_source(huggingface_class: str = "ToyForPreTraining", *, num_labels: int = 3) -> Source:
+def toy_source(huggingface_class: str = "ToyForPreTraining", *, num_labels: int = 3) -> PretrainedModel:
     words = vocabulary()
     model = toy_model(vocab_size=words.size)
     if huggingface_class == "ToyForSequenceClassification":
@@ -55,7 +55,9 @@ def toy_source(huggingface_class: str = "ToyForPreTraining", *, num_labels: int 
     else:
         params = pretraining_params(model)
     parts = {part: params[part] for part in TOY.huggingface.classes[huggingface_class]}
-    return Source(Path("toy"), "huggingface", model, huggingface_class, parts, "float32", WordPieceTokenizer(words))
+    return PretrainedModel(
+        Path("toy"), "huggingface", model, huggingface_class, parts, "float32", WordPieceTokenizer(words)
+    )
 
 
 def objective(model: ModelConfig, *, next_sentence: bool = False) -> PretrainingObjective:
@@ -126,7 +128,7 @@ def test_it_is_exported_compared_with_its_reference_and_comes_back_bit_for_bit(
     assert 0 < done.largest_difference < 1e-5
     bare = huggingface_class == "ToyModel"
     assert ("tok_embeddings.weight" if bare else "model.tok_embeddings.weight") in read_tensors(tmp_path / "out")
-    loaded = load_source(tmp_path / "out")
+    loaded = load_pretrained(tmp_path / "out")
     assert_same_params(source, loaded)
     assert (loaded.architecture, loaded.model.architecture) == (huggingface_class, "toy")
     assert "- toy\n" in (tmp_path / "out" / "README.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from source_helpers import random_source, vocabulary
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig
-from bert_jax.convert.source import initial_params
+from bert_jax.convert.loading import initial_params
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary, save_vocabulary
 from bert_jax.errors import UserError

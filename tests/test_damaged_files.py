@@ -12,8 +12,8 @@ from source_helpers import flat, random_source
 from test_tf1 import write_release
 
 from bert_jax.convert.export_folder import export_folder
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.safetensors_file import read_safetensors
-from bert_jax.convert.source import load_source
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
 
@@ -125,7 +125,7 @@ def test_damaged_headers_of_foreign_safetensors_are_never_taken_for_good(folder,
     refused = 0
     for number in range(count):
         damaged = damage(data[:length], np.random.default_rng(number)) + data[length:]
-        refused += check(lambda: flat(load_source(tmp_path)), path, data=damaged, expected=flat(source))
+        refused += check(lambda: flat(load_pretrained(tmp_path)), path, data=damaged, expected=flat(source))
     assert refused > 0.9 * count
 
 
@@ -228,13 +228,13 @@ def test_damaged_json_beside_the_weights_is_told_or_harmless(folder, tmp_path, c
     files = [file for file in folder.iterdir() if file.is_file()]
     for file in files:
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = flat(load_source(folder))
+    weights = flat(load_pretrained(folder))
     for number in range(count):
         generator = np.random.default_rng(number)
         name = ("config.json", "tokenizer_config.json", "vocab.txt")[number % 3]
         (tmp_path / name).write_bytes(damage((folder / name).read_bytes(), generator))
         try:
-            found = flat(load_source(tmp_path))
+            found = flat(load_pretrained(tmp_path))
         except UserError:
             pass
         else:

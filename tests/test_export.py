@@ -12,7 +12,7 @@ from source_helpers import assert_same_params, flat, random_source, vocabulary
 from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
 from bert_jax.convert.export_folder import export_folder
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.vocabulary_extension import extend_source, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
@@ -63,14 +63,14 @@ def test_folder_holds_all_files_of_the_contract_and_nothing_else(tmp_path):
 def test_a_workdir_a_checkpoint_and_the_newest_one_are_found(tmp_path):
     source = random_source("small-test")
     write_workdir(tmp_path / "run", source, steps=(2, 5))
-    newest = load_source(tmp_path / "run", report=quiet)
+    newest = load_pretrained(tmp_path / "run", report=quiet)
     assert newest.record["step"] == 5
     assert_same_params(source, newest)
-    earlier = load_source(tmp_path / "run" / "checkpoints" / "2", report=quiet)
+    earlier = load_pretrained(tmp_path / "run" / "checkpoints" / "2", report=quiet)
     assert earlier.record["step"] == 2
     np.testing.assert_array_equal(flat(earlier)["masked_lm/bias"], flat(source)["masked_lm/bias"] - 3)
     with pytest.raises(UserError, match=r"there are \[2, 5\]"):
-        load_source(tmp_path / "run" / "checkpoints" / "4", report=quiet)
+        load_pretrained(tmp_path / "run" / "checkpoints" / "4", report=quiet)
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_path):
@@ -82,22 +82,22 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_path):
             data[len(data) // 2] ^= 0xFF
             file.write_bytes(data)
     told = []
-    assert load_source(tmp_path / "run", report=told.append).record["step"] == 2
+    assert load_pretrained(tmp_path / "run", report=told.append).record["step"] == 2
     assert "step 5 is damaged" in told[0]
     with pytest.raises(UserError, match="none of its checkpoints"):
-        load_source(tmp_path / "run" / "checkpoints" / "5", report=quiet)
+        load_pretrained(tmp_path / "run" / "checkpoints" / "5", report=quiet)
 
 
 def test_a_fine_tuned_checkpoint_brings_its_labels(tmp_path):
     source = random_source("small-test", architecture="BertForTokenClassification", num_labels=3)
     labels = ["O", "B-PER", "I-PER"]
     write_workdir(tmp_path / "run", source, architecture="BertForTokenClassification", labels=labels, kind="tags")
-    loaded = load_source(tmp_path / "run", report=quiet)
+    loaded = load_pretrained(tmp_path / "run", report=quiet)
     assert (loaded.architecture, loaded.labels) == ("BertForTokenClassification", labels)
     export_folder(loaded, out=tmp_path / "out", report=quiet)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["id2label"] == {"0": "O", "1": "B-PER", "2": "I-PER"}
-    assert load_source(tmp_path / "out").labels == labels
+    assert load_pretrained(tmp_path / "out").labels == labels
 
 
 def test_card_tells_data_recipe_steps_and_measured_figures(tmp_path):
@@ -105,7 +105,7 @@ def test_card_tells_data_recipe_steps_and_measured_figures(tmp_path):
     lines = [{"step": 1, "eval/mlm_loss": 9.5}, {"step": 3, "eval/mlm_loss": 1.25}, {"step": 9, "eval/mlm_loss": 0.5}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "run" / "metrics.jsonl").write_text(text + '{"step": 12, "eval/ml')
-    export_folder(load_source(tmp_path / "run", report=quiet), out=tmp_path / "out", report=quiet)
+    export_folder(load_pretrained(tmp_path / "run", report=quiet), out=tmp_path / "out", report=quiet)
     card = (tmp_path / "out" / "README.md").read_text()
     for told in (
         "d" * 64,
@@ -223,7 +223,7 @@ def test_new_words_take_unused_slots_first_and_begin_as_the_mean_of_their_pieces
 def test_an_extended_model_survives_export(tmp_path):
     extended = extend_source(random_source("small-test"), words=["heart", "lung", "liver", "bone"], report=quiet)
     export_folder(extended, out=tmp_path / "out", report=quiet)
-    loaded = load_source(tmp_path / "out")
+    loaded = load_pretrained(tmp_path / "out")
     assert_same_params(extended, loaded)
     assert loaded.tokenizer.fingerprint == extended.tokenizer.fingerprint
 
@@ -259,7 +259,7 @@ def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "BertForPreTraining" in done.stdout
     assert "equal bit for bit" in done.stdout
-    assert load_source(tmp_path / "out").dtype == "bfloat16"
+    assert load_pretrained(tmp_path / "out").dtype == "bfloat16"
     again = run_door(f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     assert again.returncode == 2
     assert again.stderr.startswith("error: --out=")

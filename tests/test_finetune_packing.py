@@ -17,7 +17,7 @@ from bert_jax.finetuning.packing import (
     row_shape,
 )
 from bert_jax.rows.packing import best_fit
-from bert_jax.tasks.interface import Features
+from bert_jax.tasks.interface import Instances
 from tests.packed_rows import instances_in_rows, rows_of_a_linear_scan
 from tests.test_task_heads import KINDS, random_features, sized
 
@@ -41,7 +41,7 @@ def test_packing_wastes_little():
 
 
 def filled_one_by_one(
-    features: Features, rows: list[list[int]], count: int, *, shape: RowShape, kind: str
+    features: Instances, rows: list[list[int]], count: int, *, shape: RowShape, kind: str
 ) -> dict[str, np.ndarray]:
     """Return the arrays of `rows`, written instance by instance and target by target."""
     ids = np.zeros((count, shape.length), np.int32)
@@ -142,7 +142,7 @@ def test_numbers_of_rows_are_few_close_and_divide_over_devices():
 
 
 def test_row_length_follows_the_data_and_not_the_limit():
-    short = Features([np.ones(7, np.int32), np.ones(20, np.int32)], np.array([7, 20], np.int32), [0, 1])
+    short = Instances([np.ones(7, np.int32), np.ones(20, np.int32)], np.array([7, 20], np.int32), [0, 1])
     assert row_shape([short], batch_size=32).length == 32
 
 

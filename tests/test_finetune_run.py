@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.finetuning.batches import batch_examples
@@ -80,7 +80,7 @@ def test_only_the_best_parameters_are_kept_and_they_are_a_source_with_labels(lea
     assert steps == [record["best"]["best"]["step"]]
     assert not list((workdir / "runs").glob("*/best"))
     assert not list((workdir / "runs").glob("*/states"))
-    source = load_source(workdir)
+    source = load_pretrained(workdir)
     assert source.architecture == "BertForSequenceClassification"
     assert source.labels == ["bad", "good"]
     assert source.record["metrics"]["dev"]["accuracy"] == record["best"]["metrics"]["dev"]["accuracy"]
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_parameters(tmp_path: Path):
     assert (tmp_path / "parts" / "runs" / "b16-lr0.003-e3-s0" / "states").is_dir()
     parts = experiment(tmp_path, config, workdir="parts").run_all()
     assert parts["best"]["history"] == whole["best"]["history"]
-    first, second = load_source(tmp_path / "whole"), load_source(tmp_path / "parts")
+    first, second = load_pretrained(tmp_path / "whole"), load_pretrained(tmp_path / "parts")
     for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -198,7 +198,7 @@ def test_layerwise_decay_scales_the_steps_of_a_run(tmp_path: Path, decay: float)
     )
     source = tiny_source(tmp_path / "source")
     assert experiment(tmp_path, config, source=source).run_all()["best"]["num_steps"] == 1
-    trained = load_source(tmp_path / "work").params
+    trained = load_pretrained(tmp_path / "work").params
     moved = jax.tree.map(lambda old, new: np.abs(new - old), source.params, {p: trained[p] for p in source.params})
     layers = moved["encoder"]["layers"]["attention_output"]["kernel"]
     for change, power in (
@@ -252,7 +252,7 @@ def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp
     folder = write_sentiment(tmp_path / "data", train=32)
     config = own_config(folder, train={"num_epochs": 1.0})
     experiment(tmp_path, config, workdir="first").run_all()
-    trained = load_source(tmp_path / "first")
+    trained = load_pretrained(tmp_path / "first")
     lines: list[str] = []
     again = experiment(tmp_path, config, workdir="second", source=trained, report=lines.append)
     assert isinstance(again.learner, FineTuner)

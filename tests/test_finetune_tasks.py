@@ -12,7 +12,7 @@ import pytest
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.config.task_options import FEATURES
 from bert_jax.convert.export_folder import export_folder
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.prediction.model import load
@@ -134,7 +134,7 @@ def test_questions_are_learned_in_two_stages_and_answered_by_an_ensemble(tmp_pat
     assert all(run["metrics"]["dev"]["f1"] >= 0.5 for run in record["runs"])
     stage = json.loads((tmp_path / "work" / "intermediate" / "results.json").read_text())
     assert stage["train_examples"] == 8
-    first = load_source(tmp_path / "work" / "intermediate")
+    first = load_pretrained(tmp_path / "work" / "intermediate")
     assert first.architecture == "BertForQuestionAnswering"
     lines: list[str] = []
     run(config, source, tmp_path / "work", seeds=2, ensemble=2, errors=9)  # again: nothing is trained
@@ -146,7 +146,7 @@ def test_questions_are_learned_in_two_stages_and_answered_by_an_ensemble(tmp_pat
         figures = score_predictions(task="squad_v2", predictions=str(folder_of / "predictions.json"), data=data)
         metrics = record["ensemble"]["metrics"]["dev"] if name != "dev" else record["best"]["metrics"]["dev"]
         assert figures["f1"] == pytest.approx(100 * metrics["f1"])
-    export_folder(load_source(tmp_path / "work"), out=tmp_path / "folder", report=lines.append)
+    export_folder(load_pretrained(tmp_path / "work"), out=tmp_path / "folder", report=lines.append)
     exported = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert exported["architectures"] == ["BertForQuestionAnswering"]
 
@@ -161,7 +161,7 @@ def test_intermediate_training_gives_the_second_stage_its_head(tmp_path: Path, s
     run(config_of("squad_v1", tmp_path, **one), source, tmp_path / "without")
     run(config_of("squad_v1", tmp_path, squad={"intermediate_file": "trivia.json"}, **one), source, tmp_path / "work")
     folders = ("without", "work/intermediate", "work")
-    without, first, second = (load_source(tmp_path / name).params["qa_outputs"]["kernel"] for name in folders)
+    without, first, second = (load_pretrained(tmp_path / name).params["qa_outputs"]["kernel"] for name in folders)
     assert 0 < np.abs(second - first).max() <= 1.01 * rate
     assert np.abs(without - first).max() > 3 * rate  # where a second stage with a new head would be
     config = config_of("squad_v1", tmp_path, squad={"intermediate_file": "missing.json"})
@@ -196,7 +196,7 @@ def test_entities_are_learned_with_and_without_the_document(tmp_path: Path, sour
     config = config_of("ner", folder, ner={"document_context": context})
     record = run(config, source, tmp_path / "work", predict_test=True, errors=3)
     assert set(record["best"]["metrics"]) == {"dev", "test"}
-    assert load_source(tmp_path / "work").labels == ["O", "B-PER", "I-PER"]
+    assert load_pretrained(tmp_path / "work").labels == ["O", "B-PER", "I-PER"]
     lines = (tmp_path / "work" / "predictions" / "test" / "ner-test.txt").read_text().splitlines()
     assert len([line for line in lines if line]) == 12
 
@@ -263,7 +263,7 @@ def test_own_data_of_every_kind_is_trained_predicted_and_exported(tmp_path: Path
     record = run(config, source, tmp_path / "work", predict_test=True, errors=20)
     assert record["selection"] in record["best"]["metrics"]["test"]
     assert (tmp_path / "work" / "errors-dev.jsonl").exists()
-    export_folder(load_source(tmp_path / "work"), out=tmp_path / "folder", report=lambda line: None)
+    export_folder(load_pretrained(tmp_path / "work"), out=tmp_path / "folder", report=lambda line: None)
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"]
 
 
@@ -282,7 +282,7 @@ def test_several_labels_are_learned_exported_and_predicted(tmp_path: Path, sourc
     assert (tmp_path / "work" / "errors-dev.jsonl").read_text() == ""
     lines = (tmp_path / "work" / "predictions" / "dev" / "own-dev.jsonl").read_text().splitlines()
     assert [sorted(json.loads(line)["prediction"]) for line in lines] == [row["label"] for row in rows]
-    trained = load_source(tmp_path / "work")
+    trained = load_pretrained(tmp_path / "work")
     export_folder(trained, out=tmp_path / "folder", report=lambda line: None)
     exported = json.loads((tmp_path / "folder" / "config.json").read_text())
     for fields in (trained.label_fields, exported):

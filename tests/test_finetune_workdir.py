@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.finetuning.experiment import STATES
@@ -65,10 +65,10 @@ def test_the_best_of_all_runs_is_kept_whenever_it_was_run(config: FinetuneConfig
     second = start(dataclasses.replace(config, sweep=sweep), tmp_path, sweep=True)
     assert [run["name"] for run in second["runs"]] == ["b16-lr1e-06-e6-s0", "b16-lr0.003-e6-s0"]
     assert second["best"] == first["best"]
-    assert load_source(tmp_path / "work").record["settings"]["learning_rate"] == 3e-3
+    assert load_pretrained(tmp_path / "work").record["settings"]["learning_rate"] == 3e-3
     again = start(dataclasses.replace(config, sweep=sweep), tmp_path, seeds=2)  # fewer settings, one more seed
     assert len(again["runs"]) == 3
-    assert load_source(tmp_path / "work").record["settings"]["seed"] == again["best"]["settings"]["seed"]
+    assert load_pretrained(tmp_path / "work").record["settings"]["seed"] == again["best"]["settings"]["seed"]
 
 
 def test_the_best_run_predicts_a_test_set_that_it_was_run_without(config: FinetuneConfig, tmp_path: Path):

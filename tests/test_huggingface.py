@@ -12,8 +12,8 @@ from source_helpers import assert_same_params, flat, minilm, random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.huggingface import read_tensors, to_tensors
+from bert_jax.convert.loading import initial_params, load_pretrained, model_of
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
-from bert_jax.convert.source import initial_params, load_source, model_of
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import ARCHITECTURES
 
@@ -75,7 +75,7 @@ def shards(sharded, tmp_path) -> Path:
 
 def refused(path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        load_source(path, **options)
+        load_pretrained(path, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -83,7 +83,7 @@ def refused(path, **options) -> str:
 @pytest.mark.parametrize("architecture", list(CLASSES))
 def test_ours_to_huggingface_and_back_is_exact(tmp_path, architecture):
     source = random_source("small-test", architecture=architecture)
-    loaded = load_source(exported(source, tmp_path / "out"))
+    loaded = load_pretrained(exported(source, tmp_path / "out"))
     assert loaded.architecture == architecture
     assert_same_params(source, loaded)
     assert loaded.labels == source.labels
@@ -92,7 +92,7 @@ def test_ours_to_huggingface_and_back_is_exact(tmp_path, architecture):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_huggingface_to_ours_and_back_gives_the_same_tensors(tmp_path, dtype):
     first = exported(random_source("small-test"), tmp_path / "first", dtype=dtype)
-    loaded = load_source(first)
+    loaded = load_pretrained(first)
     assert loaded.dtype == dtype
     second = exported(loaded, tmp_path / "second")
     left, right = read_tensors(first), read_tensors(second)
@@ -104,7 +104,7 @@ def test_huggingface_to_ours_and_back_gives_the_same_tensors(tmp_path, dtype):
 
 def test_genuine_weights_come_back_bit_for_bit(tmp_path):
     folder = minilm()
-    source = load_source(folder)
+    source = load_pretrained(folder)
     again = read_tensors(exported(source, tmp_path / "out"))
     # The reference library reads what ours wrote, and the original.
     original = reference.load_file(folder / "model.safetensors")
@@ -117,7 +117,7 @@ def test_genuine_weights_come_back_bit_for_bit(tmp_path):
 
 def test_shards_and_one_file_hold_the_same(original, sharded):
     assert len(list(sharded.glob("model-*.safetensors"))) > 5
-    assert_same_params(load_source(original), load_source(sharded))
+    assert_same_params(load_pretrained(original), load_pretrained(sharded))
 
 
 def test_words_of_old_files_are_understood(folder):
@@ -134,7 +134,7 @@ def test_words_of_old_files_are_understood(folder):
         tensors["cls.predictions.decoder.bias"] = tensors.pop("cls.predictions.bias")
 
     rewrite(folder, old)
-    assert_same_params(source, load_source(folder))
+    assert_same_params(source, load_pretrained(folder))
 
 
 def test_an_untied_decoder_is_refused_and_can_be_dropped(folder):
@@ -143,7 +143,7 @@ def test_an_untied_decoder_is_refused_and_can_be_dropped(folder):
         lambda t: t.update({"cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"] + 1}),
     )
     assert "differs from bert.embeddings.word_embeddings.weight" in refused(folder)
-    assert load_source(folder, drop=["cls.predictions.decoder.weight"]).architecture == "BertForPreTraining"
+    assert load_pretrained(folder, drop=["cls.predictions.decoder.weight"]).architecture == "BertForPreTraining"
 
 
 def test_missing_tensors_are_listed_or_drawn_when_asked(folder):
@@ -152,7 +152,7 @@ def test_missing_tensors_are_listed_or_drawn_when_asked(folder):
     line = refused(folder)
     assert "1 missing: cls.predictions.transform.dense.weight" in line
     assert "--init_missing=masked_lm" in line
-    loaded = load_source(folder, init_missing=["masked_lm"])
+    loaded = load_pretrained(folder, init_missing=["masked_lm"])
     drawn = flat(loaded)["masked_lm/transform/kernel"]
     assert 0.015 < drawn.std() < 0.02  # a normal of 0.02 cut at two standard deviations: 0.0176
     assert flat(loaded)["masked_lm/bias"].tobytes() == flat(source)["masked_lm/bias"].tobytes()
@@ -164,7 +164,7 @@ def test_a_whole_missing_part_is_named(tmp_path):
     line = refused(folder)
     assert "cls.predictions.transform.dense.weight" in line
     assert "--init_missing=masked_lm,next_sentence" in line
-    loaded = load_source(folder, init_missing=["masked_lm", "next_sentence"])
+    loaded = load_pretrained(folder, init_missing=["masked_lm", "next_sentence"])
     assert loaded.architecture == "BertForPreTraining"
 
 
@@ -172,11 +172,11 @@ def test_unexpected_tensors_are_listed_or_dropped_when_asked(folder):
     source = random_source()
     rewrite(folder, lambda t: t.update({"bert.adapter.weight": np.zeros(3, np.float32)}))
     assert "1 unexpected: bert.adapter.weight" in refused(folder)
-    assert_same_params(source, load_source(folder, drop=["bert.adapter.*"]))
+    assert_same_params(source, load_pretrained(folder, drop=["bert.adapter.*"]))
 
 
 def test_parts_can_be_dropped(folder):
-    assert load_source(folder, drop=["pooler", "next_sentence"], init_missing=[]).architecture == "BertForMaskedLM"
+    assert load_pretrained(folder, drop=["pooler", "next_sentence"], init_missing=[]).architecture == "BertForMaskedLM"
 
 
 def test_a_tensor_of_another_shape_or_type_is_named(folder):
@@ -189,10 +189,10 @@ def test_a_tensor_of_another_shape_or_type_is_named(folder):
 def test_a_class_is_never_taken_for_another_that_its_file_does_not_name(tmp_path):
     """Older transformers saved a pooler with a tagger; with it the tensors are those of a classifier of sequences."""
     folder = exported(random_source(architecture="BertForSequenceClassification"), tmp_path / "out")
-    assert load_source(folder).architecture == "BertForSequenceClassification"
+    assert load_pretrained(folder).architecture == "BertForSequenceClassification"
     change_config(folder, architectures=["BertForTokenClassification"])
     assert "--drop=pooler" in refused(folder)
-    assert load_source(folder, drop=["pooler"]).architecture == "BertForTokenClassification"
+    assert load_pretrained(folder, drop=["pooler"]).architecture == "BertForTokenClassification"
 
 
 def test_labels_are_as_many_as_the_classifier_has(tmp_path):
@@ -208,12 +208,12 @@ def test_a_config_that_lies_about_sizes_is_told_before_anything_is_drawn(tmp_pat
     change_config(folder, hidden_size=1 << 24, num_attention_heads=2)
     monkeypatch.setattr("bert_jax.convert.assemble.draw", lambda *_, **__: pytest.fail("drawn"))
     with pytest.raises(UserError, match="of another shape"):
-        load_source(folder, init_missing=["masked_lm", "next_sentence"])
+        load_pretrained(folder, init_missing=["masked_lm", "next_sentence"])
 
 
 def test_mixed_widths_come_in_as_the_widest(folder):
     rewrite(folder, lambda t: t.update({"cls.predictions.bias": t["cls.predictions.bias"].astype(np.float16)}))
-    assert load_source(folder).dtype == "float32"
+    assert load_pretrained(folder).dtype == "float32"
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["vocab.txt beside it", "alone"])
@@ -247,19 +247,19 @@ def test_two_vocabularies_that_differ_are_refused(folder):
 def test_no_path_is_a_traceback(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
-        load_source(name)
+        load_pretrained(name)
 
 
 def test_the_folder_one_is_in_is_a_source(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert load_source(".").architecture == "BertForPreTraining"
+    assert load_pretrained(".").architecture == "BertForPreTraining"
 
 
 def test_a_masked_lm_with_the_parts_of_pretraining_is_that(folder):
     """The released bert-base-uncased calls itself BertForMaskedLM and holds all of BertForPreTraining."""
     source = random_source()
     change_config(folder, architectures=["BertForMaskedLM"])
-    loaded = load_source(folder)
+    loaded = load_pretrained(folder)
     assert loaded.architecture == "BertForPreTraining"
     assert_same_params(source, loaded)
 
@@ -324,7 +324,7 @@ def test_a_vocabulary_larger_than_the_embeddings_is_refused(folder):
 def test_a_folder_with_only_tokenizer_json_has_its_vocabulary(folder):
     source = random_source()
     (folder / "vocab.txt").unlink()
-    assert load_source(folder).tokenizer.fingerprint == source.tokenizer.fingerprint
+    assert load_pretrained(folder).tokenizer.fingerprint == source.tokenizer.fingerprint
 
 
 def test_nothing_there_says_what_to_name(tmp_path):

@@ -56,7 +56,7 @@ WITHOUT_JAX = {"config", "data"}
 # Imports inside functions outside of commands, each with the reason; never to hide a circle.
 LAZY = {
     ("", "prediction.model"): "start-up: bert_jax.load brings jax, which the data workers do without",
-    ("convert.source", "convert.workdir"): "start-up: brings jax and Orbax, which only workdirs need",
+    ("convert.loading", "convert.workdir"): "start-up: brings jax and Orbax, which only workdirs need",
     ("model.attention", "model.kernels.gpu_attention"): "optional: Pallas for GPUs, deprecated in jax",
     ("model.residual_norm", "model.kernels.gpu_residual_norm"): "optional: Pallas for GPUs, deprecated in jax",
     ("jax_internals", "jax"): "optional: each name may be missing, and flags are read without jax",

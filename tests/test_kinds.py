@@ -13,7 +13,7 @@ from bert_jax.kinds.regression import Regression
 from bert_jax.kinds.table import KINDS, kind_of_model
 from bert_jax.kinds.tags import Tags
 from bert_jax.prediction.model import TASKS
-from bert_jax.tasks.interface import Features, Split
+from bert_jax.tasks.interface import Instances, Split
 from bert_jax.tasks.own_data import OWN_TASKS
 from bert_jax.tasks.registry import open_task
 
@@ -57,7 +57,7 @@ def test_the_baseline_of_several_labels_is_the_best_constant_answer(seed: int):
     task = open_task("own", data=DataOptions(), own=OwnOptions(kind="multilabel", labels=",".join(labels)))
     targets = list((rng.random((12, 4)) < rng.random(4)).astype(np.float32))
     ids = [np.ones(3, np.int32)] * len(targets)
-    split = Split("dev", [None] * len(targets), Features(ids, np.full(len(ids), 3, np.int32), targets))
+    split = Split("dev", [None] * len(targets), Instances(ids, np.full(len(ids), 3, np.int32), targets))
     every = itertools.product((-1.0, 1.0), repeat=len(labels))
     best = max(task.score(split, [np.array(answer, np.float32)] * len(targets))["micro_f1"] for answer in every)
     assert constant_score(task, split) == best

@@ -62,7 +62,7 @@ class LoggedEvents(StepLog):
         self.events.append(f"log {step}")
 
 
-class Feature:
+class Callback:
     """Write down when it is called, and with which state."""
 
     def __init__(self, name: str, every: int, events: list[str]):
@@ -74,7 +74,7 @@ class Feature:
 
 
 def play(
-    *, start: int, end: int, features: list[tuple[str, int]], stop: Callable[[list[str]], bool] = lambda events: False
+    *, start: int, end: int, callbacks: list[tuple[str, int]], stop: Callable[[list[str]], bool] = lambda events: False
 ) -> tuple[list[str], int]:
     """Return what a loop did, and the step it ended at."""
     events: list[str] = []
@@ -94,7 +94,7 @@ def play(
         batches=iter(range(start, end)),
         train_step=train_step,
         log=LoggedEvents(events),
-        features=[Feature(name, every, events) for name, every in features],
+        callbacks=[Callback(name, every, events) for name, every in callbacks],
         should_stop=lambda: stop(events),
     )
     assert int(last.step) == step
@@ -102,7 +102,7 @@ def play(
 
 
 def test_the_order_of_the_loop_is_law() -> None:
-    events, step = play(start=0, end=4, features=[("evaluate", 2), ("save", 2)])
+    events, step = play(start=0, end=4, callbacks=[("evaluate", 2), ("save", 2)])
     assert step == 4
     assert events == [
         *("data", "step 1"),
@@ -114,13 +114,13 @@ def test_the_order_of_the_loop_is_law() -> None:
 
 
 def test_figures_of_a_step_are_fetched_after_the_next_is_dispatched() -> None:
-    events, _ = play(start=0, end=6, features=[])
+    events, _ = play(start=0, end=6, callbacks=[])
     for step in range(1, 5):
         assert events.index(f"log {step}") > events.index(f"step {step + 1}")
 
 
 def test_every_feature_runs_at_the_end_whatever_its_interval() -> None:
-    events, _ = play(start=0, end=5, features=[("evaluate", 3), ("save", 100)])
+    events, _ = play(start=0, end=5, callbacks=[("evaluate", 3), ("save", 100)])
     assert [event for event in events if event.split()[0] in ("evaluate", "save")] == [
         *("evaluate 3", "evaluate 5", "save 5")
     ]
@@ -129,8 +129,8 @@ def test_every_feature_runs_at_the_end_whatever_its_interval() -> None:
 @pytest.mark.parametrize("killed_at", range(1, 8))
 def test_a_resumed_loop_does_the_rest_of_what_the_undisturbed_one_does(killed_at: int) -> None:
     features = [("evaluate", 3), ("save", 2)]
-    whole, _ = play(start=0, end=8, features=features)
-    resumed, _ = play(start=killed_at, end=8, features=features)
+    whole, _ = play(start=0, end=8, callbacks=features)
+    resumed, _ = play(start=killed_at, end=8, callbacks=features)
 
     def of(events: list[str], kind: str) -> list[str]:
         return [event for event in events if event.startswith(kind)]
@@ -141,14 +141,14 @@ def test_a_resumed_loop_does_the_rest_of_what_the_undisturbed_one_does(killed_at
 
 
 def test_a_request_to_stop_ends_at_a_boundary_with_everything_logged() -> None:
-    events, step = play(start=0, end=100, features=[("save", 50)], stop=lambda events: events.count("data") == 3)
+    events, step = play(start=0, end=100, callbacks=[("save", 50)], stop=lambda events: events.count("data") == 3)
     assert step == 3
     assert events[-1] == "log 3"
     assert "save 3" not in events  # the run saves behind the loop
 
 
 def test_a_request_to_stop_before_the_first_step_takes_none() -> None:
-    assert play(start=7, end=9, features=[("save", 7)], stop=lambda events: True) == ([], 7)
+    assert play(start=7, end=9, callbacks=[("save", 7)], stop=lambda events: True) == ([], 7)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.dataset import open_datasets, open_tokenizer
 from bert_jax.pretrain.dry_run import describe_run
-from bert_jax.pretrain.evaluate_source import evaluate_source
+from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 from bert_jax.pretrain.masking import predictions_per_length, row_predictions
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.pretrain.program import PretrainingProgram
@@ -239,10 +239,10 @@ def test_a_run_on_packed_rows_resumes_bit_for_bit(workdir: Path, packed: Path, t
 
 
 def test_packed_and_unpacked_rows_of_one_text_give_a_model_the_same_figures(workdir: Path, plain: Path):
-    together = evaluate_source(workdir, max_examples=1000, report=lambda text: None)
+    together = evaluate_pretrained(workdir, max_examples=1000, report=lambda text: None)
     loop = [line for line in figures(workdir) if line["step"] == 6 and "eval/mlm_loss" in line][-1]
     assert together["eval/mlm_loss"] == pytest.approx(loop["eval/mlm_loss"], rel=TOLERANCE)
-    apart = evaluate_source(
+    apart = evaluate_pretrained(
         workdir, data=str(plain), max_seq_length=INSTANCE, max_examples=1000, report=lambda text: None
     )
     assert apart["examples"] > 1.5 * together["examples"]

@@ -11,14 +11,14 @@ torch = pytest.importorskip("torch", reason="needs the parity extra: pip install
 transformers = pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
 
 from bert_jax.config.finetuning import from_config_dict  # noqa: E402
-from bert_jax.convert.source import load_source  # noqa: E402
+from bert_jax.convert.loading import load_pretrained  # noqa: E402
 from bert_jax.finetuning.experiment import Experiment  # noqa: E402
 from bert_jax.finetuning.fine_tuner import FineTuner  # noqa: E402
 from bert_jax.finetuning.finetune import open_config_task  # noqa: E402
 from bert_jax.finetuning.packing import packed_batch  # noqa: E402
 from bert_jax.finetuning.results import Wanted  # noqa: E402
 from bert_jax.finetuning.settings import RunSettings, step_settings  # noqa: E402
-from bert_jax.tasks.interface import Features  # noqa: E402
+from bert_jax.tasks.interface import Instances  # noqa: E402
 from tests.finetune_data import open_runtime, sentiment, write_jsonl, write_source  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -73,7 +73,7 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
     return Experiment(
         config,
         task=open_config_task(config),
-        source=load_source(folder / "source"),
+        source=load_pretrained(folder / "source"),
         wanted=Wanted(runs=(RunSettings(BATCH, RATE, 1.0, 0),)),
         runtime=open_runtime(folder / "work"),
         directory=folder / "work",
@@ -97,7 +97,7 @@ def open_peer(folder: Path, experiment: Experiment, params: dict[str, Any]) -> A
     return peer.train()  # the source has no dropout
 
 
-def padded(features: Features, chosen: range, *, kind: str) -> dict[str, Any]:
+def padded(features: Instances, chosen: range, *, kind: str) -> dict[str, Any]:
     """Return a batch as HuggingFace takes it."""
     instances = [i * features.group + c for i in chosen for c in range(features.group)]
     longest = max(len(features.ids[i]) for i in instances)

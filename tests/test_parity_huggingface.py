@@ -13,7 +13,7 @@ from source_helpers import flat, minilm, random_source, vocabulary
 from bert_jax.config import model_preset
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.huggingface import to_tensors
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.data.vocabulary import load_vocabulary, save_vocabulary
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.heads import PretrainingModel
@@ -138,7 +138,7 @@ def test_folders_of_every_class_come_in_with_equal_outputs(tmp_path, architectur
         model_preset("L-3_H-32_A-4"), vocab_size=vocabulary().size, max_position_embeddings=64, hidden_act=hidden_act
     )
     write_oracle(tmp_path, model, architecture)
-    source = load_source(tmp_path)
+    source = load_pretrained(tmp_path)
     assert source.architecture == architecture
     check_outputs(source, oracle(tmp_path, architecture))
     # And out again: the same tensors bit for bit, and the class finds nothing missing or unexpected.
@@ -166,14 +166,14 @@ def test_random_weights_of_the_large_sizes_give_equal_outputs(tmp_path, preset):
 def check_size(folder, preset):
     model = model_preset(preset)  # with the released vocabulary's 30,522 rows
     write_oracle(folder, model, "BertForPreTraining")
-    check_outputs(load_source(folder), oracle(folder, "BertForPreTraining"))
+    check_outputs(load_pretrained(folder), oracle(folder, "BertForPreTraining"))
 
 
 def test_genuine_weights_give_equal_hidden_states_and_logits(tmp_path):
     folder = minilm()
-    check_outputs(load_source(folder), oracle(folder, "BertModel"))
+    check_outputs(load_pretrained(folder), oracle(folder, "BertModel"))
     # With heads drawn here, exported, and read there.
-    source = load_source(folder, init_missing=["masked_lm", "next_sentence"])
+    source = load_pretrained(folder, init_missing=["masked_lm", "next_sentence"])
     export_folder(source, out=tmp_path / "out", report=lambda line: None)
     expected = check_outputs(source, oracle(tmp_path / "out", "BertForPreTraining"))
     assert expected.prediction_logits.shape[-1] == 30522
@@ -182,7 +182,7 @@ def test_genuine_weights_give_equal_hidden_states_and_logits(tmp_path):
 @pytest.mark.parametrize("which", ["random", "genuine"])
 def test_gradients_of_the_pretraining_loss_are_equal(tmp_path, which):
     if which == "genuine":
-        source = load_source(minilm(), init_missing=["masked_lm", "next_sentence"])
+        source = load_pretrained(minilm(), init_missing=["masked_lm", "next_sentence"])
     else:
         source = random_source()
     export_folder(source, out=tmp_path / "out", report=lambda line: None)
@@ -266,7 +266,7 @@ def test_exported_folder_is_a_sentence_transformer(shared_data, tmp_path):
     library = pytest.importorskip(
         "sentence_transformers", reason="needs sentence-transformers: pip install sentence-transformers"
     )
-    source = load_source(minilm())
+    source = load_pretrained(minilm())
     export_folder(source, out=tmp_path / "out", sentence_transformers=True, report=lambda line: None)
     chosen = sentences(shared_data, 40)
     theirs = library.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(chosen)

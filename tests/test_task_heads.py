@@ -14,7 +14,7 @@ from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.parameter_names import flatten, to_theirs
-from bert_jax.tasks.interface import Features
+from bert_jax.tasks.interface import Instances
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
 
@@ -29,7 +29,7 @@ def sized(kind: str) -> OutputKind:
     return KINDS[kind](num_labels=LABELS, group=4 if kind == "choice" else 1)
 
 
-def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
+def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Instances:
     """Return instances of 5 to 20 tokens with random targets."""
     rng = np.random.default_rng(seed)
     group = 4 if kind == "choice" else 1
@@ -51,7 +51,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Features:
                 "multilabel": rng.integers(0, 2, LABELS).astype(np.float32),
             }[kind]
         )
-    return Features(ids, np.array(firsts, np.int32), targets, group=group)
+    return Instances(ids, np.array(firsts, np.int32), targets, group=group)
 
 
 def params_of(kind: str) -> Any:
@@ -65,7 +65,7 @@ def params_of(kind: str) -> Any:
     )
 
 
-def rows_of(features: Features, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
+def rows_of(features: Instances, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
     shape = RowShape(length, slots=per_row * features.group, group=features.group)
     return PackedRows(**packed_batch(features, examples, shape=shape, kind=sized(kind)).arrays)
 
@@ -96,7 +96,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_each_example_alone(kind: str)
         np.testing.assert_allclose(whole, np.sum(leaves, axis=0), atol=SAME * max(1.0, np.abs(whole).max()))
 
 
-def outputs_of(objective: TaskObjective, params: Any, features: Features) -> list[np.ndarray]:
+def outputs_of(objective: TaskObjective, params: Any, features: Instances) -> list[np.ndarray]:
     """Return the output of each example, out of rows that several share."""
     shape = RowShape(96, slots=4 * features.group, group=features.group)
     batch = packed_batch(features, range(features.num_examples), shape=shape, kind=objective.kind)

@@ -11,7 +11,7 @@ from bert_jax.config.task_options import DataOptions, OwnOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import metrics
 from bert_jax.tasks.entity_metrics import Entity, entities, score_entities, split_tag, to_iob2
-from bert_jax.tasks.interface import Features, Split
+from bert_jax.tasks.interface import Instances, Split
 from bert_jax.tasks.registry import open_task
 from bert_jax.tasks.squad_metrics import (
     best_threshold,
@@ -49,7 +49,7 @@ def test_multi_label_metrics_equal_scikit_learns():
         outputs = rng.normal(rng.normal(), 1, (size, classes)).astype(np.float32)
         names = [f"label {number}" for number in range(classes)]
         task = open_task("own", data=DataOptions(), own=OwnOptions(kind="multilabel", labels=",".join(names)))
-        features = Features([np.ones(2, np.int32)] * size, np.full(size, 2, np.int32), list(gold.astype(np.float32)))
+        features = Instances([np.ones(2, np.int32)] * size, np.full(size, 2, np.int32), list(gold.astype(np.float32)))
         split = Split("dev", [None] * size, features)
         options = {"zero_division": 0}
         assert task.score(split, list(outputs)) == {

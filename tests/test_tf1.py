@@ -9,7 +9,7 @@ from source_helpers import assert_same_params, flat, random_source
 from tf1_writer import snappy, table, write_checkpoint
 
 from bert_jax.convert.crc32c import crc32c
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.sstable import TableError, decompress_snappy, read_table
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
@@ -67,7 +67,7 @@ def test_crc32c_joins_chunks(monkeypatch):
 
 def test_shared_checkpoint_is_imported_and_every_variable_accounted_for(shared_data):
     folder = shared_data / "checkpoints" / "keras_bert_tf1_test_checkpoint"
-    source = load_source(folder / "bert_model.ckpt")
+    source = load_pretrained(folder / "bert_model.ckpt")
     assert (source.kind, source.architecture) == ("tf1", "BertForPreTraining")
     assert source.model.hidden_act == "gelu_new"
     assert source.tokenizer is not None
@@ -86,14 +86,14 @@ def test_shared_checkpoint_is_imported_and_every_variable_accounted_for(shared_d
 @pytest.mark.parametrize("named", ["", "bert_model.ckpt", "bert_model.ckpt.index", "bert_model.ckpt.meta"])
 def test_checkpoint_is_found_by_prefix_folder_or_one_of_its_files(shared_data, named):
     folder = shared_data / "checkpoints" / "keras_bert_tf1_test_checkpoint"
-    assert load_source(folder / named).kind == "tf1"
+    assert load_pretrained(folder / named).kind == "tf1"
 
 
 @pytest.mark.parametrize(("preset", "shards", "compress"), [("tiny", 1, False), ("tiny", 3, True), ("mini", 1, True)])
 def test_larger_checkpoints_come_in_exactly(tmp_path, preset, shards, compress):
     source = random_source(preset)
     write_release(tmp_path, source, num_shards=shards, compress=compress)
-    loaded = load_source(tmp_path / "bert_model.ckpt")
+    loaded = load_pretrained(tmp_path / "bert_model.ckpt")
     assert_same_params(source, loaded)
     assert loaded.model == source.model
     assert loaded.tokenizer.fingerprint == source.tokenizer.fingerprint
@@ -103,20 +103,20 @@ def test_larger_checkpoints_come_in_exactly(tmp_path, preset, shards, compress):
 def test_a_checkpoint_of_base_size_comes_in_exactly(tmp_path):
     source = random_source("base")
     write_release(tmp_path, source)
-    assert_same_params(source, load_source(tmp_path))
+    assert_same_params(source, load_pretrained(tmp_path))
 
 
 def test_fine_tuned_classifier_of_the_original_comes_in(tmp_path):
     source = random_source(architecture="BertForSequenceClassification", num_labels=3)
     write_release(tmp_path, source)
-    loaded = load_source(tmp_path)
+    loaded = load_pretrained(tmp_path)
     assert (loaded.architecture, loaded.num_labels) == ("BertForSequenceClassification", 3)
     assert_same_params(source, loaded)
 
 
 def refused(tmp_path) -> str:
     with pytest.raises(UserError) as caught:
-        load_source(tmp_path / "bert_model.ckpt")
+        load_pretrained(tmp_path / "bert_model.ckpt")
     return str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_what_the_optimizers_of_tensorflow_leave_is_no_weight(tmp_path):
     }
     tensors |= {name: np.zeros(size, np.float32) for name, size in extra.items()}
     write_checkpoint(tmp_path / "bert_model.ckpt", tensors)
-    assert_same_params(source, load_source(tmp_path))
+    assert_same_params(source, load_pretrained(tmp_path))
 
 
 def test_partitioned_variables_are_refused_with_a_line(tmp_path):

@@ -14,10 +14,10 @@ import numpy as np
 
 from bert_jax.convert.folder_config import config_json
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
+from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.model_card import model_card
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_transformers_files
-from bert_jax.convert.source import load_source
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
 from bert_jax.files import load_json, new_folder, writing
@@ -47,7 +47,7 @@ class Exported:
 
 
 def export_folder(
-    source: Source,
+    source: PretrainedModel,
     *,
     out: str | Path,
     dtype: str = "",
@@ -89,7 +89,7 @@ def export_folder(
 
 
 def _write(
-    source: Source,
+    source: PretrainedModel,
     folder: Path,
     tensors: dict[str, np.ndarray],
     name: str,
@@ -113,13 +113,13 @@ def _write(
         write_sentence_transformers_files(folder, model=source.model, pooling=pooling)
 
 
-def _label_fields(source: Source) -> dict[str, Any]:
+def _label_fields(source: PretrainedModel) -> dict[str, Any]:
     """Return the fields about labels: HuggingFace takes a classifier's size from them, two without."""
     kind = source.output_kind
     return dict(source.label_fields) | (id_fields(source.labels) if kind is not None and kind.has_label_names else {})
 
 
-def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:
+def _compare(source: PretrainedModel, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:
     """Read everything back; return the largest relative difference of outputs.
 
     Raises:
@@ -129,7 +129,7 @@ def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) ->
     wrong = sorted(
         name for name in tensors.keys() | read.keys() if name not in read or not same_bits(read[name], tensors[name])
     )
-    back = load_source(folder)
+    back = load_pretrained(folder)
     again = to_tensors(back, dtype=back.dtype)
     wrong += sorted(name for name, array in tensors.items() if not same_bits(again[name], array))
     for what, mine, theirs in (
@@ -153,13 +153,13 @@ def _compare(source: Source, folder: Path, *, tensors: dict[str, np.ndarray]) ->
     return difference
 
 
-def _computing(source: Source) -> dict[str, Any]:
+def _computing(source: PretrainedModel) -> dict[str, Any]:
     """Return the fields that say how to compute and not what: they are not exported."""
     model = source.model
     return {name: getattr(model, name) for name in ("dtype", "attention_implementation", "scan_layers", "remat")}
 
 
-def _output_difference(back: Source, folder: Path, tensors: dict[str, np.ndarray]) -> float:
+def _output_difference(back: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
     tokenizer = back.require_tokenizer()
     framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
     ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
@@ -127,7 +127,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def to_tensors(source: Source, *, dtype: str) -> dict[str, np.ndarray]:
+def to_tensors(source: PretrainedModel, *, dtype: str) -> dict[str, np.ndarray]:
     """Return the tensors of a folder from a model's tree.
 
     Raises:

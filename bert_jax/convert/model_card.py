@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
@@ -12,7 +12,7 @@ from bert_jax.model.parameter_names import flatten
 _PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
 
 
-def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> str:
+def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str = "") -> str:
     """Return the card of `source` as exported in `dtype`; `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
@@ -26,7 +26,7 @@ def model_card(source: Source, *, name: str, dtype: str, pooling: str = "") -> s
 _ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workdir": "checkpoint of bert_jax"}
 
 
-def _front_matter(source: Source, *, pooling: str) -> str:
+def _front_matter(source: PretrainedModel, *, pooling: str) -> str:
     config = source.record.get("config", {})
     language = config.get("data", {}).get("language", "")
     task = "sentence-similarity" if pooling else _pipeline_tag(source)
@@ -36,17 +36,17 @@ def _front_matter(source: Source, *, pooling: str) -> str:
     return "\n".join([*lines, "tags:", f"- {source.model.architecture}", "- bert_jax", "---"])
 
 
-def _pipeline(source: Source) -> str:
+def _pipeline(source: PretrainedModel) -> str:
     return next((tag for ending, tag in _PIPELINES.items() if source.architecture.endswith(ending)), "")
 
 
-def _pipeline_tag(source: Source) -> str:
+def _pipeline_tag(source: PretrainedModel) -> str:
     if source.output_kind is not None:
         return source.output_kind.pipeline_tag
     return next((tag for name, tag in _PIPELINES.items() if source.architecture.endswith(name)), "")
 
 
-def _shape(source: Source, *, dtype: str) -> str:
+def _shape(source: PretrainedModel, *, dtype: str) -> str:
     model, architecture = source.model, architecture_of(source.model)
     count = sum(array.size for array in flatten(source.params).values())
     return (
@@ -87,7 +87,7 @@ def _training(record: Mapping[str, Any]) -> str:
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 
 
-def _metrics(source: Source) -> str:
+def _metrics(source: PretrainedModel) -> str:
     """Return the newest evaluation up to the checkpoint's step, from the workdir's metrics.jsonl."""
     workdir = source.path if (source.path / "metrics.jsonl").exists() else source.path.parent.parent
     measured: dict[str, float] = {}
@@ -105,7 +105,7 @@ def _metrics(source: Source) -> str:
     return "\n".join(head + rows)
 
 
-def _vocabulary(source: Source) -> str:
+def _vocabulary(source: PretrainedModel) -> str:
     tokenizer = source.require_tokenizer()
     casing = "uncased" if tokenizer.do_lower_case else "cased"
     return (
@@ -117,7 +117,7 @@ def _vocabulary(source: Source) -> str:
     )
 
 
-def _use(source: Source, *, name: str, pooling: str) -> str:
+def _use(source: PretrainedModel, *, name: str, pooling: str) -> str:
     kind = source.output_kind
     if pooling:
         load = f"SentenceTransformer('{name}')"

@@ -15,7 +15,7 @@ CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PretrainedModel:
     """Hold a model that came from somewhere.
 
     Attributes:

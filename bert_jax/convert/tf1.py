@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.convert.assemble import assemble
 from bert_jax.convert.crc32c import masked_crc32c
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
@@ -57,7 +57,7 @@ def find_prefix(path: Path) -> Path | None:
     return None
 
 
-def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> Source:
+def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> PretrainedModel:
     """Load a released checkpoint with the bert_config.json and the vocab.txt beside it.
 
     Raises:
@@ -80,7 +80,7 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
         drop=drop,
     )
     vocabulary = prefix.with_name("vocab.txt")
-    return Source(
+    return PretrainedModel(
         path=prefix,
         kind="tf1",
         model=model,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.pretrained import Source
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words
@@ -18,7 +18,9 @@ from bert_jax.model.parameter_names import flatten, nest
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
-def extend_source(source: Source, *, words: Sequence[str], report: Callable[[str], None] = print) -> Source:
+def extend_source(
+    source: PretrainedModel, *, words: Sequence[str], report: Callable[[str], None] = print
+) -> PretrainedModel:
     """Return `source` with `words` in its vocabulary; words that it has already are passed over.
 
     Rows of the word embeddings and values of the masked-LM bias are the means over the pieces that each word was cut

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.convert.assemble import draw, name_architecture
 from bert_jax.convert.huggingface import matches
-from bert_jax.convert.pretrained import CHECKPOINTS, Source
+from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
@@ -29,7 +29,7 @@ class _Damaged(Exception):
 
 def load_workdir(
     path: Path, *, report: Callable[[str], None], init_missing: Sequence[str] = (), drop: Sequence[str] = ()
-) -> Source:
+) -> PretrainedModel:
     """Load the model of a workdir; a damaged checkpoint is reported and the one before it is tried.
 
     Raises:
@@ -69,7 +69,7 @@ def _source(
     *,
     init_missing: Sequence[str],
     drop: Sequence[str],
-) -> Source:
+) -> PretrainedModel:
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
     model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
@@ -82,7 +82,7 @@ def _source(
     params = nest(flat)
     parts = tuple(part for part in names.parts if part in params)
     _check_shapes(flat, model=model, path=path)
-    return Source(
+    return PretrainedModel(
         path=path,
         kind="workdir",
         model=model,

@@ -26,9 +26,9 @@ from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
 from bert_jax.data.manifest import check_manifest, make_manifest
 from bert_jax.data.records import row_spec
-from bert_jax.data.shards import ShardPlan, dataset_directory, read_result, shard_name, write_shard
-from bert_jax.data.source import Source
-from bert_jax.data.spool import SpoolPlan, portions, write_portion
+from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
+from bert_jax.data.source import TextSource
+from bert_jax.data.spool import SpoolSpec, portions, write_portion
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -91,7 +91,9 @@ def build_dataset(
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
 
 
-def _find_sources(inputs: str, *, out: Path, leave_out: Sequence[Path], max_seq_lengths: Sequence[int]) -> list[Source]:
+def _find_sources(
+    inputs: str, *, out: Path, leave_out: Sequence[Path], max_seq_lengths: Sequence[int]
+) -> list[TextSource]:
     try:
         return find_sources(inputs, leave_out=[out, *leave_out])
     except UserError as error:
@@ -144,7 +146,7 @@ class _Build:
     run: Run
 
     def build(
-        self, sources: list[Source], lengths: list[int], given: Tokenizer | None, vocab_size: int, text_bytes: int
+        self, sources: list[TextSource], lengths: list[int], given: Tokenizer | None, vocab_size: int, text_bytes: int
     ) -> None:
         work = self.out / "work"
         found = self._spool(work / "spool", sources, text_bytes)
@@ -152,7 +154,7 @@ class _Build:
             self.report(f"warning: {warning}")
         tokenizer = self._vocabulary(found, given, vocab_size)
         check_room(self.out, text_bytes=found.text_bytes, max_seq_lengths=lengths)
-        plan = ShardPlan(
+        plan = ShardSpec(
             out=str(self.out),
             results=str(work / "results"),
             vocab_directory=str(self.out / "vocab"),
@@ -176,8 +178,8 @@ class _Build:
         self._finish(plan, found, tokenizer)
         shutil.rmtree(work)
 
-    def _spool(self, directory: Path, sources: list[Source], text_bytes: int) -> Survey:
-        plan = SpoolPlan(str(directory), self.config.format, self.config.language, self.config.seed)
+    def _spool(self, directory: Path, sources: list[TextSource], text_bytes: int) -> Survey:
+        plan = SpoolSpec(str(directory), self.config.format, self.config.language, self.config.seed)
         progress = ByteProgress("reading text", total=text_bytes, report=self.report)
         pieces = portions(sources)
         self.run(functools.partial(write_portion, plan=plan), pieces, advance=progress.advance)
@@ -203,7 +205,7 @@ class _Build:
                 save_vocabulary(learned, directory=partial)
         return load_tokenizer(directory)
 
-    def _finish(self, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> None:
+    def _finish(self, plan: ShardSpec, found: Survey, tokenizer: Tokenizer) -> None:
         results = [(shard, read_result(plan, shard)) for shard in found.shards]
         counts: dict[str, list[ShardCounts]] = {"train": [], "validation": []}
         for shard, result in results:
@@ -261,7 +263,7 @@ class _Build:
                 )
 
 
-def _data_fingerprint(config: DataConfig, plan: ShardPlan, found: Survey, tokenizer: Tokenizer) -> str:
+def _data_fingerprint(config: DataConfig, plan: ShardSpec, found: Survey, tokenizer: Tokenizer) -> str:
     parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint, SHARD_BYTES]
     parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
     if config.pack:  # data sets made before there was packing keep their fingerprint

@@ -9,15 +9,15 @@ from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
 from bert_jax.data.opening import open_texts
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.source import Document, ReadReport, Source
+from bert_jax.data.source import Document, ReadReport, TextSource
 from bert_jax.errors import UserError
 
-__all__ = ["Document", "ReadReport", "Source", "find_sources", "read_documents", "read_source", "split_paragraph"]
+__all__ = ["Document", "ReadReport", "TextSource", "find_sources", "read_documents", "read_source", "split_paragraph"]
 
 MAX_PART = 1 << 20  # characters; a longer document comes in parts
 
 
-def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ()) -> list[Source]:
+def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ()) -> list[TextSource]:
     """Find the sources that the user named, in an order that depends on their names alone.
 
     Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with
@@ -29,7 +29,7 @@ def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ())
         UserError: an input matches nothing, or is a data set that cannot be read.
     """
     files: set[Path] = set()
-    others: list[Source] = []
+    others: list[TextSource] = []
     for item in dict.fromkeys(_items(inputs)):
         if item == EMBEDDED:
             others.append(embedded_source())
@@ -60,7 +60,7 @@ def read_documents(
 
 
 def read_source(
-    source: Source,
+    source: TextSource,
     *,
     format: str = "auto",
     language: str = "en",
@@ -93,7 +93,7 @@ def read_source(
         yield from _read_file(source, format=format, language=splitter, report=report)
 
 
-def _read_file(source: Source, *, format: str, language: str | None, report: ReadReport) -> Iterator[Document]:
+def _read_file(source: TextSource, *, format: str, language: str | None, report: ReadReport) -> Iterator[Document]:
     for stream in open_texts(source.path):
         head = stream.peek(formats.SAMPLE)
         if not formats.is_text(head):
@@ -183,13 +183,14 @@ def _walk(folder: Path, leave_out: Set[Path]) -> Iterator[Path]:
                 yield file
 
 
-def _file_sources(paths: Sequence[Path]) -> list[Source]:
+def _file_sources(paths: Sequence[Path]) -> list[TextSource]:
     if not paths:
         return []
     root = os.path.commonpath([path.parent for path in paths])
     try:
         return [
-            Source(name=path.relative_to(root).as_posix(), size=path.stat().st_size, path=str(path)) for path in paths
+            TextSource(name=path.relative_to(root).as_posix(), size=path.stat().st_size, path=str(path))
+            for path in paths
         ]
     except OSError as error:
         raise UserError(f"data.input: cannot read {error.filename}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.data.markup import sentences_of
-from bert_jax.data.source import Document, Source
+from bert_jax.data.source import Document, TextSource
 
 EMBEDDED = "embedded"
 
@@ -25,10 +25,10 @@ _MIN_REPEATED = 6  # words; shorter sentences may come again
 _MIN_COMMENT = 60  # characters; a shorter comment says little without the code below it
 
 
-def embedded_source() -> Source:
+def embedded_source() -> TextSource:
     """Return the corpus as a source; its size is an estimate of the prose, some 2 MB."""
     size = sum(path.stat().st_size for _, path in _modules(_library()))
-    return Source(name=EMBEDDED, size=int(size * _PROSE_SHARE), kind="embedded")
+    return TextSource(name=EMBEDDED, size=int(size * _PROSE_SHARE), kind="embedded")
 
 
 def read_embedded_corpus(folder: Path | None = None) -> Iterator[Document]:

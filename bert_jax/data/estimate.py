@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bert_jax.data.opening import without_compression
 from bert_jax.data.records import row_spec
-from bert_jax.data.source import Source
+from bert_jax.data.source import TextSource
 from bert_jax.errors import UserError
 from bert_jax.progress import duration, format_bytes
 
@@ -18,7 +18,7 @@ _RECORD_BYTES = 68  # that ArrayRecord and the Example around a row take
 _TEXT_BYTES_A_SECOND = 5e6  # a core, one length: benchmarks/data_set.py
 
 
-def estimate_text(sources: Sequence[Source]) -> int:
+def estimate_text(sources: Sequence[TextSource]) -> int:
     """Return about how many bytes of text the sources hold."""
     return int(sum(source.size * _EXPANSION.get(without_compression(source.path)[1], 1.0) for source in sources))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_jax.config import DataConfig
 from bert_jax.data.shards import DATASET_NAME
-from bert_jax.data.source import Source
+from bert_jax.data.source import TextSource
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import load_json
@@ -19,7 +19,7 @@ _PACKING = {"pack": False, "max_instances_per_row": 0, "max_instance_length": 0}
 
 
 def make_manifest(
-    config: DataConfig, *, sources: Sequence[Source], tokenizer: Tokenizer | None, vocab_size: int, recipe: str
+    config: DataConfig, *, sources: Sequence[TextSource], tokenizer: Tokenizer | None, vocab_size: int, recipe: str
 ) -> dict[str, Any]:
     """Return what decides on the data set, as JSON values.
 
@@ -39,7 +39,7 @@ def make_manifest(
     }
 
 
-def _sample_hash(source: Source) -> str:
+def _sample_hash(source: TextSource) -> str:
     if source.kind != "file":
         return source.kind
     digest = hashlib.blake2b(digest_size=16)

@@ -31,7 +31,7 @@ _NUM_LENDERS = 8  # documents that lend a random B to a shard that holds parts o
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardPlan:
+class ShardSpec:
     """Say what shards are made of and where they go: all that a worker needs."""
 
     out: str
@@ -59,7 +59,7 @@ def shard_name(shard: Shard) -> str:
     return f"{DATASET_NAME}-{shard.split}.array_record-{shard.index:05d}-of-{shard.count:05d}"
 
 
-def read_result(plan: ShardPlan, shard: Shard) -> ShardCounts | None:
+def read_result(plan: ShardSpec, shard: Shard) -> ShardCounts | None:
     """Return the counts of a shard if it is finished and its files are there."""
     try:
         value = load_json(_result_path(plan, shard))
@@ -74,7 +74,7 @@ def read_result(plan: ShardPlan, shard: Shard) -> ShardCounts | None:
     return counts
 
 
-def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
+def write_shard(piece: Shard, *, plan: ShardSpec, advance: Advance) -> None:
     """Write the files of a shard, one for each length, and its counts, unless they are there already."""
     if read_result(plan, piece) is not None:
         advance(piece.text_bytes)
@@ -122,7 +122,7 @@ def write_shard(piece: Shard, *, plan: ShardPlan, advance: Advance) -> None:
     write_json(_result_path(plan, piece), dataclasses.asdict(counts))
 
 
-def _result_path(plan: ShardPlan, shard: Shard) -> Path:
+def _result_path(plan: ShardSpec, shard: Shard) -> Path:
     return Path(plan.results) / f"{shard.split}-{shard.index:05d}-of-{shard.count:05d}.json"
 
 
@@ -138,7 +138,7 @@ def _generator(seed: int, shard: Shard, max_seq_length: int) -> random.Random:
 
 
 def _tokenize(
-    shard: Shard, plan: ShardPlan, tokenizer: Tokenizer, advance: Advance
+    shard: Shard, plan: ShardSpec, tokenizer: Tokenizer, advance: Advance
 ) -> tuple[TokenizedDocuments, ShardCounts]:
     """Read and tokenise a shard's documents, and others that lend a random B where the shard holds only one."""
     found = plan.spool.read(split=shard.split, low=shard.low, high=shard.high)

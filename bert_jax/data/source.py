@@ -22,7 +22,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """Something that is read from its start to its end by one process: the unit of parallel reading."""
 
     name: str  # does not change when the whole corpus moves to another folder or machine

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.documents import read_source
-from bert_jax.data.source import ReadReport, Source
+from bert_jax.data.source import ReadReport, TextSource
 from bert_jax.data.workers import Advance
 from bert_jax.files import write_json
 
@@ -36,11 +36,11 @@ class Portion:
     """Hold sources that one process spools: the unit of resuming."""
 
     index: int
-    sources: tuple[Source, ...]
+    sources: tuple[TextSource, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class SpoolPlan:
+class SpoolSpec:
     """Say where to spool and what decides on the documents and their order."""
 
     directory: str
@@ -59,9 +59,9 @@ class SpooledDocument:
     texts: list[str]
 
 
-def portions(sources: Sequence[Source]) -> list[Portion]:
+def portions(sources: Sequence[TextSource]) -> list[Portion]:
     """Group neighbouring sources to portions of at least `PORTION_BYTES`."""
-    groups: list[list[Source]] = []
+    groups: list[list[TextSource]] = []
     size = PORTION_BYTES
     for source in sources:
         if size >= PORTION_BYTES:
@@ -72,7 +72,7 @@ def portions(sources: Sequence[Source]) -> list[Portion]:
     return [Portion(index, tuple(group)) for index, group in enumerate(groups)]
 
 
-def write_portion(piece: Portion, *, plan: SpoolPlan, advance: Advance) -> None:
+def write_portion(piece: Portion, *, plan: SpoolSpec, advance: Advance) -> None:
     """Spool the sources of a portion, unless that is done already."""
     directory = Path(plan.directory) / f"{piece.index:06d}"
     if (directory / "done.json").exists():

@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.data.formats import read_text
 from bert_jax.data.lines import decode
-from bert_jax.data.source import ReadReport, Source
+from bert_jax.data.source import ReadReport, TextSource
 from bert_jax.errors import UserError
 
 PREFIX = "tfds:"
@@ -20,7 +20,7 @@ _BATCH_BYTES = 1 << 22  # records are read in batches: reading one alone costs t
 _INPUT = re.compile(r"tfds:(?P<path>.+?)(?::(?P<feature>[A-Za-z_]\w*))?")
 
 
-def find_tfds_sources(item: str) -> list[Source]:
+def find_tfds_sources(item: str) -> list[TextSource]:
     """Divide the split `train` of a data set (or its only split) into ranges of records.
 
     Raises:
@@ -39,7 +39,7 @@ def find_tfds_sources(item: str) -> list[Source]:
         raise UserError(f"data.input: TFDS data set '{path}' has no records in its split '{split}'")
     step = max(1, records * RANGE_BYTES // max(size, 1))
     return [
-        Source(
+        TextSource(
             name=f"{PREFIX}{builder.info.full_name}:{feature}[{split}:{start}]",
             size=size * (end - start) // records,
             kind="tfds",
@@ -52,7 +52,7 @@ def find_tfds_sources(item: str) -> list[Source]:
     ]
 
 
-def read_tfds_events(source: Source, *, report: ReadReport) -> Iterator[str | None]:
+def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str | None]:
     """Yield the paragraphs of a range of records, and None after each record.
 
     Raises:

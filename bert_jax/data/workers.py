@@ -27,7 +27,7 @@ def default_num_workers() -> int:
 
 
 @runtime_checkable  # Beam compares types
-class Task(Protocol):
+class WorkFunction(Protocol):
     """Do one picklable piece of work, calling `advance` with the bytes done since the last call."""
 
     def __call__(self, piece: Any, *, advance: Advance) -> None:
@@ -35,7 +35,7 @@ class Task(Protocol):
         ...
 
 
-def run_local(task: Task, pieces: Sequence[Any], *, num_workers: int, advance: Advance) -> None:
+def run_local(task: WorkFunction, pieces: Sequence[Any], *, num_workers: int, advance: Advance) -> None:
     """Do `task` for every piece, in `num_workers` processes, or in this one if that is enough.
 
     Raises:
@@ -60,7 +60,7 @@ def run_local(task: Task, pieces: Sequence[Any], *, num_workers: int, advance: A
             worker.join()
 
 
-def run_beam(task: Task, pieces: Sequence[Any], *, arguments: Sequence[str]) -> None:
+def run_beam(task: WorkFunction, pieces: Sequence[Any], *, arguments: Sequence[str]) -> None:
     """Do `task` for every piece as an Apache Beam map; `arguments` choose and configure Beam's runner.
 
     Raises:
@@ -75,11 +75,11 @@ def run_beam(task: Task, pieces: Sequence[Any], *, arguments: Sequence[str]) -> 
         _ = pipeline | beam.Create(list(pieces)) | beam.Reshuffle() | beam.Map(_do_silently, task)
 
 
-def _do_silently(piece: Any, task: Task) -> None:
+def _do_silently(piece: Any, task: WorkFunction) -> None:
     task(piece, advance=lambda _: None)
 
 
-def _start(task: Task, count: int) -> Iterator[tuple[connection.Connection, process.BaseProcess]]:
+def _start(task: WorkFunction, count: int) -> Iterator[tuple[connection.Connection, process.BaseProcess]]:
     context = multiprocessing.get_context("spawn")
     with _without_main_module():
         for _ in range(count):
@@ -144,7 +144,7 @@ def _distribute(
                     end.send(piece)
 
 
-def _serve(end: connection.Connection, task: Task) -> None:
+def _serve(end: connection.Connection, task: WorkFunction) -> None:
     """Do the pieces that arrive until the pipe is closed; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.feature_based import FeatureBased
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.initial import constant_score
@@ -42,7 +42,7 @@ class Experiment:
         config: FinetuneConfig,
         *,
         task: Task,
-        source: Source,
+        source: PretrainedModel,
         wanted: Wanted,
         runtime: Runtime,
         directory: Path,

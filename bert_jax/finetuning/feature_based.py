@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import batch_examples
 from bert_jax.finetuning.initial import task_model
@@ -36,7 +36,7 @@ class FeatureBased(Learner):
 
     is_kept = False
 
-    def __init__(self, config: FinetuneConfig, *, task: TagTask, source: Source, data: TaskData):
+    def __init__(self, config: FinetuneConfig, *, task: TagTask, source: PretrainedModel, data: TaskData):
         """Lay out the tagger; the features are computed by `prepare`.
 
         Raises:
@@ -120,7 +120,7 @@ class FeatureBased(Learner):
 class _Extractor:
     """Compute the layers that the config names at every word's first token."""
 
-    def __init__(self, config: FinetuneConfig, *, source: Source, task: Task, data: TaskData):
+    def __init__(self, config: FinetuneConfig, *, source: PretrainedModel, task: Task, data: TaskData):
         self._mesh = meshes.make_mesh(config.mesh)
         model = task_model(source, config=config)
         self._shape = row_shape([split.features for split in data.splits], batch_size=32)

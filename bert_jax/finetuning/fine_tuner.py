@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning import initial
 from bert_jax.finetuning.batches import batch_examples
 from bert_jax.finetuning.learner import Learner
@@ -37,7 +37,7 @@ class FineTuner(Learner):
         config: FinetuneConfig,
         *,
         task: Task,
-        source: Source,
+        source: PretrainedModel,
         data: TaskData,
         batch_sizes: Sequence[int],
         random_parts: tuple[str, ...],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
@@ -71,7 +71,7 @@ def finetune(
     if config.own:
         open_config_task(config_of_task(config, "own"))  # complains of an unknown kind before a model is read
     report = print if hosts.is_main else silent
-    source = load_source(request.init, report=report)
+    source = load_pretrained(request.init, report=report)
     source.require_tokenizer()
     check_command(config, params=source.params, hosts=hosts, own=("data.directory",))
     runtime = open_runtime(
@@ -90,7 +90,7 @@ def finetune(
     return FINISHED
 
 
-def _run_tasks(config: FinetuneConfig, *, source: Source, request: Request, runtime: Runtime) -> None:
+def _run_tasks(config: FinetuneConfig, *, source: PretrainedModel, request: Request, runtime: Runtime) -> None:
     workdir = runtime.path
     names = _tasks(config, runtime.report)
     single = len(names) == 1 and config.task == names[0]
@@ -122,7 +122,7 @@ def _run_task(
     config: FinetuneConfig,
     *,
     task: Task,
-    source: Source,
+    source: PretrainedModel,
     directory: Path,
     wanted: Wanted,
     runtime: Runtime,

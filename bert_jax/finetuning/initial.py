@@ -7,13 +7,13 @@ import jax
 
 from bert_jax.config import ModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 
-def task_model(source: Source, *, config: FinetuneConfig) -> ModelConfig:
+def task_model(source: PretrainedModel, *, config: FinetuneConfig) -> ModelConfig:
     """Return the SOURCE's shape, computed as the config says.
 
     Raises:
@@ -37,7 +37,9 @@ def task_model(source: Source, *, config: FinetuneConfig) -> ModelConfig:
     return dataclasses.replace(source.model, **changes)
 
 
-def source_params(source: Source, *, task: Task, parts: tuple[str, ...], fresh: tuple[str, ...]) -> dict[str, Any]:
+def source_params(
+    source: PretrainedModel, *, task: Task, parts: tuple[str, ...], fresh: tuple[str, ...]
+) -> dict[str, Any]:
     """Return those of `parts` that the SOURCE gives; the rest is to be drawn.
 
     A head is taken over from a SOURCE fine-tuned for the same kind of task (intermediate training); parts named in
@@ -65,7 +67,7 @@ def _class_for(task: Task, *, model: ModelConfig) -> str:
     return architecture_of(model).huggingface.class_for(task.kind.huggingface_class)
 
 
-def _check_labels(source: Source, task: Task, *, head: str) -> None:
+def _check_labels(source: PretrainedModel, task: Task, *, head: str) -> None:
     wanted = len(task.labels) or 1
     named = "id2label" in source.label_fields
     theirs = source.labels if named else [f"{source.num_labels} labels without names"]
@@ -83,7 +85,9 @@ def _check_labels(source: Source, task: Task, *, head: str) -> None:
         )
 
 
-def checkpoint_metadata(source: Source, *, task: Task, model: ModelConfig, config: FinetuneConfig) -> dict[str, Any]:
+def checkpoint_metadata(
+    source: PretrainedModel, *, task: Task, model: ModelConfig, config: FinetuneConfig
+) -> dict[str, Any]:
     """Return what a checkpoint must say to be a SOURCE (`convert/workdir.py`)."""
     return {
         "config": {**dataclasses.asdict(config), "model": dataclasses.asdict(model)},

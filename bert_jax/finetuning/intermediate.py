@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from bert_jax.config.finetuning import FinetuneConfig
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.settings import RunSettings
@@ -19,11 +19,11 @@ def intermediate_source(
     config: FinetuneConfig,
     *,
     task: Task,
-    source: Source,
+    source: PretrainedModel,
     directory: Path,
     fresh: tuple[str, ...],
     runtime: Runtime,
-) -> Source:
+) -> PretrainedModel:
     """Return the SOURCE after one run on `squad.intermediate_file`, done once and kept in WORKDIR/intermediate.
 
     It is a task of its own with that file as train set, with the task's own dev set (or `dev_fraction`) selecting
@@ -50,4 +50,4 @@ def intermediate_source(
         runtime=runtime,
         directory=directory,
     ).run_all()
-    return load_source(directory, report=runtime.report)
+    return load_pretrained(directory, report=runtime.report)

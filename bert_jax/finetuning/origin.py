@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.source import Source
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.parallel.distributed import Hosts
@@ -18,7 +18,7 @@ _WHERE = {"weights": "--init", "vocabulary": "--init", "parts drawn anew": "--in
 
 
 def settle_origin(
-    directory: Path, *, source: Source, fresh: Sequence[str], splits: Sequence[Split], hosts: Hosts
+    directory: Path, *, source: PretrainedModel, fresh: Sequence[str], splits: Sequence[Split], hosts: Hosts
 ) -> None:
     """Write DIRECTORY/origin.json and DIRECTORY/vocab, or check that the runs there began from the same.
 

@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.rows.packing import Placement, best_fit, token_positions
-from bert_jax.tasks.interface import Features
+from bert_jax.tasks.interface import Instances
 
 _ROUND_LENGTH = 32  # row lengths are multiples of it: few shapes, and whole vectors on every device
 
@@ -33,7 +33,7 @@ class RowShape:
         return self.slots // self.group
 
 
-def row_shape(features: Sequence[Features], *, batch_size: int) -> RowShape:
+def row_shape(features: Sequence[Instances], *, batch_size: int) -> RowShape:
     """Return the shape that holds every example of `features` and packs batches of `batch_size` well.
 
     Rows are as long as the longest example; slots suffice for rows of twice as many instances as rows of mean length
@@ -69,7 +69,7 @@ class PackedBatch:
 
 
 def packed_batch(
-    features: Features, examples: Sequence[int], *, shape: RowShape, kind: OutputKind, rows: int = 0, multiple: int = 1
+    features: Instances, examples: Sequence[int], *, shape: RowShape, kind: OutputKind, rows: int = 0, multiple: int = 1
 ) -> PackedBatch:
     """Return the rows that hold `examples`; `rows` of them, or as few as they need.
 
@@ -85,7 +85,7 @@ def packed_batch(
     return _fill(features, chosen, dataclasses.replace(placement, num_rows=count), shape=shape, kind=kind)
 
 
-def all_batches(features: Features, *, shape: RowShape, kind: OutputKind, rows: int) -> Iterator[PackedBatch]:
+def all_batches(features: Instances, *, shape: RowShape, kind: OutputKind, rows: int) -> Iterator[PackedBatch]:
     """Yield batches of `rows` rows that hold every example once, the longest first: for evaluation."""
     placement = best_fit(features.lengths, max_seq_length=shape.length, instances_per_row=shape.examples)
     by_row = np.argsort(placement.rows, kind="stable")
@@ -97,7 +97,7 @@ def all_batches(features: Features, *, shape: RowShape, kind: OutputKind, rows: 
 
 
 def _fill(
-    features: Features, examples: np.ndarray, placement: Placement, *, shape: RowShape, kind: OutputKind
+    features: Instances, examples: np.ndarray, placement: Placement, *, shape: RowShape, kind: OutputKind
 ) -> PackedBatch:
     """Return the rows of `placement`, which has an entry for each of `examples`."""
     count, where = placement.num_rows, (placement.rows, placement.slots)

@@ -11,10 +11,10 @@ from bert_jax.files import replacing
 from bert_jax.finetuning.packing import PackedBatch, all_batches
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.kinds.base import OutputKind
-from bert_jax.tasks.interface import Features, Outputs
+from bert_jax.tasks.interface import Instances, Outputs
 
 
-def predict_outputs(program: TaskProgram, params: Any, *, features: Features) -> list[np.ndarray]:
+def predict_outputs(program: TaskProgram, params: Any, *, features: Instances) -> list[np.ndarray]:
     """Return an output an example (`tasks/interface.py`); long examples are computed with long ones."""
     outputs: list[np.ndarray] = [np.zeros(0)] * features.num_examples
     pending: tuple[PackedBatch, jax.Array] | None = None
@@ -29,7 +29,7 @@ def predict_outputs(program: TaskProgram, params: Any, *, features: Features) ->
 
 
 def _unpack(
-    batch: PackedBatch, computed: jax.Array, *, features: Features, kind: OutputKind, into: list[np.ndarray]
+    batch: PackedBatch, computed: jax.Array, *, features: Instances, kind: OutputKind, into: list[np.ndarray]
 ) -> None:
     values = np.asarray(jax.device_get(computed), np.float32)
     for b, row in enumerate(batch.order):

@@ -19,7 +19,7 @@ FINE_FROM = 4096
 Prepared = TypeVar("Prepared")
 
 
-class Task(Protocol[Prepared]):
+class Predictor(Protocol[Prepared]):
     """Define a prediction: rows in, rows out."""
 
     parts: tuple[str, ...]
@@ -55,13 +55,13 @@ class Engine:
         self._max_tokens = max_tokens or (2048 if self._cpu else 65536)
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def predict(self, task: Task[Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    def predict(self, task: Predictor[Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield a row for each of `rows`, in their order; one that fails becomes `{"error": ...}`."""
         waiting = iter(rows)
         while window := list(islice(waiting, WINDOW)):
             yield from self._window(task, window)
 
-    def _window(self, task: Task[Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _window(self, task: Predictor[Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         examples: list[Example] = []
         prepared: list[tuple[int, int, Any] | str] = []
         for row in rows:

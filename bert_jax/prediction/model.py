@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.convert.pretrained import Source
-from bert_jax.convert.source import load_source
+from bert_jax.convert.loading import load_pretrained
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.kinds.table import KINDS
 from bert_jax.prediction import tasks
-from bert_jax.prediction.engine import Engine, Task
+from bert_jax.prediction.engine import Engine, Predictor
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
@@ -33,20 +33,20 @@ def load(
     Raises:
       UserError: if there is no model there, or it is damaged; the line says what to do.
     """
-    return Model(load_source(source, init_missing=init_missing, drop=drop, report=report))
+    return Model(load_pretrained(source, init_missing=init_missing, drop=drop, report=report))
 
 
 class Model:
     """Predict with one model; methods take one text or a list of them, and answer in kind."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: PretrainedModel):
         """Put the parameters on the default device."""
         self.source = source
         self.tokenizer = source.require_tokenizer()
         self._engine = Engine(
             source.params, pad_id=self.tokenizer.pad_id, max_length=source.model.max_position_embeddings
         )
-        self._tasks: dict[Any, Task[Any]] = {}
+        self._tasks: dict[Any, Predictor[Any]] = {}
 
     def fill_mask(self, texts: str | Sequence[str], *, top_k: int = 5) -> Any:
         """Return for each text the guesses of each of its [MASK]s, the likeliest first."""
@@ -58,7 +58,7 @@ class Model:
         return [self._checked(row)["is_next"] for row in self.predict("nsp", rows)]
 
     def features(self, texts: str | Sequence[str], *, layers: Sequence[str] = ("last",)) -> Any:
-        """Return tokens and hidden states of each text; `layers` as `tasks.Features` has them."""
+        """Return tokens and hidden states of each text; `layers` as `tasks.TokenFeatures` has them."""
         return self._answers("features", texts, None, layers=tuple(layers))
 
     def embed(self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
@@ -94,11 +94,11 @@ class Model:
         """
         return self._engine.predict(self.task(task, **options), rows)
 
-    def run(self, task: Task[Any], examples: Sequence[Example]) -> list[Any]:
+    def run(self, task: Predictor[Any], examples: Sequence[Example]) -> list[Any]:
         """Return the outputs of prepared examples, NumPy trees in order: the core of `predict`."""
         return self._engine.run(task.compute, examples)
 
-    def task(self, name: str, **options: Any) -> Task[Any]:
+    def task(self, name: str, **options: Any) -> Predictor[Any]:
         """Return the task of a name, made once for each set of options.
 
         Raises:
@@ -109,7 +109,7 @@ class Model:
             self._tasks[key] = self._make(name, options)
         return self._tasks[key]
 
-    def _make(self, name: str, options: Mapping[str, Any]) -> Task[Any]:
+    def _make(self, name: str, options: Mapping[str, Any]) -> Predictor[Any]:
         if name not in TASKS:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
@@ -117,7 +117,7 @@ class Model:
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
-            "features": lambda: tasks.Features(model, **shared),
+            "features": lambda: tasks.TokenFeatures(model, **shared),
             "embed": lambda: tasks.Embed(model, **shared),
             "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
             "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),

@@ -101,7 +101,7 @@ class NextSentence(_Base):
         return {"is_next": round(float(outputs[0]), 6)}
 
 
-class Features(_Base):
+class TokenFeatures(_Base):
     """Return hidden states a token: a text or a pair becomes `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config import Config, validate
-from bert_jax.convert.source import Source, model_of
+from bert_jax.convert.loading import PretrainedModel, model_of
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import read_log
@@ -14,7 +14,9 @@ from bert_jax.files import read_log
 VOCABULARY = "source_vocab"  # in the workdir
 
 
-def adopt_source(config: Config, *, source: Source, workdir: str | Path, report: Callable[[str], None]) -> Config:
+def adopt_source(
+    config: Config, *, source: PretrainedModel, workdir: str | Path, report: Callable[[str], None]
+) -> Config:
     """Return `config` with the SOURCE's shape and, where it names neither data set nor vocabulary, its vocabulary.
 
     How to compute (dtype, scan_layers, dropout) stays as the config says. `save_vocabulary_of` writes the vocabulary
@@ -44,12 +46,12 @@ def adopt_source(config: Config, *, source: Source, workdir: str | Path, report:
     return validate(dataclasses.replace(config, model=model, data=data))
 
 
-def save_vocabulary_of(source: Source, *, workdir: Path) -> None:
+def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
     """Write the SOURCE's vocabulary to WORKDIR/source_vocab."""
     source.require_tokenizer().save(workdir / VOCABULARY)
 
 
-def _check_vocabulary(config: Config, *, source: Source) -> None:
+def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
     given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
     theirs = source.require_tokenizer()
     if given.fingerprint != theirs.fingerprint:

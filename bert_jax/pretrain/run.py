@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config, from_config_dict
-from bert_jax.convert.source import Source, initial_params, load_source
+from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
@@ -61,7 +61,7 @@ def pretrain(
     """
     hosts = hosts or Hosts()
     report = print if hosts.is_main else silent
-    source = load_source(init, init_missing=init_missing, report=report) if init else None
+    source = load_pretrained(init, init_missing=init_missing, report=report) if init else None
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
@@ -80,7 +80,7 @@ def _open(
     config: Config,
     *,
     workdir: str | Path,
-    source: Source | None,
+    source: PretrainedModel | None,
     hosts: Hosts,
     command: str,
     begun: float | None,

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bert_jax.runs.loop import Feature
+from bert_jax.runs.loop import Callback
 from bert_jax.runs.recorder import Recorder
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput
@@ -53,7 +53,7 @@ class Job(abc.ABC):
         """Return `sequences`, `tokens` (padding counted) and `flops` of the batch of `step`."""
 
     @abc.abstractmethod
-    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence[Feature]:
+    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence[Callback]:
         """Return what the loop calls before it saves; opened, and checked, before the first step."""
 
     def metadata(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bert_jax.training.steps import StepOutput
 
 
 @runtime_checkable
-class Feature(Protocol):
+class Callback(Protocol):
     """Do something on the state every so many steps and at the end; in the order given to the loop."""
 
     every: int
@@ -33,7 +33,7 @@ def run_loop(
     batches: Iterator[Any],
     train_step: Callable[[int], Callable[[TrainState, Any], tuple[TrainState, StepOutput]]],
     log: StepLog,
-    features: Sequence[Feature],
+    callbacks: Sequence[Callback],
     should_stop: Callable[[], bool],
 ) -> tuple[TrainState, int]:
     """Train from step `start` to `end`, or to the boundary at which `should_stop` says so; return state and step.
@@ -44,13 +44,13 @@ def run_loop(
     step = start
     while True:
         stopping = should_stop()
-        due = [f for f in features if step != start and (step == end or step % f.every == 0)]
+        due = [f for f in callbacks if step != start and (step == end or step % f.every == 0)]
         if pending is not None and (due or stopping or step == end):
             log.finished_step(*pending)
             pending = None
-        for feature in due:
+        for callback in due:
             with log.outside_steps():
-                feature(step, state=state)
+                callback(step, state=state)
         if stopping or step == end:
             return state, step
         with log.waiting_for_data():

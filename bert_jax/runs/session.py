@@ -23,7 +23,7 @@ from bert_jax.config import CheckpointConfig, LogConfig
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.job import Job, StepFunction
-from bert_jax.runs.loop import Feature, run_loop
+from bert_jax.runs.loop import Callback, run_loop
 from bert_jax.runs.profiling import StepTracer
 from bert_jax.runs.progress import Progress
 from bert_jax.runs.recorder import Recorder
@@ -126,7 +126,7 @@ class Session:
                 batches=job.batches(start),
                 train_step=tracer,
                 log=log,
-                features=[
+                callbacks=[
                     *evaluations,
                     _SaveState(options.checkpoint.every, job=job, save=save, goodput=recorder.goodput),
                 ],
@@ -142,7 +142,7 @@ class Session:
             recorder.close()
         return Ended(step=step, state=state, train_seconds=seconds(), goodput=recorder.goodput)
 
-    def _open_evaluations(self, state: TrainState, *, log: StepLog, recorder: Recorder) -> Sequence[Feature]:
+    def _open_evaluations(self, state: TrainState, *, log: StepLog, recorder: Recorder) -> Sequence[Callback]:
         with log.outside_steps(), recorder.spending("startup"):
             evaluations = self._job.evaluations(self.start, recorder=recorder)
         if self._job.evaluates_initial_state and not self.is_resumed:

@@ -21,7 +21,7 @@ from bert_jax.kinds.regression import Regression
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
 from bert_jax.tasks.texts import TextExample
 
 
@@ -145,7 +145,7 @@ class GlueTask(Task):
             return self._read_mrpc(split)
         return [self._example(row, split) for row in self._rows(self._file(split))]
 
-    def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance an example."""
         del training
         return texts.text_features(examples, tokenizer=tokenizer, max_seq_length=self.data.max_seq_length)

@@ -23,7 +23,7 @@ Outputs = Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
+class Instances:
     """Hold the instances of a split.
 
     `ids` gives each instance's tokens (int32 [T], specials included), `first_lengths` the length of its `[CLS] A
@@ -59,7 +59,7 @@ class Split:
 
     name: str
     examples: Sequence[Any]
-    features: Features
+    features: Instances
 
 
 class Task(abc.ABC):
@@ -80,7 +80,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def featurise(self, examples: Sequence[Any], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[Any], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return the instances; `training` may leave out what cannot be trained on."""
 
     @abc.abstractmethod

@@ -20,7 +20,7 @@ from bert_jax.files import write_text
 from bert_jax.kinds.tags import Tags
 from bert_jax.tasks.entity_metrics import EntityScores, entities, score_entities, split_tag, to_iob2
 from bert_jax.tasks.files import numbered_lines
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
 from bert_jax.tasks.squad import max_context
 
 _FILES = {
@@ -107,7 +107,7 @@ class TagTask(Task):
         types = sorted({split_tag(tag)[1] for sentence in self.read("train") for tag in sentence.tags} - {""})
         return ("O", *itertools.chain.from_iterable((f"B-{kind}", f"I-{kind}") for kind in types))
 
-    def featurise(self, examples: Sequence[Sentence], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[Sentence], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return rows of whole documents or sentences, in windows where they are too long."""
         del training
         label_id = {label: index for index, label in enumerate(self.labels)}
@@ -138,7 +138,7 @@ class TagTask(Task):
                 places.append(here)
         labelled = all(sentence.labelled for sentence in examples)
         lengths = np.array([len(i) for i in ids], np.int32)
-        return Features(ids, lengths, targets if labelled else None, places=places)
+        return Instances(ids, lengths, targets if labelled else None, places=places)
 
     def predicted_tags(self, split: Split, outputs: Outputs) -> list[list[str]]:
         """Return a tag a word; a word of no piece (control characters alone) is O."""

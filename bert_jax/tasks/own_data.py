@@ -18,7 +18,7 @@ from bert_jax.kinds.regression import Regression
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import finite_number
 from bert_jax.tasks.glue import figures
-from bert_jax.tasks.interface import Features, Outputs, Split
+from bert_jax.tasks.interface import Instances, Outputs, Split
 from bert_jax.tasks.metrics import f1_from_counts
 from bert_jax.tasks.own_records import OwnTask, Record, given_labels, read_records
 from bert_jax.tasks.own_words import OwnChoiceTask, OwnSpanTask, OwnTagTask
@@ -50,7 +50,7 @@ class OwnTextTask(OwnTask):
     def written(self, output: np.ndarray) -> dict[str, Any]:
         """Return what a line of predictions says of an example."""
 
-    def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance an example."""
         del training
         return texts.text_features(examples, tokenizer=tokenizer, max_seq_length=self.data.max_seq_length)

@@ -16,7 +16,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.kinds.span import Span
 from bert_jax.tasks import squad_metrics
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
 from bert_jax.tasks.squad_answers import Prediction, Window, predict_answer
 from bert_jax.tasks.squad_files import FILES, Answer, Question, read_questions
 
@@ -65,7 +65,7 @@ class SpanTask(Task):
         """Return the test set if one was named: SQuAD's own is not public."""
         return ("test",) if self.data.test_file else ()
 
-    def featurise(self, examples: Sequence[Question], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[Question], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return the windows of all questions, each with the span of the first answer, or 0, 0."""
         contexts: dict[str, Encoding] = {}
         questions = tokenizer.encode_batch([example.question for example in examples])
@@ -96,7 +96,7 @@ class SpanTask(Task):
                 f"({len(bad)} such questions): mend them, or leave them out with --config.squad.skip_bad_answers=true"
             )
         labelled = all(example.answers is not None for example in examples)
-        return Features(ids, np.array(first_lengths, np.int32), targets if labelled else None, places=windows)
+        return Instances(ids, np.array(first_lengths, np.int32), targets if labelled else None, places=windows)
 
     def _windows(self, example: int, encoding: Encoding, *, first_length: int) -> list[Window]:
         """Return the windows over a context: each as long as fits, `doc_stride` apart."""

@@ -15,7 +15,7 @@ from bert_jax.kinds.base import softmax
 from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
-from bert_jax.tasks.interface import Features, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -37,7 +37,7 @@ class ChoiceTask(Task):
     labels = ()
     selection = "accuracy"
 
-    def featurise(self, examples: Sequence[ChoiceExample], *, tokenizer: Tokenizer, training: bool) -> Features:
+    def featurise(self, examples: Sequence[ChoiceExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance an ending."""
         del training
         first = tokenizer.encode_batch([example.text for example in examples])
@@ -49,7 +49,7 @@ class ChoiceTask(Task):
             for _ in example.endings
         ]
         labelled = all(example.label is not None for example in examples)
-        return Features(
+        return Instances(
             ids=[ids for ids, _ in pairs],
             first_lengths=np.array([length for _, length in pairs], np.int32),
             targets=[example.label for example in examples] if labelled else None,

@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.kinds.base import softmax
 from bert_jax.rows.truncation import truncate_pair
-from bert_jax.tasks.interface import Features, Outputs, Split
+from bert_jax.tasks.interface import Instances, Outputs, Split
 from bert_jax.tasks.metrics import confusion
 
 
@@ -32,7 +32,7 @@ def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq
     return np.array(ids, np.int32), first_length
 
 
-def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Features:
+def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Instances:
     """Return one instance an example."""
     first = tokenizer.encode_batch([example.text for example in examples])
     second = iter(tokenizer.encode_batch([e.text_pair for e in examples if e.text_pair is not None]))
@@ -41,7 +41,7 @@ def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_
         for e, a in zip(examples, first, strict=True)
     ]
     labelled = all(example.label is not None for example in examples)
-    return Features(
+    return Instances(
         ids=[ids for ids, _ in pairs],
         first_lengths=np.array([length for _, length in pairs], np.int32),
         targets=[example.label for example in examples] if labelled else None,

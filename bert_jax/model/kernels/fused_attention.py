@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import fused_attention_passes as passes
-from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Plan
+from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Tiling
 
 MAX_LENGTH = 512  # the compiler's default of 16 MiB of VMEM a kernel holds what a step needs up to here
 # Of one array in one step of the grid, whose code has no loop, so that the compiler fills gaps across blocks of queries
@@ -30,7 +30,7 @@ MAX_LENGTH = 512  # the compiler's default of 16 MiB of VMEM a kernel holds what
 _FORWARD_BYTES, _BACKWARD_BYTES = 1024 * 1024, 512 * 1024
 
 _Three = tuple[Array, Array, Array]
-_Static = tuple[Plan, Plan, bool]  # of the forward pass, of the backward pass, whether it is interpreted
+_Static = tuple[Tiling, Tiling, bool]  # of the forward pass, of the backward pass, whether it is interpreted
 
 
 def is_supported(*, length: int, heads: int, head_size: int) -> bool:
@@ -59,7 +59,7 @@ def fused_attention(
     """
     batch, length, heads, size = projections[0].shape
     plans = (
-        Plan(length, per_step, _together(heads), rate, left_to_right)
+        Tiling(length, per_step, _together(heads), rate, left_to_right)
         for per_step in _heads_per_step(length=length, heads=heads, item_bytes=projections[0].dtype.itemsize)
     )
     flat = tuple(array.reshape(batch, length, heads * size) for array in projections)
@@ -136,7 +136,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _call(
-    kernel: Any, plan: Plan, *, inputs: Any, outputs: Any, scratch: Any, matmuls: int, interpret: bool
+    kernel: Any, plan: Tiling, *, inputs: Any, outputs: Any, scratch: Any, matmuls: int, interpret: bool
 ) -> tuple[Array, ...]:
     """Run a pass over the grid (row, heads of a step)."""
     batch, length, width = inputs[4].shape

@@ -28,7 +28,7 @@ MASKED = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """Hold what is static: T, heads of a grid step, heads that share words (2 or 4), dropout rate, direction."""
 
     length: int
@@ -65,7 +65,7 @@ def forward(
     out: Any,
     lse: Any,
     *rest: Any,
-    plan: Plan,
+    plan: Tiling,
 ) -> None:
     """Write softmax(q k^T) v and the log-sum-exp of each query's scores; the arguments are references to blocks."""
     bias, words, v_t, scores = rest
@@ -127,7 +127,7 @@ def backward(
     k_total: Any,
     v_total: Any,
     *rest: Any,
-    plan: Plan,
+    plan: Tiling,
 ) -> None:
     """Write the gradients of q, k and v, and their sums over positions, which are the row's gradients of the biases.
 
@@ -211,11 +211,11 @@ def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> 
     return jax.lax.dot_general(left, right, contraction, preferred_element_type=jnp.float32)
 
 
-def _queries(index: int, plan: Plan) -> slice:
+def _queries(index: int, plan: Tiling) -> slice:
     return slice(index * plan.block, (index + 1) * plan.block)
 
 
-def _blocks_of_lanes(plan: Plan) -> list[slice]:
+def _blocks_of_lanes(plan: Tiling) -> list[slice]:
     """Return the positions by 128. Each product with 128 keys is a matmul of its own: so they spread over all units."""
     return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
 
@@ -235,7 +235,7 @@ def _one_head(pair: jax.Array, which: int, *, scale: float) -> jax.Array:
     return (pair.astype(jnp.float32) * jnp.where((lane >= HEAD_SIZE) == bool(which), scale, 0.0)).astype(pair.dtype)
 
 
-def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
+def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Tiling) -> None:
     """Write what is added to the scores of a row, once for all its heads: 0, or a number that leaves nothing."""
 
     def column(row: jax.Array) -> jax.Array:
@@ -253,7 +253,7 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Plan) -> None:
             bias[:, queries] = jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
-def _fill_words(words: Any, seed: Any, head: Any, *, block: int, plan: Plan) -> list[Any]:
+def _fill_words(words: Any, seed: Any, head: Any, *, block: int, plan: Tiling) -> list[Any]:
     """Write the words that the heads from `head` on share for a block of queries; return each head's factor."""
     if not plan.rate:
         return []

@@ -21,7 +21,7 @@ from bert_jax.model.chip import normalises_once
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import drop
 from bert_jax.model.kernels import fused_residual_norm_passes as passes
-from bert_jax.model.kernels.fused_residual_norm_passes import ROUND, SUBLANES, SUMS, Plan
+from bert_jax.model.kernels.fused_residual_norm_passes import ROUND, SUBLANES, SUMS, Tiling
 from bert_jax.model.normalization import layer_norm
 
 _BLOCK_BYTES = 1024 * 1024  # of one array in one step of the grid; with two of each, 8 MiB of VMEM
@@ -52,7 +52,7 @@ def fused_residual_norm(
     if seeds is None:
         seeds, rate = jnp.zeros(len(arrays[0]), jnp.uint32), 0.0
     both_ways = normalises_once() if both_ways is None else both_ways
-    out: Array = _norm((Plan(arrays[1].shape[1], rate, eps), both_ways, interpret), *arrays, seeds)
+    out: Array = _norm((Tiling(arrays[1].shape[1], rate, eps), both_ways, interpret), *arrays, seeds)
     return out
 
 
@@ -63,7 +63,7 @@ def loop_rounds(*, rows: int, length: int, width: int, item_bytes: int) -> list[
     return [steps, *(count for count in (math.prod(block) // ROUND,) if count > 1)]
 
 
-_Static = tuple[Plan, bool, bool]
+_Static = tuple[Tiling, bool, bool]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

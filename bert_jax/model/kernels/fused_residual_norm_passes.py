@@ -23,7 +23,7 @@ SUMS = ("product_bias", "scale", "bias")  # over tokens: one sublane each of wha
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """Hold what is static: T, the rate of dropout, the norm's epsilon."""
 
     length: int
@@ -41,7 +41,7 @@ def forward(
     total: Any,
     out: Any,
     *,
-    plan: Plan,
+    plan: Tiling,
 ) -> None:
     """Write the sum of the input and what is left of the product, rounded once, and its norm."""
 
@@ -73,7 +73,7 @@ def backward(
     sums: Any,
     partial_sums: Any,
     *,
-    plan: Plan,
+    plan: Tiling,
 ) -> None:
     """Write the gradients of the input and the product, and the sums over tokens of those of the weights."""
     width = d_out.shape[-1]
@@ -108,7 +108,7 @@ def _tiles(
     first: Callable[[Any, int, jax.Array | None], tuple[jax.Array, ...]],
     second: Callable[[Any, int, jax.Array | None, tuple[jax.Array, ...]], None],
     *,
-    plan: Plan,
+    plan: Tiling,
 ) -> None:
     """Go through a block's tiles; the first stage of each is written before the second of the one before it."""
     rows, tokens, width = block.shape
@@ -136,7 +136,7 @@ def _tiles(
     jax.lax.fori_loop(0, rows * tokens // ROUND, body, None)
 
 
-def _keep(words: jax.Array, tile: int, *, plan: Plan) -> jax.Array:
+def _keep(words: jax.Array, tile: int, *, plan: Tiling) -> jax.Array:
     return dropout.kept(words * dropout.multiplier(jnp.int32(tile)), rate=plan.rate)
 
 
@@ -144,5 +144,5 @@ def _means(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(array.sum(-1, keepdims=True) * (1 / array.shape[-1]) for array in arrays)
 
 
-def _inverse(mean: jax.Array, square: jax.Array, *, plan: Plan) -> jax.Array:
+def _inverse(mean: jax.Array, square: jax.Array, *, plan: Tiling) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + plan.eps)

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import gpu_attention_passes as passes
-from bert_jax.model.kernels.gpu_attention_passes import BITS, Blocks, Plan
+from bert_jax.model.kernels.gpu_attention_passes import BITS, Blocks, Tiling
 from bert_jax.model.kernels.gpu_call import call_by_name
 
 _HEAD_SIZES = (16, 32, 64, 128)  # what a tensor core's tile and a block's registers take
@@ -40,7 +40,7 @@ def is_supported(*, length: int, head_size: int, dtype: Any) -> bool:
     return dtype == jnp.bfloat16 and head_size in _HEAD_SIZES and length % _SHORTEST == 0 and length > 0
 
 
-def make_plan(*, length: int, head_size: int, rate: float, left_to_right: bool) -> Plan:
+def make_plan(*, length: int, head_size: int, rate: float, left_to_right: bool) -> Tiling:
     """Return the blocks: at 128 and 512 with heads of 64 the fastest on an H200 (benchmarks/RESULTS.md), else alike.
 
     Heads of 128 have smaller blocks, for the shared memory of smaller chips.
@@ -51,7 +51,7 @@ def make_plan(*, length: int, head_size: int, rate: float, left_to_right: bool) 
         to_keys = Blocks(queries=64, keys=length, warps=length // 16, stages=1)
     else:
         to_keys = Blocks(queries=32, keys=128 if length % 128 == 0 else 64, warps=4, stages=3)
-    return Plan(
+    return Tiling(
         length=length,
         head_size=head_size,
         rate=rate,
@@ -70,7 +70,7 @@ def gpu_attention(
     position_ids: Int[Array, "B T"],
     seeds: UInt32[Array, " B"],
     first_head: Int[Array, ""],
-    plan: Plan,
+    plan: Tiling,
     interpret: bool = False,
 ) -> Float[Array, "B T N K"]:
     """Attend within segments, dropping probabilities at `plan.rate`.
@@ -87,12 +87,12 @@ def gpu_attention(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static: tuple[Plan, bool], projections: _Three, biases: _Three, places: dict[str, Array]) -> Array:
+def _attend(static: tuple[Tiling, bool], projections: _Three, biases: _Three, places: dict[str, Array]) -> Array:
     return _forward(static, projections, biases, places)[0]
 
 
 def _forward(
-    static: tuple[Plan, bool], projections: _Three, biases: _Three, places: dict[str, Array]
+    static: tuple[Tiling, bool], projections: _Three, biases: _Three, places: dict[str, Array]
 ) -> tuple[Array, Any]:
     plan, query = static[0], projections[0]
     batch, length, width = query.shape
@@ -107,7 +107,7 @@ def _forward(
     return results["out"], (inputs, results, places)
 
 
-def _backward(static: tuple[Plan, bool], kept: Any, d_out: Array) -> tuple[Any, ...]:
+def _backward(static: tuple[Tiling, bool], kept: Any, d_out: Array) -> tuple[Any, ...]:
     inputs, results, places = kept
     plan, query = static[0], inputs["q"]
     batch, length, width = query.shape
@@ -144,7 +144,7 @@ _TILED: dict[Any, tuple[str, ...]] = {
 
 def _call(
     kernel: Any,
-    static: tuple[Plan, bool],
+    static: tuple[Tiling, bool],
     *,
     blocks: Blocks | None,
     inputs: Mapping[str, Array],

@@ -33,7 +33,7 @@ class Blocks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """Hold what is static: T, head size, dropout rate, direction, and the blocks of the three passes."""
 
     length: int
@@ -60,7 +60,7 @@ class Plan:
         return 1 / (1 - self.rate)
 
 
-def draw(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
+def draw(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
     """Write which probabilities stay, for a block of queries of the heads that share words.
 
     Key k of a word's 32 has bit 31 - k, so that shifting the word by k leaves its bit in the sign.
@@ -85,7 +85,7 @@ def draw(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
     jax.lax.fori_loop(0, plan.length // BITS, body, None)
 
 
-def forward(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
+def forward(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
     """Write the output of a block of queries, and the log-sum-exp (base 2) of their scores."""
     queries = pl.ds(pl.program_id(2) * blocks.queries, blocks.queries)
     query = refs.q[...] + refs.q_bias[...][None, :]
@@ -114,7 +114,7 @@ def forward(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
     refs.lse[...] = top + jnp.log2(norm)
 
 
-def to_keys(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
+def to_keys(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
     """Write the gradients of a block of keys and values, and of the queries where the block is all there is.
 
     Scores are kept transposed, keys by queries, so that both products with them need no transposition.
@@ -151,7 +151,7 @@ def to_keys(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
         refs.q_total[...] = query_total
 
 
-def to_queries(refs: Any, *, plan: Plan, blocks: Blocks) -> None:
+def to_queries(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
     """Write the gradient of a block of queries."""
     queries = pl.ds(pl.program_id(2) * blocks.queries, blocks.queries)
     query, outer = refs.q[...] + refs.q_bias[...][None, :], refs.d_out[...]
@@ -182,7 +182,7 @@ def _dot(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
     return jax.lax.dot_general(left, right, contraction, preferred_element_type=jnp.float32)
 
 
-def _allowed(refs: Any, queries: Any, keys: Any, *, query_axis: int, plan: Plan) -> Array:
+def _allowed(refs: Any, queries: Any, keys: Any, *, query_axis: int, plan: Tiling) -> Array:
     """Say which query of a block may look at which key (`AttentionMask.dense`)."""
 
     def of(name: str) -> tuple[Array, Array]:

@@ -15,20 +15,20 @@ from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, draw
 from bert_jax.convert.folder_config import read_config
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
-from bert_jax.convert.pretrained import CHECKPOINTS, Source
+from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import nest
 
 
-def load_source(
+def load_pretrained(
     path: str | Path,
     *,
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
     report: Callable[[str], None] = print,
-) -> Source:
+) -> PretrainedModel:
     """Load the model that `path` names.
 
     `init_missing` names parts or parameters to draw where the source lacks them, `drop` those to leave out.
@@ -67,7 +67,7 @@ def is_workdir(path: Path) -> bool:
 
 
 def initial_params(
-    source: Source, *, model: ModelConfig, init_missing: Sequence[str] = (), parts: Sequence[str] | None = None
+    source: PretrainedModel, *, model: ModelConfig, init_missing: Sequence[str] = (), parts: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return the tree to begin training a `model` from: float32 arrays of exactly `parts` (default: of pre-training).
 
@@ -96,13 +96,13 @@ def initial_params(
     return {part: source.params[part] for part in wanted if part in source.params} | nest(flat)
 
 
-def model_of(source: Source, *, model: ModelConfig) -> ModelConfig:
+def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
     """Return `model` (how to compute) with the shape of `source` (what was trained)."""
     fields = ("architecture", *architecture_of(source.model).shape_fields)
     return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
 
 
-def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> Source:
+def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> PretrainedModel:
     config = read_config(folder)
     names = architecture_of(config.model).names
     tensors = canonical(read_tensors(folder), names=names, where=folder, drop=drop)
@@ -116,7 +116,7 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
         init_missing=init_missing,
         drop=drop,
     )
-    return Source(
+    return PretrainedModel(
         path=folder,
         kind="huggingface",
         model=config.model,
@@ -128,7 +128,7 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
     )
 
 
-def _check_vocabulary(source: Source) -> None:
+def _check_vocabulary(source: PretrainedModel) -> None:
     tokenizer = source.tokenizer
     if tokenizer is not None and tokenizer.vocab_size > source.model.vocab_size:
         raise UserError(

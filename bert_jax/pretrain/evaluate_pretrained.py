@@ -16,7 +16,7 @@ from bert_jax.config import (
     PhaseConfig,
     from_config_dict,
 )
-from bert_jax.convert.source import Source, load_source
+from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
@@ -60,7 +60,7 @@ class _Training:
         return same[-1] if same else PhaseConfig(max_seq_length=length)
 
 
-def evaluate_source(
+def evaluate_pretrained(
     path: str | Path,
     *,
     data: str = "",
@@ -81,7 +81,7 @@ def evaluate_source(
     for flag, value in (("max_seq_length", max_seq_length), ("max_examples", max_examples), ("batch_size", batch_size)):
         if value < 0:
             raise UserError(f"--{flag}={value}: must not be negative; 0 is what the model was trained with")
-    source = load_source(path, report=report)
+    source = load_pretrained(path, report=report)
     trained, step = _training(source), source.record.get("step")
     directory = _directory(source, trained, data)
     length = max_seq_length or _length(source, trained, directory)
@@ -110,7 +110,7 @@ def evaluate_source(
     }
 
 
-def _training(source: Source) -> _Training:
+def _training(source: PretrainedModel) -> _Training:
     if "config" not in source.record or "train" not in source.record["config"]:
         phase = PhaseConfig(max_seq_length=min(128, source.model.max_position_embeddings))
         return _Training(model=source.model, phases=(phase,))
@@ -127,7 +127,7 @@ def _training(source: Source) -> _Training:
     )
 
 
-def _length(source: Source, trained: _Training, directory: Path) -> int:
+def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int:
     """Return the length that the model was trained with last; where the data set has no such rows, its longest."""
     length, lengths = trained.phase(step=source.record.get("step")).max_seq_length, finished_lengths(directory)
     if length in lengths:
@@ -143,7 +143,7 @@ def _length(source: Source, trained: _Training, directory: Path) -> int:
 
 
 def _objective(
-    source: Source, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
+    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
 ) -> PretrainingObjective:
     return make_objective(
         trained.model,
@@ -156,7 +156,7 @@ def _objective(
     )
 
 
-def _directory(source: Source, trained: _Training, data: str) -> Path:
+def _directory(source: PretrainedModel, trained: _Training, data: str) -> Path:
     if data:
         return Path(data)
     workdir = source.path if (source.path / "checkpoints").is_dir() else source.path.parent.parent
@@ -166,7 +166,7 @@ def _directory(source: Source, trained: _Training, data: str) -> Path:
     return directory
 
 
-def _check_vocabulary(source: Source, info: DatasetInfo) -> None:
+def _check_vocabulary(source: PretrainedModel, info: DatasetInfo) -> None:
     mine = source.require_tokenizer()
     if mine.fingerprint != info.vocabulary_fingerprint:
         raise UserError(
@@ -177,7 +177,7 @@ def _check_vocabulary(source: Source, info: DatasetInfo) -> None:
         )
 
 
-def _with_all_parts(source: Source, program: EvaluationProgram) -> Any:
+def _with_all_parts(source: PretrainedModel, program: EvaluationProgram) -> Any:
     """Return the parameters, with zeros for a next-sentence head or pooler that the source lacks and nothing reads."""
     if "masked_lm" not in source.params:
         raise UserError(
