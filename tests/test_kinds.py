@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
-from bert_jax.finetuning.initial import architecture_of, constant_score
+from bert_jax.finetuning.initial import constant_score
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
 from bert_jax.kinds.table import KINDS, kind_of_model
 from bert_jax.kinds.tags import Tags
+from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.prediction.model import TASKS
 from bert_jax.tasks.interface import Instances, Split
 from bert_jax.tasks.own_data import OWN_TASKS
@@ -30,7 +31,8 @@ def test_a_model_of_a_kind_is_read_back_as_that_kind(name: str):
     kind = KINDS[name]
     fields = kind.label_fields(["a", "b"] if kind.has_label_names else [])
     problem = fields.get("problem_type", "")
-    assert kind_of_model(architecture_of(kind), problem_type=problem, num_labels=2) is kind
+    architecture = ARCHITECTURES["bert"].huggingface.class_for(kind.huggingface_class)
+    assert kind_of_model(architecture, problem_type=problem, num_labels=2) is kind
 
 
 @pytest.mark.parametrize(

@@ -206,11 +206,9 @@ def test_outputs_and_loss_equal_huggingfaces(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_have_the_names_that_export_knows(kind: str):
-    from bert_jax.finetuning.initial import architecture_of
-    from bert_jax.model.bert import names
 
     params = params_of(kind)
-    assert set(params) == set(names.ARCHITECTURES[architecture_of(KINDS[kind])])
+    assert set(params) == set(HUGGINGFACE.classes[HUGGINGFACE.class_for(KINDS[kind].huggingface_class)])
     assert KINDS[kind].head in params
 
 
