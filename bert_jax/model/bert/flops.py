@@ -1,4 +1,4 @@
-"""Count the arithmetic of a training step: the one place that states it, used for MFU and plans."""
+"""The arithmetic of a BERT's training step: stated once, for MFU and plans."""
 
 from bert_jax.config import ModelConfig
 
