@@ -23,11 +23,12 @@ def tagger_params(module: FeatureTagger, hidden: jax.Array, lengths: jax.Array) 
 
 def torch_gates(params: Any) -> dict[str, np.ndarray]:
     """Return one direction's weights as PyTorch has them: input, forget, candidate and output gate below each other."""
+    bias = np.concatenate([params[f"h{gate}"]["bias"] for gate in "ifgo"])
     return {
-        "weight_ih": params["input_kernel"].T,
-        "weight_hh": params["hidden_kernel"].T,
-        "bias_ih": params["bias"],
-        "bias_hh": np.zeros_like(params["bias"]),
+        "weight_ih": np.concatenate([params[f"i{gate}"]["kernel"].T for gate in "ifgo"]),
+        "weight_hh": np.concatenate([params[f"h{gate}"]["kernel"].T for gate in "ifgo"]),
+        "bias_ih": bias,
+        "bias_hh": np.zeros_like(bias),
     }
 
 
