@@ -1,5 +1,7 @@
 """Tag words from frozen features with a BiLSTM (paper section 5.3, Table 7)."""
 
+from typing import cast
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -36,7 +38,7 @@ class FeatureTagger(nn.Module):
                 nn.RNN(nn.OptimizedLSTMCell(self.hidden_size, name=f"{direction}_{layer}"))
                 for direction in ("forward", "backward")
             )
-            words = nn.Bidirectional(forward, backward)(words, seq_lengths=lengths)
+            words = cast(Array, nn.Bidirectional(forward, backward)(words, seq_lengths=lengths))
         if dropout is not None:
             words = dropout.apply(words, rate=self.dropout_rate, site=_OUTPUT)
         return nn.Dense(self.num_labels, name="classifier")(words)
