@@ -17,7 +17,7 @@ def main() -> None:
     if first in ("--help", "-h", "help"):
         print(usage())
     elif first == "--version":
-        print(f"bert_jax {metadata.version('bert_jax')}")
+        print(f"bert_jax {version()}")
     elif first in COMMANDS:
         sys.argv = [f"bert-jax {first}", *sys.argv[2:]]
         runpy.run_module(f"bert_jax.{first}", run_name="__main__", alter_sys=True)
@@ -26,6 +26,14 @@ def main() -> None:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: {first!r} is not a command of bert-jax: {hint}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return metadata.version("bert_jax")
+    except metadata.PackageNotFoundError:
+        return "(not installed: pip install -e .)"
 
 
 def usage() -> str:

@@ -1,4 +1,4 @@
-"""Fine-tune a SOURCE on a task of the paper, or on own data.
+"""Fine-tune a model on a task of the paper, or on custom data.
 
     python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=DIR --workdir=DIR
 

@@ -1,4 +1,6 @@
-"""Predict: `python -m bert_jax.predict --model=SOURCE --task=fill_mask --input=FILE`, JSON lines in, JSON lines out.
+"""Fill masks, embed, classify, tag and answer: JSON lines in, JSON lines out.
+
+    python -m bert_jax.predict --model=SOURCE --task=fill_mask --input=FILE
 
     fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
     embed, features, classify, ner  {"text": "..."}               ner also   {"words": ["...", "..."]}

@@ -1,4 +1,6 @@
-"""Pre-train BERT: `python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=DIR`.
+"""Pre-train BERT from text, or resume or continue a run.
+
+    python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=DIR
 
 Any field is changed on the command line: `--config.train.batch_size=64`. Run again, it resumes; `--dry_run` shows mesh,
 parameters and schedule and stops. `--init=SOURCE` goes on from a released or an own model, on other text.

@@ -296,3 +296,10 @@ def test_a_preset_that_cannot_be_is_refused_as_a_config() -> None:
 
 def test_model_config_defaults_are_base() -> None:
     assert configs.model_preset("base") == ModelConfig()
+
+
+def test_a_run_that_asked_for_cudnn_is_read_as_auto():
+    record = {"model": {"attention_implementation": "cudnn", "hidden_size": 128, "num_attention_heads": 2}}
+    assert configs.from_saved(record).model.attention_implementation == "auto"
+    with pytest.raises(UserError, match="choose one of auto, reference, pallas"):
+        configs.from_config_dict(record)

@@ -86,7 +86,8 @@ def test_any_number_of_hosts_holds_the_same_rows(folder: Path, tmp_path: Path) -
 
 
 def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path, tmp_path: Path) -> None:
-    fields = ("train.num_epochs=2", "sweep.batch_size=(16,)", "sweep.learning_rate=(3e-3,)", "sweep.num_epochs=(2.0,)")
+    fields = ("checkpoint.every=1", "train.evals_per_epoch=4")  # best parameters and states are saved at one step
+    fields += ("train.num_epochs=2", "sweep.batch_size=(16,)", "sweep.learning_rate=(3e-3,)", "sweep.num_epochs=(2.0,)")
     flags = ("--sweep", "--seeds=2")
     one = run_alone(command("finetune_own.py", folder, tmp_path / "one", *fields, flags=flags), devices=2)
     assert one.returncode == 0, one.stderr
@@ -105,6 +106,28 @@ def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path
     again = finish(start_hosts(both))
     assert [status for status, _ in again] == [0, 0]
     assert not any("run 1 of 2:" in output for _, output in again)  # finished runs are not run again
+
+
+def test_two_hosts_stop_at_one_step_and_one_host_resumes_there(folder: Path, tmp_path: Path) -> None:
+    fields = ("train.num_epochs=20", "checkpoint.every=2")
+    arguments = command("finetune_own.py", folder, tmp_path / "work", *fields)
+    hosts = start_hosts([arguments] * 2)
+    assert hosts[0].stdout is not None
+    for line in hosts[0].stdout:
+        if line.startswith("step"):
+            break
+    hosts[1].send_signal(signal.SIGTERM)
+    ended = finish(hosts)
+    assert [status for status, _ in ended] == [75, 75], ended
+    stopped = re.search(r"stopped at step (\d+) of 80, state saved", ended[0][1])
+    assert stopped is not None, ended[0][1]
+    alone = run_alone(arguments, devices=2)
+    assert alone.returncode == 0, alone.stderr
+    assert f"resuming at step {stopped.group(1)} of 80" in alone.stdout
+    steps = [
+        line["step"] for line in figures(tmp_path / "work" / "runs" / "b16-lr0.003-e20-s0") if "train/loss" in line
+    ]
+    assert steps == list(range(1, 81))  # every step once
 
 
 def test_a_second_command_in_one_workdir_ends_with_one_line(folder: Path, tmp_path: Path) -> None:

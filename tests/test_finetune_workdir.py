@@ -14,7 +14,9 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.finetuning.experiment import STATES
+from bert_jax.finetuning.job import BEST
 from bert_jax.finetuning.results import TaskResults
+from bert_jax.runs.checkpoint import Checkpointer
 from tests.finetune_data import own_config, sentiment, write_jsonl, write_sentiment, write_source
 from tests.runs import run as run_command
 
@@ -95,6 +97,34 @@ def test_a_run_keeps_its_state_until_its_result_is_written(
     assert list((tmp_path / "work" / "runs").glob(f"*/{STATES}"))
     start(config, tmp_path)
     assert not list((tmp_path / "work" / "runs").glob(f"*/{STATES}"))
+
+
+def test_the_best_parameters_are_on_the_disk_before_a_state_that_knows_of_them(
+    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, every=1))
+    save, seen = Checkpointer.save, []
+
+    def saved(self: Checkpointer, step: int, **rest: Any) -> None:
+        if "history" in rest["metadata"]:
+            known = [evaluation["step"] for evaluation in rest["metadata"]["history"]]
+            best = next((tmp_path / "work" / "runs").glob(f"*/{BEST}"))
+            seen.append((step, bool(known), any(path.name.isdecimal() for path in best.iterdir())))
+        save(self, step, **rest)
+
+    monkeypatch.setattr(Checkpointer, "save", saved)
+    train = dataclasses.replace(config.train, num_epochs=2.0)
+    start(dataclasses.replace(config, train=train), tmp_path)
+    assert any(known for _, known, _ in seen)
+    assert all(there for _, known, there in seen if known)
+
+
+def test_states_that_a_kill_left_beside_a_result_are_removed(config: FinetuneConfig, tmp_path: Path):
+    start(config, tmp_path)
+    result = next((tmp_path / "work" / "runs").glob("*/result.json"))
+    (result.parent / STATES / "1").mkdir(parents=True)
+    start(config, tmp_path)
+    assert not (result.parent / STATES).exists()
 
 
 def test_the_submission_is_the_ensembles_where_one_was_asked_for(tmp_path: Path):

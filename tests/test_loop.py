@@ -158,7 +158,7 @@ def opened_log(
     """Open a real step log that writes to `path`."""
     nonfinite = nonfinite or NonfiniteSteps()
     writer = JsonLinesWriter(path)
-    yield StepLog(
+    log = StepLog(
         every=every,
         end=end,
         window=MetricWindow(),
@@ -170,7 +170,10 @@ def opened_log(
         ),
         nonfinite=nonfinite,
         last_good=lambda: good,
+        remedy="lower config.optimizer.learning_rate",
     )
+    log.expect_compilation()
+    yield log
     writer.close()
 
 

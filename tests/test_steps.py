@@ -129,7 +129,7 @@ def test_replicas_are_clipped_one_by_one_as_the_original_did_on_any_number_of_de
     # optimization.py clips what run_pretraining.py's loss of one replica's rows gives, then the optimizer averages.
     here = program(1, (1, 1, 1))
     objective = here.objective(here.phases[0], special=SPECIAL)
-    prepare_key, dropout_key = jax.random.split(jax.random.fold_in(here._step_key, 3))
+    prepare_key, dropout_key = jax.random.split(jax.random.fold_in(here._keys.step, 3))
     batch = objective.prepare(jax.tree.map(jnp.asarray, ROWS), key=prepare_key)
     clipped, losses = [], []
     for replica in range(4):

@@ -27,6 +27,7 @@ from bert_jax.config.pretraining import (
     TrainConfig,
     default_config,
     from_config_dict,
+    from_saved,
     phase,
     validate,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "default_config",
     "flatten",
     "from_config_dict",
+    "from_saved",
     "instances_per_row",
     "model_preset",
     "phase",

@@ -109,6 +109,20 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> Config:
     return validate(build(Config, config))
 
 
+def from_saved(record: Mapping[str, Any]) -> Config:
+    """Return the config of a run's `config.json` or checkpoint.
+
+    Before 0.2.0 attention could be computed by cuDNN, which `auto` now stands for.
+
+    Raises:
+      UserError: as `from_config_dict`.
+    """
+    model = dict(record.get("model", {}))
+    if model.get("attention_implementation") == "cudnn":
+        record = {**record, "model": {**model, "attention_implementation": "auto"}}
+    return from_config_dict(record)
+
+
 def validate(config: Config) -> Config:
     """Check every value and combination that can be checked without devices or data; return `config`.
 

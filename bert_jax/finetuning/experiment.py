@@ -9,13 +9,13 @@ WORKDIR/errors-dev.jsonl        what it gets wrong
 WORKDIR/runs/NAME/              metrics.jsonl, goodput.json, result.json and outputs of each run
 """
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
+from bert_jax.files import RESUME, writing
 from bert_jax.finetuning.feature_based import FeatureBased
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.initial import constant_score
@@ -93,7 +93,8 @@ class Experiment:
         record: dict[str, Any] = {}
         with hosts.main_first("results"):
             if hosts.is_main:
-                record = self.results.finish(facts=self._facts())
+                with writing(self.directory, remedy=RESUME):
+                    record = self.results.finish(facts=self._facts())
         return record
 
     def _make_learner(self) -> Learner:
@@ -137,7 +138,7 @@ class Experiment:
             runtime=self.runtime,
             directory=directory,
         )
-        with contextlib.closing(job):
+        with job:
             with Session(job, runtime=self.runtime, directory=directory, options=options) as session:
                 if session.is_resumed:
                     self.runtime.report(f"resuming at step {session.start} of {job.num_steps}")
@@ -153,17 +154,18 @@ class Experiment:
         outputs = {split.name: self.learner.outputs(params, split) for split in self.data.splits[1:]}
         with self.runtime.hosts.main_first("result of a run"):
             if self.runtime.hosts.is_main:
-                self.results.add(result, outputs=outputs)
-                shutil.rmtree(directory / STATES, ignore_errors=True)  # not before the result is there
+                with writing(directory, remedy=RESUME):
+                    self.results.add(result, outputs=outputs)
 
     def _keep_best(self) -> None:
-        """Move the best run's parameters to the directory's checkpoints, and remove the others'.
+        """Move the best run's parameters to the directory's checkpoints; remove the others', and states of done runs.
 
         The best of all that the directory holds, of this start and earlier ones: its parameters may be there already.
         """
         results = self.results.all_finished()
         champion = self.results.champion(results)
         for result in results:
+            shutil.rmtree(self.results.run_directory(result.settings) / STATES, ignore_errors=True)
             kept = self.results.run_directory(result.settings) / BEST
             if not kept.exists():
                 continue
@@ -180,7 +182,7 @@ class Experiment:
         splits = [split for split in self.data.tests if split.name in missing and self.learner.is_kept]
         if not splits:
             return
-        with contextlib.closing(open_best(self.directory / CHECKPOINTS, runtime=self.runtime)) as best:
+        with open_best(self.directory / CHECKPOINTS, runtime=self.runtime) as best:
             params = restore_best(best, learner=self.learner)
         outputs = {split.name: self.learner.outputs(params, split) for split in splits}
         with hosts.main_first("test sets predicted"):

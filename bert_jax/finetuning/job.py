@@ -24,12 +24,17 @@ from bert_jax.tasks.interface import Split, Task
 from bert_jax.training.state import TrainState
 
 BEST = "best"
-_KEEP_ONE = CheckpointConfig(every=1, keep_latest=1)
+# The best before the best too: a kill takes a run back to a state that knows nothing of the newest.
+_KEEP = CheckpointConfig(every=1, keep_latest=2)
 
 
 class TaskJob(Job):
-    """One point of the grid, trained by a learner; its best parameters are in `directory`/best until it is closed."""
+    """One point of the grid, trained by a learner; its best parameters are in `directory`/best when it is left."""
 
+    remedy = (
+        "lower config.optimizer.learning_rate (in a sweep leave that rate out of config.sweep.learning_rate) or raise "
+        "config.optimizer.warmup_fraction"
+    )
     saves_final_state = False  # the best parameters are kept, and the state is not needed any more
 
     def __init__(
@@ -55,9 +60,13 @@ class TaskJob(Job):
         self._shapes: dict[int, tuple[Any, ...]] = {}
         self._costs: dict[int, Mapping[str, float]] = {}
 
-    def close(self) -> None:
+    def __enter__(self) -> "TaskJob":
+        """Return the job, whose best parameters are to be written to the end."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
         """Finish writing the best parameters."""
-        self._best.close()
+        self._best.__exit__(*error)
 
     def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
         """Return the learner's; that its data are the same is checked for the whole workdir (`origin.py`)."""
@@ -100,12 +109,15 @@ class TaskJob(Job):
         return [_EvaluateAndKeep(self, recorder=recorder)]
 
     def metadata(self) -> dict[str, Any]:
-        """Return the evaluations so far."""
+        """Return the evaluations so far; the best of them is on the disk before any state that knows of it."""
+        self._best.wait()
         return {"history": [dataclasses.asdict(item) for item in self.history]}
 
     def take_up(self, metadata: Mapping[str, Any]) -> None:
-        """Continue the list of evaluations."""
+        """Continue the list of evaluations; what was kept after the state was saved is lost work."""
         self.history = [Evaluation(**item) for item in metadata["history"]]
+        last = self.history[-1].step if self.history else 0
+        self._best.keep_only(lambda step: step <= last)
 
     @property
     def best(self) -> Evaluation:
@@ -127,32 +139,33 @@ class TaskJob(Job):
 
     def result(self, ended: Ended) -> tuple[RunResult, Any]:
         """Return what the run gave, and its best parameters."""
-        self._best.wait()
+        best = self.best
+        self._best.keep_only(lambda step: step == best.step)
         result = RunResult(
             settings=self.settings,
             num_steps=self.num_steps,
             history=self.history,
-            best=self.best,
+            best=best,
             train_seconds=ended.train_seconds,
             sequences_per_second=self.num_steps * self.settings.batch_size / max(ended.train_seconds, 1e-9),
         )
         if result.best.step == self.num_steps:
             return result, ended.state.params
-        return result, restore_best(self._best, learner=self.learner)
+        return result, restore_best(self._best, learner=self.learner, step=best.step)
 
 
 def open_best(directory: Path, *, runtime: Runtime) -> Checkpointer:
-    """Return the checkpoints of best parameters in `directory`, of which one is kept."""
-    return Checkpointer(directory, config=_KEEP_ONE, report=runtime.report, hosts=runtime.hosts)
+    """Return the checkpoints of best parameters in `directory`."""
+    return Checkpointer(directory, config=_KEEP, report=runtime.report, hosts=runtime.hosts)
 
 
-def restore_best(best: Checkpointer, *, learner: Learner) -> Any:
-    """Return the parameters that a job kept.
+def restore_best(best: Checkpointer, *, learner: Learner, step: int | None = None) -> Any:
+    """Return the parameters that a job kept, those of `step` or the newest.
 
     Raises:
       UserError: if there are none.
     """
-    found = best.restore({"params": learner.abstract_state().params})
+    found = best.restore({"params": learner.abstract_state().params}, step=step)
     if found is None:
         raise UserError("the best checkpoint of a run is gone: choose another --workdir")
     return found.state["params"]

@@ -56,7 +56,7 @@ def best_evaluation(history: Sequence[Evaluation], *, selection: str) -> Evaluat
     return max(history, key=score)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass  # not frozen: what raises an exception sets its traceback
 class Stopped(Exception):
     """Say that a run was stopped at a step; its state is saved."""
 

@@ -14,7 +14,7 @@ from bert_jax.config import (
     MeshConfig,
     ModelConfig,
     PhaseConfig,
-    from_config_dict,
+    from_saved,
 )
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
@@ -114,7 +114,7 @@ def _training(source: PretrainedModel) -> _Training:
     if "config" not in source.record or "train" not in source.record["config"]:
         phase = PhaseConfig(max_seq_length=min(128, source.model.max_position_embeddings))
         return _Training(model=source.model, phases=(phase,))
-    config = from_config_dict(source.record["config"])
+    config = from_saved(source.record["config"])
     return _Training(
         model=config.model,
         phases=config.train.phases,

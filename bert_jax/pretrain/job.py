@@ -23,6 +23,10 @@ from bert_jax.types import Rows
 class PretrainingJob(Job):
     """One run of a pre-training program on opened data."""
 
+    remedy = (
+        "lower config.optimizer.learning_rate or raise config.optimizer.warmup_steps, and start with a new --workdir"
+    )
+
     def __init__(self, program: PretrainingProgram, *, data: OpenData, runtime: Runtime, params: Any):
         """Begin from `params` in host memory, or randomly initialized where they are None."""
         self.program, self.config = program, program.config
@@ -50,6 +54,11 @@ class PretrainingJob(Job):
         state, params = self.program.random_state(), self._params
         self._params = None  # they would stay in the host's memory as long as the run
         return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
+
+    def take_up(self, metadata: Mapping[str, Any]) -> None:
+        """Let the weights to begin from go: the checkpoint has others."""
+        del metadata
+        self._params = None
 
     def batches(self, start: int) -> Iterator[Rows]:
         """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, from_config_dict
+from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
@@ -30,7 +30,7 @@ from bert_jax.runs.workdir import SameRun
 
 SAME_RUN = SameRun(
     command="pre-training",
-    read=from_config_dict,
+    read=from_saved,
     free=re.compile(
         r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)"
         r"|model\.(scan_layers|remat|attention_implementation)|train\.(gradient_accumulation_steps|max_nonfinite_steps)"

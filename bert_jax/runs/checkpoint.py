@@ -74,6 +74,8 @@ class Checkpointer:
             create=config is not None,
             read_only=self._read_only,
             enable_async_checkpointing=config is not None,
+            # Two managers of one run save at the same time, and their hosts wait for each other by name.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._directory.name),
         )
         try:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
@@ -112,6 +114,25 @@ class Checkpointer:
           UserError: if one could not be written.
         """
         self._guard(self._manager.wait_until_finished)
+
+    def keep_only(self, wanted: Callable[[int], bool]) -> None:
+        """Remove the checkpoints of all other steps; every host calls this."""
+        self.wait()
+        with self._hosts.main_first("checkpoints removed"):
+            if self._hosts.is_main:
+                for step in self.steps():
+                    if not wanted(step):
+                        shutil.rmtree(self._directory / str(step))
+        self._manager.reload()
+
+    def __enter__(self) -> "Checkpointer":
+        """Return the checkpoints, to be closed at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish writing; after an error, that one is what the user must hear of."""
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.close()
 
     def close(self) -> None:
         """Wait, then release the threads."""

@@ -17,6 +17,7 @@ class Job(abc.ABC):
 
     num_steps: int
     run_config: Mapping[str, Any]
+    remedy: str  # what to change where the loss is not finite
     saves_final_state: bool = True  # False: what the run was for is kept elsewhere, and its state is of no more use
     evaluates_initial_state: bool = False  # True where it comes from a model: what that knows before it is trained
 

@@ -8,12 +8,10 @@ A session keeps in its directory:
     profile/                         traces of `profile.steps`
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -65,6 +63,7 @@ class Session:
           UserError: if checkpoints cannot be read, or belong to other data.
         """
         self._job, self._runtime, self._directory, self._options = job, runtime, directory, options
+        self._begun = runtime.start_run()
         self._checkpointer = Checkpointer(
             directory / options.checkpoints, config=options.checkpoint, report=runtime.report, hosts=runtime.hosts
         )
@@ -87,10 +86,9 @@ class Session:
         """Return the session."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Finish writing; after an error, that one is what the user must hear of."""
-        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
-            self._checkpointer.close()
+    def __exit__(self, *error: Any) -> None:
+        """Finish writing."""
+        self._checkpointer.__exit__(*error)
 
     def train(self) -> Ended:
         """Train to the job's end, or to the step boundary at which the runtime says to stop; the state is saved there.
@@ -138,8 +136,8 @@ class Session:
                 self._checkpointer.wait()
             recorder.goodput.write()
         finally:
-            tracer.close()
             recorder.close()
+            tracer.close()
         return Ended(step=step, state=state, train_seconds=seconds(), goodput=recorder.goodput)
 
     def _open_evaluations(self, state: TrainState, *, log: StepLog, recorder: Recorder) -> Sequence[Callback]:
@@ -161,20 +159,22 @@ class Session:
             facts=StepFacts(job.learning_rate, job.cost_of_step, peak_flops(jax.devices()[0].device_kind)),
             nonfinite=nonfinite,
             last_good=self._checkpointer.settle,
+            remedy=job.remedy,
         )
 
     def _recorder(self) -> Recorder:
         is_main, options = self._runtime.hosts.is_main, self._options
         directory = self._directory
+        resume_step = self.start if self.is_resumed else -1  # a run that begins again writes step 0 again
         writers = (
-            make_writers(directory, config=options.log, run_config=self._job.run_config, resume_step=self.start)
+            make_writers(directory, config=options.log, run_config=self._job.run_config, resume_step=resume_step)
             if is_main
             else []
         )
         return Recorder(
             writers=writers,
             progress=Progress(start=self.start, end=self._job.num_steps, enabled=is_main),
-            goodput=Goodput(directory if is_main else None, begun=self._runtime.start_run(), start=self.start),
+            goodput=Goodput(directory if is_main else None, begun=self._begun, start=self.start),
         )
 
     @staticmethod

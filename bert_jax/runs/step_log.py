@@ -58,6 +58,7 @@ class StepLog:
         facts: StepFacts,
         nonfinite: NonfiniteSteps,
         last_good: Callable[[], int | None],
+        remedy: str,
     ):
         """Write every `every` steps and at `end`; `last_good` gives the step of the newest checkpoint."""
         self._every, self._end = every, end
@@ -65,13 +66,13 @@ class StepLog:
         self._recorder = recorder
         self._facts = facts
         self._nonfinite = nonfinite
-        self._last_good = last_good
+        self._last_good, self._remedy = last_good, remedy
         self._times: list[float] = []
         self._work = {"sequences": 0.0, "tokens": 0.0, "flops": 0.0, "steps": 0.0}
         self._waited = self._excluded = 0.0
         self._begun = self._last_finished = time.perf_counter()
         self._elsewhere = 0.0  # since the last finished step
-        self._compiling = True
+        self._compiling = False
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -189,6 +190,5 @@ class StepLog:
         raise UserError(
             f"loss or gradients are not finite at step {step}{allowed} (loss {loss}, batch "
             f"number {step - 1}; first bad parameter group: {bad[0] if bad else 'none, the loss itself'}, "
-            f"{len(bad)} bad in all); the update was not applied and {kept}: lower config.optimizer.learning_rate or "
-            "raise config.optimizer.warmup_steps, and start with a new --workdir"
+            f"{len(bad)} bad in all); the update was not applied and {kept}: {self._remedy}"
         )

@@ -9,9 +9,10 @@ from typing import IO, Any
 
 from bert_jax.config import flatten, to_json
 from bert_jax.errors import UserError
-from bert_jax.files import load_json, write_text
+from bert_jax.files import SUFFIX, load_json, write_text
 
 CONFIG = "config.json"
+_PARTIAL = [f"{folder}.*{SUFFIX}" for folder in ("", "runs/*/", "*/runs/*/")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +49,16 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
     except OSError as error:
         raise _cannot_be_written(workdir, error) from error
     try:
+        for pattern in _PARTIAL:  # of killed processes: this one holds the lock
+            for left in path.glob(pattern):
+                left.unlink(missing_ok=True)
         if (path / CONFIG).exists() and same_run.has_begun(path):
             _check_same_run(config, workdir=path, same_run=same_run)
         write_text(path / CONFIG, to_json(config))
     except OSError as error:
         lock.close()
         raise _cannot_be_written(workdir, error) from error
-    except UserError:
+    except BaseException:
         lock.close()
         raise
     return lock
