@@ -153,12 +153,12 @@ KILLS = 20
 KILLED = {
     "sweep": (
         "finetune_own.py",
-        ("train.num_epochs=40", "checkpoint.every=3", "train.evals_per_epoch=2"),
+        ("train.num_epochs=300", "checkpoint.every=3", "train.evals_per_epoch=2"),
         ("--seeds=2",),
     ),
     "feature_based": (
         "finetune_ner.py:concat_last_four",
-        ("train.num_epochs=120", "checkpoint.every=3", "ner.bilstm_hidden_size=8", "ner.document_context=False"),
+        ("train.num_epochs=400", "checkpoint.every=3", "ner.bilstm_hidden_size=8", "ner.document_context=False"),
         ("--seeds=2",),
     ),
 }
@@ -168,13 +168,13 @@ KILLED = {
 @pytest.mark.parametrize("name", KILLED)
 def test_twenty_kills_at_random_moments_change_nothing(name: str, folder: Path, tmp_path: Path) -> None:
     config, fields, flags = KILLED[name]
-    if name == "feature_based":
-        write_source(folder / "source", hidden_dropout_prob=0.1, num_hidden_layers=4)
+    model = write_source(tmp_path / "model", hidden_dropout_prob=0.1, num_hidden_layers=4)  # features of four layers
+    flags = (*flags, f"--init={model}")
     whole = run_alone(command(config, folder, tmp_path / "whole", *fields, flags=flags))
     assert whole.returncode == 0, whole.stderr
     started = time.monotonic()
     arguments = command(config, folder, tmp_path / "killed", *fields, flags=flags)
-    options = ["--processes=1", f"--kills={KILLS}", "--kill_every=10", "--max_restarts=200", "--seed=3"]
+    options = ["--processes=1", f"--kills={KILLS}", "--kill_every=6", "--max_restarts=200", "--seed=3"]
     done = launch(options, arguments, timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:]
     print(f"{name}: {done.stdout.count('resuming at step')} starts resumed, {time.monotonic() - started:.0f} s")

@@ -20,12 +20,12 @@ class CompilationCache:
         """Begin to use the cache for all that is compiled from now on. Of several hosts the first one writes."""
         self.hits = self.requests = 0
         jax.monitoring.register_event_listener(self._count)
+        jax_internals.quiet("compilation cache")
         self._is_ours = not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         if self._is_ours:
             jax.config.update("jax_compilation_cache_dir", str(Path(workdir) / DIRECTORY))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a start has a dozen small programs
             compilation_cache.reset_cache()  # what was compiled before has settled that there is no cache
-        jax_internals.quiet("compilation cache")
         if jax.process_count() > 1 and jax.default_backend() == "cpu":
             jax_internals.share_programs_between_cpu_hosts()
 
