@@ -4,7 +4,7 @@ Same shapes, float32, same threads, one run; `sides.py` says what a step is:
 
     python benchmarks/cpu_step.py --model=mini --max_seq_length=128 --batch_size=32
 
-The sides take turns, so a machine whose speed drifts does not favour one; medians and their ratio are printed. Needs
+The sides take turns, so a machine whose speed drifts does not favor one; medians and their ratio are printed. Needs
 the parity extra.
 """
 

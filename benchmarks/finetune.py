@@ -13,7 +13,7 @@ last epoch on both sides: nothing is selected. HuggingFace pads each batch to it
 a time, on all cores; they take turns seed by seed. Ours runs on JAX's default backend, HuggingFace on a GPU where
 PyTorch sees one, there with the fused AdamW and pinned batches.
 
-`--dtype=bfloat16` means the same on both sides: float32 parameters and optimiser, bfloat16 computation (PyTorch's
+`--dtype=bfloat16` means the same on both sides: float32 parameters and optimizer, bfloat16 computation (PyTorch's
 autocast, in training and evaluation, as HuggingFace's own Trainer does). In float32 both may use a GPU's TF32, which is
 JAX's default.
 

@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py --kills=10
 
-Prints how many kills there were, the work lost at each, and whether parameters, optimiser state and metrics are equal.
+Prints how many kills there were, the work lost at each, and whether parameters, optimizer state and metrics are equal.
 """
 
 import json

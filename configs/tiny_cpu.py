@@ -14,7 +14,7 @@ from bert_jax.config import default_config, phase
 def get_config() -> ConfigDict:
     """Return the config."""
     config = default_config(model="tiny")
-    config.model.vocab_size = 1024  # word pieces are then often told by their neighbours: little text shows much
+    config.model.vocab_size = 1024  # word pieces are then often told by their neighbors: little text shows much
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.max_position_embeddings = 128
     config.model.initializer_range = 0.08  # 1 / sqrt(128); at 0.02 so narrow a model lingers on the unigram plateau

@@ -104,7 +104,7 @@ def test_places_are_unrelated() -> None:
     signs = kept(rows=range(16)).astype(np.float64) * 2 - 1
     spectrum = np.abs(np.fft.rfftn(signs.reshape(16, -1), axes=(1,))) ** 2
     correlations = np.fft.irfft(spectrum, axis=1).mean(0) / signs[0].size
-    # Every lag within a row at once: neighbours, the next token's same feature, the next head's same score.
+    # Every lag within a row at once: neighbors, the next token's same feature, the next head's same score.
     assert np.abs(correlations[1:]).max() < 6 / math.sqrt(signs.size)  # the largest of 16,384 lags
     # No column and no line of a row is dropped as a whole.
     assert max(np.abs(signs.mean(1)).max(), np.abs(signs.mean(2)).max()) < 6 / math.sqrt(128)

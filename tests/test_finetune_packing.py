@@ -70,9 +70,9 @@ def filled_one_by_one(
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(list(KINDS)), st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5), st.booleans())
-def test_batches_equal_rows_filled_one_by_one(kind: str, seed: int, examples: int, per_row: int, labelled: bool):
+def test_batches_equal_rows_filled_one_by_one(kind: str, seed: int, examples: int, per_row: int, labeled: bool):
     features = random_features(kind, seed=seed, examples=examples)
-    if not labelled:
+    if not labeled:
         features = dataclasses.replace(features, targets=None)
     shape = RowShape(length=96, slots=per_row * features.group, group=features.group)
     rng = np.random.default_rng(seed)

@@ -324,7 +324,7 @@ def test_new_text_without_labels_is_tagged_and_answered(tmp_path: Path, source: 
     answers = json.loads((tmp_path / "two" / "predictions" / "test" / "predictions.json").read_text())
     assert set(answers) == {"new0", "new1", "new2"}
     config = config_of("squad_v1", squad, data={"test_file": "test.json", "dev_split": "test"})
-    with pytest.raises(UserError, match="the test set of squad_v1 has no labels: name a labelled file"):
+    with pytest.raises(UserError, match="the test set of squad_v1 has no labels: name a labeled file"):
         run(config, source, tmp_path / "three")
 
 

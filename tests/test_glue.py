@@ -37,8 +37,8 @@ def test_the_official_files_are_read_whole(shared_data: Path, name: str):
     for split, count in ROWS[name].items():
         examples = task.read(split)
         assert len(examples) == count
-        labelled = split != "test" or name == "mrpc"
-        assert all((example.label is not None) == labelled for example in examples)
+        labeled = split != "test" or name == "mrpc"
+        assert all((example.label is not None) == labeled for example in examples)
         assert all(example.text.strip() for example in examples)
 
 

@@ -1,4 +1,4 @@
-"""The model: sizes, initialisation, and one result however it is computed."""
+"""The model: sizes, initialization, and one result however it is computed."""
 
 import dataclasses
 import functools

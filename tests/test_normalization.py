@@ -1,4 +1,4 @@
-"""Layer normalisation: value and gradients beside the plain form, and what it keeps for the backward pass."""
+"""Layer normalization: value and gradients beside the plain form, and what it keeps for the backward pass."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ FLOAT32 = {"atol": 2e-4, "rtol": 2e-5}
 
 
 def plain(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Normalise in two passes, to be differentiated automatically."""
+    """Normalize in two passes, to be differentiated automatically."""
     mean = values.mean(-1, keepdims=True)
     variance = jnp.square(values - mean).mean(-1, keepdims=True)
     return (values - mean) / jnp.sqrt(variance + EPSILON) * scale + bias

@@ -1,4 +1,4 @@
-"""The model beside HuggingFace's PyTorch BERT: hidden states of every layer, logits, gradients, one optimiser step."""
+"""The model beside HuggingFace's PyTorch BERT: hidden states of every layer, logits, gradients, one optimizer step."""
 
 import dataclasses
 from typing import Any

@@ -36,7 +36,7 @@ def gold_outputs(split: Split) -> list[np.ndarray]:
 
 
 def test_gold_spans_survive_the_round_trip(shared_data: Path):
-    """Every answer of dev: text -> pieces -> text is the same up to the official normalisation, at least 99.8 %."""
+    """Every answer of dev: text -> pieces -> text is the same up to the official normalization, at least 99.8 %."""
     words = load_tokenizer(shared_data / "vocab" / "bert-base-uncased-vocab.txt", do_lower_case=True)
     questions = read_questions(shared_data / "squad" / "dev-v1.1.json")
     encoded = {}
@@ -275,7 +275,7 @@ def test_a_file_without_answers_is_predicted_and_not_scored(tmp_path: Path, vers
     task.write_predictions(split, outputs, directory=tmp_path / "out")
     path = tmp_path / "out" / "predictions.json"
     assert set(json.loads(path.read_text())) == {"q0", "q1"}
-    with pytest.raises(UserError, match=r"test.json: has no answers: give a labelled file"):
+    with pytest.raises(UserError, match=r"test.json: has no answers: give a labeled file"):
         score_predictions(task=f"squad_{version}", predictions=str(path), data=str(tmp_path / "test.json"))
 
 

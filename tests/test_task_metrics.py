@@ -178,7 +178,7 @@ def test_entity_scores_equal_conllevals_word_by_word_rules():
 
 
 def test_iob1_boundaries_are_read_by_hand():
-    # In IOB1 an I- begins an entity behind O or another type, and B- parts two neighbours of one type.
+    # In IOB1 an I- begins an entity behind O or another type, and B- parts two neighbors of one type.
     tags = ["I-LOC", "I-LOC", "O", "I-PER", "B-PER", "I-PER", "I-ORG", "O", "B-LOC"]
     found = [Entity(0, 2, "LOC"), Entity(3, 4, "PER"), Entity(4, 6, "PER"), Entity(6, 7, "ORG"), Entity(8, 9, "LOC")]
     assert entities(tags) == found
@@ -222,7 +222,7 @@ def random_questions(seed: int) -> tuple[dict[str, str], dict[str, list[str]], d
 
 
 def words_of(text: str) -> list[str]:
-    """Normalise as the official scripts say, by splitting where articles stand."""
+    """Normalize as the official scripts say, by splitting where articles stand."""
     kept = "".join(c for c in text.lower() if c not in set(string.punctuation))
     return "".join(" " if i % 2 else run for i, run in enumerate(re.split(r"(\b(?:a|an|the)\b)", kept))).split()
 
@@ -319,7 +319,7 @@ def test_empty_answers_and_several_gold_answers():
     assert figures["exact"] == pytest.approx(100 / 3)
     assert (figures["HasAns_exact"], figures["NoAns_exact"]) == (0, 50)
     assert (figures["HasAns_total"], figures["NoAns_total"]) == (1, 2)
-    # gold answers that normalise to nothing are dropped, in favour of those that do not
+    # gold answers that normalize to nothing are dropped, in favor of those that do not
     assert evaluate_v2({"a": "an"}, answers={"a": ["the", "x"]})["exact"] == 0
     assert evaluate_v2({"a": "an"}, answers={"a": ["the"]})["exact"] == 100
 

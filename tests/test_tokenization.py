@@ -16,7 +16,7 @@ from bert_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 from bert_jax.data.wordpiece import basic_words, segments
 
 RELEASED = ("uncased", "cased", "chinese", "multilingual-cased")
-# Characters on which tokenizers differ: dropped, white space to some, case that depends on neighbours or changes
+# Characters on which tokenizers differ: dropped, white space to some, case that depends on neighbors or changes
 # length, marks that NFD reorders, ligatures, Hangul, CJK and its compatibility forms, astral planes, private use.
 HARD = (
     "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029\xa0\u3000\u200b\u200d\u00ad\ufeff\ufffd \t\r\n'.:·\u2019-[]#_"
@@ -282,7 +282,7 @@ def test_a_word_of_200_characters_is_cut_and_one_of_201_is_unknown(small: WordPi
     assert small.encode("a" * 201) == [small.unk_id]
     assert small.encode("a" * 201 + "=b") == [small.unk_id, *small.encode("= b")]
     assert small.encode_with_offsets("a" * 201).offsets == [(0, 201)]
-    # Counted after normalisation: the accents of 150 letters do not count, what lower-casing adds does.
+    # Counted after normalization: the accents of 150 letters do not count, what lower-casing adds does.
     assert len(small.encode("e\u0301" * 150)) == 150
     shorter = WordPieceTokenizer(small.vocabulary, max_input_chars_per_word=3)
     assert shorter.encode("abc abcd") == [*small.encode("abc"), small.unk_id]
@@ -384,7 +384,7 @@ def test_the_text_of_a_span_normalises_to_its_piece(hard: tuple[Tokenizer, Refer
             assert 0 <= start < end <= len(text)
             piece = tokenizer.pieces[piece_id].removeprefix("##")
             alone = all(spans[i][1] <= start or end <= spans[i][0] for i in range(len(spans)) if i != index)
-            # A final sigma is one only in its word; characters cut apart share a span and normalise together.
+            # A final sigma is one only in its word; characters cut apart share a span and normalize together.
             normal = "".join(reference_words(text[start:end], do_lower_case=tokenizer.do_lower_case)).replace(
                 FINAL_SIGMA, SIGMA
             )

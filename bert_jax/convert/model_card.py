@@ -68,7 +68,7 @@ def _training(record: Mapping[str, Any]) -> str:
         "sequence lengths": ", ".join(
             f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
         ),
-        "optimiser": optimizer.get("name"),
+        "optimizer": optimizer.get("name"),
         "learning rate": optimizer.get("learning_rate"),
         "warm-up steps": optimizer.get("warmup_steps"),
         "weight decay": optimizer.get("weight_decay"),

@@ -27,7 +27,7 @@ def extend_source(
     into.
 
     Raises:
-      UserError: if the vocabulary is no WordPiece, or something is not one normalised word.
+      UserError: if the vocabulary is no WordPiece, or something is not one normalized word.
     """
     tokenizer = source.require_tokenizer()
     if not isinstance(tokenizer, WordPieceTokenizer):
@@ -76,9 +76,9 @@ def _extend(rows: np.ndarray, size: int, places: Sequence[int], old_ids: Sequenc
 def _check_word(word: str, tokenizer: Tokenizer) -> None:
     if word.startswith("##") or _UNUSED.fullmatch(word):
         raise UserError(f"new word {word!r}: only whole words can be added: write the word as it stands in text")
-    normalised = basic_words(word, do_lower_case=tokenizer.do_lower_case)
-    if normalised != [word]:
-        spelling = f"write {' and '.join(map(repr, normalised))}" if normalised else "leave it out"
+    normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case)
+    if normalized != [word]:
+        spelling = f"write {' and '.join(map(repr, normalized))}" if normalized else "leave it out"
         raise UserError(f"new word {word[:60]!r}: the tokenizer would never see it so: {spelling}")
 
 

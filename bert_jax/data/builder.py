@@ -29,7 +29,7 @@ from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import TextSource
 from bert_jax.data.spool import SpoolSpec, portions, write_portion
-from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarise
+from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarize
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
@@ -221,7 +221,7 @@ class _Build:
                     "delete that folder"
                 )
         for length in plan.max_seq_lengths:
-            statistics = summarise(counts, max_seq_length=length, num_paragraphs=found.num_paragraphs)
+            statistics = summarize(counts, max_seq_length=length, num_paragraphs=found.num_paragraphs)
             if not statistics["rows"]["train"]:
                 raise UserError(f"no instance came out of the input '{self.config.input}': its documents are too short")
             per_row = instances_per_row(self.config, max_seq_length=length)

@@ -54,7 +54,7 @@ class DatasetInfo:
         length: the lengths of one data set share it.
       row_spec: how rows are laid out.
       shards: files of each split, "train" and "validation".
-      statistics: counts and shares as `statistics.summarise` names them.
+      statistics: counts and shares as `statistics.summarize` names them.
     """
 
     directory: Path

@@ -9,7 +9,7 @@ Two recipes:
   one segment is left (so that more than half of the labels are 1).
 * `modern` deviates twice. The target length is drawn anew for each instance, because a novel whose one draw came out
   short would otherwise be cut into thousands of short rows. And the label is always a fair coin: a lone segment whose
-  true next is wanted is joined by its neighbour in the document instead of getting a random B.
+  true next is wanted is joined by its neighbor in the document instead of getting a random B.
 
 Both never draw B from A's own document; the original does when ten draws in a row hit it.
 """
@@ -200,7 +200,7 @@ def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
 
 
 def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[Pair]:
-    """Yield neighbours in the text, swapped by a fair coin; a document of one segment gives none."""
+    """Yield neighbors in the text, swapped by a fair coin; a document of one segment gives none."""
     bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
     for document in range(documents.num_own):
         lengths.start_document()

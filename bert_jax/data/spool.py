@@ -60,7 +60,7 @@ class SpooledDocument:
 
 
 def portions(sources: Sequence[TextSource]) -> list[Portion]:
-    """Group neighbouring sources to portions of at least `PORTION_BYTES`."""
+    """Group neighboring sources to portions of at least `PORTION_BYTES`."""
     groups: list[list[TextSource]] = []
     size = PORTION_BYTES
     for source in sources:

@@ -56,7 +56,7 @@ def sampling_threshold(num_paragraphs: int) -> int:
     return (1 << 64) * min(DUPLICATE_SAMPLE, max(num_paragraphs, 1)) // max(num_paragraphs, 1)
 
 
-def summarise(
+def summarize(
     counts: Mapping[str, Sequence[ShardCounts]], *, max_seq_length: int, num_paragraphs: int
 ) -> dict[str, Any]:
     """Return the statistics of a data set at one length as JSON values; `counts` has the shards of each split.

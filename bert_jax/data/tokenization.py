@@ -151,7 +151,7 @@ class WordPieceTokenizer(Tokenizer):
     """Cut text into the pieces of a vocabulary, with ids equal to the original's for every text.
 
     `cache_size` words, up to twice over, are remembered (about 200 bytes each). A word of more than
-    `max_input_chars_per_word` characters, counted after normalisation, is [UNK] (200 in the original).
+    `max_input_chars_per_word` characters, counted after normalization, is [UNK] (200 in the original).
     """
 
     def __init__(self, vocabulary: Vocabulary, *, max_input_chars_per_word: int = 200, cache_size: int = 1 << 17):
@@ -216,7 +216,7 @@ class WordPieceTokenizer(Tokenizer):
     def encode_with_offsets(self, text: str) -> Encoding:
         """Return the ids of a text and the span of each.
 
-        [UNK] spans its word. An accent that normalisation drops is in the span of its letter. Pieces cut from one
+        [UNK] spans its word. An accent that normalization drops is in the span of its letter. Pieces cut from one
         character of the text (Hangul under NFD) share its span.
         """
         ids: list[int] = []
@@ -278,7 +278,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
 class SentencePieceTokenizer(Tokenizer):
     """Cut text by a SentencePiece model in ALBERT's layout: [CLS], [SEP], [MASK] and the padding are control symbols.
 
-    Normalisation is the model's own; `do_lower_case` lowers the text before it and does no more. Where it is None, a
+    Normalization is the model's own; `do_lower_case` lowers the text before it and does no more. Where it is None, a
     model with no upper-case letter in its pieces is taken to want lower case.
 
     Raises UserError where the bytes are no model, or a special piece is missing or could be matched by text.

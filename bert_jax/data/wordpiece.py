@@ -99,7 +99,7 @@ def segments(text: str, *, max_chars: int = 1 << 20) -> Iterator[str]:
 
 
 def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
-    """Split text into words, normalised: what the original's BasicTokenizer returns.
+    """Split text into words, normalized: what the original's BasicTokenizer returns.
 
     Lower-casing and NFD run on the whole text at once; white space is neither cased nor skipped by the final-sigma rule
     nor reordered by NFD, so the outcome is that of every word alone.
@@ -114,7 +114,7 @@ def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class AlignedWord:
-    """Hold a normalised word and, for each of its characters, the half-open span of the text it comes from."""
+    """Hold a normalized word and, for each of its characters, the half-open span of the text it comes from."""
 
     text: str
     starts: list[int]
@@ -151,7 +151,7 @@ def aligned_words(text: str, *, do_lower_case: bool) -> list[AlignedWord]:
 
 
 def _align_run(run: str, sources: list[int], *, do_lower_case: bool) -> list[AlignedWord]:
-    """Normalise a run free of white space and control characters, and split it at punctuation."""
+    """Normalize a run free of white space and control characters, and split it at punctuation."""
     table = _UNCASED if do_lower_case else _CASED
     chars, chars_sources = _lower_and_decompose(run, sources) if do_lower_case else (run, sources)
     words: list[tuple[list[str], list[int], list[int]]] = []
@@ -174,7 +174,7 @@ def _align_run(run: str, sources: list[int], *, do_lower_case: bool) -> list[Ali
 
 
 def _lower_and_decompose(run: str, sources: list[int]) -> tuple[str, list[int]]:
-    # Only the final sigma depends on its neighbours, and both sigmas are one character: lengths can be taken singly.
+    # Only the final sigma depends on its neighbors, and both sigmas are one character: lengths can be taken singly.
     lowered = run.lower()
     lowered_sources = [s for char, s in zip(run, sources, strict=True) for _ in char.lower()]
     pairs = [

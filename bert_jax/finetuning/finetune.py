@@ -174,12 +174,12 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
     """
     for name in names:
         task = open_config_task(config_of_task(config, name))
-        labelled = ("train", *task.eval_splits())
-        for split in (*labelled, *(task.test_splits() if wanted.predict_test else ())):
+        labeled = ("train", *task.eval_splits())
+        for split in (*labeled, *(task.test_splits() if wanted.predict_test else ())):
             if split == "dev" and config.data.dev_fraction:
                 continue
             examples = task.read(split)
-            if split in labelled and any(getattr(example, "label", True) is None for example in examples):
+            if split in labeled and any(getattr(example, "label", True) is None for example in examples):
                 raise no_labels(task, split)
 
 

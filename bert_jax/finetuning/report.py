@@ -8,7 +8,7 @@ from bert_jax.finetuning.run_result import RunResult
 from bert_jax.tasks import glue
 
 
-def summarise(results: Sequence[RunResult], *, selection: str) -> list[dict[str, Any]]:
+def summarize(results: Sequence[RunResult], *, selection: str) -> list[dict[str, Any]]:
     """Return mean, standard deviation, best and number of collapsed runs of each setting, the best setting first.
 
     The deviation is that of a sample (n - 1), 0 for one run.
@@ -77,7 +77,7 @@ def glue_average(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for task, split in glue.AVERAGE:
         if task in records:
             metrics = records[task]["best"]["metrics"]
-            # A part of train, or the test file, may stand for dev: there is one labelled split then.
+            # A part of train, or the test file, may stand for dev: there is one labeled split then.
             found = metrics.get(split, next(iter(metrics.values())) if split == "dev" else None)
             if found is not None:
                 numbers[f"{task}/{split}"] = found[glue.TASKS[task].metrics[0]]

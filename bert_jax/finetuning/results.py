@@ -124,7 +124,7 @@ class TaskResults:
             "constant": self.constant,
             **facts,
             "best": champion.to_json(),
-            "summary": report.summarise(results, selection=self.task.selection),
+            "summary": report.summarize(results, selection=self.task.selection),
             "tables": self.task.tables(dev, best),
             "runs": [result.to_json() for result in results],
         }

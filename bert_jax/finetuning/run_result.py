@@ -28,7 +28,7 @@ class RunResult:
     best: Evaluation
     train_seconds: float
     sequences_per_second: float
-    metrics: dict[str, Metrics] = dataclasses.field(default_factory=dict)  # of every labelled split, by the best
+    metrics: dict[str, Metrics] = dataclasses.field(default_factory=dict)  # of every labeled split, by the best
     collapsed: bool = False
 
     def to_json(self) -> dict[str, Any]:

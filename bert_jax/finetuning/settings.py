@@ -67,7 +67,7 @@ def step_settings(run: RunSettings, *, num_steps: int, warmup_fraction: float) -
 
 
 def no_settings() -> StepSettings:
-    """Return settings for making optimiser states, which do not depend on them."""
+    """Return settings for making optimizer states, which do not depend on them."""
     nothing: Float[Array, ""] = jnp.zeros((), jnp.float32)
     return StepSettings(jax.random.key(0), nothing, nothing, nothing)
 
@@ -81,7 +81,7 @@ def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) 
 
 
 def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers: int) -> optax.GradientTransformation:
-    """Return the optimiser of a run inside a traced step."""
+    """Return the optimizer of a run inside a traced step."""
     fixed = optimizer_config(config)
     rule = optim.optimizer_rule(fixed, recipe=config.recipe)
 

@@ -10,7 +10,7 @@ from bert_jax.tasks.interface import Split, Task
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """The train set, the labelled splits that are reported on (the first one selects), and the test sets to predict."""
+    """The train set, the labeled splits that are reported on (the first one selects), and the test sets to predict."""
 
     train: Split
     evals: tuple[Split, ...]
@@ -54,5 +54,5 @@ def check_labelled(task: Task, splits: Sequence[Split]) -> None:
 def no_labels(task: Task, split: str) -> UserError:
     """Return the complaint about a split that must have labels and has none."""
     return UserError(
-        f"the {split} set of {task.name} has no labels: name a labelled file, or another --config.data.dev_split"
+        f"the {split} set of {task.name} has no labels: name a labeled file, or another --config.data.dev_split"
     )

@@ -25,7 +25,7 @@ def is_vector_bound() -> bool:
 def normalises_once() -> bool:
     """Say whether a norm's result is best written once, by a kernel, on the chip that is traced for.
 
-    On a v5e the matmuls that read it had better normalise each tile anew (`kernels/fused_residual_norm.py`).
+    On a v5e the matmuls that read it had better normalize each tile anew (`kernels/fused_residual_norm.py`).
     """
     return _device_kind() in _NORMALISES_ONCE
 

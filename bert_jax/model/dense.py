@@ -1,4 +1,4 @@
-"""Dense layers: Flax's parameters and initialisation, and a bias whose gradient suits the chip."""
+"""Dense layers: Flax's parameters and initialization, and a bias whose gradient suits the chip."""
 
 from collections.abc import Callable
 from typing import Any, cast

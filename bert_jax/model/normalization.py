@@ -1,4 +1,4 @@
-"""Layer normalisation in one pass, with a backward pass that keeps the input and two values per token.
+"""Layer normalization in one pass, with a backward pass that keeps the input and two values per token.
 
 What automatic differentiation keeps is several float32 arrays of the input's size; where layers are scanned they are
 stacked over all layers (benchmarks/RESULTS.md).

@@ -1,4 +1,4 @@
-"""Add a sub-layer's output to its input and normalise; the only file that chooses a kernel for it.
+"""Add a sub-layer's output to its input and normalize; the only file that chooses a kernel for it.
 
 The plain form is one addition and dropout after the other, which a TPU's compiler fuses with the matmul before them.
 The way back is a kernel there, on some TPUs the way there too (`kernels/fused_residual_norm.py`). On a GPU that matmul

@@ -147,7 +147,7 @@ def _moves(sizes: dict[str, int]) -> list[tuple[str | tuple[str, ...], _Groups |
 
     One move for all is a sum of arrays that are zero but for a share, once the shares are small: so the TPU's compiler
     makes it from 64 chips on, and filling in the zeros takes 7 % of a step of BERT-Large (benchmarks/RESULTS.md). Then
-    each axis is a move of its own, and a long one is two: over neighbours, then over the groups of them.
+    each axis is a move of its own, and a long one is two: over neighbors, then over the groups of them.
     """
     if math.prod(sizes.values()) < _SEVERAL_MOVES_FROM:
         return [(tuple(sizes), None)]

@@ -61,7 +61,7 @@ def fresh_schedules() -> Path | None:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """Hold the optimised program of one phase's step, and its memory: bytes of one chip."""
+    """Hold the optimized program of one phase's step, and its memory: bytes of one chip."""
 
     hlo: str
     argument_bytes: int
@@ -163,7 +163,7 @@ def _dump_options(folder: Path | None) -> dict[str, Any]:
 
 
 def _text(compiled: Any, *, folder: Path | None) -> str:
-    """Return the optimised program; jaxlib 0.10.2 cannot read all of v5p's back, so then from what was written."""
+    """Return the optimized program; jaxlib 0.10.2 cannot read all of v5p's back, so then from what was written."""
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError:

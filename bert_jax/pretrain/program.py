@@ -61,7 +61,7 @@ class PretrainingProgram(Program):
         )
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
-        """Return what is optimised in `phase`."""
+        """Return what is optimized in `phase`."""
         return make_objective(
             self.config.model,
             masking=self.config.masking,

@@ -98,7 +98,7 @@ _METRICS: Mapping[str, Callable[..., float]] = {
     "spearman": metrics.spearman,
 }
 _DIAGNOSTICS = ("AX", "diagnostic")  # the folder's names in two ways of fetching GLUE
-# The labelled diagnostics (diagnostic-full.tsv) name their columns otherwise than those to be answered.
+# The labeled diagnostics (diagnostic-full.tsv) name their columns otherwise than those to be answered.
 _FULL_DIAGNOSTICS = {"Premise": "sentence1", "Hypothesis": "sentence2", "Label": "label"}
 # CoLA's train and dev have no header line; the second column is the label, the third the authors' original mark.
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")

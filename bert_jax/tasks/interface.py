@@ -85,7 +85,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return the official figures of a labelled split."""
+        """Return the official figures of a labeled split."""
 
     @abc.abstractmethod
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
@@ -106,7 +106,7 @@ class Task(abc.ABC):
         del split, outputs
 
     def eval_splits(self) -> tuple[str, ...]:
-        """Return the labelled splits to report on; the first one selects."""
+        """Return the labeled splits to report on; the first one selects."""
         return (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:

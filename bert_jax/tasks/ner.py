@@ -40,7 +40,7 @@ class Sentence:
     document: int
     written: tuple[str, ...] = ()  # the tags as the file has them, for messages
     place: str = ""  # for messages
-    labelled: bool = True
+    labeled: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +136,9 @@ class TagTask(Task):
                 ids.append(np.array([*tokens, tokenizer.sep_id], np.int32))
                 targets.append(np.array([*marks, -1], np.int32))
                 places.append(here)
-        labelled = all(sentence.labelled for sentence in examples)
+        labeled = all(sentence.labeled for sentence in examples)
         lengths = np.array([len(i) for i in ids], np.int32)
-        return Instances(ids, lengths, targets if labelled else None, places=places)
+        return Instances(ids, lengths, targets if labeled else None, places=places)
 
     def predicted_tags(self, split: Split, outputs: Outputs) -> list[list[str]]:
         """Return a tag a word; a word of no piece (control characters alone) is O."""

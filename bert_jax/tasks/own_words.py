@@ -25,7 +25,7 @@ class OwnTagTask(OwnTask, TagTask):
     def _sentence(self, record: Record, split: str, number: int) -> Sentence:
         words = record.words(self.own.text, option="text")
         if self.is_unlabelled(record, split=split):
-            return Sentence(words, ("O",) * len(words), number, place=record.place, labelled=False)
+            return Sentence(words, ("O",) * len(words), number, place=record.place, labeled=False)
         tags = record.words(self.own.label, option="label")
         if len(words) != len(tags):
             raise UserError(f"{record.place}: {len(words)} words and {len(tags)} tags: give one tag a word")

@@ -38,7 +38,7 @@ def score_predictions(*, task: str, predictions: str | Path, data: str | Path) -
 def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float]:
     questions = read_questions(data, with_null=with_null)
     if any(question.answers is None for question in questions):
-        raise UserError(f"{data}: has no answers: give a labelled file")
+        raise UserError(f"{data}: has no answers: give a labeled file")
     answers = {q.id: [answer.text for answer in q.answers or ()] for q in questions}
     texts = read_json(predictions)
     if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
@@ -70,7 +70,7 @@ def _glue(task: str, predictions: Path, data: Path) -> dict[str, float]:
     _check_count(len(written), len(examples), predictions, data)
     labels = [example.label for example in examples]
     if any(label is None for label in labels):
-        raise UserError(f"{data}: has no labels: give a labelled file")
+        raise UserError(f"{data}: has no labels: give a labeled file")
     if not spec.labels:
         try:
             guesses = np.array([float(value) for value in written])

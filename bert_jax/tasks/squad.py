@@ -95,8 +95,8 @@ class SpanTask(Task):
                 f"{self.name}: question {bad[0][0]}: its answer {bad[0][1][:60]!r} is not in its context "
                 f"({len(bad)} such questions): mend them, or leave them out with --config.squad.skip_bad_answers=true"
             )
-        labelled = all(example.answers is not None for example in examples)
-        return Instances(ids, np.array(first_lengths, np.int32), targets if labelled else None, places=windows)
+        labeled = all(example.answers is not None for example in examples)
+        return Instances(ids, np.array(first_lengths, np.int32), targets if labeled else None, places=windows)
 
     def _windows(self, example: int, encoding: Encoding, *, first_length: int) -> list[Window]:
         """Return the windows over a context: each as long as fits, `doc_stride` apart."""

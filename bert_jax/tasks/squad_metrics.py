@@ -1,6 +1,6 @@
-"""Score answers as SQuAD's official scripts do (evaluate-v1.1.py, evaluate-v2.0.py), written anew from their behaviour.
+"""Score answers as SQuAD's official scripts do (evaluate-v1.1.py, evaluate-v2.0.py), written anew from their behavior.
 
-The two differ in small things, and both are kept: v2.0 drops gold answers that normalise to nothing, gives an empty
+The two differ in small things, and both are kept: v2.0 drops gold answers that normalize to nothing, gives an empty
 prediction full marks exactly where there is no answer, and reports answerable and unanswerable questions apart.
 """
 
@@ -20,7 +20,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, *, gold: str) -> float:
-    """Return 1 where both normalise to the same, else 0."""
+    """Return 1 where both normalize to the same, else 0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
@@ -103,7 +103,7 @@ def best_threshold(
     has_answer: Mapping[str, bool],
     no_answer_scores: Mapping[str, float],
 ) -> Threshold:
-    """Return the threshold that maximises the mean of `raw` (each question's score if it is answered).
+    """Return the threshold that maximizes the mean of `raw` (each question's score if it is answered).
 
     The official sweep: begin with every question unanswered, answer them in the order of their no-answer score, keep
     the first best point.

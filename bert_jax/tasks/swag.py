@@ -48,11 +48,11 @@ class ChoiceTask(Task):
             for example, beginning in zip(examples, first, strict=True)
             for _ in example.endings
         ]
-        labelled = all(example.label is not None for example in examples)
+        labeled = all(example.label is not None for example in examples)
         return Instances(
             ids=[ids for ids, _ in pairs],
             first_lengths=np.array([length for _, length in pairs], np.int32),
-            targets=[example.label for example in examples] if labelled else None,
+            targets=[example.label for example in examples] if labeled else None,
             group=len(examples[0].endings),
         )
 

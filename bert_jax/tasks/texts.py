@@ -40,11 +40,11 @@ def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_
         instance(a, None if e.text_pair is None else next(second), tokenizer=tokenizer, max_seq_length=max_seq_length)
         for e, a in zip(examples, first, strict=True)
     ]
-    labelled = all(example.label is not None for example in examples)
+    labeled = all(example.label is not None for example in examples)
     return Instances(
         ids=[ids for ids, _ in pairs],
         first_lengths=np.array([length for _, length in pairs], np.int32),
-        targets=[example.label for example in examples] if labelled else None,
+        targets=[example.label for example in examples] if labeled else None,
     )
 
 
@@ -54,7 +54,7 @@ def predicted_ids(outputs: Outputs) -> np.ndarray:
 
 
 def label_ids(split: Split) -> np.ndarray:
-    """Return the labels of a labelled split."""
+    """Return the labels of a labeled split."""
     assert split.features.targets is not None
     return np.array(split.features.targets, np.int64)
 
@@ -65,7 +65,7 @@ def numbers(outputs: Outputs) -> np.ndarray:
 
 
 def numbers_there(split: Split) -> np.ndarray:
-    """Return the numbers of a labelled split, float64."""
+    """Return the numbers of a labeled split, float64."""
     return np.array(split.features.targets, np.float64)
 
 

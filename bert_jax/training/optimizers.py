@@ -58,7 +58,7 @@ def optimizer_rule(config: OptimizerConfig, *, recipe: str) -> OptimizerRule:
 def make_optimizer(
     config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
 ) -> optax.GradientTransformation:
-    """Return global-norm clipping, unless the step clips its parts, followed by the optimiser that `rule` describes."""
+    """Return global-norm clipping, unless the step clips its parts, followed by the optimizer that `rule` describes."""
     clip = optax.clip_by_global_norm(config.max_grad_norm) if config.clip_replicas == 1 else optax.identity()
     return optax.chain(clip, _adam_family(config, rule=rule, schedule=schedule))
 

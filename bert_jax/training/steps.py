@@ -52,7 +52,7 @@ class StepOutput:
 
 
 class TrainStep(Generic[Rows, Batch]):
-    """Take one optimiser step; a pure function of (state, rows), to be jitted with the state donated."""
+    """Take one optimizer step; a pure function of (state, rows), to be jitted with the state donated."""
 
     def __init__(
         self,

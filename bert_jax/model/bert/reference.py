@@ -48,9 +48,9 @@ class _Network:
         return values @ self._get(f"{name}.weight").T + self._get(f"{name}.bias")
 
     def norm(self, values: np.ndarray, name: str) -> np.ndarray:
-        centred = values - values.mean(-1, keepdims=True)
-        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + self._config["layer_norm_eps"])
-        return centred / spread * self._get(f"{name}.weight") + self._get(f"{name}.bias")
+        centered = values - values.mean(-1, keepdims=True)
+        spread = np.sqrt((centered**2).mean(-1, keepdims=True) + self._config["layer_norm_eps"])
+        return centered / spread * self._get(f"{name}.weight") + self._get(f"{name}.bias")
 
     def activate(self, values: np.ndarray) -> np.ndarray:
         kind = self._config["hidden_act"]

@@ -1,6 +1,6 @@
 """LayerNorm(hidden + drop(product + bias)) in TPU kernels (Pallas): the way back, and on some chips the way there.
 
-Forward, XLA computes all of it behind the matmul that gives `product`, and each reader of the result normalises anew.
+Forward, XLA computes all of it behind the matmul that gives `product`, and each reader of the result normalizes anew.
 Backward, the sums over features stand between two matmuls that each want the result, and the sums over tokens want it
 too, so XLA takes several passes over the tokens and draws the dropout's mask in each (benchmarks/RESULTS.md). A kernel
 takes one: it reads two arrays and writes two, mostly from and to VMEM.

@@ -53,7 +53,7 @@ def gpu_residual_norm(
     rate: float,
     interpret: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Return the norm, in the dtype of the product; the sum is rounded to it once, and normalised in float32.
+    """Return the norm, in the dtype of the product; the sum is rounded to it once, and normalized in float32.
 
     `arrays` are the input and the product, [B, T, D], and [D] each the product's bias, the norm's scale and its bias.
     `seeds` are those of `Dropout.row_seeds`, which drop the same values as `Dropout.apply`. `interpret` runs the
