@@ -28,7 +28,7 @@ def read_lines(stream: ByteStream, *, report: ReadReport, whole: bool = False) -
     """
     limit = MAX_WHOLE_LINE if whole else MAX_LINE
     data, in_long_line = b"", False
-    for block in _normalised(stream, report):
+    for block in _normalized(stream, report):
         data = data + block if data else block
         start = 0
         while len(data) - start > _BATCH:
@@ -81,7 +81,7 @@ def replace_surrogates(text: str, report: ReadReport) -> str:
     return text
 
 
-def _normalised(stream: ByteStream, report: ReadReport) -> Iterator[bytes]:
+def _normalized(stream: ByteStream, report: ReadReport) -> Iterator[bytes]:
     held = b""  # a "\r" that may be half of "\r\n"
     while block := stream.read(BLOCK):
         report.bytes += len(block)

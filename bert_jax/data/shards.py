@@ -140,7 +140,7 @@ def _generator(seed: int, shard: Shard, max_seq_length: int) -> random.Random:
 def _tokenize(
     shard: Shard, plan: ShardSpec, tokenizer: Tokenizer, advance: Advance
 ) -> tuple[TokenizedDocuments, ShardCounts]:
-    """Read and tokenise a shard's documents, and others that lend a random B where the shard holds only one."""
+    """Read and tokenize a shard's documents, and others that lend a random B where the shard holds only one."""
     found = plan.spool.read(split=shard.split, low=shard.low, high=shard.high)
     counts = ShardCounts(num_documents=sum(document.is_first_part for document in found))
     dtype = np.dtype(tokenizer.ids_dtype)

@@ -1,7 +1,7 @@
 """Drop values by a counter hash: no stored bits, no generator, the same mask on every mesh.
 
 A mask is a function of (key, layer, site, global row, place in the row) alone, so it does not change with the number of
-devices or hosts, with gradient accumulation, rematerialisation or scanned layers (DESIGN, invariant 3). The hash is the
+devices or hosts, with gradient accumulation, rematerialization or scanned layers (DESIGN, invariant 3). The hash is the
 32-bit finaliser of MurmurHash3; `tests/test_dropout.py` checks rate and independence between layers, sites, rows,
 places and steps.
 
