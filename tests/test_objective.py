@@ -16,6 +16,8 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.types import EncoderInputs, PretrainingBatch
 
+pytestmark = pytest.mark.numerics
+
 # float32 beside float64, over a vocabulary of 101.
 TOLERANCE = 1e-5
 LENGTH, SLOTS = 32, 6
