@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from packed_rows import instances_alone
 from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_model, to_device, worst_difference
