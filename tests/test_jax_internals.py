@@ -63,7 +63,9 @@ def test_the_key_value_store_overwrites_lists_and_refuses_as_hosts_rely_on():
 
 def test_without_a_key_value_store_hosts_get_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(jax_distributed, "global_state")
-    with pytest.raises(UserError, match=rf"jax {jax.__version__} has moved its key-value store, .*install jax") as error:
+    with pytest.raises(
+        UserError, match=rf"jax {jax.__version__} has moved its key-value store, .*install jax"
+    ) as error:
         jax_internals.key_value_client()
     assert "\n" not in str(error.value)
 

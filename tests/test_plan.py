@@ -223,7 +223,7 @@ def test_slices_are_the_outermost_axis(compiler: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("slices", [1, 4])
 def test_another_number_of_slices_is_refused_in_one_line(slices: int, compiler: Callable[..., Any]) -> None:
-    says = rf"config.mesh.slices={slices}, and the TPUs are 2 slices.*: set config.mesh.slices=2"
+    says = rf"config.mesh.slices={slices}, but the TPUs are 2 slices.*: set config.mesh.slices=2"
     with pytest.raises(UserError, match=says) as caught:
         compiler(mesh_of_two_slices, MeshConfig(slices=slices))
     assert "\n" not in str(caught.value)

@@ -38,7 +38,7 @@ class Evaluator:
         Every host reads all of them once, for the token frequencies.
         """
         self._program = program
-        shares, share_count = meshes.batch_shares(program.mesh)
+        shares, share_count = meshes.batch_shards(program.mesh)
         self._batches = self._open(info, batch_size, shares=shares, share_count=share_count)
         self._count = -(-min(max_examples, info.num_validation_rows) // batch_size)
         self.num_examples = min(self._count * batch_size, info.num_validation_rows)

@@ -62,7 +62,7 @@ class PretrainingJob(Job):
 
     def batches(self, start: int) -> Iterator[Rows]:
         """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""
-        shares, share_count = meshes.batch_shares(self.program.mesh)
+        shares, share_count = meshes.batch_shards(self.program.mesh)
         for index, phase in enumerate(self.program.phases):
             if phase.end <= start or phase.end == phase.start:
                 continue
