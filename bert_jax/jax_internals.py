@@ -87,7 +87,7 @@ def share_programs_between_cpu_hosts() -> bool:
 
 
 def is_abandoned_read(event: "sys.UnraisableHookArgs") -> bool:
-    """Return whether an unraisable error comes from a read that Orbax abandoned; if not detected, it is printed."""
+    """Return whether an unraisable error is from a read that Orbax abandoned; if Orbax renames it, False."""
     return _ORBAX_READ in repr(event.object) or str(event.exc_value) == "Event loop is closed"
 
 

@@ -161,7 +161,7 @@ class TrainStep(Generic[Rows, Batch]):
             summed = jax.tree.map(lambda t, g: t + g.astype(jnp.float32), total[2], grads)
             return (total[0] + loss, add_means(total[1], means), summed), None
 
-        in_blocks = self._clip_each is not None  # a micro-batch then has the same rows on every mesh
+        in_blocks = self._clip_each is not None  # a micro-batch then has the same sequences on every mesh
         parts = jax.tree.map(lambda leaf: _split_rows(leaf, parts=self._parts, in_blocks=in_blocks), batch)
         shapes = jax.eval_shape(part, jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
@@ -197,9 +197,9 @@ def _widened(tree: Any) -> Any:
 
 
 def _split_rows(leaf: Array, *, parts: int, in_blocks: bool) -> Array:
-    """Return the rows split into `parts`: part i has the rows i, i + parts, ..., or with `in_blocks` the i-th block.
+    """Return the batch split into `parts`: part i has sequences i, i + parts, ..., or with `in_blocks` the i-th block.
 
-    Rows are sharded in blocks, so with strided parts the rows stay on their devices.
+    A batch is sharded in blocks, so with strided parts all sequences stay on their devices.
     """
     if in_blocks:
         return leaf.reshape((parts, -1, *leaf.shape[1:]))

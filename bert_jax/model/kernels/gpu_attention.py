@@ -1,9 +1,9 @@
 """Attention with dropout in GPU kernels (Pallas, through Triton), forward and backward: no T x T array in memory.
 
-The algorithm is FlashAttention-2 (Dao 2023; `gpu_attention_passes.py`). For one head, a program has a block of queries
-(forward, dQ) or of keys (dK, dV) and loops over the others. The backward passes recompute the probabilities from the
-log-sum-exp (`lse`) of each query. If all keys fit in one block (T = 128, the length of most of pre-training), one
-backward kernel computes all gradients: it has all scores of a query, so it can compute dQ too.
+The algorithm is FlashAttention-2 (Dao 2023; `gpu_attention_passes.py`). For one head, each program has one block of
+queries (forward, dQ) or of keys (dK, dV) and loops over the others. The backward passes recompute the probabilities
+from the log-sum-exp (`lse`) of each query. If all keys fit in one block (T = 128, the length of most of pre-training),
+one backward kernel computes all gradients: it has all scores of a query, so it can compute dQ too.
 
 The dropout mask comes from the hash of `attention_dropout`, as in every implementation; cuDNN's dropout would use a
 generator whose seed is fixed in the program. The hash takes more integer operations than the rest of a pass, so a
