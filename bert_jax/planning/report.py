@@ -132,12 +132,12 @@ def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
     parts, chips = config.train.gradient_accumulation_steps, topology.num_chips
     options = []
     if config.train.batch_size % (2 * parts * chips) == 0 and config.optimizer.clip_replicas == 1:
-        levers.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
+        options.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
     if config.model.remat != "full":
-        levers.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
+        options.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
     fsdp = max(size for size in range(1, 9) if topology.slice_chips % size == 0)
     if config.mesh.fsdp == 1 and fsdp > 1 and config.optimizer.clip_replicas == 1:
-        levers.append(f"--config.mesh.fsdp={fsdp}")
+        options.append(f"--config.mesh.fsdp={fsdp}")
     remedies = " or ".join([*options, "a smaller --config.train.batch_size"])
     return f"a step needs {size} of a chip's {capacity:.0f} GiB: try {remedies}"
 
