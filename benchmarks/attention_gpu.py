@@ -105,11 +105,11 @@ def errors() -> None:
 def candidates(plan: Tiling) -> Iterator[tuple[str, Tiling]]:
     """Return plans that differ from the default in one pass."""
     sizes = [size for size in (32, 64, 128) if LENGTH.value % size == 0]
-    for name in ("forward", "to_keys", "to_queries"):
-        if name == "to_queries" and plan.is_one_block:
+    for name in ("forward", "dkv", "dq"):
+        if name == "dq" and plan.is_one_block:
             continue
         for queries, keys, warps, stages in itertools.product(sizes, sizes, (4, 8), (1, 2, 3)):
-            if name == "to_keys" and (keys == LENGTH.value) != plan.is_one_block:
+            if name == "dkv" and (keys == LENGTH.value) != plan.is_one_block:
                 continue
             blocks = Blocks(queries=queries, keys=keys, warps=warps, stages=stages)
             if 2048 <= queries * keys <= 128 * 128 / (2 if name != "forward" else 1):

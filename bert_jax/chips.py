@@ -1,10 +1,13 @@
-"""What data sheets say of chips: TPUs whole (clock, memory, links), other devices their peak.
+"""Data-sheet values of chips: peak, clock, memory and links of TPUs; the peak of other devices.
 
-Peaks are dense bfloat16 FLOP/s of one device: Google Cloud TPU and NVIDIA data sheets. Memory and its bandwidth:
-Google Cloud's TPU pages. Link bandwidth is what a link carries one way in practice ("How to Scale Your Model", 2025,
-chapter on TPUs): v5e and v4 45 GB/s, v5p and v6e 90 GB/s. To other slices, over the data-center network, a chip has its
-share of its host's network cards; v5e and v6e: Google Cloud's page on v6e (6.4 and 25.6 Tb/s for 256 chips), v4 and
-v5p: the same chapter.
+Sources:
+
+* Peaks, dense bfloat16 FLOP/s of one device: Google Cloud TPU and NVIDIA data sheets.
+* Memory and its bandwidth: Google Cloud's TPU pages.
+* Link bandwidth, achieved in one direction: "How to Scale Your Model" (2025), chapter on TPUs. 45 GB/s on v4 and v5e,
+  90 GB/s on v5p and v6e.
+* Network bandwidth to other slices, per chip, over the data-center network: for v5e and v6e Google Cloud's page on v6e
+  (6.4 and 25.6 Tb/s for 256 chips), for v4 and v5p the same chapter.
 """
 
 import dataclasses
@@ -12,18 +15,18 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU generation; bytes are of one chip, bandwidths bytes per second, `link_bandwidth` of a link one way."""
+    """A TPU generation. Bytes are per chip, bandwidths bytes per second; `link_bandwidth` is of one link, one way."""
 
     name: str
-    device_kind: str  # jax's
+    device_kind: str  # jax's name
     peak_flops: float
     flops_per_cycle: int
     hbm_bytes: int
     hbm_bandwidth: float
     link_bandwidth: float
     dimensions: int  # of the torus
-    cores: int  # between which a kernel's rows are divided; XLA's own estimates are of the whole chip
-    wraps_at: int  # an axis of so many chips, or of a multiple, is a ring; a shorter one is a line
+    cores: int  # a kernel's sequences are divided among them; XLA's estimates are per chip
+    wraps_at: int  # an axis of this many chips, or a multiple, is a ring; any other is a line
     max_chips: int  # of the largest slice
     network_bandwidth: float  # to other slices
 
@@ -58,5 +61,5 @@ _PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return the peak of a device by jax's `device_kind`, or None where no data sheet has one (a CPU)."""
+    """Return the peak of a device by jax's `device_kind`, or None if no data sheet states it (a CPU)."""
     return _PEAK_FLOPS.get(device_kind)

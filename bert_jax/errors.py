@@ -1,11 +1,11 @@
-"""The exception for what the user can fix, with a message that says how."""
+"""The exception for errors that the user can fix; its message says how."""
 
 
 class UserError(Exception):
-    """Something the user can fix, in one line.
+    """An error that the user can fix, described in one line.
 
-    The message names the field or file and says what to type. A command prints it and exits with status 2; nothing
-    below a command catches it.
+    The message names the field or file and says what to type. A command prints it and exits with status 2; only
+    commands catch it.
     """
 
     def __init__(self, message: str):

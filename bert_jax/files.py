@@ -1,8 +1,7 @@
-"""Files written whole or not at all, and JSON read with one short reason where it cannot be.
+"""Atomic writes of files, and JSON with one-line errors.
 
-Whoever reads a file that is written here finds its old content or its new one: the content goes into a file of another
-name in the same folder, which takes the name at the end. A process that is killed leaves that file under its other
-name, `.NAME.PID.partial`; one that fails removes it.
+A reader sees either the old or the new content of a file: the new content is written to `.NAME.PID.partial` in the same
+folder, then renamed. A process that fails removes the partial file; a process that is killed leaves it there.
 """
 
 import contextlib
@@ -16,21 +15,21 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-SUFFIX = ".partial"  # of what is being written
-MAX_JSON_BYTES = 64 << 20  # a configuration, a tokenizer of a million tokens: what is larger is some other file
+SUFFIX = ".partial"  # of a file that is being written
+MAX_JSON_BYTES = 64 << 20  # holds a tokenizer of a million tokens; a larger file is not one of ours
 RESUME = "free disk space or fix the permissions, then run the same command again to resume from the last checkpoint"
 _REASON = 100  # characters of a parser's message that fit into a line
 
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
-    """Give the path to write to; it becomes `file` when the body succeeds and is removed when it fails.
+    """Yield a path to write to. It is renamed to `file` if the body succeeds and removed if it fails.
 
-    With `durable` the content is on the disk before it takes the name, so that a machine that loses power keeps the old
-    file or the new one. That costs milliseconds: leave it out only for what is written often and can be lost.
+    With `durable` the content is flushed to disk before the rename, so the old or the new file survives a power
+    failure. That costs milliseconds: pass False only for files that are written often and may be lost.
 
     Raises:
-      OSError: if the disk refuses.
+      OSError: if the file cannot be written.
     """
     file = Path(file)
     partial = _partial(file)
@@ -47,14 +46,14 @@ def replacing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Path
 
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """Give an empty folder to fill; it becomes `folder` when the body succeeds and is removed when it fails.
+    """Yield an empty folder to fill. It is renamed to `folder` if the body succeeds and removed if it fails.
 
     Raises:
-      OSError: if the disk refuses, or `folder` exists and is not empty.
+      OSError: if the folder cannot be written, or `folder` exists and is not empty.
     """
     folder = Path(folder)
     partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process with the same PID
     partial.mkdir()
     try:
         yield partial
@@ -64,29 +63,29 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_bytes(file: str | os.PathLike, content: bytes, *, durable: bool = True) -> None:
-    """Write a file whole or not at all; arguments and errors as of `replacing`."""
+    """Write a file atomically; arguments and errors are those of `replacing`."""
     with replacing(file, durable=durable) as partial:
         partial.write_bytes(content)
 
 
 def write_text(file: str | os.PathLike, text: str, *, durable: bool = True) -> None:
-    r"""Write UTF-8 text whole or not at all; half a surrogate pair, which UTF-8 cannot hold, is written as \udXXX."""
+    r"""Write UTF-8 text atomically; a lone surrogate, which UTF-8 cannot hold, is written as \udXXX."""
     write_bytes(file, text.encode("utf-8", "backslashreplace"), durable=durable)
 
 
 def write_json(file: str | os.PathLike, value: Any, *, indent: int | None = 1, durable: bool = True) -> None:
-    """Write a value as JSON, whole or not at all."""
+    """Write a value as JSON, atomically."""
     write_text(file, json.dumps(value, indent=indent, ensure_ascii=False) + "\n", durable=durable)
 
 
 def write_json_lines(file: str | os.PathLike, records: Iterable[Mapping[str, Any]], *, durable: bool = True) -> None:
-    """Write a JSON object per line, the file whole or not at all."""
+    """Write one JSON object per line, atomically."""
     write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), durable=durable)
 
 
 @contextlib.contextmanager
 def writing(what: str | os.PathLike, *, remedy: str) -> Iterator[None]:
-    """Turn what the operating system refuses in the body into one line about `what`: a file, or a flag and a colon.
+    """Turn an `OSError` in the body into a one-line error about `what`: a file, or a flag followed by a colon.
 
     Raises:
       UserError: with the reason and `remedy`.
@@ -98,10 +97,10 @@ def writing(what: str | os.PathLike, *, remedy: str) -> Iterator[None]:
 
 
 def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
-    """Return the value of a JSON text, which may begin with a byte order mark.
+    """Return the value of a JSON text, which may start with a byte order mark.
 
     Raises:
-      ValueError: with a reason that fits into a line; without `allow_nan` also for NaN and infinities.
+      ValueError: with a one-line reason; without `allow_nan` also for NaN and infinities.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
@@ -115,7 +114,7 @@ def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
 
 
 def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, Any]:
-    """Return the object of a JSON text, for example of a line of a JSON-lines file.
+    """Return the object in a JSON text, for example a line of a JSON-lines file.
 
     Raises:
       ValueError: "not JSON (why)" or "not a JSON object".
@@ -130,25 +129,25 @@ def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, A
 
 
 def load_json(file: str | os.PathLike) -> Any:
-    """Return the value of a JSON file, for callers who have their own words for what can be wrong.
+    """Return the value of a JSON file, for callers that write their own error messages.
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: with a reason that fits into a line.
+      ValueError: with a one-line reason.
     """
     file = Path(file)
     if file.stat().st_size > MAX_JSON_BYTES:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_JSON_BYTES >> 20} MiB, so it is some other file")
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_JSON_BYTES >> 20} MiB, so it is the wrong file")
     return parse_json(file.read_bytes())
 
 
 def read_json(
     file: str | os.PathLike, *, remedy: str = "restore the file", missing: str = "put it there, or name another folder"
 ) -> dict[str, Any]:
-    """Return the object of a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-      UserError: naming the file and what is wrong, then `missing` where there is no file, else `remedy`.
+      UserError: naming the file and what is wrong, followed by `missing` if it does not exist, else by `remedy`.
     """
     try:
         value = load_json(file)
@@ -164,12 +163,12 @@ def read_json(
 
 
 def read_log(file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file that a run appends to, in order; none where there is no file.
+    """Return the objects of a JSON-lines file that a run appends to, in order; none if the file does not exist.
 
-    Lines that are cut off, as a killed run leaves its last one, are skipped.
+    Truncated lines, such as the last line of a killed run, are skipped.
 
     Raises:
-      OSError: if the file is there and cannot be read.
+      OSError: if the file exists but cannot be read.
     """
     file = Path(file)
     records: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
-"""What jax and Orbax do not offer publicly: their private names are used here and nowhere else.
+"""The private names of jax and Orbax that the package uses, in one file.
 
-Any release may move or change them. `tests/test_jax_internals.py` notices it, and each function says what the package
-does without. jax is imported inside functions: reading a flag needs none of it, and a name that is missing is reported
-by what needs it.
+Any release may move or change them. `tests/test_jax_internals.py` detects that, and each function says what happens
+without the name. jax is imported inside functions: reading flags does not need it, and a missing name is an error only
+for the caller that needs it.
 """
 
 import logging
@@ -11,13 +11,13 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-# Who writes information that would bury a run's own lines.
+# Loggers whose INFO lines would bury the run's own log lines.
 LOGGERS = {
-    "devices": "jax._src.xla_bridge",  # the kinds of accelerator that it did not find
+    "devices": "jax._src.xla_bridge",  # the kinds of accelerators that are absent
     "hosts": "jax._src.distributed",  # an address per line, on every host
     "compilation cache": "jax._src.compilation_cache",
 }
-# What Orbax adds to the name of a checkpoint that it is writing.
+# Orbax's suffix for a checkpoint that is being written.
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
 _ORBAX_READ = "_read_array_index_and_device_put"  # the coroutine that reads one array
 
@@ -27,15 +27,15 @@ class MissingName(UserError):
 
 
 def quiet(subject: str) -> None:
-    """Print only warnings about one of `LOGGERS`; where jax renames its module, its lines are printed."""
+    """Limit one of `LOGGERS` to warnings; if jax renames its module, its INFO lines are printed again."""
     logging.getLogger(LOGGERS[subject]).setLevel(logging.WARNING)
 
 
 def key_value_client() -> Any:
-    """Return the client of the key-value store by which hosts exchange messages, None before `jax.distributed` starts.
+    """Return the client of the key-value store that hosts exchange messages in; None before `jax.distributed` starts.
 
     Raises:
-      MissingName: without it; several hosts cannot run together then.
+      MissingName: if jax has moved it; only single-host runs work then.
     """
     try:
         from jax._src import distributed
@@ -43,20 +43,20 @@ def key_value_client() -> Any:
         return distributed.global_state.client
     except (ImportError, AttributeError):
         raise MissingName(
-            f"jax {_jax_version()} has no key-value store where this package looks for it: install jax 0.10.2, or run "
-            "on one host"
+            f"jax {_jax_version()} has moved its key-value store, which runs on several hosts need: "
+            "install jax 0.10.2, or run on one host"
         ) from None
 
 
 def detect_hosts(*, seconds: float) -> tuple[str | None, int | None, int | None, Any]:
-    """Return the first host's address, the number of hosts, this one's number and its devices, as jax finds them.
+    """Return the first host's address, the number of hosts, this host's number and its devices, as jax detects them.
 
-    jax itself looks only inside `jax.distributed.initialize`, which aborts the process where a host is missing. What is
-    not found is None. `seconds` is the time limit for asking.
+    A value that jax does not detect is None. jax itself detects hosts only inside `jax.distributed.initialize`, which
+    aborts the process if a host is missing. `seconds` is the time limit of each request.
 
     Raises:
-      MissingName: without it; the hosts must be named by environment variables then.
-      Exception: whatever a metadata server makes the request raise.
+      MissingName: if jax has moved the function; environment variables must name the hosts then.
+      Exception: any error of a request to a metadata server.
     """
     try:
         from jax._src import clusters
@@ -64,17 +64,17 @@ def detect_hosts(*, seconds: float) -> tuple[str | None, int | None, int | None,
         detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
     except (ImportError, AttributeError):
         raise MissingName(
-            f"jax {_jax_version()} has no search for hosts where this package looks for it: set "
-            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID on every host, or install jax 0.10.2"
+            f"jax {_jax_version()} has moved its detection of hosts: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
+            "and JAX_PROCESS_ID on every host, or install jax 0.10.2"
         ) from None
     return detect(None, None, None, None, None, round(seconds))
 
 
 def share_programs_between_cpu_hosts() -> bool:
-    """Let CPU hosts find the compiled programs that the first one wrote; return False if this jax cannot.
+    """Make CPU hosts read the compiled programs that the first host cached; return False if this jax cannot.
 
-    A CPU's topology, which is part of a program's key, says which devices are local; without this, every host compiles
-    for itself. The program is the same on all. TPUs have one topology for all hosts.
+    The cache key of a program includes the topology, and a CPU topology says which devices are local, so without this
+    every host compiles the same program again. TPUs have one topology for all hosts.
     """
     try:
         from jax._src import cache_key
@@ -87,7 +87,7 @@ def share_programs_between_cpu_hosts() -> bool:
 
 
 def is_abandoned_read(event: "sys.UnraisableHookArgs") -> bool:
-    """Return whether an unraisable error is of a read that Orbax gave up; without the name its traceback is printed."""
+    """Return whether an unraisable error is from a read that Orbax abandoned; if Orbax renames it, False."""
     return _ORBAX_READ in repr(event.object) or str(event.exc_value) == "Event loop is closed"
 
 

@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, and the words for time and size elsewhere."""
+"""The progress of a long job: a bar on a terminal, log lines elsewhere, and the format of times and sizes."""
 
 import sys
 import time
@@ -10,10 +10,10 @@ INTERVAL_SECONDS = 10.0
 
 
 class ProgressBar:
-    """A bar where standard error is a terminal, and the time that is left at the speed so far."""
+    """A progress bar if standard error is a terminal, and the time left at the speed so far."""
 
     def __init__(self, *, total: int, done: int = 0, unit: str, enabled: bool = True, label: str = ""):
-        """Show a bar from `done` to `total`, in steps ("step") or bytes ("B")."""
+        """Show a bar from `done` to `total`; `unit` is "step" or "B" (bytes)."""
         self._total, self._done = total, done
         self._since: tuple[float, int] | None = None
         self._bar = None
@@ -31,11 +31,11 @@ class ProgressBar:
 
     @property
     def is_shown(self) -> bool:
-        """Return whether there is a terminal to show it on."""
+        """Return whether the bar is on a terminal."""
         return self._bar is not None
 
     def begin(self) -> None:
-        """Measure speed from here on: what was done before is not typical."""
+        """Start measuring the speed: what was done before is not typical."""
         self._since = time.monotonic(), self._done
 
     def reach(self, done: int) -> None:
@@ -45,7 +45,7 @@ class ProgressBar:
             self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
-        """Show a text behind the bar."""
+        """Show a text after the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(text)
 
@@ -57,25 +57,25 @@ class ProgressBar:
             print(text, flush=True)
 
     def speed(self) -> float:
-        """Return how much is done per second, 0 where that is not known yet."""
+        """Return the units per second, or 0 if not known yet."""
         if self._since is None:
             return 0.0
         seconds = time.monotonic() - self._since[0]
         return (self._done - self._since[1]) / seconds if seconds > 0 else 0.0
 
     def time_left(self) -> str:
-        """Return the time left in words, empty where it is not known yet."""
+        """Return the time left in words, or an empty string if not known yet."""
         speed = self.speed()
         return duration(max(self._total - self._done, 0) / speed) if speed > 0 else ""
 
     def close(self) -> None:
-        """Leave the bar as it is, or remove it where it counted bytes."""
+        """Close the bar: a bar of bytes disappears, a bar of steps stays."""
         if self._bar is not None:
             self._bar.close()
 
 
 class ByteProgress:
-    """Bytes done of a total that may be an estimate: a bar on a terminal, else a line at intervals."""
+    """Progress in bytes of a total that may be an estimate: a bar on a terminal, else a log line at intervals."""
 
     def __init__(self, label: str, *, total: int, report: Callable[[str], None]):
         self._label, self._total, self._report = label, max(total, 1), report

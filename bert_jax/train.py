@@ -56,7 +56,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             hosts=hosts,
-            begun=begun,
+            started_at=begun,
         )
 
     return distributed.run_on_hosts(train, seconds=HOST_TIMEOUT.value)

@@ -1,17 +1,17 @@
-"""Name the arrays that travel between rooms, and their axes.
+"""The arrays that packages exchange, and the letters of their axes.
 
-The one legend of axis letters, used in every signature:
+Every signature uses these letters:
 
-    B  rows of a batch (global inside the step, a host's share in the loader)
-    T  token positions in a row                     V  vocabulary
-    S  instances in a row: 1 unless rows are packed D  hidden_size
-    P  positions to predict in a row                N  attention heads, K the size of one
-    L  layers                                       F  intermediate_size
+    B  sequences in a batch (global in the step, local in the loader)
+    T  token positions in a sequence                      V  vocabulary
+    S  instances in a sequence: 1 without packing         D  hidden_size
+    P  positions to predict in a sequence                 N  attention heads, K the size of one
+    L  layers                                             F  intermediate_size
 
 Logical axis names of parameters and activations (which `parallel/mesh.py` maps to mesh axes):
-`batch length embed heads head_size mlp vocab layers`; `None` is never sharded.
+`batch length embed heads head_size mlp vocab layers`; an axis named `None` is never sharded.
 
-In every architecture the parameters of repeated layers are below `LAYERS`, stacked along a leading axis.
+In every architecture the parameters of repeated layers are under `LAYERS`, stacked along a leading axis.
 """
 
 from flax import struct
@@ -22,11 +22,11 @@ LAYERS = "encoder/layers/"
 
 @struct.dataclass
 class InstanceRows:
-    """Rows of instances as they travel to the device; `rows/layout.py` makes encoder inputs of them.
+    """Sequences of instances as they are sent to the device; `rows/layout.py` turns them into encoder inputs.
 
-    An instance takes `segment_lengths[b, s].sum()` positions: `[CLS] A [SEP]` in the first number, `B [SEP]` in the
-    second (0 for a single segment), instances one after the other from position 0; an empty instance has lengths 0, 0.
-    What follows the last instance is padding.
+    An instance has `segment_lengths[b, s].sum()` tokens: the first number counts `[CLS] A [SEP]`, the second `B [SEP]`
+    (0 for a single segment). Instances follow each other from position 0; an empty instance has lengths 0, 0.
+    Everything after the last instance is padding.
     """
 
     input_ids: Int[Array, "B T"]
@@ -35,7 +35,7 @@ class InstanceRows:
 
 @struct.dataclass
 class Rows(InstanceRows):
-    """Rows of unmasked instances, exactly as the data set stores them.
+    """Sequences of unmasked instances, exactly as the data set stores them.
 
     `next_sentence_labels` is 1 where B is random (or A and B are swapped, for SOP).
     """
@@ -46,9 +46,10 @@ class Rows(InstanceRows):
 
 @struct.dataclass
 class EncoderInputs:
-    """Hold what the encoder reads. `segment_ids` numbers the instances of a row from 1; 0 is padding.
+    """The inputs of the encoder.
 
-    `token_type_ids` (HuggingFace's name) is 0 in A and 1 in B; `position_ids` start at 0 in every instance.
+    `segment_ids` numbers the instances of a sequence from 1; 0 is padding. `token_type_ids` (HuggingFace's name) is 0
+    in A and 1 in B. `position_ids` start at 0 in every instance.
     """
 
     input_ids: Int[Array, "B T"]
@@ -59,10 +60,10 @@ class EncoderInputs:
 
 @struct.dataclass
 class PretrainingBatch:
-    """Hold masked rows and their targets; weights are 1 where a target exists and 0 where the slot is empty.
+    """Masked sequences and their targets; a weight is 1 where there is a target and 0 where the slot is empty.
 
-    `rows` is each row's index in the global batch: randomness in the model depends on it, so that it does not depend on
-    the mesh or on gradient accumulation.
+    `rows` is the index of each sequence in the global batch. Dropout masks depend on it, and so do not depend on the
+    mesh or on gradient accumulation.
     """
 
     inputs: EncoderInputs
@@ -77,9 +78,9 @@ class PretrainingBatch:
 
 @struct.dataclass
 class EncoderOutput:
-    """Hold the last hidden states and, if asked for, those of every layer, the embeddings first.
+    """The last hidden states and, if requested, those of every layer, the embeddings first.
 
-    `word_embeddings` is the table that the tokens were looked up in, for heads that are tied to it.
+    `word_embeddings` is the embedding table, for heads that are tied to it.
     """
 
     hidden: Float[Array, "B T D"]
@@ -91,7 +92,7 @@ class EncoderOutput:
 class PretrainingLogits:
     """The float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention).
 
-    `next_sentence` is None where the architecture has no such head.
+    `next_sentence` is None if the architecture has no such head.
     """
 
     masked_lm: Float[Array, "B P V"]

@@ -14,10 +14,10 @@ from bert_jax.parallel import mesh as meshes
 
 flags.FLAGS.mark_as_parsed()
 hosts = distributed.start(seconds=60)
-with distributed.leaving_together(hosts):
+with distributed.exiting_together(hosts):
     directory, *sizes = sys.argv[1:]
     mesh = meshes.make_mesh(MeshConfig(*map(int, sizes)))
-    shares, share_count = meshes.batch_shares(mesh)
+    shares, share_count = meshes.batch_shards(mesh)
     batches = PretrainingBatches(
         directory, max_seq_length=32, batch_size=16, seed=5, shares=shares, share_count=share_count
     )

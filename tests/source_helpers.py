@@ -55,7 +55,7 @@ def random_source(
     for entry in described.names.of(described.huggingface.classes[architecture]):
         shape = entry.shape(model, num_labels=labels)
         values = generator.standard_normal(shape).astype(np.float32) * 0.1
-        flat[entry.ours] = values + 1 if entry.ours.endswith("scale") else values
+        flat[entry.flax] = values + 1 if entry.flax.endswith("scale") else values
     return PretrainedModel(
         path=Path("random"),
         kind="huggingface",

@@ -73,7 +73,7 @@ def test_the_fields_of_the_config_are_the_axes() -> None:
 
 def test_the_order_is_from_the_outside_to_the_inside() -> None:
     assert AXES[0] == SLICE_AXIS  # each index of it is one slice, laid out by itself
-    assert (*BATCH_AXES, *LAYER_AXES) == AXES  # the rows that devices share are neighbors (`mesh.batch_shares`)
+    assert (*BATCH_AXES, *LAYER_AXES) == AXES  # the rows that devices share are neighbors (`mesh.batch_shards`)
 
 
 @pytest.mark.parametrize("axis", TABLE, ids=lambda axis: axis.name)
@@ -81,7 +81,7 @@ def test_each_axis_divides_what_its_line_says(axis: Axis) -> None:
     mesh = meshes.make_mesh(MeshConfig(**{**dict.fromkeys(AXES, 1), axis.name: 8}))
     assert mesh.shape[axis.name] == mesh.size == 8
     assert meshes.batch_devices(mesh) == (8 if axis.divides_batch else 1)
-    assert meshes.batch_shares(mesh)[1] == meshes.batch_devices(mesh)
+    assert meshes.batch_shards(mesh)[1] == meshes.batch_devices(mesh)
     placed = meshes.to_global(random_rows(0, batch=8, length=16).input_ids, mesh=mesh)
     assert {shard.data.shape[0] for shard in placed.addressable_shards} == {1 if axis.divides_batch else 8}
     boxed = nn.LogicallyPartitioned(jnp.zeros((512, 1024)), names=("embed", "mlp"))

@@ -13,7 +13,7 @@ from tiny_model import tiny_model
 
 from bert_jax.model import activations, attention, chip, dense, embedding, residual_norm
 from bert_jax.model.bert.encoder import BertEncoder
-from bert_jax.model.chip import is_vector_bound, write_once
+from bert_jax.model.chip import is_vector_bound, materialize
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout
 from bert_jax.types import EncoderInputs
@@ -111,5 +111,5 @@ def test_the_biass_gradient_is_the_sum(dtype: Any, request: pytest.FixtureReques
 
 @pytest.mark.usefixtures("vector_bound_chip")
 def test_values_are_written_once() -> None:
-    text = str(jax.make_jaxpr(lambda x: write_once(x * 2, x * 3))(jnp.ones(4)))
+    text = str(jax.make_jaxpr(lambda x: materialize(x * 2, x * 3))(jnp.ones(4)))
     assert "optimization_barrier" in text

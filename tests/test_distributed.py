@@ -17,7 +17,7 @@ from bert_jax.parallel import distributed
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import AXES
 from bert_jax.parallel.distributed import HostFailed, HostMissing, Hosts
-from bert_jax.parallel.rendezvous import call_roll
+from bert_jax.parallel.rendezvous import gather_names
 from bert_jax.runs import stopping
 from bert_jax.runs.stopping import AgreedStop, StopRequest
 from tests.thread_hosts import Store, hosts_in_threads, together
@@ -31,10 +31,10 @@ def free_address() -> str:
 
 
 def roll(address: str, index: int, *, count: int = 3, seconds: float = 5) -> Callable[[], list[str]]:
-    return lambda: call_roll(address, index=index, count=count, seconds=seconds, name=f"h{index}")
+    return lambda: gather_names(address, index=index, count=count, seconds=seconds, name=f"h{index}")
 
 
-def test_the_roll_call_gives_every_host_the_names_of_all_and_frees_the_port() -> None:
+def test_the_rendezvous_gives_every_host_the_names_of_all_and_frees_the_port() -> None:
     address = free_address()
     for _ in range(2):  # as at a restart
         assert together(*(roll(address, index) for index in (2, 0, 1))) == [["h0", "h1", "h2"]] * 3
@@ -59,7 +59,7 @@ def test_hosts_told_of_different_numbers_are_named() -> None:
     address = free_address()
     for error in together(roll(address, 0, count=2), roll(address, 1, count=4)):
         assert isinstance(error, UserError)
-        assert "host 1 (h1) was told that there are 4 hosts, host 0 (h0) that there are 2" in str(error)
+        assert "host 1 (h1) expects 4 hosts, host 0 (h0) expects 2" in str(error)
 
 
 def test_a_stranger_on_the_port_is_not_counted() -> None:
@@ -88,8 +88,11 @@ def test_a_stranger_on_the_port_is_not_counted() -> None:
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not set"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES is not set"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "from 0 to 1"),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "2"}, "must be numbers"),
-        ({"JAX_COORDINATOR_ADDRESS": "here", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, "write it HOST:PORT"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "2"},
+            "must be whole numbers",
+        ),
+        ({"JAX_COORDINATOR_ADDRESS": "here", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, "write HOST:PORT"),
     ],
 )
 def test_variables_that_contradict_each_other_are_one_line(
@@ -110,9 +113,9 @@ def test_a_machine_by_itself_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     hosts = distributed.start(seconds=1)
     assert (hosts.count, hosts.is_main) == (1, True)
     assert hosts.exchange("anything", "value") == ["value"]
-    distributed.check_alone_or_all(hosts)
+    distributed.check_all_joined(hosts)
     with pytest.raises(UserError, match="has 1 hosts, but 2 started"):
-        distributed.check_alone_or_all(Hosts(names=("a", "b")))
+        distributed.check_all_joined(Hosts(names=("a", "b")))
 
 
 @pytest.fixture
@@ -134,14 +137,14 @@ def test_values_are_exchanged_in_the_order_of_the_hosts(hosts: list[Hosts]) -> N
 def test_a_barrier_names_the_host_that_does_not_come(hosts: list[Hosts]) -> None:
     for error in together(*(lambda host=host: host.barrier("data") for host in (hosts[0], hosts[2]))):
         assert isinstance(error, HostMissing)
-        assert "host 1 (beta) did not come to 'data' within 0.5 seconds" in str(error)
+        assert "host 1 (beta) did not reach 'data' within 0.5 seconds" in str(error)
 
 
 def test_a_host_that_differs_is_named_with_both_values(hosts: list[Hosts]) -> None:
     facts = {"config.train.batch_size": 16, "code": "abc", "vocabulary": "x"}
     given = [facts, facts, {**facts, "config.train.batch_size": 32, "vocabulary": "y"}]
     for error in together(*(lambda host=host: host.check_same("facts", given[host.index]) for host in hosts)):
-        assert "host 2 (gamma) differs from host 0 (alpha) in config.train.batch_size (32 beside 16), voc" in str(error)
+        assert "host 2 (gamma) differs from host 0 (alpha) in config.train.batch_size (32 vs. 16), voc" in str(error)
         assert "beta" not in str(error)
     assert together(*(lambda host=host: host.check_same("again", facts) for host in hosts)) == [None] * 3
 
@@ -165,11 +168,11 @@ def test_the_error_of_one_host_ends_the_waiting_of_the_others(hosts: list[Hosts]
         try:
             host.barrier("a point never reached")
         except HostFailed:
-            host.tell_failure("")  # what every host does that ends
+            host.report_failure("")  # what every host does that ends
             raise
 
     first, second, _ = together(
-        lambda: wait(hosts[1]), lambda: wait(hosts[2]), lambda: hosts[0].tell_failure("no text was found")
+        lambda: wait(hosts[1]), lambda: wait(hosts[2]), lambda: hosts[0].report_failure("no text was found")
     )
     for error in (first, second):
         assert isinstance(error, HostFailed)
@@ -194,7 +197,7 @@ def end(host: Hosts, error: Exception | None = None) -> Callable[[], int]:
 
     def call() -> int:
         try:
-            with distributed.leaving_together(host):
+            with distributed.exiting_together(host):
                 if error is not None:
                     raise error
                 host.barrier("a point that not all reach")
@@ -211,7 +214,7 @@ def test_all_who_wait_for_a_missing_host_end_with_the_status_that_a_launcher_res
 ) -> None:
     late = dataclasses.replace(hosts[0], seconds=5.0)  # whose own time is not up when the other tells of its end
     assert together(end(late), end(hosts[1])) == [75, 75]
-    assert "did not come to 'a point that not all reach'" in capsys.readouterr().err
+    assert "did not reach 'a point that not all reach'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("exits")
@@ -229,8 +232,8 @@ def test_all_hosts_end_with_the_status_of_the_one_that_failed(
 def test_what_orbax_makes_of_a_lost_host_is_one() -> None:
     lost = TimeoutError("commit barrier")
     lost.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
-    assert distributed.tells_of_a_lost_host(lost)
-    assert not distributed.tells_of_a_lost_host(TimeoutError("the disk"))
+    assert distributed.is_lost_host_error(lost)
+    assert not distributed.is_lost_host_error(TimeoutError("the disk"))
 
 
 def test_several_hosts_of_which_the_first_is_not_found_are_not_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +295,7 @@ def test_hosts_that_cannot_agree_on_a_stop_end_within_the_time_limit(hosts: list
         deadline = time.monotonic() + 20
         while not stop._failure and time.monotonic() < deadline:
             time.sleep(0.01)
-        with pytest.raises(HostMissing, match="did not come to 'boundary passed'"):
+        with pytest.raises(HostMissing, match="did not reach 'boundary passed'"):
             stop()
 
 
@@ -324,4 +327,4 @@ class FakeMesh:
 def test_each_host_reads_the_shares_that_its_devices_hold(processes: Any, held: list[tuple[int, ...]]) -> None:
     mesh: Any = FakeMesh(processes)
     count = mesh.shape["data"] * mesh.shape["fsdp"]
-    assert [meshes.batch_shares(mesh, host=host) for host in range(2)] == [(shares, count) for shares in held]
+    assert [meshes.batch_shards(mesh, host=host) for host in range(2)] == [(shares, count) for shares in held]

@@ -63,7 +63,9 @@ def test_the_key_value_store_overwrites_lists_and_refuses_as_hosts_rely_on():
 
 def test_without_a_key_value_store_hosts_get_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(jax_distributed, "global_state")
-    with pytest.raises(UserError, match=rf"jax {jax.__version__} has no key-value store .*install jax") as error:
+    with pytest.raises(
+        UserError, match=rf"jax {jax.__version__} has moved its key-value store, .*install jax"
+    ) as error:
         jax_internals.key_value_client()
     assert "\n" not in str(error.value)
 
@@ -86,7 +88,7 @@ def test_without_a_search_for_hosts_one_host_runs_and_several_are_told_what_to_s
     assert distributed.start(seconds=1).count == 1
     assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in capsys.readouterr().err
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
-    with pytest.raises(UserError, match="has no search for hosts"):
+    with pytest.raises(UserError, match="has moved its detection of hosts"):
         distributed.start(seconds=1)
 
 

@@ -127,7 +127,7 @@ def test_what_the_loader_reads_is_on_the_devices_bit_for_bit_on_every_mesh(
     shape: tuple[int, ...], tiny_dataset: Path
 ) -> None:
     mesh = meshes.make_mesh(MeshConfig(*shape))
-    shares, share_count = meshes.batch_shares(mesh)
+    shares, share_count = meshes.batch_shards(mesh)
     batches = functools.partial(PretrainingBatches, tiny_dataset, max_seq_length=32, batch_size=16, seed=5)
     alone = batches().iterate(start=3, stop=5)
     for whole, local in zip(

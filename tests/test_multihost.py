@@ -110,7 +110,7 @@ def test_a_host_with_another_config_is_named_on_every_host(tiny_dataset: Path, t
     commands = [train_command(tmp_path, *STEPS, f"seed={seed}", data=tiny_dataset) for seed in (1, 2)]
     for status, output in finish(start_hosts(commands)):
         assert status == 2
-        assert re.search(r"error: host 1 \(.*\) differs from host 0 \(.*\) in config\.seed \(2 beside 1\)", output)
+        assert re.search(r"error: host 1 \(.*\) differs from host 0 \(.*\) in config\.seed \(2 vs\. 1\)", output)
         assert "Traceback" not in output
     assert not any(tmp_path.iterdir())
 

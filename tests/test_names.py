@@ -7,7 +7,7 @@ from source_helpers import flat, random_source
 
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.parameter_names import flatten, from_theirs, to_theirs
+from bert_jax.model.parameter_names import flatten, from_external, to_external
 from bert_jax.model.task_heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from bert_jax.types import EncoderInputs
 
@@ -67,22 +67,22 @@ def test_there_and_back_is_exact(architecture, side):
     source = random_source(architecture=architecture)
     theirs: dict[str, np.ndarray] = {}
     for entry in BERT.names.of(source.parts):
-        theirs |= dict(to_theirs(entry, flat(source)[entry.ours], side=side))
+        theirs |= dict(to_external(entry, flat(source)[entry.flax], side=side))
     labels = source.num_labels
     for entry in BERT.names.of(source.parts):
         wanted = entry.names(side=side, num_layers=source.model.num_hidden_layers)
-        back = from_theirs(
+        back = from_external(
             entry,
             [theirs.pop(name) for name in wanted],
             side=side,
             shape=entry.shape(source.model, num_labels=labels),
         )
-        assert back.tobytes() == flat(source)[entry.ours].tobytes()
+        assert back.tobytes() == flat(source)[entry.flax].tobytes()
     assert not theirs
 
 
 def test_transposed_entries_are_those_that_the_other_side_stores_transposed():
-    kernels = {entry.ours for entry in TABLE if entry.huggingface_transposed}
-    assert kernels == {entry.ours for entry in TABLE if entry.ours.endswith("kernel")}
-    by_hand = {entry.ours for entry in TABLE if entry.tf1_transposed}
+    kernels = {entry.flax for entry in TABLE if entry.huggingface_transposed}
+    assert kernels == {entry.flax for entry in TABLE if entry.flax.endswith("kernel")}
+    by_hand = {entry.flax for entry in TABLE if entry.tf1_transposed}
     assert by_hand == {"next_sentence/dense/kernel", "classifier/kernel", "qa_outputs/kernel"}

@@ -18,7 +18,7 @@ from bert_jax.data.vocabulary import load_vocabulary, save_vocabulary
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.parameter_names import nest
-from bert_jax.model.parts import apply_parts, place
+from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.prediction.model import Model, load
 from bert_jax.types import EncoderInputs
 
@@ -104,7 +104,7 @@ def check_outputs(source, theirs):
             params, inputs, model=source.model, positions=jnp.asarray(positions), output_hidden_states=True
         )
     )
-    ours = run(place(source.params), encoder_inputs(ids, types, mask))
+    ours = run(to_device(source.params), encoder_inputs(ids, types, mask))
     with torch.no_grad():
         expected = theirs(**torch_inputs(ids, types, mask), output_hidden_states=True)
     real = mask.astype(bool)
@@ -209,7 +209,7 @@ def test_gradients_of_the_pretraining_loss_are_equal(tmp_path, which):
 
         return jax.value_and_grad(loss)(params)
 
-    value, grads = gradients(place(source.params))
+    value, grads = gradients(to_device(source.params))
     targets = np.full(ids.shape, -100)
     np.put_along_axis(targets, positions, labels, axis=1)
     expected = theirs(

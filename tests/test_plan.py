@@ -23,7 +23,7 @@ from bert_jax.chips import CHIPS
 from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
-from bert_jax.model.chip import is_vector_bound, normalises_once
+from bert_jax.model.chip import is_vector_bound, writes_norms
 from bert_jax.model.kernels import fused_attention
 from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_supported
 from bert_jax.parallel import mesh as meshes
@@ -77,7 +77,7 @@ def told_on(topology: str) -> tuple[bool, bool]:
     """Say what the model is told about the chip, in the process with the compiler."""
     program = compiling.make_program(thin(load("base_tpu"), chips=4), topology=parse_topology(topology))
     with meshes.use_mesh(program.mesh, rules=program.rules):
-        return is_vector_bound(), normalises_once()
+        return is_vector_bound(), writes_norms()
 
 
 def test_the_model_knows_the_chip_that_it_is_compiled_for(compiler: Callable[..., Any]) -> None:
@@ -144,7 +144,7 @@ def compile_norm(topology: str, shape: tuple[int, int, int], dtype: str) -> str:
 
     def both(hidden: Any, product: Any, bias: Any, seeds: Any, d_out: Any) -> Any:
         def norm(*arrays: Any) -> Any:
-            return fused_residual_norm(arrays, eps=1e-12, seeds=seeds, rate=0.1, both_ways=True)
+            return fused_residual_norm(arrays, eps=1e-12, seeds=seeds, rate=0.1, fuse_forward=True)
 
         out, pull = jax.vjp(norm, hidden, product, bias, bias, bias)
         return out, pull(d_out)
@@ -223,7 +223,7 @@ def test_slices_are_the_outermost_axis(compiler: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("slices", [1, 4])
 def test_another_number_of_slices_is_refused_in_one_line(slices: int, compiler: Callable[..., Any]) -> None:
-    says = rf"config.mesh.slices={slices}, and the TPUs are 2 slices.*: set config.mesh.slices=2"
+    says = rf"config.mesh.slices={slices}, but the TPUs are 2 slices.*: set config.mesh.slices=2"
     with pytest.raises(UserError, match=says) as caught:
         compiler(mesh_of_two_slices, MeshConfig(slices=slices))
     assert "\n" not in str(caught.value)
@@ -338,7 +338,7 @@ def test_a_sweep_names_the_fastest_that_fits(compiler: Callable[..., Any]) -> No
         (["--config=configs/tiny_cpu.py", "--topology=v7:4x4"], "one of v4, v5e, v5p, v6e"),
         (["--config=configs/tiny_cpu.py", "--topology=v5e-16"], "for example v5e:4x4"),
         (["--config=configs/tiny_cpu.py", "--topology=v5p:4x4"], "3 axes"),
-        (["--config=configs/tiny_cpu.py", "--topology=v5e:4x4", "--sweep=rows=3"], "none of batch, mesh"),
+        (["--config=configs/tiny_cpu.py", "--topology=v5e:4x4", "--sweep=rows=3"], "name one of batch, mesh"),
         (["--config=configs/tiny_cpu.py", "--topology=v5e:4x4", "--hlo=/nowhere/step.hlo"], "there is no folder"),
         (["--config=configs/tiny_cpu.py", "--topology=v5e:4x4", "--hlo=x", "--sweep=batch=2"], "leave --sweep out"),
     ],

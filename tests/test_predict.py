@@ -12,7 +12,7 @@ from source_helpers import random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
-from bert_jax.model.parts import apply_parts, place
+from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
@@ -36,7 +36,7 @@ def alone(source, ids, types, **options):
     run = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=source.model, **options))
     first = len(types) - int(np.sum(types))
     rows = InstanceRows(jnp.asarray([ids], jnp.int32), jnp.asarray([[[first, len(ids) - first]]], jnp.int32))
-    return run(place(source.params), encoder_inputs(rows))
+    return run(to_device(source.params), encoder_inputs(rows))
 
 
 def tokens_of(model: Model, text: str) -> list[int]:

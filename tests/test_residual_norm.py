@@ -64,7 +64,7 @@ def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(
     assert_equal(kernel, random_arrays(width), rate=rate)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("fuse_forward", [False, True])
 @pytest.mark.parametrize(
     ("width", "length", "rate", "block_bytes"),
     [
@@ -75,19 +75,21 @@ def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(
     ],
 )
 def test_the_tpus_kernels_equal_the_plain_form(
-    width: int, length: int, rate: float, block_bytes: int, both_ways: bool, monkeypatch: pytest.MonkeyPatch
+    width: int, length: int, rate: float, block_bytes: int, fuse_forward: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_tpu, "_BLOCK_BYTES", block_bytes)
     seeds = DROPOUT.row_seeds(2) if rate else None
 
     def kernel(*arrays: jax.Array) -> jax.Array:
-        return on_tpu.fused_residual_norm(arrays, eps=EPS, seeds=seeds, rate=rate, both_ways=both_ways, interpret=True)
+        return on_tpu.fused_residual_norm(
+            arrays, eps=EPS, seeds=seeds, rate=rate, fuse_forward=fuse_forward, interpret=True
+        )
 
     assert_equal(kernel, random_arrays(width, length=length), rate=rate)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_the_tpus_kernels_round_bfloat16_no_worse_than_the_plain_form(both_ways: bool) -> None:
+@pytest.mark.parametrize("fuse_forward", [False, True])
+def test_the_tpus_kernels_round_bfloat16_no_worse_than_the_plain_form(fuse_forward: bool) -> None:
     *inputs, outer = random_arrays(256, dtype=jnp.bfloat16)
     exact = [array.astype(jnp.float32) for array in (*inputs, outer)]
     expected = jax.vjp(functools.partial(plain, rate=0.1), *exact[:-1])[1](exact[-1])
@@ -99,7 +101,9 @@ def test_the_tpus_kernels_round_bfloat16_no_worse_than_the_plain_form(both_ways:
 
     def kernel(*arrays: jax.Array) -> jax.Array:
         seeds = DROPOUT.row_seeds(2)
-        return on_tpu.fused_residual_norm(arrays, eps=EPS, seeds=seeds, rate=0.1, both_ways=both_ways, interpret=True)
+        return on_tpu.fused_residual_norm(
+            arrays, eps=EPS, seeds=seeds, rate=0.1, fuse_forward=fuse_forward, interpret=True
+        )
 
     for by_kernel, by_plain in zip(errors(kernel), errors(functools.partial(plain, rate=0.1)), strict=True):
         assert by_kernel <= max(1.25 * by_plain, 2**-8)  # a rounding of the result is up to 2^-9 of it
@@ -116,7 +120,7 @@ def test_what_the_tpus_kernels_take() -> None:
 def test_the_tpus_kernels_are_for_tpus_that_hash_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, expected in [(None, False), ("TPU v5 lite", True), ("TPU v4", False), ("NVIDIA H100", False)]:
         monkeypatch.setattr(chip, "_device_kind", lambda kind=kind: kind)
-        assert chip.takes_tpu_norm() == expected
+        assert chip.uses_tpu_norm_kernels() == expected
 
 
 @pytest.mark.parametrize(("implementation", "kernels"), [("auto", 2), ("reference", 0)])

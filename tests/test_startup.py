@@ -42,7 +42,7 @@ def test_weights_to_begin_from_that_differ_are_named(pair: list[Hosts], monkeypa
     trees = [{"kernel": np.ones((3, 4), np.float32), "bias": np.zeros(4, np.float32)} for _ in pair]
     assert weights_digest(trees[0]) == weights_digest(trees[1]) != weights_digest(None) == ""
     config = tiny_config()
-    monkeypatch.setattr(start_up, "check_alone_or_all", lambda hosts: None)  # the hosts are threads of one process
+    monkeypatch.setattr(start_up, "check_all_joined", lambda hosts: None)  # the hosts are threads of one process
     calls = [functools.partial(check_command, config, params=p, hosts=h) for p, h in zip(trees, pair, strict=True)]
     assert together(*calls) == [None, None]
     trees[1]["kernel"][2, 3] = 2

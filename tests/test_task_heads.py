@@ -13,7 +13,7 @@ from bert_jax.finetuning.packing import RowShape, packed_batch
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.architectures import ARCHITECTURES
-from bert_jax.model.parameter_names import flatten, to_theirs
+from bert_jax.model.parameter_names import flatten, to_external
 from bert_jax.tasks.interface import Instances
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
@@ -142,7 +142,7 @@ def huggingface(kind: str, params: Any) -> Any:
     flat = flatten(jax.tree.map(np.asarray, params))
     state = {}
     for entry in names.of(tuple(params)):
-        for name, array in to_theirs(entry, flat[entry.ours], side="huggingface"):
+        for name, array in to_external(entry, flat[entry.flax], side="huggingface"):
             state[name] = torch.from_numpy(np.ascontiguousarray(array))
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected

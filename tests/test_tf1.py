@@ -13,7 +13,7 @@ from bert_jax.convert.sstable import TableError, decompress_snappy, read_table
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import ARCHITECTURES
-from bert_jax.model.parameter_names import to_theirs
+from bert_jax.model.parameter_names import to_external
 
 NAMES = ARCHITECTURES["bert"].names
 
@@ -21,7 +21,7 @@ NAMES = ARCHITECTURES["bert"].names
 def tf1_tensors(source, *, adam: bool = True) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for entry in NAMES.of(source.parts):
-        tensors |= dict(to_theirs(entry, flat(source)[entry.ours], side="tf1"))
+        tensors |= dict(to_external(entry, flat(source)[entry.flax], side="tf1"))
     if adam:
         tensors |= {f"{name}/adam_{slot}": array * 0 for name, array in list(tensors.items()) for slot in "mv"}
         tensors["global_step"] = np.array(7, np.int64)

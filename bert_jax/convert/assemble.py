@@ -15,7 +15,7 @@ from bert_jax.kinds.choice import Choice
 from bert_jax.kinds.table import kind_of_model
 from bert_jax.model.architecture import Architecture
 from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parameter_names import Entry, from_theirs, nest
+from bert_jax.model.parameter_names import Entry, from_external, nest
 
 _TASK_LAYERS = {"classifier", "qa_outputs"}  # the parts that only fine-tuned classes have
 _SHOWN = 6  # names listed in an error line before "and N more"
@@ -52,7 +52,7 @@ def assemble(
     """
     names = architecture_of(model).names
     known = _known_names(tensors, side=side, model=model, where=where)
-    dropped = {theirs for theirs, entry in known.items() if matches(entry.ours, drop) or matches(theirs, drop)}
+    dropped = {theirs for theirs, entry in known.items() if matches(entry.flax, drop) or matches(theirs, drop)}
     found = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in found}
     wanted = _wanted_parts(present, model=model, declared=architecture, init_missing=init_missing, drop=drop)
@@ -69,7 +69,7 @@ def assemble(
         theirs = entry.names(side=side, num_layers=model.num_hidden_layers)
         missing = [name for name in theirs if name not in found]
         if missing:
-            if matches(entry.ours, init_missing) or any(matches(name, init_missing) for name in missing):
+            if matches(entry.flax, init_missing) or any(matches(name, init_missing) for name in missing):
                 drawn.append(entry)
             else:
                 problems.add("missing", missing, init_missing=entry.part)
@@ -80,12 +80,12 @@ def assemble(
         problems.add_shapes(theirs, arrays, shape)
         if not problems:
             whole = entry.shape(model, num_labels=labels)
-            flat[entry.ours] = from_theirs(entry, arrays, side=side, shape=whole)
-            if not np.isfinite(flat[entry.ours]).all():
+            flat[entry.flax] = from_external(entry, arrays, side=side, shape=whole)
+            if not np.isfinite(flat[entry.flax]).all():
                 problems.add("not finite (damaged)", theirs)
     problems.raise_if_any()
     for entry in drawn:  # only now: a config that lies about its sizes is told by the tensors that are there
-        flat[entry.ours] = draw(entry, model=model, num_labels=labels or 2)
+        flat[entry.flax] = draw(entry, model=model, num_labels=labels or 2)
     exact = name_architecture(wanted, model=model, declared=architecture, where=where)
     return Assembled(params=nest(flat), architecture=exact, dtype=_width(found))
 
@@ -135,10 +135,10 @@ def draw(entry: Entry, *, model: ModelConfig, num_labels: int) -> np.ndarray:
     The draw depends on the parameter's name alone.
     """
     shape = entry.shape(model, num_labels=num_labels)
-    leaf = entry.ours.rpartition("/")[2]
+    leaf = entry.flax.rpartition("/")[2]
     if leaf in ("scale", "bias"):
         return np.full(shape, leaf == "scale", np.float32)
-    generator = np.random.default_rng(zlib.crc32(entry.ours.encode()))
+    generator = np.random.default_rng(zlib.crc32(entry.flax.encode()))
     values = generator.standard_normal(shape, np.float32)
     while (far := np.abs(values) > 2).any():
         values[far] = generator.standard_normal(int(far.sum()), np.float32)

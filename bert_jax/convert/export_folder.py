@@ -23,7 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import load_json, new_folder, writing
 from bert_jax.kinds.base import id_fields
 from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parts import apply_parts, place
+from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
 
@@ -169,7 +169,7 @@ def _output_difference(back: PretrainedModel, folder: Path, tensors: dict[str, n
     rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    ours = compute(place(back.params), encoder_inputs(rows))
+    ours = compute(to_device(back.params), encoder_inputs(rows))
     config = load_json(folder / "config.json")
     outputs = architecture_of(back.model).huggingface.outputs
     theirs = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)

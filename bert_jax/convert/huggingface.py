@@ -12,7 +12,7 @@ from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_sa
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parameter_names import NameTable, flatten, to_theirs
+from bert_jax.model.parameter_names import NameTable, flatten, to_external
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -140,7 +140,7 @@ def to_tensors(source: PretrainedModel, *, dtype: str) -> dict[str, np.ndarray]:
     bare = source.architecture == architecture.huggingface.bare_class
     tensors = {}
     for entry in names.of(source.parts):
-        for name, array in to_theirs(entry, flat[entry.ours], side="huggingface"):
+        for name, array in to_external(entry, flat[entry.flax], side="huggingface"):
             with np.errstate(over="ignore"):
                 narrow = array.astype(target)
             if not np.isfinite(narrow.astype(np.float32)).all():

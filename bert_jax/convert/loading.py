@@ -90,7 +90,7 @@ def initial_params(
             f"--init_missing={','.join(missing)} to begin with fresh ones"
         )
     flat = {
-        entry.ours: draw(entry, model=model, num_labels=source.num_labels)
+        entry.flax: draw(entry, model=model, num_labels=source.num_labels)
         for entry in architecture.names.of([part for part in wanted if part not in source.params])
     }
     return {part: source.params[part] for part in wanted if part in source.params} | nest(flat)

@@ -56,7 +56,7 @@ def extend_source(
     flat = flatten(source.params)
     for entry in architecture_of(source.model).names.of(source.parts):
         if entry.axes[0] == "V":
-            flat[entry.ours] = _extend(flat[entry.ours], vocab_size, places, old_ids)
+            flat[entry.flax] = _extend(flat[entry.flax], vocab_size, places, old_ids)
     vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
     return dataclasses.replace(
         source,

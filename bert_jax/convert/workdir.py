@@ -77,8 +77,8 @@ def _source(
     names = architecture_of(model).names
     flat = {name: array for name, array in flatten(params).items() if not matches(name, drop)}
     for entry in names.entries:
-        if entry.ours not in flat and matches(entry.ours, init_missing):
-            flat[entry.ours] = draw(entry, model=model, num_labels=len(labels) or 2)
+        if entry.flax not in flat and matches(entry.flax, init_missing):
+            flat[entry.flax] = draw(entry, model=model, num_labels=len(labels) or 2)
     params = nest(flat)
     parts = tuple(part for part in names.parts if part in params)
     _check_shapes(flat, model=model, path=path)
@@ -120,11 +120,11 @@ def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, An
 
 def _check_shapes(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: Path) -> None:
     names = architecture_of(model).names
-    table = {entry.ours: entry for entry in names.entries}
+    table = {entry.flax: entry for entry in names.entries}
     labels = flat["classifier/bias"].shape[-1] if "classifier/bias" in flat else 0
     unknown = sorted(name for name in flat if name not in table)
     parts = {entry.part for name, entry in table.items() if name in flat}
-    missing = [entry.ours for entry in names.of(tuple(parts)) if entry.ours not in flat]
+    missing = [entry.flax for entry in names.of(tuple(parts)) if entry.flax not in flat]
     wrong = [
         name
         for name, array in flat.items()

@@ -1,1 +1,1 @@
-"""The encoder and its heads: Flax modules that know no mesh, no data set and no flag."""
+"""The encoder and its heads: Flax modules, independent of mesh, data set and flags."""

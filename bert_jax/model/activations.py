@@ -1,8 +1,8 @@
-"""Activations of the inner layer; the GELUs leave their slope behind, so that going back is one multiplication.
+"""Activations of the feed-forward layer. The GELUs save their derivative, so the backward pass is one multiplication.
 
-Automatic differentiation computes tanh and two dozen products anew in the backward pass, in float32, four times the
-hidden size wide. On a GPU that is hidden behind reading and writing, and the product that the inner layer's matmul left
-is kept instead: one array is written, not two.
+Automatic differentiation would recompute tanh and two dozen float32 products in the backward pass, over arrays four
+times as wide as the hidden size. On a GPU, memory traffic hides that cost, so there the input of the activation is the
+residual: the forward pass writes one array instead of two.
 """
 
 import functools
@@ -13,23 +13,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bert_jax.model.chip import is_gpu, write_once
+from bert_jax.model.chip import is_gpu, materialize
 from bert_jax.model.dense import add_bias
 
 
 def _gelu_new(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """Return the tanh form of the original (modeling.py), and its slope; x(1 + tanh u)/2 is x sigmoid(2u)."""
+    """Return the tanh form of the original (modeling.py) and its derivative; x(1 + tanh u)/2 is x sigmoid(2u)."""
     scale, cubic = math.sqrt(2 / math.pi), 0.044715
     square = x * x
     sigmoid = 0.5 * jnp.tanh(x * (scale + scale * cubic * square)) + 0.5
-    slope = sigmoid + x * (sigmoid - sigmoid * sigmoid) * (2 * scale + 6 * scale * cubic * square)
-    return x * sigmoid, slope
+    derivative = sigmoid + x * (sigmoid - sigmoid * sigmoid) * (2 * scale + 6 * scale * cubic * square)
+    return x * sigmoid, derivative
 
 
 def _gelu(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """Return HuggingFace's erf form, and its slope."""
-    below = 0.5 * jax.lax.erf(x * math.sqrt(0.5)) + 0.5
-    return x * below, below + x * jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    """Return HuggingFace's erf form and its derivative."""
+    cdf = 0.5 * jax.lax.erf(x * math.sqrt(0.5)) + 0.5
+    return x * cdf, cdf + x * jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -38,49 +38,51 @@ def _apply(function: Callable[[Array], tuple[Array, Array]], x: Float[Array, "*n
 
 
 def _forward(function: Callable[[Array], tuple[Array, Array]], x: Array) -> tuple[Array, Array]:
-    value, slope = function(x.astype(jnp.float32))
-    value, slope = write_once(value.astype(x.dtype), slope.astype(x.dtype))
-    return value, slope
+    value, derivative = function(x.astype(jnp.float32))
+    value, derivative = materialize(value.astype(x.dtype), derivative.astype(x.dtype))
+    return value, derivative
 
 
-def _backward(function: Callable[[Array], tuple[Array, Array]], slope: Array, grads: Array) -> tuple[Array]:
+def _backward(function: Callable[[Array], tuple[Array, Array]], derivative: Array, d_out: Array) -> tuple[Array]:
     del function
-    return (grads * slope,)
+    return (d_out * derivative,)
 
 
 _apply.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _biased(
+def _with_bias(
     function: Callable[[Array], tuple[Array, Array]], product: Float[Array, "*n F"], bias: Float[Array, " F"]
 ) -> Float[Array, "*n F"]:
     return function((product + bias).astype(jnp.float32))[0].astype(product.dtype)
 
 
-def _biased_backward(
-    function: Callable[[Array], tuple[Array, Array]], saved: tuple[Array, Array], grads: Array
+def _with_bias_backward(
+    function: Callable[[Array], tuple[Array, Array]], residuals: tuple[Array, Array], d_out: Array
 ) -> tuple[Array, Array]:
-    product, bias = saved
-    slope = function((product + bias).astype(jnp.float32))[1].astype(product.dtype)
-    return grads * slope, (grads * slope).reshape(-1, len(bias)).sum(0)
+    product, bias = residuals
+    derivative = function((product + bias).astype(jnp.float32))[1].astype(product.dtype)
+    return d_out * derivative, (d_out * derivative).reshape(-1, len(bias)).sum(0)
 
 
-_biased.defvjp(lambda function, product, bias: (_biased(function, product, bias), (product, bias)), _biased_backward)
+_with_bias.defvjp(
+    lambda function, product, bias: (_with_bias(function, product, bias), (product, bias)), _with_bias_backward
+)
 
 
 def activate(name: str, product: Float[Array, "*n F"], bias: Float[Array, " F"] | None) -> Float[Array, "*n F"]:
-    """Return the activation `name` of a product and its bias, if it has one."""
+    """Return the activation `name` of `product` plus `bias`."""
     if bias is None:
         return ACTIVATIONS[name](product)
-    if is_gpu() and name in _WITH_SLOPE:
-        return _biased(_WITH_SLOPE[name], product, bias)
+    if is_gpu() and name in _WITH_DERIVATIVE:
+        return _with_bias(_WITH_DERIVATIVE[name], product, bias)
     return ACTIVATIONS[name](add_bias(product, bias))
 
 
-_WITH_SLOPE: dict[str, Callable[[Array], tuple[Array, Array]]] = {"gelu_new": _gelu_new, "gelu": _gelu}
+_WITH_DERIVATIVE: dict[str, Callable[[Array], tuple[Array, Array]]] = {"gelu_new": _gelu_new, "gelu": _gelu}
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    **{name: functools.partial(_apply, function) for name, function in _WITH_SLOPE.items()},
+    **{name: functools.partial(_apply, function) for name, function in _WITH_DERIVATIVE.items()},
     "relu": jax.nn.relu,
 }

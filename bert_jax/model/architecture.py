@@ -1,4 +1,4 @@
-"""What the rest of the package needs to know of an encoder architecture, in one struct."""
+"""The interface between an encoder architecture and the rest of the package."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from bert_jax.model.parameter_names import NameTable
 
 @runtime_checkable
 class TrainFlops(Protocol):
-    """The model FLOPs of one row's forward and backward pass (three forward passes; nothing recomputed counts)."""
+    """The model FLOPs of one sequence, forward and backward (three forward passes; recomputation does not count)."""
 
     def __call__(
         self,
@@ -25,18 +25,18 @@ class TrainFlops(Protocol):
         instances: int | float = 1,
         attended_share: float = 1.0,
     ) -> float:
-        """Return the FLOPs of a row of `max_seq_length` positions, padding included.
+        """Return the FLOPs of a sequence of `max_seq_length` positions, including padding.
 
-        A packed row has `instances` instances, each of which attends to itself alone: of its T^2 pairs of positions
-        only `attended_share` count, the sum of the squares of the instances' lengths over T^2
-        (`DatasetInfo.statistics` has it), whatever an attention that masks the others computes.
+        A packed sequence has `instances` instances, and each attends only to itself. So only the fraction
+        `attended_share` of its T^2 pairs of positions counts: the sum of the squared lengths of the instances over T^2
+        (in `DatasetInfo.statistics`). Pairs that the attention computes and masks do not count.
         """
         ...
 
 
 @runtime_checkable
 class ReferenceOutputs(Protocol):
-    """The architecture in NumPy, from a HuggingFace folder's tensors by their own names."""
+    """The architecture in NumPy, on the tensors of a HuggingFace folder under their HuggingFace names."""
 
     def __call__(
         self,
@@ -47,22 +47,22 @@ class ReferenceOutputs(Protocol):
         input_ids: np.ndarray,
         token_type_ids: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Return the outputs of one unpadded sequence by the names of `parts.Outputs`."""
+        """Return the outputs of one unpadded sequence, by the field names of `parts.Outputs`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceFormat:
-    """The architecture in HuggingFace's folders.
+    """The architecture in HuggingFace folders.
 
     Attributes:
-      class_prefix: what the names of its classes begin with ("Bert").
-      classes: its classes and the parts of ours that each holds. In the class of the encoder alone (`bare_class`) every
-        part but the encoder is optional.
-      read_fields: the shape that the fields of a config.json describe, to be computed in float32; raises `UserError`
-        naming file and field.
-      write_fields: those fields; raises `UserError` where HuggingFace's classes do not compute what the model does.
-      outputs: the second opinion on an export.
+      class_prefix: the prefix of its class names ("Bert").
+      classes: its classes, each with our names of its parts. In the class of the bare encoder (`bare_class`), all parts
+        except the encoder are optional.
+      read_fields: returns the model config for the fields of a config.json, in float32; raises `UserError` naming file
+        and field.
+      write_fields: returns those fields; raises `UserError` if HuggingFace's classes cannot compute the model.
+      outputs: an independent implementation, to verify exports.
     """
 
     class_prefix: str
@@ -73,7 +73,7 @@ class HuggingFaceFormat:
 
     @property
     def bare_class(self) -> str:
-        """Return the class of the encoder alone."""
+        """Return the class of the bare encoder."""
         return self.class_for("Model")
 
     def class_for(self, use: str) -> str:
@@ -83,22 +83,21 @@ class HuggingFaceFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """An encoder architecture: a folder of `model/` that ends in one of these, and a line in `architectures.py`.
+    """An encoder architecture: a folder in `model/` that defines one of these, and a line in `architectures.py`.
 
-    Its modules take a `ModelConfig`. Every architecture keeps the conventions that training relies on: the parameters
-    of repeated layers are below `types.LAYERS`, stacked; norms end in `layer_norm/scale` and `layer_norm/bias`,
-    matrices in `kernel`, tables in `embeddings` (`training/optimizers.py`).
+    Its modules take a `ModelConfig`. Training relies on these conventions for parameter names
+    (`training/optimizers.py`): repeated layers are under `types.LAYERS`, stacked; norms end in `layer_norm/scale` and
+    `layer_norm/bias`, matrices in `kernel`, embedding tables in `embeddings`.
 
     Attributes:
       name: the value of `config.model.architecture`, and HuggingFace's `model_type`.
-      title: how messages and model cards call it.
-      citation: where it was published.
-      encoder: from `EncoderInputs` to `EncoderOutput`.
-      heads: the modules on top of it by the names of parts: `masked_lm`, called with hidden states and the word
-        embeddings; `pooler`, called with the hidden states of each instance's [CLS]; `next_sentence`, called with what
-        the pooler gave.
-      names: its parameters' names.
-      shape_fields: the fields of `ModelConfig` that say what is computed; the others say how.
+      title: its name in messages and model cards.
+      citation: the publication.
+      encoder: the module from `EncoderInputs` to `EncoderOutput`.
+      heads: the modules on top of the encoder, by part name: `masked_lm` takes hidden states and the word embeddings,
+        `pooler` the hidden state of each instance's [CLS], `next_sentence` the output of the pooler.
+      names: the names of its parameters.
+      shape_fields: the fields of `ModelConfig` that determine what is computed; the other fields determine how.
       train_flops_per_row: see `TrainFlops`.
       huggingface: see `HuggingFaceFormat`.
     """

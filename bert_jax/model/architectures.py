@@ -1,4 +1,4 @@
-"""The table of architectures, and the only file that names them all."""
+"""The table of architectures, the only file that imports all of them."""
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
@@ -9,10 +9,10 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
-    """Return the architecture that a model is of.
+    """Return the architecture of a model.
 
     Raises:
-      UserError: if there is none of its name.
+      UserError: if there is no architecture of this name.
     """
     if model.architecture not in ARCHITECTURES:
         raise UserError(f"config.model.architecture={model.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")

@@ -1,15 +1,15 @@
-"""Compute attention; the only file that chooses a kernel.
+"""Attention, and the choice of its kernel, which only this file makes.
 
-Every implementation takes the same arguments, drops the same probabilities, and gives the same result within the
-tolerance of its dtype (`tests/test_attention.py`). `reference` is the plain form that the others are tested against.
+All implementations take the same arguments, drop the same probabilities, and return the same result within the
+tolerance of the dtype (`tests/test_attention.py`). `reference` is the plain form that the others are tested against.
 
-    auto       by the backend that the program is compiled for and the shapes: `pallas` on a TPU and, in bfloat16, on a
-               GPU, else `reference`
-    reference  einsum, softmax, einsum; on a GPU also the plain form of what stands behind a sub-layer (`residual_norm`)
-    pallas     our kernels with dropout inside, for TPUs (`kernels/fused_attention.py`) and GPUs in bfloat16
-               (`kernels/gpu_attention.py`); elsewhere the TPU's source, interpreted
+    auto       depends on the backend that the program is compiled for: `pallas` on TPUs and, in bfloat16, on GPUs,
+               else `reference`
+    reference  einsum, softmax, einsum; this also selects the plain form of `residual_norm`
+    pallas     our kernels with dropout, for TPUs (`kernels/fused_attention.py`) and for GPUs in bfloat16
+               (`kernels/gpu_attention.py`); on other backends the TPU kernel is interpreted
 
-Shapes that a kernel does not take (a row of one token that creates parameters) are computed by the reference.
+The reference computes shapes that a kernel does not support, such as the single token that initializes parameters.
 """
 
 import functools
@@ -29,17 +29,17 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels.fused_attention import fused_attention, is_supported
 from bert_jax.model.rotation import Rotation
 
-# Added to a masked score (modeling.py of the original uses -10000, which is not always enough for float32 scores);
-# finite, so that a row with no allowed key gives a uniform average and not NaN.
+# The score of a masked key. (modeling.py of the original adds -10000, which is not always enough in float32.)
+# It is finite, so that a query without allowed keys gets a uniform average and not NaN.
 _MASKED = -1e30
 
 
 @struct.dataclass
 class AttentionMask:
-    """Hold which key each query may look at, as the segments it follows from: a kernel needs no T x T array.
+    """The keys that each query may attend to, given by segments, so that kernels need no T x T array.
 
-    A query sees the tokens of its own instance, in `left_to_right` only those up to itself (the ablation of Table 5). A
-    padding query sees every token, which nobody reads, and which keeps padding equal to HuggingFace's.
+    A query attends to the tokens of its instance; with `left_to_right` only up to itself (the ablation of Table 5). A
+    padding query attends to every token: nothing reads its output, which then equals HuggingFace's.
     """
 
     segment_ids: Int[Array, "B T"]
@@ -47,7 +47,7 @@ class AttentionMask:
     direction: str = struct.field(pytree_node=False)
 
     def dense(self) -> Bool[Array, "B 1 T T"]:
-        """Return the mask of each query (last axis but one) and key (last axis)."""
+        """Return whether each query (second-to-last axis) may attend to each key (last axis)."""
         queries, keys = self.segment_ids[:, None, :, None], self.segment_ids[:, None, None, :]
         allowed = (keys > 0) & ((queries == keys) | (queries == 0))
         if self.direction == "left_to_right":
@@ -57,10 +57,10 @@ class AttentionMask:
 
 @struct.dataclass
 class Projected:
-    """Queries, keys or values as their matmul left them, and what is still to be done: add a bias, then turn.
+    """Queries, keys or values as the matmul returns them, with the bias to add and the rotation to apply.
 
-    The bias comes apart since a kernel sums its gradient itself. A rotation is between bias and attention, so both are
-    done before any kernel where there is one.
+    The bias is separate because a kernel sums its gradient itself. A rotation comes after the bias, so then both are
+    applied before the kernel.
     """
 
     values: Float[Array, "B T N K"]
@@ -68,15 +68,15 @@ class Projected:
     rotation: Rotation | None = None
 
     def with_bias(self) -> Float[Array, "B T N K"]:
-        """Return the sum."""
+        """Return the values plus the bias."""
         return self.values if self.bias is None else self.values + self.bias
 
-    def turned(self) -> "Projected":
-        """Return the same without a rotation: the values turned, after their bias was added."""
+    def rotated(self) -> "Projected":
+        """Return the projection with bias and rotation applied; without a rotation, itself."""
         return self if self.rotation is None else Projected(self.rotation(self.with_bias()))
 
     def bias_or_zeros(self) -> Float[Array, "N K"]:
-        """Return the bias, zeros where there is none: today's kernels always add one."""
+        """Return the bias, or zeros: the kernels always add one."""
         return jnp.zeros(self.values.shape[2:], self.values.dtype) if self.bias is None else self.bias
 
 
@@ -91,17 +91,17 @@ def attend(
     site: int,
     implementation: str,
 ) -> Float[Array, "B T N K"]:
-    """Attend from each query to the values, by the implementation that the config names."""
-    query, key, value = query.turned(), key.turned(), value.turned()
-    dropping = AttentionDropout.create(dropout, rate=rate, site=site)
-    # Their numbers travel with the heads, so that a device that holds some of them knows which.
+    """Return the attention output of each query, computed by the implementation that the config names."""
+    query, key, value = query.rotated(), key.rotated(), value.rotated()
+    attention_dropout = AttentionDropout.create(dropout, rate=rate, site=site)
+    # Global head numbers are sharded like the heads, so a device with a part of the heads knows which it has.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
-    arguments = ((query, key, value), mask, dropping, heads)
+    arguments = ((query, key, value), mask, attention_dropout, heads)
     if implementation == "reference":
         return _reference(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
-    # The choice falls when the program is lowered: a TPU program may be compiled on a machine that has none. The GPU's
-    # kernels are named only where there is one, since lowering them asks which.
+    # The platform is chosen at lowering: a TPU program may be compiled on a machine without TPUs. The GPU kernels are
+    # included only if there is a GPU, because lowering them queries it.
     on_gpu = {}
     if is_gpu():
         on_gpu = {"cuda": _on_each_device(_gpu_kernel, query.values, is_supported=_is_supported_on_gpu(query.values))}
@@ -114,32 +114,32 @@ _Implementation = Callable[[_Projections, AttentionMask, AttentionDropout | None
 
 
 def _reference(
-    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+    projections: _Projections, mask: AttentionMask, attention_dropout: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
     query, key, value = (projected.with_bias() for projected in projections)
     scores = jnp.einsum("BqNK,BkNK->BNqk", query / math.sqrt(query.shape[-1]), key)
     scores = jnp.where(mask.dense(), scores.astype(jnp.float32), _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1)
-    if dropping is not None:
-        keep = dropping.keep(heads, length=query.shape[1])
-        weights = jnp.where(keep, weights * (1 / (1 - dropping.rate)), 0)
-    return jnp.einsum("BNqk,BkNK->BqNK", weights.astype(query.dtype), value)
+    probs = jax.nn.softmax(scores, axis=-1)
+    if attention_dropout is not None:
+        keep = attention_dropout.keep(heads, length=query.shape[1])
+        probs = jnp.where(keep, probs * (1 / (1 - attention_dropout.rate)), 0)
+    return jnp.einsum("BNqk,BkNK->BqNK", probs.astype(query.dtype), value)
 
 
 def _tpu_kernel(
-    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+    projections: _Projections, mask: AttentionMask, attention_dropout: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
     batch = len(projections[0].values)
     arrays = {
         "biases": tuple(projected.bias_or_zeros() for projected in projections),
         "segment_ids": mask.segment_ids,
         "position_ids": mask.position_ids,
-        "seeds": jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
+        "seeds": jnp.zeros(batch, jnp.uint32) if attention_dropout is None else attention_dropout.seeds,
         "first_head": heads[0],
     }
 
     def kernel(values: tuple[Array, Array, Array], rest: dict[str, Any], *, interpret: bool) -> Array:
-        rate = 0.0 if dropping is None else dropping.rate
+        rate = 0.0 if attention_dropout is None else attention_dropout.rate
         left_to_right = mask.direction == "left_to_right"
         return fused_attention(values, **rest, left_to_right=left_to_right, rate=rate, interpret=interpret)
 
@@ -152,9 +152,9 @@ def _tpu_kernel(
 
 
 def _gpu_kernel(
-    projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Int[Array, " N"]
+    projections: _Projections, mask: AttentionMask, attention_dropout: AttentionDropout | None, heads: Int[Array, " N"]
 ) -> Float[Array, "B T N K"]:
-    # Optional: Pallas for GPUs, which jax calls deprecated, is imported where the chip is a GPU and nowhere else.
+    # Optional: jax calls Pallas for GPUs (Triton) deprecated, so import it only if the chip is a GPU.
     from bert_jax.model.kernels.gpu_attention import gpu_attention, make_plan
 
     batch, length, _, size = projections[0].values.shape
@@ -162,7 +162,7 @@ def _gpu_kernel(
     plan = make_plan(
         length=length,
         head_size=size,
-        rate=0.0 if dropping is None else dropping.rate,
+        rate=0.0 if attention_dropout is None else attention_dropout.rate,
         left_to_right=mask.direction == "left_to_right",
     )
     return gpu_attention(
@@ -170,7 +170,7 @@ def _gpu_kernel(
         biases=(projections[0].bias_or_zeros(), projections[1].bias_or_zeros(), projections[2].bias_or_zeros()),
         segment_ids=mask.segment_ids,
         position_ids=mask.position_ids,
-        seeds=jnp.zeros(batch, jnp.uint32) if dropping is None else dropping.seeds,
+        seeds=jnp.zeros(batch, jnp.uint32) if attention_dropout is None else attention_dropout.seeds,
         first_head=heads[0],
         plan=plan,
     )
@@ -192,45 +192,45 @@ def _on_each_device(
     *,
     is_supported: Callable[..., bool],
 ) -> _Implementation:
-    """Return `kernel` for projections like `values`, run by each device on its rows and heads: XLA cannot partition it.
+    """Return `kernel` for projections like `values`, mapped over devices: XLA cannot partition a kernel.
 
-    Where nothing is left to partition (one device, or inside another `shard_map`) it is called as it is; shapes that it
-    does not take, or that do not divide over the devices, are the reference's.
+    Each device gets its sequences and heads. With one device, or inside another `shard_map`, the kernel is called as it
+    is. The reference replaces it if it does not support the shapes, or if they do not divide over the devices.
     """
     batch, length, count, size = values.shape
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not nn.get_logical_axis_rules():
         return kernel if is_supported(length=length, heads=count, head_size=size) else _reference
-    tokens = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
-    of_rows: Any = nn.logical_to_mesh_axes(("batch",))
-    of_heads: Any = nn.logical_to_mesh_axes(("heads",))
-    of_biases = nn.logical_to_mesh_axes(("heads", "head_size"))
-    row_shares, head_shares = (_shares(spec[0], sizes=mesh.shape) for spec in (of_rows, of_heads))
-    if batch % row_shares or count % head_shares:
+    token_spec = nn.logical_to_mesh_axes(("batch", "length", "heads", "head_size"))
+    row_spec: Any = nn.logical_to_mesh_axes(("batch",))
+    head_spec: Any = nn.logical_to_mesh_axes(("heads",))
+    bias_spec = nn.logical_to_mesh_axes(("heads", "head_size"))
+    row_shards, head_shards = (_num_shards(spec[0], sizes=mesh.shape) for spec in (row_spec, head_spec))
+    if batch % row_shards or count % head_shards:
         return _reference
-    if not is_supported(length=length, heads=count // head_shares, head_size=size):
+    if not is_supported(length=length, heads=count // head_shards, head_size=size):
         return _reference
 
     def on_each(
-        projections: _Projections, mask: AttentionMask, dropping: AttentionDropout | None, heads: Array
+        projections: _Projections, mask: AttentionMask, attention_dropout: AttentionDropout | None, heads: Array
     ) -> Array:
-        # As plain lists of arrays: a specification in an array's place would not pass for one.
-        by_token, by_row = [part.values for part in projections], jax.tree.leaves((mask, dropping))
-        structure = jax.tree.structure((mask, dropping))
+        # Pass plain lists of arrays: these classes check that their fields are arrays, not PartitionSpecs.
+        by_token, by_row = [part.values for part in projections], jax.tree.leaves((mask, attention_dropout))
+        structure = jax.tree.structure((mask, attention_dropout))
 
         def local(by_token: Any, biases: Any, by_row: Any, heads: Any) -> Array:
             query, key, value = (Projected(*pair) for pair in zip(by_token, biases, strict=True))
-            mask, dropping = jax.tree.unflatten(structure, by_row)
-            return kernel((query, key, value), mask, dropping, heads)
+            mask, attention_dropout = jax.tree.unflatten(structure, by_row)
+            return kernel((query, key, value), mask, attention_dropout, heads)
 
         mapped = jax.shard_map(
-            local, in_specs=(tokens, of_biases, of_rows, of_heads), out_specs=tokens, check_vma=False
+            local, in_specs=(token_spec, bias_spec, row_spec, head_spec), out_specs=token_spec, check_vma=False
         )
         return mapped(by_token, [part.bias for part in projections], by_row, heads)
 
     return on_each
 
 
-def _shares(axes: str | tuple[str, ...] | None, *, sizes: Any) -> int:
-    """Return into how many parts mesh axes divide a dimension."""
+def _num_shards(axes: str | tuple[str, ...] | None, *, sizes: Any) -> int:
+    """Return the number of shards of a dimension over mesh axes."""
     return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

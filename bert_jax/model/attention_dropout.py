@@ -1,34 +1,34 @@
-"""Say which attention probabilities are dropped: a counter hash that four heads share, cheap enough for a kernel.
+"""Dropout of attention probabilities by a counter hash that is cheap enough for a kernel.
 
-A mask is a function of (key, layer, site, global row, head, query, key place) alone, like `Dropout`'s. The mixing of
-a word costs a TPU's vector unit 14 operations, more than the rest of attention, so four heads of one (query, key) share
-one (`dropout.py` says how, and why that is sound); `tests/test_attention_dropout.py` tests layers, rows, heads and
-places too.
+As in `Dropout`, a mask depends only on (PRNG key, layer, site, global sequence index, head, query position, key
+position). Mixing a word takes 14 operations of a TPU's vector unit, more than the rest of attention, so four heads of
+one (query, key) pair share a word (`dropout.py` explains how, and why that is sound). `tests/test_attention_dropout.py`
+tests the independence of layers, sequences, heads and positions.
 """
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, UInt32
 
-from bert_jax.model.dropout import SHARED_BY, Dropout, kept, mix, multiplier, word_place
+from bert_jax.model.dropout import SHARED_BY, Dropout, is_kept, mix, multiplier, word_counter
 
 
 @struct.dataclass
 class AttentionDropout:
-    """Hold a seed for each row of one attention layer, and the rate; `None` in its place means nothing is dropped."""
+    """The seed of each sequence in one attention layer, and the rate; `None` instead of it means no dropout."""
 
     seeds: UInt32[Array, " B"]
     rate: float = struct.field(pytree_node=False)
 
     @classmethod
     def create(cls, dropout: Dropout | None, *, rate: float, site: int) -> "AttentionDropout | None":
-        """Return the attention dropout of a layer, or None where nothing is dropped."""
+        """Return the attention dropout of a layer, or None without dropout."""
         return None if dropout is None or rate == 0.0 else cls(seeds=dropout.row_seeds(site), rate=rate)
 
     def keep(self, heads: Int[Array, " N"], *, length: int) -> Bool[Array, "B N T T"]:
-        """Return which probabilities [row, head, query, key] stay; `heads` are the global numbers of the heads."""
+        """Return which probabilities [sequence, head, query, key] are kept; `heads` are the global head numbers."""
         groups, within = heads // SHARED_BY, heads % SHARED_BY
-        place = jnp.arange(length, dtype=jnp.uint32)
-        offsets = word_place((groups[:, None, None], place[:, None], place), sizes=(1, length, length))
-        words = mix(offsets ^ self.seeds[:, None, None, None])
-        return kept(words * multiplier(within)[:, None, None], rate=self.rate)
+        position = jnp.arange(length, dtype=jnp.uint32)
+        counters = word_counter((groups[:, None, None], position[:, None], position), sizes=(1, length, length))
+        words = mix(counters ^ self.seeds[:, None, None, None])
+        return is_kept(words * multiplier(within)[:, None, None], rate=self.rate)

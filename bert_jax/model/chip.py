@@ -1,8 +1,9 @@
-"""Tell what the chip is that is traced for, where one way of writing the same suits one and hurts another.
+"""The chip that a program is traced for, where the fastest form depends on the chip.
 
-XLA computes elementwise work anew inside every matmul that reads its result, tile by tile. On a TPU v5e the matrix
-units hide that; a v6e's are four times as fast and its vector units are not, and there it pays to write results once
-(benchmarks/RESULTS.md has the cycles). A GPU's matmuls are library calls: what stands between them is bound by memory.
+XLA fuses elementwise operations into every matmul that reads their result, and recomputes them there tile by tile. On a
+TPU v5e the matrix units hide that. A v6e has matrix units four times as fast, but not vector units, so writing results
+once is faster (benchmarks/RESULTS.md has the cycles). On a GPU, matmuls are library calls, and the operations between
+them are bound by memory bandwidth.
 """
 
 import functools
@@ -10,28 +11,28 @@ import importlib.util
 
 import jax
 
-# By jax's `device_kind`.
+# jax's `device_kind` of the chips.
 _VECTOR_BOUND = ("TPU v6 lite", "TPU v6e")
-_NORMALISES_ONCE = ("TPU v5", "TPU v5p", *_VECTOR_BOUND)
+_WRITES_NORMS = ("TPU v5", "TPU v5p", *_VECTOR_BOUND)
 _HASHES_SLOWLY = ("TPU v4",)
-_OLDEST = 8.0  # compute capability (Ampere): XLA's Triton takes none below
+_MIN_CAPABILITY = 8.0  # compute capability (Ampere): XLA's Triton supports none below
 
 
 def is_vector_bound() -> bool:
-    """Say whether what is being traced is for such a chip, by the mesh in force; False where there is none."""
+    """Return whether the current mesh is of chips whose vector units are the bottleneck; False without a mesh."""
     return _device_kind() in _VECTOR_BOUND
 
 
-def normalises_once() -> bool:
-    """Say whether a norm's result is best written once, by a kernel, on the chip that is traced for.
+def writes_norms() -> bool:
+    """Return whether a kernel should write the result of a norm, for the chip that is traced for.
 
-    On a v5e the matmuls that read it had better normalize each tile anew (`kernels/fused_residual_norm.py`).
+    On a v5e it is faster to recompute the norm in the matmuls that read it (`kernels/fused_residual_norm.py`).
     """
-    return _device_kind() in _NORMALISES_ONCE
+    return _device_kind() in _WRITES_NORMS
 
 
-def takes_tpu_norm() -> bool:
-    """Say whether the norm's TPU kernels are to be traced: for TPUs, but for the v4, which hashes too slowly."""
+def uses_tpu_norm_kernels() -> bool:
+    """Return whether to trace the norm's TPU kernels: on all TPUs except v4, where the hash is too slow."""
     kind = _device_kind()
     if kind is None and jax.default_backend() == "tpu":
         kind = jax.devices()[0].device_kind
@@ -39,26 +40,26 @@ def takes_tpu_norm() -> bool:
 
 
 def is_gpu() -> bool:
-    """Say whether what is being traced is for a GPU of this machine that our kernels run on.
+    """Return whether the program is traced for a GPU of this machine that our kernels support.
 
-    The mesh in force may be of other chips (a plan for a TPU); where none is, it is the default backend's.
+    The current mesh may have other chips (a plan for TPUs). Without a mesh, the default backend counts.
     """
     kind = _device_kind()
     return jax.default_backend() == "gpu" and kind in (None, jax.devices()[0].device_kind) and _has_kernels()
 
 
-def write_once(*values: jax.Array) -> tuple[jax.Array, ...]:
-    """Return `values`; on a vector-bound chip they are not computed anew by those who read them."""
+def materialize(*values: jax.Array) -> tuple[jax.Array, ...]:
+    """Return `values`; on a vector-bound chip they are written to memory and not recomputed in each reader."""
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values
 
 
 @functools.cache
 def _has_kernels() -> bool:
-    # jax calls Pallas through Triton deprecated: without it a GPU computes the plain forms.
+    # jax calls Pallas through Triton deprecated; without it, GPUs compute the plain forms.
     if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
         return False
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return capability.replace(".", "", 1).isdecimal() and float(capability) >= _OLDEST
+    return capability.replace(".", "", 1).isdecimal() and float(capability) >= _MIN_CAPABILITY
 
 
 def _device_kind() -> str | None:

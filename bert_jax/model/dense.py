@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from bert_jax.config import ModelConfig
 from bert_jax.model.chip import is_vector_bound
 
-_ROWS = 8  # the fewest that fill a register
+_ROWS = 8  # of a TPU register
 
 
 def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:
@@ -20,7 +20,7 @@ def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[
 
 
 class Dense(nn.Module):
-    """A product with a kernel, plus a bias unless `use_bias` is False; `names` are the logical axes of the kernel."""
+    """A dense layer, with a bias unless `use_bias` is False; `names` are the logical axes of the kernel."""
 
     config: ModelConfig
     features: int
@@ -34,7 +34,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def parts(self, values: Float[Array, "*n D"]) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
-        """Return the product and the bias, for callers that add it themselves."""
+        """Return the product and the bias, for callers that add the bias themselves."""
         return product_and_bias(
             self, values, config=self.config, features=self.features, names=self.names, use_bias=self.use_bias
         )
@@ -49,7 +49,7 @@ def product_and_bias(
     names: tuple[str | None, str | None],
     use_bias: bool,
 ) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
-    """Return the product with `module`'s kernel, and its bias to be added if it has one, both in `config.dtype`."""
+    """Return the product with `module`'s kernel, and the bias to add or None, both in `config.dtype`."""
     dtype = config.dtype
     kernel = module.param("kernel", kernel_init(config, names), (values.shape[-1], features))
     product = jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype))
@@ -61,18 +61,18 @@ def product_and_bias(
 
 @jax.custom_vjp
 def add_bias(values: Float[Array, "*n F"], bias: Float[Array, " F"]) -> Float[Array, "*n F"]:
-    """Return the sum. On a vector-bound chip the bias's gradient is a matmul with ones, not a pass of its own."""
+    """Return the sum. On a vector-bound chip the bias gradient is a matmul with ones, not a separate reduction."""
     return values + bias
 
 
-def _backward(_: None, grads: Float[Array, "*n F"]) -> tuple[Array, Array]:
-    flat = grads.reshape(-1, grads.shape[-1])
+def _backward(_: None, d_out: Float[Array, "*n F"]) -> tuple[Array, Array]:
+    flat = d_out.reshape(-1, d_out.shape[-1])
     if not is_vector_bound():
-        return grads, flat.sum(0)
+        return d_out, flat.sum(0)
     precision = jax.lax.Precision.HIGHEST if flat.dtype == jnp.float32 else None
     ones = jnp.ones((_ROWS, len(flat)), flat.dtype)
     total = jnp.dot(ones, flat, preferred_element_type=jnp.float32, precision=precision)
-    return grads, total[0].astype(grads.dtype)
+    return d_out, total[0].astype(d_out.dtype)
 
 
 add_bias.defvjp(lambda values, bias: (values + bias, None), _backward)

@@ -1,8 +1,8 @@
-"""The layers that features are taken from, by the names of Table 7 (paper section 5.3)."""
+"""The layers used as features, by the names of Table 7 (paper section 5.3)."""
 
 from collections.abc import Mapping
 
-# First and last layer; 0 is the embeddings, negative numbers count from the last layer, which is -1.
+# First and last layer; 0 means the embeddings, negative numbers count from the last layer (-1).
 _RANGES: Mapping[str, tuple[int, int]] = {
     "embeddings": (0, 0),
     "second_to_last": (-2, -2),
@@ -14,9 +14,9 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 
 
 def feature_layers(name: str, *, num_layers: int) -> range:
-    """Return the numbers of the layers that `name`, one of `config.task_options.FEATURES`, stands for.
+    """Return the numbers of the layers for `name`, one of `config.task_options.FEATURES`.
 
-    0 is the embeddings. A model of fewer than four layers has its last four without the embeddings.
+    0 means the embeddings. In a model with fewer than four layers, the last four are all layers without the embeddings.
     """
     first, last = (number % (num_layers + 1) if number >= -num_layers - 1 else 0 for number in _RANGES[name])
     return range(max(first, 1) if first < last else first, last + 1)

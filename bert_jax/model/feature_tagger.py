@@ -1,4 +1,4 @@
-"""Tag words from frozen features with a BiLSTM (paper section 5.3, Table 7)."""
+"""A BiLSTM tagger on frozen features (paper section 5.3, Table 7)."""
 
 from typing import cast
 
@@ -8,27 +8,27 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.model.dropout import Dropout
 
-_INPUT, _OUTPUT = range(2)  # places that drop
+_INPUT, _OUTPUT = range(2)  # dropout sites
 
 
 class FeatureTagger(nn.Module):
-    """Combine the layers of frozen features, read them with a BiLSTM, classify every word."""
+    """A mix or concatenation of frozen layers, a BiLSTM, and a classifier of every word."""
 
     features: str
     hidden_size: int
     num_layers: int
     num_labels: int
-    dropout_rate: float = 0.5  # the paper does not say; usual for BiLSTM taggers (Ma & Hovy 2016)
+    dropout_rate: float = 0.5  # not in the paper; usual for BiLSTM taggers (Ma & Hovy 2016)
 
     @nn.compact
     def __call__(
         self, hidden: Float[Array, "B W K D"], *, lengths: Int[Array, " B"], dropout: Dropout | None = None
     ) -> Float[Array, "B W C"]:
-        """Return float32 logits; `hidden` holds the K layers of `feature_layers`."""
+        """Return float32 logits; `hidden` has the K layers of `feature_layers`."""
         if self.features.startswith("sum"):
-            # "bias": it begins at 0 and does not decay (training/optimizers.py).
-            shares = nn.softmax(self.param("mixture_bias", nn.initializers.zeros, (hidden.shape[2],)))
-            words = jnp.einsum("BWKD,K->BWD", hidden, shares)
+            # The name ends in "bias": initialized to 0, no weight decay (training/optimizers.py).
+            mixture = nn.softmax(self.param("mixture_bias", nn.initializers.zeros, (hidden.shape[2],)))
+            words = jnp.einsum("BWKD,K->BWD", hidden, mixture)
         else:
             words = hidden.reshape(*hidden.shape[:2], -1)
         if dropout is not None:

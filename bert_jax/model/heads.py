@@ -1,4 +1,4 @@
-"""The model of pre-training: an encoder of any architecture with its heads."""
+"""The pre-training model: an encoder of any architecture with its heads."""
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,16 @@ from bert_jax.types import EncoderInputs, PretrainingLogits
 
 
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
-    """Pick the hidden states at `positions`, by a matmul with one-hot rows.
+    """Return the hidden states at `positions`, by a matmul with one-hot vectors.
 
-    The backward pass is then a matmul too: a TPU has no fast scatter. Exact, for every row has a single 1.
+    So the backward pass is a matmul too: scatter is slow on TPUs. It is exact, because every vector has a single 1.
     """
     one_hot = jax.nn.one_hot(positions, hidden.shape[1], dtype=hidden.dtype)
     return jnp.einsum("BPT,BTD->BPD", one_hot, hidden, precision=jax.lax.Precision.HIGHEST)
 
 
 class PretrainingModel(nn.Module):
-    """Masked tokens at given positions and, where the architecture has that head, whether B follows A."""
+    """The encoder with the masked-LM head and, if the architecture has one, the next-sentence head."""
 
     config: ModelConfig
 
@@ -44,13 +44,13 @@ class PretrainingModel(nn.Module):
         cls_positions: Int[Array, "B S"],
         dropout: Dropout | None = None,
     ) -> PretrainingLogits:
-        """Return the logits; `dropout=None` computes them deterministically."""
+        """Return the logits; `dropout=None` means no dropout."""
         encoded = self.encoder(inputs, dropout=dropout)
         if not self.has_next_sentence:
             at_masks, words = gather(encoded.hidden, positions), encoded.word_embeddings
             return PretrainingLogits(masked_lm=self.masked_lm(at_masks, word_embeddings=words), next_sentence=None)
-        picked = gather(encoded.hidden, jnp.concatenate([positions, cls_positions], axis=1))
-        at_masks, at_cls = jnp.split(picked, [positions.shape[1]], axis=1)
+        hidden = gather(encoded.hidden, jnp.concatenate([positions, cls_positions], axis=1))
+        at_masks, at_cls = jnp.split(hidden, [positions.shape[1]], axis=1)
         return PretrainingLogits(
             masked_lm=self.masked_lm(at_masks, word_embeddings=encoded.word_embeddings),
             next_sentence=self.next_sentence(self.pooler(at_cls)),

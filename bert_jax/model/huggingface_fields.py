@@ -1,4 +1,4 @@
-"""Checks of HuggingFace's config.json fields that every architecture's reader shares; each error names the file."""
+"""Readers and checks of config.json fields, shared by all architectures; each error names the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-_LARGEST = 1 << 24  # of any size: a lying config.json is refused before anything is allocated
+_LARGEST = 1 << 24  # limit of every size, so that a corrupt config.json fails before anything is allocated
 # HuggingFace's "gelu" is the erf form, the two others are the tanh form of the original.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -19,7 +19,7 @@ ACTIVATIONS = {
 
 
 def read_size(fields: Mapping[str, Any], name: str, *, file: Path, default: int | None = None) -> int:
-    """Return a size.
+    """Return the size in field `name`.
 
     Raises:
       UserError: if it is missing without a `default`, or not a whole number within bounds.
@@ -31,7 +31,7 @@ def read_size(fields: Mapping[str, Any], name: str, *, file: Path, default: int 
 
 
 def read_fraction(fields: Mapping[str, Any], name: str, *, file: Path, default: float) -> float:
-    """Return a number from 0 to 1.
+    """Return the number from 0 to 1 in field `name`.
 
     Raises:
       UserError: if it is anything else.
@@ -43,14 +43,14 @@ def read_fraction(fields: Mapping[str, Any], name: str, *, file: Path, default: 
 
 
 def read_activation(fields: Mapping[str, Any], name: str, *, file: Path, known: Mapping[str, str] = ACTIVATIONS) -> str:
-    """Return our name of an activation.
+    """Return our name of the activation in field `name`.
 
     Raises:
       UserError: if it is not one of `known`.
     """
     value = fields.get(name, "gelu")
     if not isinstance(value, str) or value not in known:
-        raise UserError(f"{file}: {name} is {value!r}: these are computed: {', '.join(known)}")
+        raise UserError(f"{file}: {name} is {value!r}: the supported ones are {', '.join(known)}")
     return known[value]
 
 
@@ -62,15 +62,19 @@ def check_heads(fields: Mapping[str, Any], *, file: Path) -> None:
     """
     heads, size = fields["num_attention_heads"], fields["hidden_size"]
     if size % heads:
-        raise UserError(f"{file}: num_attention_heads={heads} does not divide hidden_size={size}: restore the file")
+        raise UserError(
+            f"{file}: num_attention_heads={heads} does not divide hidden_size={size}: restore the original file"
+        )
 
 
 def check_fixed(fields: Mapping[str, Any], fixed: Mapping[str, Any], *, file: Path) -> None:
-    """Check fields that change the arithmetic and must have one value, which they have where they are absent.
+    """Check fields that must have one value (their default) because others change the arithmetic.
 
     Raises:
-      UserError: if one has another.
+      UserError: if a field has another value.
     """
     for name, value in fixed.items():
         if fields.get(name, value) != value:
-            raise UserError(f"{file}: {name} is {str(fields[name])[:40]!r}: only {value!r} is read; name another model")
+            raise UserError(
+                f"{file}: {name} is {str(fields[name])[:40]!r}: only {value!r} is supported; name another model"
+            )

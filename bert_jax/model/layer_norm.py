@@ -1,4 +1,4 @@
-"""The LayerNorm of every architecture: alone, or after a sub-layer together with its residual."""
+"""The LayerNorm of every architecture: alone, or fused with the residual connection of a sub-layer."""
 
 from typing import cast
 
@@ -12,9 +12,9 @@ from bert_jax.model.residual_norm import Sublayer, residual_norm
 
 
 class LayerNorm(nn.Module):
-    """Normalization over the last axis in one pass, with a scale and, unless `use_bias` is False, a bias.
+    """Normalization over the last axis, with a scale and, unless `use_bias` is False, a bias.
 
-    float32 E[x^2] - E[x]^2, which a TPU fuses better than two passes.
+    The variance is float32 E[x^2] - E[x]^2: one pass, which TPUs fuse better than two.
     """
 
     config: ModelConfig
@@ -33,7 +33,7 @@ class LayerNorm(nn.Module):
         dropout: Dropout | None,
         site: int,
     ) -> Float[Array, "B T D"]:
-        """Return the norm of a sub-layer's output, dropped and added to its input `hidden` (post-norm)."""
+        """Return LayerNorm(hidden + dropout(sub-layer output)), where `hidden` is the sub-layer's input (post-norm)."""
         config = self.config
         scale, bias = self.weights(hidden.shape[-1])
         assert bias is not None, "the kernels after a sub-layer add a bias"

@@ -1,4 +1,4 @@
-"""Layers applied one after the other: their stacked parameters, scanned or unrolled, with or without recomputation."""
+"""A stack of layers: stacked parameters, scanned or unrolled, with or without rematerialization."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,19 @@ from jaxtyping import Array, Float, Int, Key
 
 from bert_jax.config import ModelConfig
 
-# What the backward pass may keep: "dots" keeps the results of the weight matmuls and recomputes the rest.
+# What the forward pass saves: "dots" saves the results of the weight matmuls and recomputes the rest, "full" saves
+# nothing within a layer.
 REMAT_POLICIES: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-# From the hidden states, one layer's parameters and its number: the hidden states after it.
+# (hidden states, parameters of one layer, its index) -> hidden states after the layer.
 ApplyLayer = Callable[[Float[Array, "B T D"], Any, Int[Array, ""]], Float[Array, "B T D"]]
 
 
 def init_layers(init: Callable[[Key[Array, ""]], Any], key: Key[Array, ""], *, count: int) -> Any:
-    """Return the parameters of `count` layers with a leading `layers` axis; `init` gives one layer's from its key."""
+    """Return the parameters of `count` layers with a leading `layers` axis; `init` returns those of one layer."""
     stacked = jax.vmap(init)(jax.random.split(key, count))
     return nn.meta.add_axis(stacked, 0, {nn.meta.PARTITION_NAME: "layers"})
 
@@ -34,10 +35,10 @@ def apply_layers(
     config: ModelConfig,
     output_hidden_states: bool,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "n B T D"] | None]:
-    """Return the last hidden states and, if asked for, those of every layer, n = L + 1 with the embeddings first.
+    """Return the last hidden states and, if requested, those of every layer: n = L + 1, the embeddings first.
 
-    `params` are stacked over layers, or hold a tuple of the layers' own for each (what a training step of unrolled
-    layers passes, so that nothing is stacked). `config` says whether to scan and what to recompute.
+    Each of `params` is stacked over layers, or a tuple with one array per layer: a training step with unrolled layers
+    passes tuples, so that nothing is stacked. `config` determines whether to scan and what to recompute.
     """
     if config.remat != "none":
         apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
@@ -61,7 +62,7 @@ def apply_layers(
 
 
 def _unstack(layers: Any, count: int) -> list[Any]:
-    """Return the parameters of each layer; `lax.split` has a concatenation for its gradient, indexing a padded sum."""
+    """Return each layer's parameters; the gradient of `lax.split` is a concatenation, that of indexing a padded sum."""
     leaves, tree = jax.tree.flatten(layers, is_leaf=lambda leaf: isinstance(leaf, tuple))
     split = [
         leaf if isinstance(leaf, tuple) else [part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves

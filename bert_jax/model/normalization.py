@@ -1,7 +1,7 @@
-"""Layer normalization in one pass, with a backward pass that keeps the input and two values per token.
+"""Layer normalization in one pass, whose residuals are the input and two values per token.
 
-What automatic differentiation keeps is several float32 arrays of the input's size; where layers are scanned they are
-stacked over all layers (benchmarks/RESULTS.md).
+Automatic differentiation would save several float32 arrays of the input's size, stacked over all layers if layers are
+scanned (benchmarks/RESULTS.md).
 """
 
 import functools
@@ -19,36 +19,36 @@ def layer_norm(
     eps: float,
     dtype: DTypeLike,
 ) -> Float[Array, "*n D"]:
-    """Normalize over the last axis and return `dtype`; the mean and E[x^2] - E[x]^2 are float32, from one pass."""
+    """Return `values` normalized over the last axis, in `dtype`; mean and E[x^2] - E[x]^2 are float32, in one pass."""
     return _forward(values, scale, bias, eps, dtype)[0]
 
 
-_Saved = tuple[Array, Array, Array, Array, tuple[()] | None]
+_Residuals = tuple[Array, Array, Array, Array, tuple[()] | None]
 
 
-def _forward(values: Array, scale: Array, bias: Array | None, eps: float, dtype: DTypeLike) -> tuple[Array, _Saved]:
-    wide = values.astype(jnp.float32)
-    mean = wide.mean(-1, keepdims=True)
-    variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
+def _forward(values: Array, scale: Array, bias: Array | None, eps: float, dtype: DTypeLike) -> tuple[Array, _Residuals]:
+    values_f32 = values.astype(jnp.float32)
+    mean = values_f32.mean(-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(values_f32).mean(-1, keepdims=True) - jnp.square(mean), 0)
     inverse = jax.lax.rsqrt(variance + eps)
-    scaled = (wide - mean) * inverse * scale
+    scaled = (values_f32 - mean) * inverse * scale
     result = (scaled if bias is None else scaled + bias).astype(dtype)
     return result, (values, scale, mean, inverse, None if bias is None else ())
 
 
-def _backward(eps: float, dtype: DTypeLike, saved: _Saved, grads: Array) -> tuple[Array, Array, Array | None]:
+def _backward(eps: float, dtype: DTypeLike, residuals: _Residuals, d_out: Array) -> tuple[Array, Array, Array | None]:
     del eps, dtype
-    values, scale, mean, inverse, has_bias = saved
-    grads = grads.astype(jnp.float32)
-    normal = (values.astype(jnp.float32) - mean) * inverse
-    scaled = grads * scale
-    along = (scaled * normal).mean(-1, keepdims=True)
-    to_values = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
+    values, scale, mean, inverse, has_bias = residuals
+    d_out = d_out.astype(jnp.float32)
+    normalized = (values.astype(jnp.float32) - mean) * inverse
+    scaled = d_out * scale
+    projection = (scaled * normalized).mean(-1, keepdims=True)
+    d_values = inverse * (scaled - scaled.mean(-1, keepdims=True) - normalized * projection)
     tokens = tuple(range(values.ndim - 1))
-    to_scale = (grads * normal).sum(tokens)
-    to_bias = None if has_bias is None else grads.sum(tokens)
-    to_values, to_scale = to_values.astype(values.dtype), to_scale.astype(scale.dtype)
-    return to_values, to_scale, None if to_bias is None else to_bias.astype(scale.dtype)
+    d_scale = (d_out * normalized).sum(tokens)
+    d_bias = None if has_bias is None else d_out.sum(tokens)
+    d_values, d_scale = d_values.astype(values.dtype), d_scale.astype(scale.dtype)
+    return d_values, d_scale, None if d_bias is None else d_bias.astype(scale.dtype)
 
 
 layer_norm.defvjp(_forward, _backward)

@@ -1,10 +1,10 @@
-"""How parameters are called by us, by HuggingFace and by google-research/bert (TF1): the form of every such table.
+"""Tables of parameter names: in our Flax model, in HuggingFace, and in google-research/bert (TF1).
 
-Reading, writing, expected shapes and the parts of each HuggingFace class derive from an architecture's `NameTable`.
+Import, export, expected shapes and the parts of each HuggingFace class derive from an architecture's `NameTable`.
 
-Axis letters: V vocab_size, T max_position_embeddings, Y type_vocab_size, D hidden_size, F intermediate_size, C labels;
-a number is itself, or multiplies the letter after it ("2F"). An entry below `LAYERS` is one array per layer elsewhere
-and one stacked array, layers first, here.
+Axis letters: V vocab_size, T max_position_embeddings, Y type_vocab_size, D hidden_size, F intermediate_size, C labels.
+A number is a size, or multiplies the letter after it ("2F"). A parameter under `LAYERS` is one array per layer in the
+other formats, and one array stacked over layers (first axis) in flax.
 """
 
 import dataclasses
@@ -20,13 +20,12 @@ from bert_jax.types import LAYERS
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The names of one parameter; `{layer}` is replaced by the number of the layer, `tf1` is "" where TF1 has none.
+    """The names of one parameter. `{layer}` stands for the number of the layer; `tf1` is "" if TF1 lacks it.
 
-    `axes` are those of one array as we hold it (without the layers); `*_transposed` says that the other side swaps
-    them.
+    `axes` are those of our array, without the layers; `*_transposed` means that the other format swaps them.
     """
 
-    ours: str
+    flax: str
     huggingface: str
     tf1: str
     axes: tuple[str, ...]
@@ -36,20 +35,20 @@ class Entry:
     @property
     def part(self) -> str:
         """Return the part of the model that the parameter belongs to."""
-        return self.ours.partition("/")[0]
+        return self.flax.partition("/")[0]
 
     @property
     def stacked(self) -> bool:
-        """Return whether ours is one array over all layers."""
-        return self.ours.startswith(LAYERS)
+        """Return whether our parameter is stacked over layers."""
+        return self.flax.startswith(LAYERS)
 
     def shape(self, model: ModelConfig, *, num_labels: int = 0, stacked: bool = True) -> tuple[int, ...]:
-        """Return the shape of our array, or with `stacked` False that of one layer."""
+        """Return the shape of our array; with `stacked` False, that of one layer."""
         shape = tuple(_size(axis, model=model, num_labels=num_labels) for axis in self.axes)
         return (model.num_hidden_layers, *shape) if self.stacked and stacked else shape
 
     def names(self, *, side: str, num_layers: int) -> list[str]:
-        """Return what `side` ("huggingface" or "tf1") calls the parameter: one name, or one per layer."""
+        """Return the names of the parameter in `side` ("huggingface" or "tf1"): one, or one per layer."""
         name: str = getattr(self, side)
         return [name.format(layer=layer) for layer in range(num_layers)] if self.stacked else [name]
 
@@ -74,14 +73,14 @@ def _size(axis: str, *, model: ModelConfig, num_labels: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class NameTable:
-    """All parameters of an architecture, and what else its HuggingFace folders may hold.
+    """All parameters of an architecture, and the other tensors in its HuggingFace folders.
 
     Attributes:
       entries: one per parameter.
-      prefix: what the encoder's tensors begin with, but in the class that is the encoder alone ("bert.").
-      buffers: tensors that hold no weights.
-      tied: second names of tied parameters; where both are present they must hold the same bits.
-      old_endings: endings of names in old files, and what they are now.
+      prefix: the prefix of the encoder's tensors ("bert."), which the class of the bare encoder omits.
+      buffers: tensors that are not weights.
+      tied: second names of tied parameters; if both are present, they must have the same bits.
+      old_endings: suffixes of names in old files, and their replacements.
     """
 
     entries: tuple[Entry, ...]
@@ -100,7 +99,7 @@ class NameTable:
         return [entry for entry in self.entries if entry.part in parts]
 
     def full_name(self, name: str, *, prefixed: bool) -> str:
-        """Return how the table calls the HuggingFace tensor `name`, of a folder whose names are `prefixed` or not."""
+        """Return the table's name of the HuggingFace tensor `name`, from a folder with or without the prefix."""
         inside = {
             entry.huggingface.removeprefix(self.prefix).partition(".")[0]
             for entry in self.entries
@@ -114,18 +113,18 @@ class NameTable:
         return name
 
 
-def from_theirs(
+def from_external(
     entry: Entry, arrays: Sequence[np.ndarray], *, side: str, shape: tuple[int, ...], dtype: Any = np.float32
 ) -> np.ndarray:
-    """Return our array of `shape` from theirs, one per layer where it is stacked; the values are exactly theirs."""
+    """Return our array of `shape` from the arrays of `side`, one per layer if it is stacked; the values are exact."""
     result = np.empty(shape, dtype)
     for target, array in zip(result if entry.stacked else [result], arrays, strict=True):
         target[...] = array.T if entry.transposed(side=side) else array
     return result
 
 
-def to_theirs(entry: Entry, array: np.ndarray, *, side: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield `side`'s names with their arrays, contiguous."""
+def to_external(entry: Entry, array: np.ndarray, *, side: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the names and the contiguous arrays of `side`."""
     array = np.asarray(array)
     layers = array if entry.stacked else [array]
     for name, layer in zip(entry.names(side=side, num_layers=len(layers)), layers, strict=True):
@@ -133,7 +132,7 @@ def to_theirs(entry: Entry, array: np.ndarray, *, side: str) -> Iterator[tuple[s
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree of slash-joined names."""
+    """Return a nested tree from slash-joined names."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split("/")
@@ -145,7 +144,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Return the slash-joined names of a tree."""
+    """Return a flat dict with slash-joined names from a nested tree."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, prefix=f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -1,4 +1,4 @@
-"""Apply whatever parts a model has, without dropout."""
+"""The forward pass of all parts that a model has, without dropout."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ from bert_jax.types import EncoderInputs
 
 @struct.dataclass
 class Outputs:
-    """Hold the float32 outputs of each part; None where the model has no such part or it was not asked for.
+    """The float32 outputs of each part; None if the model lacks the part or it was not requested.
 
-    `next_sentence` column 1 means random. `classifier` is [B, C] after a pooler and [B, T, C] without one;
-    `qa_outputs` holds the logits of start and end.
+    Column 1 of `next_sentence` means random. `classifier` is [B, C] with a pooler and [B, T, C] without. `qa_outputs`
+    has the logits of start and end.
     """
 
     hidden: Float[Array, "B T D"]
@@ -39,7 +39,7 @@ def apply_parts(
     positions: Int[Array, "B P"] | None = None,
     output_hidden_states: bool = False,
 ) -> Outputs:
-    """Return the outputs of every part in `params`, those of the masked LM at `positions` alone."""
+    """Return the outputs of every part in `params`; the masked LM is computed only at `positions`."""
     architecture = architecture_of(model)
 
     def apply(part: str, *args: Any, **options: Any) -> Any:
@@ -67,6 +67,6 @@ def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Ar
     return (values @ params["kernel"] + params["bias"]).astype(jnp.float32)
 
 
-def place(params: Any) -> Any:
+def to_device(params: Any) -> Any:
     """Return the parameters on the default device."""
     return jax.tree.map(jnp.asarray, params)

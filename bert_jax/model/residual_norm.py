@@ -1,8 +1,8 @@
-"""Add a sub-layer's output to its input and normalize; the only file that chooses a kernel for it.
+"""Residual connection and LayerNorm after a sub-layer, and the choice of the kernel, which only this file makes.
 
-The plain form is one addition and dropout after the other, which a TPU's compiler fuses with the matmul before them.
-The way back is a kernel there, on some TPUs the way there too (`kernels/fused_residual_norm.py`). On a GPU that matmul
-is a library call, and forward and backward are one kernel each (`kernels/gpu_residual_norm.py`).
+The plain form is a sequence of elementwise operations, which the TPU compiler fuses with the matmul before them. On
+TPUs the backward pass is a kernel, on some TPUs the forward pass too (`kernels/fused_residual_norm.py`). On GPUs the
+matmul is a library call, and the forward and the backward pass are one kernel each (`kernels/gpu_residual_norm.py`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float, UInt32
 
-from bert_jax.model.chip import is_gpu, takes_tpu_norm
+from bert_jax.model.chip import is_gpu, uses_tpu_norm_kernels
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout, drop
 from bert_jax.model.kernels import fused_residual_norm
@@ -21,7 +21,7 @@ from bert_jax.model.normalization import layer_norm
 
 @struct.dataclass
 class Sublayer:
-    """Hold what a sub-layer gave, before its bias is added: a kernel sums the bias's gradient itself."""
+    """The output of a sub-layer before its bias is added: a kernel sums the gradient of the bias itself."""
 
     product: Float[Array, "B T D"]
     bias: Float[Array, " D"]
@@ -39,7 +39,7 @@ def residual_norm(
     site: int,
     plain: bool,
 ) -> Float[Array, "B T D"]:
-    """Return LayerNorm(hidden + drop(sublayer)) in the dtype of the sub-layer; `plain` asks for no kernel."""
+    """Return LayerNorm(hidden + dropout(sublayer)) in the dtype of the sub-layer; with `plain`, without a kernel."""
     product = sublayer.product
     seeds = None if dropout is None or rate == 0.0 else dropout.row_seeds(site)
     arrays = (hidden, product, sublayer.bias, scale, bias, seeds)
@@ -55,15 +55,15 @@ def residual_norm(
     mesh = jax.sharding.get_abstract_mesh()
     is_whole = mesh.empty or mesh.size == 1 or bool(mesh.manual_axes)  # XLA cannot partition a kernel
     choices: dict[str, Any] = {}
-    if not plain and is_whole and takes_tpu_norm() and fused_residual_norm.is_supported(product.shape):
+    if not plain and is_whole and uses_tpu_norm_kernels() and fused_residual_norm.is_supported(product.shape):
         choices["tpu"] = _of_arrays(fused_residual_norm.fused_residual_norm, eps=eps, rate=rate)
     if not plain and is_whole and is_gpu():
-        from bert_jax.model.kernels import gpu_residual_norm  # optional: Pallas for GPUs, which jax calls deprecated
+        from bert_jax.model.kernels import gpu_residual_norm  # optional: jax calls Pallas for GPUs deprecated
 
         if gpu_residual_norm.is_supported(product.shape, dtype=product.dtype):
             choices["cuda"] = _of_arrays(gpu_residual_norm.gpu_residual_norm, eps=eps, rate=rate)
-    # The choice falls when the program is lowered: a TPU's may be compiled on a machine that has none, and arrays may
-    # lie on the CPU of a machine that has a GPU.
+    # The platform is chosen at lowering: a TPU program may be compiled on a machine without TPUs, and arrays may be on
+    # the CPU of a machine with a GPU.
     out: Array = jax.lax.platform_dependent(*arrays, default=reference, **choices) if choices else reference(*arrays)
     return out
 

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021): queries and keys are turned by angles that grow with the position."""
+"""Rotary position embeddings (Su et al. 2021): queries and keys are rotated by angles proportional to the position."""
 
 import jax.numpy as jnp
 from flax import struct
@@ -7,21 +7,21 @@ from jaxtyping import Array, Float, Int
 
 @struct.dataclass
 class Rotation:
-    """Cosines and sines of each position's h = K / 2 angles; a head's halves are the two coordinates (GPT-NeoX)."""
+    """Cosines and sines of h = K / 2 angles per position; the halves of a head are the two coordinates (GPT-NeoX)."""
 
     cosines: Float[Array, "B T h"]
     sines: Float[Array, "B T h"]
 
     @classmethod
     def create(cls, position_ids: Int[Array, "B T"], *, head_size: int, base: float) -> "Rotation":
-        """Return the rotation by angles position x base^(-2i / head_size), in float32."""
+        """Return the rotation by the angles position * base^(-2i / head_size), in float32."""
         frequencies = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
         angles = position_ids[..., None].astype(jnp.float32) * frequencies
         return cls(cosines=jnp.cos(angles), sines=jnp.sin(angles))
 
     def __call__(self, values: Float[Array, "B T N K"]) -> Float[Array, "B T N K"]:
-        """Return the turned values in their dtype; the products are float32."""
+        """Return the rotated values in their dtype; the products are float32."""
         first, second = jnp.split(values.astype(jnp.float32), 2, axis=-1)
         cosines, sines = self.cosines[:, :, None], self.sines[:, :, None]
-        turned = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
-        return turned.astype(values.dtype)
+        rotated = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+        return rotated.astype(values.dtype)

@@ -1,7 +1,7 @@
-"""Put the fine-tuning heads on the encoder (paper section 4 and Figure 4), with HuggingFace's names of parameters.
+"""The fine-tuning models: the encoder with a head (paper section 4 and Figure 4), with HuggingFace's parameter names.
 
-Several instances may share a row (`types.py`); each has its [CLS] at one of `cls_positions`. Only what looks at [CLS]
-has a pooler, as in HuggingFace's classes.
+A sequence may have several instances (`types.py`), each with its [CLS] at one of `cls_positions`. Only the heads that
+use [CLS] have a pooler, as in HuggingFace's classes.
 """
 
 from flax import linen as nn
@@ -14,7 +14,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import gather
 from bert_jax.types import EncoderInputs
 
-# Sites below 4 drop within the encoder, whatever its architecture.
+# Dropout sites below 4 belong to the encoder, in every architecture.
 _HEAD = 4
 
 
@@ -23,9 +23,10 @@ def _drop(values: Float[Array, "B n D"], *, config: ModelConfig, dropout: Dropou
 
 
 class SequenceClassifier(nn.Module):
-    """Classify, or rate (`num_labels` 1), each instance by its pooled [CLS] (run_classifier.py of the original).
+    """Classification, or regression (`num_labels` 1), of each instance by its pooled [CLS].
 
-    The instances rated may be the endings of a choice (section 4.4).
+    It follows run_classifier.py of the original. With one label it also scores the endings of a multiple choice
+    (section 4.4).
     """
 
     config: ModelConfig
@@ -47,7 +48,7 @@ class SequenceClassifier(nn.Module):
 
 
 class TokenClassifier(nn.Module):
-    """Classify every token (section 5.3: no CRF)."""
+    """Classification of every token (section 5.3: no CRF)."""
 
     config: ModelConfig
     num_labels: int
@@ -67,7 +68,7 @@ class TokenClassifier(nn.Module):
 
 
 class SpanClassifier(nn.Module):
-    """Score every token as start and as end of the answer (section 4.2; run_squad.py has no dropout here)."""
+    """Scores of every token as start and end of the answer (section 4.2; no dropout here, as in run_squad.py)."""
 
     config: ModelConfig
 

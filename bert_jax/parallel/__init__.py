@@ -1,1 +1,1 @@
-"""The mesh and the hosts; knows no BERT."""
+"""The device mesh and the hosts; independent of BERT."""

@@ -1,7 +1,8 @@
-"""Call the roll before jax.distributed starts, so that a host that never starts is named.
+"""The rendezvous of hosts before jax.distributed starts, which names hosts that do not start.
 
-jax's own start aborts the process when a host is missing, with no exception to catch and no name. Host 0 answers on the
-coordinator's address until every host has called, tells each of them the names of all, and frees the address for jax.
+If a host is missing, jax's start-up aborts the process without an exception and without a name. In the rendezvous,
+host 0 listens on the coordinator's address until every host has connected, sends each of them the names of all, and
+frees the address for jax.
 """
 
 import contextlib
@@ -14,32 +15,32 @@ from typing import Any
 
 from bert_jax.errors import UserError
 
-_RETRY_SECONDS = 0.2  # between two calls of a host that gets no answer
-_GRACE_SECONDS = 30.0  # host 0 may have begun to wait so much later than the others
+_RETRY_SECONDS = 0.2  # between the attempts of a host that gets no answer
+_GRACE_SECONDS = 30.0  # host 0 may start to wait this much later than the others
 _MAX_LINE = 1 << 20
 
 
 class HostMissing(UserError):
-    """Report hosts that did not start in time; a launcher may try again."""
+    """Hosts did not start in time; a launcher may retry."""
 
 
-def call_roll(address: str, *, index: int, count: int, seconds: float, name: str = "") -> list[str]:
-    """Wait until all `count` hosts have called and return their names in order.
+def gather_names(address: str, *, index: int, count: int, seconds: float, name: str = "") -> list[str]:
+    """Wait until all `count` hosts have connected and return their names in order.
 
-    `address` is HOST:PORT of host 0, `index` this host's number, `name` what the others call it.
+    `address` is HOST:PORT of host 0, `index` this host's number, `name` its name in messages (default: its hostname).
 
     Raises:
-      HostMissing: after `seconds`, naming the hosts that did not call.
-      UserError: if a host was told of another number of hosts.
+      HostMissing: after `seconds`, naming the hosts that did not connect.
+      UserError: if the hosts have different values of `count`.
     """
     name = name or socket.gethostname()
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"coordinator address {address!r}: write it HOST:PORT, for example 10.0.0.1:8476")
+        raise UserError(f"coordinator address {address!r}: write HOST:PORT, for example 10.0.0.1:8476")
     if index == 0:
-        answer = _Roll(int(port), count=count, seconds=seconds, name=name).wait()
+        answer = _Server(int(port), count=count, seconds=seconds, name=name).wait()
     else:
-        answer = _call(host, int(port), {"index": index, "count": count, "name": name}, seconds=seconds)
+        answer = _connect(host, int(port), {"index": index, "count": count, "name": name}, seconds=seconds)
     if "differs" in answer:
         raise UserError(answer["differs"])
     if "missing" in answer:
@@ -50,22 +51,22 @@ def call_roll(address: str, *, index: int, count: int, seconds: float, name: str
 def _missing(hosts: Sequence[int], *, count: int, seconds: float) -> str:
     listed = ", ".join(map(str, hosts))
     return (
-        f"host{'s' if len(hosts) > 1 else ''} {listed} of {count} did not start within {seconds:g} seconds: start the "
-        "same command there (see that host's own output for why it ended)"
+        f"host{'s' if len(hosts) > 1 else ''} {listed} of {count} did not start within {seconds:g} seconds: see "
+        "the output there for the reason, then start the same command there"
     )
 
 
-class _Roll:
-    """Gather the calls on host 0."""
+class _Server:
+    """The side of host 0, which collects the names."""
 
     def __init__(self, port: int, *, count: int, seconds: float, name: str):
         self._port, self._count, self._seconds = port, count, seconds
         self._names: dict[int, str] = {0: name}
-        self._callers: dict[int, socket.socket] = {}
+        self._connections: dict[int, socket.socket] = {}
         self._unread: dict[socket.socket, bytes] = {}
 
     def wait(self) -> dict[str, Any]:
-        """Return, and send to every caller, the names of all or the numbers of the missing."""
+        """Return, and send to every host, the names of all hosts or the numbers of the missing hosts."""
         deadline = time.monotonic() + self._seconds
         answer: dict[str, Any] = {}
         with self._listen() as server, selectors.DefaultSelector() as selector:
@@ -83,7 +84,7 @@ class _Roll:
                     else:
                         answer = answer or self._read(key.fileobj, selector)
             answer = answer or {"names": [self._names[i] for i in range(self._count)]}
-        self._tell(answer)
+        self._send(answer)
         return answer
 
     def _listen(self) -> socket.socket:
@@ -93,12 +94,12 @@ class _Roll:
             return socket.create_server(("", self._port))
         except OSError as error:
             raise UserError(
-                f"port {self._port} of this host, the coordinator's, cannot be had ({error.strerror}): end the process "
-                "that holds it, or choose another in JAX_COORDINATOR_ADDRESS"
+                f"coordinator port {self._port} of this host is unavailable ({error.strerror}): end the process that "
+                "uses it, or choose another port in JAX_COORDINATOR_ADDRESS"
             ) from error
 
     def _read(self, connection: Any, selector: selectors.BaseSelector) -> dict[str, Any]:
-        """Take what a caller said; return an answer for all if it cannot belong to this run."""
+        """Read a host's message; return an answer for all hosts if that host cannot belong to this run."""
         try:
             data = connection.recv(4096)
         except OSError:
@@ -108,33 +109,33 @@ class _Roll:
             return {}
         selector.unregister(connection)
         try:
-            call = json.loads(self._unread.pop(connection))
-            index, count, name = int(call["index"]), int(call["count"]), str(call["name"])
-        except (ValueError, KeyError, TypeError):  # no host of ours
+            message = json.loads(self._unread.pop(connection))
+            index, count, name = int(message["index"]), int(message["count"]), str(message["name"])
+        except (ValueError, KeyError, TypeError):  # not a host of this run
             connection.close()
             return {}
-        self._callers[index] = connection  # the latest: a host that was started again calls again
+        self._connections[index] = connection  # the latest connection: a restarted host connects again
         self._names[index] = name
         if count != self._count or not 0 < index < count:
             return {
-                "differs": f"host {index} ({name}) was told that there are {count} hosts, host 0 ({self._names[0]}) "
-                f"that there are {self._count}: start every host with the same number"
+                "differs": f"host {index} ({name}) expects {count} hosts, host 0 ({self._names[0]}) expects "
+                f"{self._count}: start every host with the same number of hosts"
             }
         return {}
 
-    def _tell(self, answer: dict[str, Any]) -> None:
+    def _send(self, answer: dict[str, Any]) -> None:
         line = json.dumps(answer).encode() + b"\n"
-        for connection in self._callers.values():
+        for connection in self._connections.values():
             with contextlib.suppress(OSError):
                 connection.sendall(line)
-                # The caller closes first, so that no half-closed connection keeps the port from jax.
+                # The other side closes first: a half-closed connection here would keep the port busy when jax starts.
                 connection.settimeout(1.0)
                 connection.recv(1)
-        for connection in (*self._callers.values(), *self._unread):
+        for connection in (*self._connections.values(), *self._unread):
             connection.close()
 
 
-def _call(host: str, port: int, message: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+def _connect(host: str, port: int, message: dict[str, Any], *, seconds: float) -> dict[str, Any]:
     deadline = time.monotonic() + seconds + _GRACE_SECONDS
     reached = False
     while time.monotonic() < deadline and (reached or time.monotonic() < deadline - _GRACE_SECONDS):
@@ -153,6 +154,6 @@ def _line(connection: socket.socket) -> bytes:
     while not received.endswith(b"\n"):
         data = connection.recv(65536)
         if not data:
-            raise OSError("the caller was hung up on")
+            raise OSError("host 0 closed the connection")
         received += data
     return received

@@ -1,1 +1,1 @@
-"""Compile a run for machines that are not there, and say what it will cost."""
+"""Planning: compile a run for absent TPUs and estimate its cost."""

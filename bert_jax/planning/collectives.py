@@ -1,11 +1,11 @@
-"""Find a program's collectives and how long they leave the chip without work.
+"""The collectives of a compiled program, and how long the chip waits for them.
 
-A ring over n chips moves (n - 1) / n of the buffer for a gather or a scatter, twice that for a reduction that everyone
-gets. The schedule is gone through with a clock for the chip and one for each network: a collective begins when it is
-started and its network is free; the chip waits for it where it is synchronous, or where its end is asked for too early.
+On a ring of n chips, an all-gather or reduce-scatter sends (n - 1) / n of its buffer, an all-reduce twice that. The
+schedule is simulated with a clock for the chip and one for each network. A collective starts once it is issued and its
+network is free. The chip waits for it if it is synchronous, or if its `-done` instruction comes before it ends.
 
-What crosses the network between slices is a `send` and a `recv` of the same rendezvous, served by the hosts
-("megascale"): it begins at the `send` and ends at the `recv-done`.
+A transfer between slices is a `send` and a `recv` with the same rendezvous name, which the hosts serve ("megascale").
+It starts at the `send` and ends at the `recv-done`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from bert_jax.planning.topology import Topology
 
 _GROUPS = (re.compile(r"replica_groups=\{\{([\d,]+)\}"), re.compile(r"replica_groups=\[(\d+),(\d+)\]"))
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
-# The names that the compiler gives the fusions it wraps a collective's beginning and end in.
+# The compiler's names for the fusions that contain the start or the end of a collective.
 _WRAPPED = re.compile(r"async-collective-(start|done)")
 _LOOPS = ("while", "call")
 LINKS, NETWORK = "links", "network"  # between the chips of a slice, and between slices
@@ -28,7 +28,7 @@ _MEGASCALE_SLICES = re.compile(r'_xla_megascale_target="\{([^}]*)\}')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Hold one collective: `bytes` of its whole buffer, `seconds` on its network, and of these `exposed_seconds`."""
+    """One collective: `bytes` of its whole buffer, `seconds` it takes, and `exposed_seconds` the chip waits for it."""
 
     kind: str
     bytes: int
@@ -48,17 +48,20 @@ def find_collectives(
     num_chips: int = 0,
     spans: Callable[[int], int] = lambda size: size,
 ) -> list[Collective]:
-    """Return the collectives of one step; seconds are of one run, which the step makes `times` of.
+    """Return the collectives of one step. Each runs `times` times per step; its seconds are those of one run.
 
-    `kernel_cycles` are those of our own kernels by the instruction's name, which the program does not state. A program
-    compiled for slices of fewer chips than `topology` has says so in `num_chips`, and `spans` gives the size on
-    `topology` of a group that has so many chips of a slice in the program.
+    Args:
+      program: the compiled step.
+      topology: the slices to plan for.
+      kernel_cycles: cycles of the Pallas kernels by instruction name, which the program does not state.
+      num_chips: chips per slice that the program was compiled for, if fewer than `topology` has.
+      spans: from a group's size in the program to its size on `topology`.
     """
     num_chips = num_chips or topology.slice_chips
-    return _Walk(program, topology, num_chips, spans, kernel_cycles or {}).computation(program.entry, times=1)
+    return _Simulation(program, topology, num_chips, spans, kernel_cycles or {}).computation(program.entry, times=1)
 
 
-class _Walk:
+class _Simulation:
     def __init__(
         self,
         program: HloProgram,
@@ -71,64 +74,64 @@ class _Walk:
         self._num_chips, self._spans = num_chips, spans
 
     def computation(self, name: str, *, times: int) -> list[Collective]:
-        """Go through one computation; loops inside are gone through once and count as often as they run."""
-        found: list[Collective] = []
+        """Return the collectives of a computation; the body of a loop is simulated once and counted per iteration."""
+        collectives: list[Collective] = []
         now, free = 0.0, {LINKS: 0.0, NETWORK: 0.0}
-        under_way: dict[str, tuple[int, float]] = {}  # by what carries it on: place in `found`, when it ends
+        pending: dict[str, tuple[int, float]] = {}  # instruction name -> index in `collectives`, end time
         for item in self._program.computations[name]:
-            carried = next((under_way[operand] for operand in item.operands if operand in under_way), None)
+            operand = next((pending[name] for name in item.operands if name in pending), None)
             if item.opcode in _LOOPS:
                 for body in item.called:
-                    found += self.computation(body, times=times * (self._program.trips(item) or 1))
+                    collectives += self.computation(body, times=times * (self._program.trips(item) or 1))
             now += self._seconds(item)
-            if carried and (item.opcode.endswith("-done") or _wrapped(item) == "done"):
-                place, end = carried
-                found[place] = dataclasses.replace(found[place], exposed_seconds=max(0.0, end - now))
+            if operand and (item.opcode.endswith("-done") or _wrapped(item) == "done"):
+                index, end = operand
+                collectives[index] = dataclasses.replace(collectives[index], exposed_seconds=max(0.0, end - now))
                 now = max(now, end)
-            elif carried and (item.opcode.endswith("-update") or _hands_on(self._program, item)):
-                under_way[item.name] = carried
-            elif (begun := self._begun(item, computation=name, times=times)) is not None:
-                made, carrier = begun
-                end = max(now, free[made.network]) + made.seconds
-                free[made.network] = end
-                if made.overlapped:
-                    under_way[carrier] = (len(found), end)
+            elif operand and (item.opcode.endswith("-update") or _forwards(self._program, item)):
+                pending[item.name] = operand
+            elif (start := self._started_by(item, computation=name, times=times)) is not None:
+                collective, handle = start
+                end = max(now, free[collective.network]) + collective.seconds
+                free[collective.network] = end
+                if collective.overlapped:
+                    pending[handle] = (len(collectives), end)
                 else:
-                    made = dataclasses.replace(made, exposed_seconds=end - now)
+                    collective = dataclasses.replace(collective, exposed_seconds=end - now)
                     now = end
-                found.append(made)
-        return found
+                collectives.append(collective)
+        return collectives
 
-    def _begun(self, item: Instruction, *, computation: str, times: int) -> tuple[Collective, str] | None:
-        """Return the collective that an instruction begins, and the name of the instruction that carries it on."""
+    def _started_by(self, item: Instruction, *, computation: str, times: int) -> tuple[Collective, str] | None:
+        """Return the collective that an instruction starts, and the instruction name that later operands refer to."""
         if item.opcode == "send" and _MEGASCALE_TYPE.search(item.text):
-            received = self._received(item, computation=computation)
-            return self._between_slices(item, received, times=times), received.name
+            recv = self._recv_of(item, computation=computation)
+            return self._between_slices(item, recv, times=times), recv.name
         inner = _collective_of(self._program, item)
         if inner is None or _group_size(inner, self._num_chips) == 1:
             return None
-        started = item.opcode.endswith("-start") or _wrapped(item) == "start"
-        return self._collective(item, inner, times=times, overlapped=started), item.name
+        is_async = item.opcode.endswith("-start") or _wrapped(item) == "start"
+        return self._collective(item, inner, times=times, overlapped=is_async), item.name
 
-    def _received(self, sent: Instruction, *, computation: str) -> Instruction:
-        rendezvous = _RENDEZVOUS.findall(sent.text)
+    def _recv_of(self, send: Instruction, *, computation: str) -> Instruction:
+        rendezvous = _RENDEZVOUS.findall(send.text)
         return next(
             item
             for item in self._program.computations[computation]
             if item.opcode == "recv" and _RENDEZVOUS.findall(item.text) == rendezvous
         )
 
-    def _between_slices(self, sent: Instruction, received: Instruction, *, times: int) -> Collective:
-        kind = _first(_MEGASCALE_TYPE, sent).lower().replace("_", "-")
-        size = len(_first(_MEGASCALE_SLICES, sent).split(","))
-        moved = max(sent.bytes, received.bytes) - 4  # their tuples hold a u32[] too
+    def _between_slices(self, send: Instruction, recv: Instruction, *, times: int) -> Collective:
+        kind = _first(_MEGASCALE_TYPE, send).lower().replace("_", "-")
+        size = len(_first(_MEGASCALE_SLICES, send).split(","))
+        moved = max(send.bytes, recv.bytes) - 4  # their tuples also have a u32[]
         return Collective(
             kind=kind,
             bytes=moved,
             group_size=size,
             times=times,
             overlapped=True,
-            seconds=moved * _share_moved(kind, size) / self._topology.chip.network_bandwidth,
+            seconds=moved * _fraction_sent(kind, size) / self._topology.chip.network_bandwidth,
             exposed_seconds=0.0,
             network=NETWORK,
         )
@@ -145,14 +148,14 @@ class _Walk:
         kind = next(kind for kind in COLLECTIVES if inner.opcode.startswith(kind))
         size = _group_size(inner, self._num_chips)
         moved = inner.bytes
-        if inner.opcode in ("all-gather-start", "collective-permute-start"):  # gives (what went in, what comes out)
-            given = filter(None, map(self._program.named, inner.operands))
-            operands = sum(operand.bytes for operand in given)
-            moved = max(moved - operands, operands)
+        if inner.opcode in ("all-gather-start", "collective-permute-start"):  # the result is (input, output)
+            operands = filter(None, map(self._program.named, inner.operands))
+            input_bytes = sum(operand.bytes for operand in operands)
+            moved = max(moved - input_bytes, input_bytes)
         elif kind == "reduce-scatter":
             moved *= size
         elif kind == "all-reduce" and item.opcode == "fusion" and not overlapped and item.bytes * size <= moved:
-            kind = "reduce-scatter"  # a reduction fused with the slice that is kept of it
+            kind = "reduce-scatter"  # an all-reduce fused with a slice of its result
         size = self._spans(size)
         return Collective(
             kind=kind,
@@ -160,13 +163,13 @@ class _Walk:
             group_size=size,
             times=times,
             overlapped=overlapped,
-            seconds=moved * _share_moved(kind, size) / self._topology.collective_bandwidth(size),
+            seconds=moved * _fraction_sent(kind, size) / self._topology.collective_bandwidth(size),
             exposed_seconds=0.0,
         )
 
 
-def _share_moved(kind: str, size: int) -> float:
-    """Return what part of its buffer a chip sends in a ring over `size` chips."""
+def _fraction_sent(kind: str, size: int) -> float:
+    """Return the fraction of its buffer that a chip sends in a ring of `size` chips."""
     return {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
 
 
@@ -180,10 +183,10 @@ def _wrapped(item: Instruction) -> str:
     return match.group(1) if match else ""
 
 
-def _hands_on(program: HloProgram, item: Instruction) -> bool:
-    """Say whether an instruction that takes a collective under way passes it on: a part of a tuple, or a fusion.
+def _forwards(program: HloProgram, item: Instruction) -> bool:
+    """Return whether an instruction forwards a pending collective: a tuple element, or a fusion that contains it.
 
-    Such a fusion computes something else while the collective inside it goes on.
+    Such a fusion computes something else while the collective continues.
     """
     return item.opcode == "get-tuple-element" or (
         item.opcode == "fusion" and not _wrapped(item) and _collective_of(program, item) is not None
@@ -191,7 +194,7 @@ def _hands_on(program: HloProgram, item: Instruction) -> bool:
 
 
 def _collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
-    """Return the collective that an instruction begins: itself, or what a fusion or an asynchronous call holds."""
+    """Return the collective that an instruction starts: itself, or the one inside a fusion or an asynchronous call."""
     if item.opcode.startswith(COLLECTIVES):
         return None if item.opcode.endswith("-done") else item
     if item.opcode not in ("fusion", "async-start") or _wrapped(item) == "done":

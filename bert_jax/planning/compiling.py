@@ -1,4 +1,4 @@
-"""Compile the step that `train` runs, for a slice of TPUs that is not there."""
+"""Compilation of the training step for an absent TPU slice."""
 
 import atexit
 import dataclasses
@@ -22,37 +22,39 @@ from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
-# What libtpu asks a metadata server for on a TPU VM; without these it prints pages of warnings first.
+# On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run side by side
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at the same time
 }
-_IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=0)  # which ids they are makes no difference
+_IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=0)  # the values do not change the program
 
 
-_SCHEDULES: list[Path] = []  # where the compiler writes schedules: read once, when it is loaded
+_SCHEDULES: list[Path] = []  # the compiler's folder for schedules; it reads the option once, when it is loaded
 
 
 def prepare_environment() -> None:
-    """Make ready to compile without TPUs; before jax's first use. JAX itself computes on the CPU meanwhile."""
+    """Set up compilation without TPUs. Call it before the first use of jax, which then computes on the CPU."""
     if _SCHEDULES:
         return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what `_text` catches is logged with a trace
-    jax.config.update("jax_platforms", "cpu")  # jax reads its variable when it is imported, which is past
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the errors that `_text` catches are logged with a trace
+    jax.config.update("jax_platforms", "cpu")  # jax has read the variable already, at import
     folder = Path(tempfile.mkdtemp(prefix="bert_jax_plan_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _SCHEDULES.append(folder)
-    asked = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
-    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {asked}".strip()
+    dump_flags = (
+        f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    )
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {dump_flags}".strip()
 
 
 def fresh_schedules() -> Path | None:
-    """Empty the folder into which the compiler writes the schedules of the next program, and return it."""
+    """Empty and return the folder where the compiler writes the schedules of the next program."""
     folder = _SCHEDULES[0] if _SCHEDULES else None
     for item in folder.iterdir() if folder else ():
         shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -61,26 +63,26 @@ def fresh_schedules() -> Path | None:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """Hold the optimized program of one phase's step, and its memory: bytes of one chip."""
+    """The optimized program of one phase's step, and its memory in bytes per chip."""
 
     hlo: str
     argument_bytes: int
     temporary_bytes: int
-    output_bytes: int  # without what takes the place of arguments
+    output_bytes: int  # without the donated arguments
     code_bytes: int
-    schedules: Path | None = None  # of its kernels, until the next program is compiled
+    schedules: Path | None = None  # of its kernels; the next compilation deletes them
 
     @property
     def total_bytes(self) -> int:
-        """Return what must fit."""
+        """Return the memory that the step needs."""
         return self.argument_bytes + self.temporary_bytes + self.output_bytes + self.code_bytes
 
 
 class DoesNotFit(Exception):
-    """Say that a step needs more memory than a chip has."""
+    """A step needs more memory than a chip has."""
 
     def __init__(self, needed_bytes: int | None):
-        """Hold what the compiler says is needed, if it says so."""
+        """Store the bytes that the compiler reports, or None if it reports none."""
         super().__init__(f"needs {needed_bytes} bytes")
         self.needed_bytes = needed_bytes
 
@@ -91,17 +93,17 @@ def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
     Raises:
       UserError: if the TPU compiler is not installed, does not know the slice, or the config does not divide over it.
     """
-    # A v4's two cores are one device, as on a TPU VM, only by this name; v5p's always are, the others have one.
-    asked: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    # With this name a v4's two cores are one device, as on a TPU VM. v5p does not need it, other chips have one core.
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
     if topology.slices > 1:
-        asked["num_slices"] = topology.slices
+        options["num_slices"] = topology.slices
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **asked)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options)
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
-            raise UserError("the TPU compiler is not installed: pip install -e '.[plan]'") from error
+            raise UserError("the TPU compiler is not installed: run `pip install -e '.[plan]'`") from error
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})") from error
+        raise UserError(f"--topology={topology.name}: the TPU compiler has no such slice ({reason})") from error
     mesh = meshes.make_mesh(config.mesh, devices=description.devices)
     return PretrainingProgram(config, mesh=mesh)
 
@@ -110,7 +112,7 @@ def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
     """Compile the step of `phase`.
 
     Raises:
-      DoesNotFit: if the compiler runs out of a chip's memory.
+      DoesNotFit: if the step needs more memory than a chip has.
     """
     special = dataclasses.replace(_IDS, vocab_size=program.config.model.vocab_size)
     step: Any = program.train_step(phase, special=special)
@@ -132,10 +134,10 @@ def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
 
 
 def compile_lowered(lowered: jax.stages.Lowered) -> CompiledStep:
-    """Compile any step that has been lowered for a slice.
+    """Compile a step that was lowered for a slice.
 
     Raises:
-      DoesNotFit: if the compiler runs out of a chip's memory.
+      DoesNotFit: if the step needs more memory than a chip has.
     """
     folder = fresh_schedules()
     try:
@@ -156,24 +158,24 @@ def compile_lowered(lowered: jax.stages.Lowered) -> CompiledStep:
 
 
 def _dump_options(folder: Path | None) -> dict[str, Any]:
-    """Return the options that also write the program into `folder`."""
+    """Return compiler options that write the program to `folder`."""
     if folder is None:
         return {}
     return {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True, "xla_dump_hlo_pass_re": ""}
 
 
 def _text(compiled: Any, *, folder: Path | None) -> str:
-    """Return the optimized program; jaxlib 0.10.2 cannot read all of v5p's back, so then from what was written."""
+    """Return the optimized program; jaxlib 0.10.2 cannot read some v5p programs back, so read the dump then."""
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError:
-        written = sorted(folder.glob("*.after_codegen.txt")) if folder else []
-        if not written:
+        dumps = sorted(folder.glob("*.after_codegen.txt")) if folder else []
+        if not dumps:
             raise
-        return written[-1].read_text(encoding="utf-8")
+        return dumps[-1].read_text(encoding="utf-8")
 
 
 def _needed_bytes(message: str) -> int | None:
-    """Return the bytes of "Used 20.51G of 15.75G hbm"."""
+    """Return the needed bytes from an error such as "Used 20.51G of 15.75G hbm"."""
     match = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
     return int(float(match.group(1)) * 2 ** (10 * (" KMGT".index(match.group(2))))) if match else None

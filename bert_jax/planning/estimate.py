@@ -1,4 +1,4 @@
-"""Turn a compiled step into figures: memory, cycles, seconds, MFU, days and chip-hours."""
+"""Estimates from a compiled step: memory, cycles, seconds, collectives, model FLOPs."""
 
 import dataclasses
 from collections import defaultdict
@@ -16,23 +16,23 @@ from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
-# Operations that take time on a chip and that the compiler puts no cycles on.
+# Operations that take time but for which the compiler estimates no cycles.
 _UNESTIMATED = ("sort", "gather", "scatter", "rng-bit-generator", "custom-call", "convolution", "dot", "reduce-window")
-_DIFFERENTIATED = "jvp("  # in the name that jax gives what it takes a gradient of, forward and backward
+_DIFFERENTIATED = "jvp("  # jax's name for differentiated code, forward and backward pass
 _NO_WORK = ("ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "SPMDFullToShardShape", "AllocateBuffer")
 
 
 @dataclasses.dataclass(frozen=True)
 class RowContents:
-    """Hold what is in a row on average: `instances`, and the shares of its positions and pairs of them that count."""
+    """The average sequence: its instances, and the fractions of its positions and of their pairs that are used."""
 
     instances: float
-    filled_share: float | None  # None: not known
+    filled_share: float | None  # None: unknown
     attended_share: float
 
 
 def row_contents(config: Config, *, max_seq_length: int) -> RowContents:
-    """Return what the rows of `config.data.directory` hold; without one, the most that they may.
+    """Return the average sequence of `config.data.directory`; without a directory, the upper bound.
 
     Raises:
       UserError: if the directory has no data set of this length.
@@ -45,10 +45,10 @@ def row_contents(config: Config, *, max_seq_length: int) -> RowContents:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Hold what a step costs; seconds of one step, bytes of one chip."""
+    """The cost of a step: seconds per step, bytes per chip."""
 
     cycles: int
-    gradient_cycles: int  # of these of the passes forward and backward: all that does not depend on the number of chips
+    gradient_cycles: int  # of forward and backward pass, which do not depend on the number of chips
     kernels: list[Kernel]
     compute_seconds: float
     exposed_seconds: float
@@ -58,7 +58,7 @@ class Estimate:
 
     @property
     def step_seconds(self) -> float:
-        """Return what a step takes: computation, and communication that nothing hides."""
+        """Return the time of a step: computation plus communication that is not overlapped."""
         return self.compute_seconds + self.exposed_seconds
 
 
@@ -71,15 +71,18 @@ def estimate_step(
     scaling: Scaling,
     contents: RowContents,
 ) -> Estimate:
-    """Add up one step of `phase` on `topology`, whose `scaling` was compiled; `contents` are of its rows."""
+    """Return the estimate of one step of `phase` on `topology`; `contents` describes its sequences.
+
+    `compiled` is the step on the part of the topology that `scaling` names.
+    """
     hlo = parse_hlo(compiled.hlo)
     kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
     cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels)
-    of_kernels = {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
+    kernel_cycles = {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
     collectives = find_collectives(
         hlo,
         topology=topology,
-        kernel_cycles=of_kernels,
+        kernel_cycles=kernel_cycles,
         num_chips=scaling.part.slice_chips,
         spans=scaling.group_size,
     )
@@ -94,7 +97,7 @@ def estimate_step(
     return Estimate(
         cycles=cycles,
         gradient_cycles=sum(
-            (visit.instruction.cycles or of_kernels.get(visit.instruction.name, 0)) * visit.times for visit in passes
+            (visit.instruction.cycles or kernel_cycles.get(visit.instruction.name, 0)) * visit.times for visit in passes
         ),
         kernels=kernels,
         compute_seconds=cycles / topology.chip.clock,
@@ -106,7 +109,7 @@ def estimate_step(
 
 
 def find_unestimated(program: HloProgram) -> dict[str, int]:
-    """Return how often a step runs each kind of operation that nobody estimates."""
+    """Return how often a step runs each kind of operation without an estimate."""
     counts: dict[str, int] = defaultdict(int)
     for visit in program.visits():
         item = visit.instruction
@@ -124,7 +127,7 @@ def find_unestimated(program: HloProgram) -> dict[str, int]:
 
 
 def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]:
-    """Return the bytes of a chip."""
+    """Return the memory in bytes per chip."""
     return {
         "argument_bytes": compiled.argument_bytes,
         "temporary_bytes": compiled.temporary_bytes,
@@ -137,7 +140,7 @@ def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]
 
 
 def collectives_json(estimate: Estimate) -> list[dict[str, Any]]:
-    """Return the collectives added up by kind, network, group and whether they are overlapped."""
+    """Return the collectives, summed by kind, network, group size and whether they are overlapped."""
     groups: dict[tuple[str, str, int, bool], dict[str, Any]] = {}
     for item in estimate.collectives:
         key = (item.kind, item.network, item.group_size, item.overlapped)

@@ -1,9 +1,8 @@
-"""Read the text of a compiled TPU program: instructions, loops, and the compiler's own estimates.
+"""A parser for compiled TPU programs: instructions, loops, and the compiler's estimates.
 
-The TPU compiler writes `"estimated_cycles"` into the backend config of each fusion it schedules. A loop body counts as
-often as it is run (its `known_trip_count`, or the constant that its condition compares the counter with). Not every
-operation has an estimate: collectives, Pallas kernels, sorts, scatters. They are listed, so that whoever adds up can
-add them from bandwidths and stated costs.
+The TPU compiler writes `"estimated_cycles"` into the backend config of each fusion that it schedules. A loop body
+counts once per iteration (`known_trip_count`, or the number that the loop condition compares the counter with).
+Collectives, Pallas kernels, sorts and scatters have no estimate; other modules estimate them or list them.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
-# Bytes an element in HLO's spelling of dtypes; predicates take a byte.
+# Bytes per element by HLO's names of dtypes; a predicate takes one byte.
 _ITEM_BYTES = {
     "pred": 1, "s4": 1, "u4": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
     "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
@@ -33,7 +32,7 @@ _OPERAND = re.compile(r"%([\w.\-<>]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """Hold one instruction: `bytes` of its result, its `cycles` if the compiler estimates them."""
+    """One instruction; `cycles` is None if the compiler has no estimate."""
 
     name: str
     opcode: str
@@ -50,18 +49,18 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Return the size of the result, all parts of a tuple together."""
+        """Return the size of the result, summed over the elements of a tuple."""
         return shape_bytes(self.shape)
 
     @property
     def hbm_bytes(self) -> int:
-        """Return how much of the result lies in HBM: the compiler keeps in VMEM what is soon used."""
+        """Return the bytes of the result in HBM; the compiler keeps arrays that are used soon in VMEM."""
         return shape_bytes(self.shape, in_vmem=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """Hold an instruction and how often a step runs it."""
+    """An instruction and how often a step runs it."""
 
     instruction: Instruction
     times: int
@@ -69,13 +68,13 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class HloProgram:
-    """Hold a compiled program's computations by name."""
+    """The computations of a compiled program, by name."""
 
     entry: str
     computations: Mapping[str, tuple[Instruction, ...]]
 
     def visits(self) -> Iterator[Visit]:
-        """Go through what a step runs, loops and calls entered, fusions not (their estimate covers what is inside)."""
+        """Yield the instructions that a step runs, including those in loops and calls; a fusion counts as a whole."""
         yield from self._visit(self.entry, 1)
 
     def _visit(self, computation: str, times: int) -> Iterator[Visit]:
@@ -85,11 +84,11 @@ class HloProgram:
                 for name in instruction.called:
                     yield from self._visit(name, times * (self.trips(instruction) or 1))
             elif instruction.opcode == "conditional":
-                # A step has one: the search for values that are not finite, whose long branch never runs in health.
+                # A step has one: the search for non-finite values, whose long branch runs only when there are any.
                 yield from self._visit(min(instruction.called, key=self.cycles_of), times)
 
     def trips(self, instruction: Instruction) -> int | None:
-        """Return how often a loop runs its body (1 for what is no loop), None where that depends on data."""
+        """Return the number of iterations of a loop (1 for other instructions), or None if it depends on data."""
         if instruction.trips is not None or instruction.opcode != "while":
             return instruction.trips or 1
         body = {item.name: item for item in self.computations[instruction.condition]}
@@ -98,20 +97,20 @@ class HloProgram:
         return limits[0] if compare.opcode == "compare" and "direction=LT" in compare.text and limits else None
 
     def named(self, name: str) -> Instruction | None:
-        """Return the instruction of that name; names are unique in a program."""
+        """Return the instruction of this name; names are unique in a program."""
         return next((item for body in self.computations.values() for item in body if item.name == name), None)
 
     def cycles(self) -> int:
-        """Return the compiler's estimate for one run, of all that has one."""
+        """Return the sum of the compiler's estimates for one run."""
         return self.cycles_of(self.entry)
 
     def cycles_of(self, computation: str) -> int:
-        """Return the estimate for one run of a computation."""
+        """Return the sum of the estimates for one run of a computation."""
         return sum((visit.instruction.cycles or 0) * visit.times for visit in self._visit(computation, 1))
 
 
 def shape_bytes(shape: str, *, in_vmem: bool = True) -> int:
-    """Return the bytes of a shape as HLO spells it, `(f32[2,3]{1,0}, bf16[4]{0:S(1)})`; without `in_vmem` of HBM."""
+    """Return the bytes of an HLO shape, `(f32[2,3]{1,0}, bf16[4]{0:S(1)})`; with `in_vmem` False only those in HBM."""
     total = 0
     for dtype, dimensions, layout in _ARRAY.findall(shape):
         if dtype in _ITEM_BYTES and (in_vmem or _IN_VMEM not in layout):
@@ -147,10 +146,10 @@ def parse_hlo(text: str) -> HloProgram:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    found = _OPCODE.search(rest)
-    opcode = found.group(1) if found else ""
-    shape = rest[: found.start()] if found else rest
-    inner = rest[found.end() :] if found else ""
+    match = _OPCODE.search(rest)
+    opcode = match.group(1) if match else ""
+    shape = rest[: match.start()] if match else rest
+    inner = rest[match.end() :] if match else ""
     end = _closing_parenthesis(inner)
     operands, attributes = inner[:end], inner[end:]
     called: list[str] = []
@@ -179,10 +178,10 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing_parenthesis(text: str) -> int:
-    """Return where the list that begins before `text` ends; layouts such as `T(8,128)` have their own."""
+    """Return the index of the parenthesis that closes the list before `text`; layouts such as `T(8,128)` nest."""
     depth = 1
-    for place, char in enumerate(text):
+    for index, char in enumerate(text):
         depth += (char == "(") - (char == ")")
         if depth == 0:
-            return place
+            return index
     return len(text)

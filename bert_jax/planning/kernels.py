@@ -1,9 +1,10 @@
-"""Find the project's own kernels in a compiled program, and count what each costs.
+"""The Pallas kernels of a compiled program and their cycles.
 
-The compiler puts no estimate on a Pallas kernel, but it writes out the kernel's final schedule if asked to: one line a
-cycle, `>` marks the depth of a loop. Cycles are the lines of each depth times the rounds of the loops around them, or
-the time its arrays take from and to HBM (where they lie there), whichever is longer: a kernel fetches the next block
-while it works.
+The compiler estimates no cycles for a Pallas kernel, but it can write the kernel's final schedule: one line per cycle,
+with `>` for the depth of loops. The cycles of a kernel are the larger of
+
+* the lines at each depth times the iterations of the loops around them, and
+* the time to move its arrays from and to HBM: a kernel fetches the next block while it computes.
 """
 
 import dataclasses
@@ -16,12 +17,12 @@ from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"
 _BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
-_TOKENS = re.compile(r"(bf16|f32)\[(\d+),(\d+),(\d+)\]")  # rows, tokens, features
+_TOKENS = re.compile(r"(bf16|f32)\[(\d+),(\d+),(\d+)\]")  # sequences, tokens, features
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Hold the calls of one kernel: cycles of one call (None if nothing tells), calls a step, their instructions."""
+    """The calls of one kernel: cycles per call (None if unknown), calls per step, and the names of the instructions."""
 
     name: str
     cycles: int | None
@@ -30,11 +31,11 @@ class Kernel:
 
 
 def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> list[Kernel]:
-    """Return the kernels of one step; calls that cost the same are counted together.
+    """Return the kernels of one step; calls with the same cost are counted together.
 
-    `schedules` is where the compiler wrote the schedules of this program: of equal calls, that of one.
+    `schedules` is the folder with the compiler's schedules of this program: one schedule for equal calls.
     """
-    found: dict[tuple[str, str, int | None], Kernel] = {}
+    kernels: dict[tuple[str, str, int | None], Kernel] = {}
     scheduled: dict[tuple[str, str], int | None] = {}
     for visit in program.visits():
         item = visit.instruction
@@ -45,14 +46,14 @@ def find_kernels(program: HloProgram, *, schedules: Path | None, chip: Chip) -> 
             scheduled[name, item.shape] = _scheduled_cycles(item, schedules=schedules, chip=chip)
         cycles = scheduled[name, item.shape]
         if cycles is not None:
-            cycles = max(cycles, _waiting_cycles(item, program=program, chip=chip))
-        known = found.get((name, item.shape, cycles))
+            cycles = max(cycles, _memory_cycles(item, program=program, chip=chip))
+        known = kernels.get((name, item.shape, cycles))
         times, calls = (known.times, known.calls) if known else (0, ())
-        found[name, item.shape, cycles] = Kernel(name, cycles, times=times + visit.times, calls=(*calls, item.name))
-    return list(found.values())
+        kernels[name, item.shape, cycles] = Kernel(name, cycles, times=times + visit.times, calls=(*calls, item.name))
+    return list(kernels.values())
 
 
-def _waiting_cycles(item: Instruction, *, program: HloProgram, chip: Chip) -> int:
+def _memory_cycles(item: Instruction, *, program: HloProgram, chip: Chip) -> int:
     operands = filter(None, map(program.named, set(item.operands)))
     moved = item.hbm_bytes + sum(operand.hbm_bytes for operand in operands)
     return int(moved / chip.hbm_bandwidth * chip.clock)
@@ -77,7 +78,7 @@ def _scheduled_cycles(item: Instruction, *, schedules: Path | None, chip: Chip) 
 
 
 def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, cores: int) -> list[int] | None:
-    """Return the rounds of a kernel's loops on the core that has the most to do; one of one round is no loop."""
+    """Return the iterations of a kernel's nested loops, on the core with the most work; 1 where there is no loop."""
     item_bytes = 2 if dtype == "bf16" else 4
     if "residual_norm" in name:
         steps, *inner = fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=item_bytes)

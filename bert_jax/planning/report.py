@@ -1,4 +1,4 @@
-"""Plan a whole run: every phase compiled and estimated, added up to days and chip-hours, as JSON and as a table."""
+"""The plan of a whole run: every phase compiled and estimated, days and chip-hours, as JSON and as a table."""
 
 import math
 from collections.abc import Callable
@@ -31,10 +31,10 @@ def plan_run(
     report: Callable[[str], None],
     keep_hlo: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Compile and estimate every phase of `config` on `topology`; more than 256 chips by `planning/scaling.py`.
+    """Return the plan of `config` on `topology`; slices above 256 chips are scaled (`planning/scaling.py`).
 
     Raises:
-      UserError: if the config does not divide over the slice, or its data set has no rows of a phase's length.
+      UserError: if the config does not divide over the slice, or its data set lacks the length of a phase.
     """
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
@@ -52,14 +52,14 @@ def plan_run(
             continue
         if keep_hlo:
             keep_hlo(compiled.hlo)
-        made = estimate_step(
+        estimate = estimate_step(
             compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents[index]
         )
         phases.append(
             phase_json(
                 index,
                 phase,
-                estimate=made,
+                estimate=estimate,
                 hbm=memory_json(compiled, topology=topology),
                 config=config,
                 topology=topology,
@@ -96,7 +96,7 @@ def phase_json(
     topology: Topology,
     contents: RowContents,
 ) -> dict[str, Any]:
-    """Return the figures of one phase, whose batch is that of `topology`."""
+    """Return the plan of one phase; `phase` has the batch size of the whole `topology`."""
     peak = topology.chip.peak_flops * topology.num_chips
     steps = phase.end - phase.start
     rows = phase.batch_size / topology.num_chips
@@ -126,19 +126,20 @@ def phase_json(
 
 
 def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
-    """Return one line that says what to change so that a step fits; only what the slice and the config allow."""
+    """Return a line with the settings that reduce memory; only those that the slice and the config allow."""
     capacity = topology.chip.hbm_bytes / 2**30
     size = f"{needed / 2**30:.1f} GiB" if needed else "more"
     parts, chips = config.train.gradient_accumulation_steps, topology.num_chips
-    levers = []
+    options = []
     if config.train.batch_size % (2 * parts * chips) == 0 and config.optimizer.clip_replicas == 1:
-        levers.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
+        options.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
     if config.model.remat != "full":
-        levers.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
-    shares = max(size for size in range(1, 9) if topology.slice_chips % size == 0)
-    if config.mesh.fsdp == 1 and shares > 1 and config.optimizer.clip_replicas == 1:
-        levers.append(f"--config.mesh.fsdp={shares}")
-    return f"a chip needs {size} of {capacity:.0f} GiB: try {' or '.join([*levers, 'a smaller train.batch_size'])}"
+        options.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
+    fsdp = max(size for size in range(1, 9) if topology.slice_chips % size == 0)
+    if config.mesh.fsdp == 1 and fsdp > 1 and config.optimizer.clip_replicas == 1:
+        options.append(f"--config.mesh.fsdp={fsdp}")
+    remedies = " or ".join([*options, "a smaller --config.train.batch_size"])
+    return f"a step needs {size} of a chip's {capacity:.0f} GiB: try {remedies}"
 
 
 def _heading(index: int, phase: Phase, *, topology: Topology, parts: int) -> dict[str, Any]:
@@ -161,44 +162,47 @@ def _too_large(index: int, phase: Phase, *, config: Config, topology: Topology, 
 
 
 def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
-    """Return what a reader must know to take the figures for what they are."""
+    """Return the caveats of the plan."""
     notes = []
     if part != topology:
         notes.append(
-            f"compiled for {part.name} with as many rows a chip; collectives scaled to {topology.name}, a chip's share "
-            "of the state not (an upper bound)"
+            f"compiled for {part.name} with the same number of sequences per chip; collectives are scaled to "
+            f"{topology.name}, the memory of the state is not (upper bound)"
         )
     if config.data.pack and not config.data.directory:
         notes.append(
-            "rows are packed: MFU counts attention between all positions of a row, an upper bound; give "
-            "--config.data.directory=DIR to have it counted from the data set"
+            "sequences are packed: MFU counts attention between all positions of a sequence, an upper bound; set "
+            "--config.data.directory=DIR to count it from the data set"
         )
     return notes
 
 
 def _describe(phase: Phase, program: PretrainingProgram) -> str:
-    each = phase.batch_size / program.mesh.size
+    per_chip = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
-    return f"{each:g} rows of {phase.max_seq_length} a chip, {program.config.model.num_hidden_layers} layers {layers}"
+    return (
+        f"{per_chip:g} sequences of {phase.max_seq_length} tokens per chip, {program.config.model.num_hidden_layers} "
+        f"layers {layers}"
+    )
 
 
 def _contents(phase: dict[str, Any]) -> str:
     real, instances = phase["real_tokens_per_second"], phase.get("instances_per_second")
-    parts = [f"{real:,.0f} of them real"] if real is not None else []
+    parts = [f"{real:,.0f} without padding"] if real is not None else []
     parts += [f"{instances:,.0f} instances/s"] if instances is not None else []
     return f" ({', '.join(parts)})" if parts else ""
 
 
 def as_table(plan: dict[str, Any]) -> str:
-    """Return a plan for a reader on a terminal."""
+    """Return a plan as text for a terminal."""
     lines = [
         f"{plan['topology']}: {plan['chips']} chips, mesh {describe(plan['mesh'])}, {plan['parameters']:,} parameters"
     ]
     for phase in plan["phases"]:
         accumulated = phase["gradient_accumulation_steps"]
         lines.append(
-            f"\nphase {phase['phase']}: {phase['steps']:,} steps of {phase['batch_size']:,} rows of "
-            f"{phase['max_seq_length']} ({phase['batch_size_per_chip']:g} a chip"
+            f"\nphase {phase['phase']}: {phase['steps']:,} steps of {phase['batch_size']:,} sequences of "
+            f"{phase['max_seq_length']} tokens ({phase['batch_size_per_chip']:g} per chip"
             + (f" in {accumulated} micro-batches)" if accumulated > 1 else ")")
         )
         if "step_seconds" not in phase:
@@ -206,13 +210,13 @@ def as_table(plan: dict[str, Any]) -> str:
             continue
         hbm = phase["hbm"]
         lines.append(
-            f"  memory a chip   {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} GiB "
-            f"(state and rows {hbm['argument_bytes'] / 2**30:.2f}, temporary {hbm['temporary_bytes'] / 2**30:.2f})"
+            f"  memory per chip {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} GiB "
+            f"(state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary {hbm['temporary_bytes'] / 2**30:.2f})"
         )
         lines.append(
-            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computing {phase['compute_seconds'] * 1e3:.1f} "
-            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles a sequence, "
-            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for other chips "
+            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation {phase['compute_seconds'] * 1e3:.1f} "
+            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles per sequence, "
+            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for communication "
             f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
@@ -221,10 +225,10 @@ def as_table(plan: dict[str, Any]) -> str:
             f"({phase['mfu_before_collectives']:.1%} before collectives)"
         )
         for item in phase["collectives"]:
-            how = "overlapped" if item["overlapped"] else "waited for"
+            how = "overlapped" if item["overlapped"] else "synchronous"
             where = "chips" if item["network"] == LINKS else "chips across slices"
             lines.append(
-                f"  {item['kind']:<15} {item['count']} over {item['chips']} {where}, {item['bytes'] / 2**20:,.1f} MiB, "
+                f"  {item['kind']:<15} {item['count']} x {item['chips']} {where}, {item['bytes'] / 2**20:,.1f} MiB, "
                 f"{item['seconds'] * 1e3:.2f} ms, {how}: {item['exposed_seconds'] * 1e3:.2f} ms exposed"
             )
         if phase["unestimated"]:

@@ -1,8 +1,8 @@
-"""Plan slices larger than the compiler is asked about, from a smaller slice of the same chips.
+"""Plans of large slices, scaled up from the program of a smaller slice of the same chips.
 
-Every chip does the same in both: as many rows, the same weights, the same collectives over the same buffers. What is
-scaled: the rings are as long as the large slice's, on its links. What is kept, and is an upper bound there: a chip's
-share of the state, which is smaller on more chips.
+Every chip does the same work in both: the same number of sequences, the same weights, the same collectives over the
+same buffers. The rings are scaled to the length and the links of the large slice. The memory of the sharded state is
+not scaled; it is smaller on more chips, so the plan has an upper bound.
 """
 
 import dataclasses
@@ -17,37 +17,37 @@ from bert_jax.planning.topology import MAX_COMPILED_CHIPS, Topology
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
 from bert_jax.training.schedule import Phase
 
-_CUBE = 4  # chips along an axis of the cubes that a large three-dimensional slice is put together from
+_CUBE = 4  # large three-dimensional slices consist of cubes of 4 x 4 x 4 chips
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Hold what is compiled in place of a run: `config` on `part`, which the whole slice is `times` as large as."""
+    """The program to compile for a plan: `config` on `part`, a slice that is 1/`times` of the whole slice."""
 
     config: Config
     part: Topology
     times: int = 1
-    axis: str = ""  # the mesh axis that is `times` as long on the whole slice; "" where that is compiled
-    axis_size: int = 1  # its compiled length
+    axis: str = ""  # the mesh axis that is `times` as long on the whole slice; "" if the whole slice is compiled
+    axis_size: int = 1  # its length in the compiled program
 
     def group_size(self, compiled: int) -> int:
-        """Return how many chips of the whole slice a collective spans that spans `compiled` chips of the part."""
+        """Return the group size on the whole slice of a collective over `compiled` chips of the part."""
         along = self.times > 1 and compiled % self.axis_size == 0
         return compiled * self.times if along else compiled
 
     def phase(self, phase: Phase) -> Phase:
-        """Return a compiled phase with the whole slice's batch."""
+        """Return a compiled phase with the batch size of the whole slice."""
         return dataclasses.replace(phase, batch_size=phase.batch_size * self.times)
 
     def mesh_shape(self, compiled: dict[str, int]) -> dict[str, int]:
-        """Return the whole slice's mesh."""
+        """Return the mesh of the whole slice."""
         return compiled | ({self.axis: compiled[self.axis] * self.times} if self.axis else {})
 
 
 def scale_down(config: Config, *, topology: Topology) -> Scaling:
-    """Return what to compile for a run on `topology`: itself up to 256 chips a slice, else a part.
+    """Return what to compile for a run on `topology`: the whole up to 256 chips per slice, else a part.
 
-    Each chip of the part has as many rows.
+    The number of sequences per chip stays the same.
 
     Raises:
       UserError: if there is no such slice, or the config does not divide over it.
@@ -60,15 +60,14 @@ def scale_down(config: Config, *, topology: Topology) -> Scaling:
     validate_for_mesh(config, mesh=AbstractMesh(tuple(sizes.values()), tuple(sizes)))
     if config.optimizer.clip_replicas > 1:
         raise UserError(
-            f"config.optimizer.clip_replicas={config.optimizer.clip_replicas} is tied to the number of chips: plan at "
-            f"most {MAX_COMPILED_CHIPS} chips with it, or set it to 1"
+            f"config.optimizer.clip_replicas={config.optimizer.clip_replicas} depends on the number of chips and "
+            f"cannot be scaled: plan at most {MAX_COMPILED_CHIPS} chips, or set it to 1"
         )
     axis = next((axis for axis in STATE_AXES if sizes[axis] % times == 0 and sizes[axis] > times), None)
     if axis is None:
         raise UserError(
             f"config.mesh: neither {' nor '.join(f'{axis}={sizes[axis]}' for axis in STATE_AXES)} is a multiple of "
-            f"{times}, which "
-            f"{topology.name} is of the {part.name} that is compiled: choose another mesh"
+            f"{times}, the ratio of {topology.name} to {part.name}, for which the step is compiled: choose another mesh"
         )
     sizes[axis] //= times
     phases = tuple(dataclasses.replace(phase, batch_size=phase.batch_size // times) for phase in config.train.phases)
@@ -79,10 +78,10 @@ def scale_down(config: Config, *, topology: Topology) -> Scaling:
 
 
 def compiled_part(topology: Topology) -> Topology:
-    """Return `topology` with slices of at most 256 chips: itself, or the largest that halving its slices leads to.
+    """Return `topology` itself, or above 256 chips per slice the largest part that dividing its axes gives.
 
     Raises:
-      UserError: if there is no such large slice.
+      UserError: if there is no slice of this size.
     """
     chip, shape = topology.chip, list(topology.shape)
     if topology.slice_chips <= MAX_COMPILED_CHIPS:

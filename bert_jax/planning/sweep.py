@@ -1,4 +1,4 @@
-"""Plan variants of a run and name the best: the most sequences a second over the schedule, among those that fit."""
+"""Plans of several variants of a run, and the best: the most sequences per second among those that fit."""
 
 import dataclasses
 import itertools
@@ -19,10 +19,10 @@ _HELP = f"write it like 'batch=16,32;mesh={','.join(STATE_AXES)};remat=none,dots
 
 
 def parse_variants(text: str) -> dict[str, list[str]]:
-    """Parse what `--sweep` gives: values by name, in the order given.
+    """Return the values of `--sweep` by name, in their order.
 
     Raises:
-      UserError: for a name or value that is none.
+      UserError: for an unknown name or value.
     """
     variants: dict[str, list[str]] = {}
     for part in filter(None, text.split(";")):
@@ -30,7 +30,7 @@ def parse_variants(text: str) -> dict[str, list[str]]:
         name = name.strip()
         variants[name] = [value.strip() for value in values.split(",") if value.strip()]
         if name not in ("batch", "mesh", "remat", "attention") or not variants[name]:
-            raise UserError(f"--sweep: {part!r} is none of batch, mesh, remat, attention with values; {_HELP}")
+            raise UserError(f"--sweep: {part!r}: name one of batch, mesh, remat, attention with values; {_HELP}")
         known = {
             "mesh": STATE_AXES,
             "remat": CHOICES["model.remat"],
@@ -38,14 +38,17 @@ def parse_variants(text: str) -> dict[str, list[str]]:
         }.get(name)
         for value in variants[name]:
             if value not in known if known else not value.isdecimal() or int(value) == 0:
-                raise UserError(f"--sweep: {name}={value}: {'one of ' + ', '.join(known) if known else 'a number'}")
+                raise UserError(
+                    f"--sweep: {name}={value}: write "
+                    f"{'one of ' + ', '.join(known) if known else 'a positive whole number'}"
+                )
     if not variants:
         raise UserError(f"--sweep is empty: {_HELP}")
     return variants
 
 
 def vary(config: Config, *, variant: dict[str, str], topology: Topology) -> Config:
-    """Return `config` with the values of one variant; `batch` is rows a chip and micro-batch, in every phase."""
+    """Return `config` with the values of one variant; `batch` is the sequences per chip and micro-batch."""
     model, train = config.model, config.train
     if "remat" in variant:
         model = dataclasses.replace(model, remat=variant["remat"])
@@ -53,8 +56,8 @@ def vary(config: Config, *, variant: dict[str, str], topology: Topology) -> Conf
         model = dataclasses.replace(model, attention_implementation=variant["attention"])
     mesh = config.mesh
     if "mesh" in variant:
-        alone = dict.fromkeys(INNER_AXES, 1) | {variant["mesh"]: -1}
-        mesh = dataclasses.replace(mesh, **alone)
+        axes = dict.fromkeys(INNER_AXES, 1) | {variant["mesh"]: -1}
+        mesh = dataclasses.replace(mesh, **axes)
     if "batch" in variant:
         size = int(variant["batch"]) * topology.num_chips * train.gradient_accumulation_steps
         phases = tuple(dataclasses.replace(phase, batch_size=0) for phase in train.phases)
@@ -65,19 +68,19 @@ def vary(config: Config, *, variant: dict[str, str], topology: Topology) -> Conf
 def sweep(
     config: Config, *, topology: Topology, variants: dict[str, list[str]], report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Plan every combination of `variants`; "best" is the index of the fastest that fits, or None."""
+    """Return the plan of every combination of `variants`; "best" is the index of the fastest that fits."""
     combinations = [dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())]
-    # All are checked before the first is compiled.
+    # Check all of them before compiling the first.
     configs = [vary(config, variant=variant, topology=topology) for variant in combinations]
-    for made in configs:
-        scaling = scale_down(made, topology=topology)
+    for varied in configs:
+        scaling = scale_down(varied, topology=topology)
         make_program(scaling.config, topology=scaling.part)
-    plans, begun = [], time.monotonic()
-    for number, (variant, made) in enumerate(zip(combinations, configs, strict=True)):
-        left = (time.monotonic() - begun) / number * (len(combinations) - number) if number else None
-        named = " ".join(f"{name}={value}" for name, value in variant.items())
-        report(f"variant {number + 1} of {len(combinations)}: {named}" + (f", ETA {duration(left)}" if left else ""))
-        plan = plan_run(made, topology=topology, report=report)
+    plans, start = [], time.monotonic()
+    for number, (variant, varied) in enumerate(zip(combinations, configs, strict=True)):
+        left = (time.monotonic() - start) / number * (len(combinations) - number) if number else None
+        label = " ".join(f"{name}={value}" for name, value in variant.items())
+        report(f"variant {number + 1} of {len(combinations)}: {label}" + (f", ETA {duration(left)}" if left else ""))
+        plan = plan_run(varied, topology=topology, report=report)
         plans.append({"variant": variant, **plan})
     speeds = [_speed(plan) if plan["fits"] else 0.0 for plan in plans]
     best = speeds.index(max(speeds)) if max(speeds) > 0 else None
@@ -85,25 +88,25 @@ def sweep(
 
 
 def _speed(plan: dict[str, Any]) -> float:
-    """Return the sequences a second over the whole schedule."""
+    """Return the mean sequences per second over the whole schedule."""
     rows = sum(phase["steps"] * phase["batch_size"] for phase in plan["phases"])
     return rows / sum(phase["seconds"] for phase in plan["phases"])
 
 
 def as_table(result: dict[str, Any]) -> str:
-    """Return the comparison for a reader: a line a variant and phase, the best one marked."""
+    """Return the comparison as text: a line per variant and phase, the best variant marked."""
     lines = [f"{result['topology']}"]
     for number, plan in enumerate(result["plans"]):
-        named = " ".join(f"{name}={value}" for name, value in plan["variant"].items())
+        label = " ".join(f"{name}={value}" for name, value in plan["variant"].items())
         mark = "*" if number == result["best"] else " "
         for phase in plan["phases"]:
             if "step_seconds" not in phase or not phase["hbm"]["fits"]:
-                lines.append(f"{mark} {named:<40} {phase['max_seq_length']:>4}  does not fit")
+                lines.append(f"{mark} {label:<40} {phase['max_seq_length']:>4}  does not fit")
                 continue
             lines.append(
-                f"{mark} {named:<40} {phase['max_seq_length']:>4}  {phase['hbm']['total_bytes'] / 2**30:6.2f} GiB  "
+                f"{mark} {label:<40} {phase['max_seq_length']:>4}  {phase['hbm']['total_bytes'] / 2**30:6.2f} GiB  "
                 f"{phase['step_seconds'] * 1e3:8.1f} ms  {phase['sequences_per_second']:10,.0f} sequences/s  "
                 f"MFU {phase['mfu']:.1%}"
             )
-    lines.append("* the fastest that fits" if result["best"] is not None else "none fits")
+    lines.append("* fastest variant that fits" if result["best"] is not None else "no variant fits")
     return "\n".join(lines)

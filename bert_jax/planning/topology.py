@@ -1,4 +1,4 @@
-"""A slice of TPUs: its chips, its shape, and how fast they exchange arrays."""
+"""TPU slices: their chips, shape and collective bandwidth."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ MAX_COMPILED_CHIPS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of a pod: the chip, its count along each axis of a slice's torus, the number of slices."""
+    """Slices of a pod: the chip, the shape of a slice's torus, the number of slices."""
 
     chip: Chip
     shape: tuple[int, ...]
@@ -30,19 +30,20 @@ class Topology:
 
     @property
     def slice_name(self) -> str:
-        """Return the name of one slice, which libtpu knows, `v5e:4x4`."""
+        """Return libtpu's name of one slice, `v5e:4x4`."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def name(self) -> str:
-        """Return the name that is typed: that of a slice, several as `2xv5e:4x4`."""
+        """Return the name as in `--topology`: `v5e:4x4`, or `2xv5e:4x4` for two slices."""
         return self.slice_name if self.slices == 1 else f"{self.slices}x{self.slice_name}"
 
     def collective_bandwidth(self, group_size: int) -> float:
-        """Return the bytes a second that a chip sends in a ring collective over `group_size` chips of its slice.
+        """Return the bytes per second that a chip sends in a ring collective over `group_size` chips of its slice.
 
-        A group of all chips uses every axis, a smaller one is taken to lie along the longest. An axis that closes to a
-        ring is used both ways, a line one way; a three-dimensional slice has rings only if all its axes do.
+        A group of all chips uses every axis; a smaller group is assumed to be along the longest axis. An axis with
+        wrap-around links is used in both directions, a line in one. A three-dimensional slice has wrap-around links
+        only if all its axes do.
         """
         axes = sorted((size for size in self.shape if size > 1), reverse=True)
         if group_size < self.slice_chips:
@@ -58,14 +59,14 @@ def parse_topology(text: str) -> Topology:
     """Parse `v5e:4x4`; `v5p:2x2x4` has three axes, `2xv5e:4x4` two slices.
 
     Raises:
-      UserError: for another form, chip or number of axes.
+      UserError: if the form, the chip or the number of axes is wrong.
     """
     match = re.fullmatch(r"(?:([1-9]\d*)x)?([a-z][a-z0-9]*):(\d+(?:x\d+)*)", text)
     example = "for example v5e:4x4, v5e:16x16, v6e:8x8, v5p:2x2x4, v4:2x2x4, two slices as 2xv5e:16x16"
     if not match:
-        raise UserError(f"--topology={text}: write chip and shape, {example}")
+        raise UserError(f"--topology={text}: write the chip and the shape, {example}")
     if match.group(2) not in CHIPS:
-        raise UserError(f"--topology={text}: the chip is one of {', '.join(CHIPS)}; {example}")
+        raise UserError(f"--topology={text}: the chip must be one of {', '.join(CHIPS)}; {example}")
     chip = CHIPS[match.group(2)]
     shape = tuple(int(size) for size in match.group(3).split("x"))
     if len(shape) != chip.dimensions or min(shape) < 1:

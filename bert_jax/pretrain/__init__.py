@@ -1,1 +1,1 @@
-"""What only pre-training needs: masking, the objective, the run."""
+"""Pre-training: masking, the objective, evaluation, the run."""

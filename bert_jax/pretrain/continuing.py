@@ -1,4 +1,4 @@
-"""Begin pre-training from a SOURCE: its shape, its vocabulary, its parameters, and the perplexity before and after."""
+"""Continued pre-training from a model (`--init`): its shape, vocabulary and parameters; perplexity before and after."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ VOCABULARY = "source_vocab"  # in the workdir
 def adopt_source(
     config: Config, *, source: PretrainedModel, workdir: str | Path, report: Callable[[str], None]
 ) -> Config:
-    """Return `config` with the SOURCE's shape and, where it names neither data set nor vocabulary, its vocabulary.
+    """Return `config` with the shape of the `--init` model and, unless the config names one, the model's vocabulary.
 
-    How to compute (dtype, scan_layers, dropout) stays as the config says. `save_vocabulary_of` writes the vocabulary
+    The config still decides how to compute (dtype, scan_layers, dropout). `save_vocabulary_of` writes the vocabulary
     that the returned config names, WORKDIR/source_vocab.
 
     Raises:
-      UserError: if the config does not fit the shape (rows longer than the position table), or names another
-      vocabulary.
+      UserError: if the config does not fit the shape (sequences longer than the position table), or names another
+        vocabulary.
     """
     model = model_of(source, model=config.model)
     data = config.data
@@ -41,37 +41,38 @@ def adopt_source(
         if getattr(model, field.name) != getattr(config.model, field.name)
     ]
     parts = ", ".join(source.parts)
-    taken = f"; config.model takes its shape: {' '.join(changed)}" if changed else ""
-    report(f"beginning from {source.path} ({source.architecture}: {parts}){taken}")
+    overrides = f"; config.model takes its shape: {' '.join(changed)}" if changed else ""
+    report(f"starting from {source.path} ({source.architecture}: {parts}){overrides}")
     return validate(dataclasses.replace(config, model=model, data=data))
 
 
 def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
-    """Write the SOURCE's vocabulary to WORKDIR/source_vocab."""
+    """Write the vocabulary of the `--init` model to WORKDIR/source_vocab."""
     source.require_tokenizer().save(workdir / VOCABULARY)
 
 
 def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
-    given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-    theirs = source.require_tokenizer()
-    if given.fingerprint != theirs.fingerprint:
+    requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    trained = source.require_tokenizer()
+    if requested.fingerprint != trained.fingerprint:
         raise UserError(
-            f"config.data.vocab={config.data.vocab} (fingerprint {given.fingerprint[:12]}) is not the vocabulary of "
-            f"--init={source.path} ({theirs.fingerprint[:12]}): leave config.data.vocab empty, or add words to it with "
-            "`python -m bert_jax.export --checkpoint=SOURCE --extend_vocab=WORDS --out=DIR` and name DIR"
+            f"config.data.vocab={config.data.vocab} (fingerprint {requested.fingerprint[:12]}) is not the vocabulary "
+            f"of --init={source.path} ({trained.fingerprint[:12]}): leave config.data.vocab empty, or add words to the "
+            f"model's vocabulary with `python -m bert_jax.export --checkpoint={source.path} --extend_vocab=WORDS "
+            "--out=DIR` and set --init=DIR"
         )
 
 
 def perplexity_before_and_after(metrics: str | Path) -> str:
-    """Return the held-out masked-LM perplexity at a run's first and last evaluation, in a line.
+    """Return a line with the held-out masked-LM perplexity at a run's first and last evaluation.
 
     Raises:
-      UserError: if there are not two evaluations.
+      UserError: if there are fewer than two evaluations.
     """
-    found = [(line["step"], line["eval/mlm_loss"]) for line in read_log(metrics) if "eval/mlm_loss" in line]
-    if len(found) < 2:
-        raise UserError(f"{metrics}: holds {len(found)} evaluations, two are needed: set --config.eval.every")
-    (first, before), (last, after) = found[0], found[-1]
+    evaluations = [(line["step"], line["eval/mlm_loss"]) for line in read_log(metrics) if "eval/mlm_loss" in line]
+    if len(evaluations) < 2:
+        raise UserError(f"{metrics}: has {len(evaluations)} evaluations, but two are needed: set --config.eval.every")
+    (first, before), (last, after) = evaluations[0], evaluations[-1]
     return (
         f"held-out perplexity before (step {first}) {math.exp(min(before, 700)):,.1f}, after (step {last}) "
         f"{math.exp(min(after, 700)):,.1f}"

@@ -1,4 +1,4 @@
-"""Find the run's data set, or build it; check that data set, vocabulary and config belong together."""
+"""The data set of a run: opened or built, and checked against the vocabulary and the config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from bert_jax.rows.special_ids import SpecialIds
 
 @dataclasses.dataclass(frozen=True)
 class OpenData:
-    """The data set of each length, and the tokenizer that all of them were made with."""
+    """The data set of each length, and the tokenizer that all of them were built with."""
 
     infos: dict[int, DatasetInfo]
     tokenizer: Tokenizer
 
     @property
     def special(self) -> SpecialIds:
-        """Return the ids that masking must know."""
+        """Return the special ids that masking needs."""
         return self.tokenizer.special_ids
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of vocabulary and data, by what messages call them."""
+        """Return the fingerprints of vocabulary and data, by their names in messages."""
         infos = self.infos.values()
         return {"vocabulary": next(iter(infos)).vocabulary_fingerprint} | {
             f"data of length {info.max_seq_length}": info.data_fingerprint for info in infos
@@ -42,10 +42,10 @@ def open_data(
     hosts: Hosts,
     report: Callable[[str], None],
 ) -> OpenData:
-    """Open data set and vocabulary on every host; what does not exist yet is made on host 0 alone.
+    """Open data set and vocabulary on every host; host 0 builds them first if they do not exist.
 
     Raises:
-      UserError: for anything the user can fix; where hosts see other data, naming the host.
+      UserError: for anything the user can fix; if hosts see different data, it names the host.
     """
     with hosts.main_first("data set"):
         infos = open_datasets(
@@ -53,7 +53,7 @@ def open_data(
         )
         data = OpenData(infos, open_tokenizer(next(iter(infos.values()))))
         if hosts.is_main:
-            # For export; written again, as a run that came to no checkpoint may have had another.
+            # For export. Always rewritten: an earlier run that saved no checkpoint may have had another vocabulary.
             data.tokenizer.save(workdir / "vocab")
     hosts.check_same("vocabulary and data", {name: value[:12] for name, value in data.fingerprints.items()})
     return data
@@ -67,12 +67,12 @@ def open_datasets(
     build: bool = True,
     report: Callable[[str], None],
 ) -> dict[int, DatasetInfo]:
-    """Return the data set of each length: that of `data.directory`, or one built from `data.input` in WORKDIR/data.
+    """Return the data set of each length: from `data.directory`, or built from `data.input` in WORKDIR/data.
 
-    Without `build` it is built already, by another host.
+    With `build` False, another host has built it already.
 
     Raises:
-      UserError: if there is nothing to train on, or config and data set disagree; the line names both sides.
+      UserError: if there is nothing to train on, or config and data set disagree; the message names both sides.
     """
     data = config.data
     if data.directory:
@@ -91,9 +91,9 @@ def open_datasets(
             )
     else:
         raise UserError(
-            "config.data: there is nothing to train on: give --config.data.directory=DIR with a data set made by "
-            "`python -m "
-            "bert_jax.prepare --input='GLOB' --out=DIR`, or --config.data.input='GLOB' to have it built in the workdir"
+            "config.data: there is nothing to train on: set --config.data.directory=DIR to a data set built by "
+            "`python -m bert_jax.prepare --input='GLOB' --out=DIR`, or set --config.data.input='GLOB' to build one in "
+            "the workdir"
         )
     infos = {length: load_dataset_info(directory, max_seq_length=length) for length in max_seq_lengths}
     for info in infos.values():
@@ -102,7 +102,7 @@ def open_datasets(
 
 
 def open_tokenizer(info: DatasetInfo) -> Tokenizer:
-    """Return the tokenizer that the data set was made with."""
+    """Return the tokenizer that the data set was built with."""
     return load_tokenizer(info.vocab_directory)
 
 
@@ -113,53 +113,51 @@ def _check(config: Config, info: DatasetInfo) -> None:
         needed = max(tokenizer.vocab_size, info.max_token_id + 1)
         raise UserError(
             f"config.model.vocab_size={config.model.vocab_size} is smaller than the vocabulary of {where}, which has "
-            f"{needed} "
-            f"pieces: set --config.model.vocab_size={needed}"
+            f"{needed} tokens: set --config.model.vocab_size={needed}"
         )
     if tokenizer.fingerprint != info.vocabulary_fingerprint:
         raise UserError(
-            f"{info.vocab_directory} is not the vocabulary that {where} was made with (fingerprint "
-            f"{tokenizer.fingerprint[:12]} "
-            f"beside {info.vocabulary_fingerprint[:12]}): put the right vocabulary back, or run prepare again"
+            f"{info.vocab_directory} is not the vocabulary that {where} was built with (fingerprint "
+            f"{tokenizer.fingerprint[:12]}, expected {info.vocabulary_fingerprint[:12]}): restore that vocabulary, or "
+            "run prepare again"
         )
     if config.data.vocab:
-        given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-        if given.fingerprint != info.vocabulary_fingerprint:
+        requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        if requested.fingerprint != info.vocabulary_fingerprint:
             raise UserError(
                 f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
-                f"{given.fingerprint[:12]} "
-                f"beside {info.vocabulary_fingerprint[:12]}): leave config.data.vocab empty to use the data set's own"
+                f"{requested.fingerprint[:12]}, the data set has {info.vocabulary_fingerprint[:12]}): leave "
+                "config.data.vocab empty to use the data set's vocabulary"
             )
     for field in ("do_lower_case", "objective"):
-        mine, theirs = getattr(config.data, field), getattr(info, field)
-        if mine != theirs:
+        requested, built = getattr(config.data, field), getattr(info, field)
+        if requested != built:
             raise UserError(
-                f"config.data.{field}={mine} but {where} was made with {field}={theirs}: set "
-                f"--config.data.{field}={theirs}, "
-                "or prepare another data set"
+                f"config.data.{field}={requested}, but {where} was built with {field}={built}: set "
+                f"--config.data.{field}={built}, or build another data set"
             )
     _check_packing(config, info, where)
     if config.recipe != info.recipe:
         raise UserError(
-            f"config.recipe={config.recipe} but {where} was made with --recipe={info.recipe}: set --config.recipe="
-            f"{info.recipe}, or prepare another data set"
+            f"config.recipe={config.recipe}, but {where} was built with --recipe={info.recipe}: set "
+            f"--config.recipe={info.recipe}, or build another data set"
         )
 
 
 def _check_packing(config: Config, info: DatasetInfo, where: str) -> None:
-    """Compare the number of instances of a row, which is a shape of the step and decides on its slots."""
-    mine = instances_per_row(config.data, max_seq_length=info.max_seq_length)
-    theirs = info.instances_per_row
-    if mine == theirs:
+    """Check the number of instances per sequence: it is a shape of the step and determines the prediction slots."""
+    requested = instances_per_row(config.data, max_seq_length=info.max_seq_length)
+    built = info.instances_per_row
+    if requested == built:
         return
-    if 1 in (mine, theirs):
-        packed = theirs > 1
+    if 1 in (requested, built):
+        packed = built > 1
         raise UserError(
-            f"config.data.pack={config.data.pack} but {where} was made {'with' if packed else 'without'} --pack: set "
-            f"--config.data.pack={packed}, or prepare another data set"
+            f"config.data.pack={config.data.pack}, but {where} was built {'with' if packed else 'without'} --pack: set "
+            f"--config.data.pack={packed}, or build another data set"
         )
     raise UserError(
-        f"rows of {info.max_seq_length} in {where} were packed with at most {theirs} instances, "
-        f"config.data.max_instances_per_row={config.data.max_instances_per_row} means {mine}: set "
-        f"--config.data.max_instances_per_row={theirs}, or prepare another data set"
+        f"{where} has at most {built} instances in a sequence of {info.max_seq_length} tokens, but "
+        f"config.data.max_instances_per_row={config.data.max_instances_per_row} means {requested}: set "
+        f"--config.data.max_instances_per_row={built}, or build another data set"
     )

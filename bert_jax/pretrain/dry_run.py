@@ -1,4 +1,4 @@
-"""Describe a run without running it: mesh, parameters, schedule, decay table, tokens a step."""
+"""The output of `--dry_run`: mesh, parameters, schedule, weight decay, tokens per step."""
 
 import math
 
@@ -12,7 +12,7 @@ from bert_jax.training.policy import apply_policy, parameter_names
 
 
 def describe_run(program: PretrainingProgram) -> str:
-    """Return what `--dry_run` prints; nothing is compiled and no data is read."""
+    """Return the output of `--dry_run`; nothing is compiled and no data is read."""
     return "\n\n".join([_mesh(program), _schedule(program), _parameters(program)])
 
 
@@ -27,15 +27,17 @@ def _mesh(program: PretrainingProgram) -> str:
 
 
 def bytes_line(program: PretrainingProgram, part: str) -> str:
-    """Return the size of a part of the state, whole and on one device."""
+    """Return the size of a part of the state: in total and per device."""
     shapes, shardings = getattr(program.state_shapes, part), getattr(program.state_shardings, part)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    return f"{whole / 2**20:,.1f} MiB, {meshes.bytes_per_device(shapes, shardings=shardings) / 2**20:,.1f} MiB a device"
+    return (
+        f"{whole / 2**20:,.1f} MiB, {meshes.bytes_per_device(shapes, shardings=shardings) / 2**20:,.1f} MiB per device"
+    )
 
 
 def _schedule(program: PretrainingProgram) -> str:
     lines = [
-        "phase  steps               length  predictions  batch  tokens a step  learning rate at first, peak, last step"
+        "phase  steps               length  predictions  batch  tokens/step    learning rate at first, peak, last step"
     ]
 
     def rate(step: int) -> float:
@@ -44,18 +46,17 @@ def _schedule(program: PretrainingProgram) -> str:
     for index, phase in enumerate(program.phases):
         if phase.end == phase.start:
             continue
-        # The rate is highest on one side or the other of the end of a warm-up.
+        # The peak is at the last step of a warm-up or the step after it.
         ends = [segment.start + segment.warmup_steps - side for segment in program.segments for side in (0, 1)]
         peak = max((min(max(step, phase.start), phase.end - 1) for step in ends), key=rate)
         rates = "  ".join(f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
             f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {program.max_predictions(phase):<11}  "
-            f"{phase.batch_size:<5}  "
-            f"{phase.batch_size * phase.max_seq_length:<13,}  {rates}"
+            f"{phase.batch_size:<5}  {phase.batch_size * phase.max_seq_length:<13,}  {rates}"
         )
     total = sum((p.end - p.start) * p.batch_size * p.max_seq_length for p in program.phases)
-    lines.append(f"tokens in all (padding counted): {total:,}")
+    lines.append(f"total tokens (including padding): {total:,}")
     return "\n".join(lines)
 
 
@@ -65,7 +66,7 @@ def _parameters(program: PretrainingProgram) -> str:
     width = max(map(len, names))
     decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=shapes))
     shardings = jax.tree.leaves(program.state_shardings.params)
-    lines = [f"{'parameter':<{width}}  {'shape':<18}  decay  bytes a device  sharding"]
+    lines = [f"{'parameter':<{width}}  {'shape':<18}  decay  bytes/device    sharding"]
     for name, leaf, decay, sharding in zip(names, jax.tree.leaves(shapes), decays, shardings, strict=True):
         size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         shape = "x".join(map(str, leaf.shape))

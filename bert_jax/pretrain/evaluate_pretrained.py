@@ -1,4 +1,4 @@
-"""Evaluate any model SOURCE on held-out rows, with the figures and the masks of the training loop."""
+"""Held-out evaluation of any model, with the metrics and the masks of the training loop."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from bert_jax.pretrain.evaluation import Evaluator
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
 
-_BATCH_SIZE = 64  # for a source that has no training config of its own
+_BATCH_SIZE = 64  # for a model without a training config
 
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """What a model was trained with, as far as an evaluation repeats it; the defaults are for one that says nothing."""
+    """The training settings that an evaluation repeats; the defaults are for models without a training config."""
 
     model: ModelConfig
     phases: tuple[PhaseConfig, ...]
@@ -43,16 +43,16 @@ class _Training:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     def phase(self, *, step: int | None) -> PhaseConfig:
-        """Return the phase that made the state of `step`, as the loop has it; the last one where no step is known."""
-        share = 0.0
+        """Return the phase that the loop was in at the end of `step`, or the last phase if `step` is None."""
+        fraction = 0.0
         for phase in self.phases:
-            share += phase.fraction
-            if step is not None and step <= round(share * self.num_steps):
+            fraction += phase.fraction
+            if step is not None and step <= round(fraction * self.num_steps):
                 return phase
         return self.phases[-1]
 
     def phase_of_length(self, length: int, *, step: int | None) -> PhaseConfig:
-        """Return the phase of `step` if it has this length, else the last that has."""
+        """Return the phase of `step` if it has this length, else the last phase of this length."""
         phase = self.phase(step=step)
         if length == phase.max_seq_length:
             return phase
@@ -69,18 +69,19 @@ def evaluate_pretrained(
     batch_size: int = 0,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Return `eval/...` figures of the model on the held-out rows of a data set, with what they were measured on.
+    """Return the `eval/...` metrics of a model on the held-out sequences of a data set, and what they were measured on.
 
-    Empty or 0 takes what the model was trained with: its data set, the length and batch size of the phase that its step
-    ended, its seed and masking; so a checkpoint gets the figures that the loop wrote for it (masks depend on the
-    batch size). Another length takes the last phase of that length.
+    An empty string or 0 means the value of the training run: its data set, and the length and batch size of the
+    checkpoint's phase. Seed and masking are those of the training run. So a checkpoint gets the metrics that the loop
+    wrote for it; the masks depend on the batch size. For another length, the settings of the last phase of that length
+    are used.
 
     Raises:
-      UserError: if there is no model or data set, or vocabulary or casing differ; the line names both sides.
+      UserError: if there is no model or data set, or vocabulary or casing differ; the message names both sides.
     """
     for flag, value in (("max_seq_length", max_seq_length), ("max_examples", max_examples), ("batch_size", batch_size)):
         if value < 0:
-            raise UserError(f"--{flag}={value}: must not be negative; 0 is what the model was trained with")
+            raise UserError(f"--{flag}={value}: must not be negative; 0 means the value of the training run")
     source = load_pretrained(path, report=report)
     trained, step = _training(source), source.record.get("step")
     directory = _directory(source, trained, data)
@@ -128,16 +129,16 @@ def _training(source: PretrainedModel) -> _Training:
 
 
 def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int:
-    """Return the length that the model was trained with last; where the data set has no such rows, its longest."""
+    """Return the length of the checkpoint's phase or, if the data set lacks it, the longest length that fits."""
     length, lengths = trained.phase(step=source.record.get("step")).max_seq_length, finished_lengths(directory)
     if length in lengths:
         return length
     fitting = [item for item in lengths if item <= source.model.max_position_embeddings]
     if not fitting:
         raise UserError(
-            f"{directory} holds rows of {', '.join(map(str, lengths)) or 'no length'}, none of which fits the "
-            f"{source.model.max_position_embeddings} positions of {source.path}: prepare the text with a "
-            "--max_seq_length"
+            f"{directory} has sequences of {', '.join(map(str, lengths)) or 'no'} tokens, which do not fit the "
+            f"{source.model.max_position_embeddings} positions of {source.path}: prepare the text with "
+            f"--max_seq_length={source.model.max_position_embeddings}"
         )
     return max(fitting)
 
@@ -162,28 +163,30 @@ def _directory(source: PretrainedModel, trained: _Training, data: str) -> Path:
     workdir = source.path if (source.path / "checkpoints").is_dir() else source.path.parent.parent
     directory = Path(trained.data.directory) if trained.data.directory else workdir / "data"
     if source.kind != "workdir" or not directory.exists():
-        raise UserError(f"--data is missing: name the data set to evaluate {source.path} on, as made by prepare")
+        raise UserError(
+            f"--data is missing: set --data=DIR to the data set to evaluate {source.path} on, built by prepare"
+        )
     return directory
 
 
 def _check_vocabulary(source: PretrainedModel, info: DatasetInfo) -> None:
-    mine = source.require_tokenizer()
-    if mine.fingerprint != info.vocabulary_fingerprint:
+    tokenizer = source.require_tokenizer()
+    if tokenizer.fingerprint != info.vocabulary_fingerprint:
         raise UserError(
-            f"the vocabulary of {source.path} ({mine.vocab_size} pieces, do_lower_case={mine.do_lower_case}, "
-            f"fingerprint "
-            f"{mine.fingerprint[:12]}) is not that of {info.directory} ({info.vocab_size} pieces, do_lower_case="
-            f"{info.do_lower_case}, {info.vocabulary_fingerprint[:12]}): prepare the text with --vocab of the model"
+            f"the vocabulary of {source.path} ({tokenizer.vocab_size} tokens, "
+            f"do_lower_case={tokenizer.do_lower_case}, fingerprint {tokenizer.fingerprint[:12]}) is not that of "
+            f"{info.directory} ({info.vocab_size} tokens, do_lower_case={info.do_lower_case}, fingerprint "
+            f"{info.vocabulary_fingerprint[:12]}): prepare the text with the model's vocabulary (--vocab)"
         )
 
 
 def _with_all_parts(source: PretrainedModel, program: EvaluationProgram) -> Any:
-    """Return the parameters, with zeros for a next-sentence head or pooler that the source lacks and nothing reads."""
+    """Return the parameters; a pooler or next-sentence head that the model lacks is zeros, which are not used."""
     if "masked_lm" not in source.params:
         raise UserError(
-            f"{source.path} ({source.architecture}) has no masked-LM head to evaluate: name a model that was "
-            f"pre-trained"
+            f"{source.path} ({source.architecture}) has no masked-LM head to evaluate: name a pre-trained model, not a "
+            "fine-tuned one"
         )
     shapes = program.param_shapes
-    absent = {part: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), shapes[part]) for part in shapes}
-    return {part: source.params.get(part, absent[part]) for part in shapes}
+    zeros = {part: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), shapes[part]) for part in shapes}
+    return {part: source.params.get(part, zeros[part]) for part in shapes}

@@ -1,7 +1,7 @@
-"""Evaluate on held-out rows: masked-LM loss, perplexity and accuracy, next-sentence accuracy, beside the unigram model.
+"""Held-out evaluation: masked-LM loss, perplexity and accuracy, next-sentence accuracy, and a unigram baseline.
 
-The unigram model knows the held-out text's own token frequencies and nothing else: the best that ignoring the context
-can do. A BERT that does not beat it has learned nothing but frequencies (the plateau that most failed runs report).
+The unigram model knows only the token frequencies of the held-out text, and is the best model that ignores the context.
+A BERT that does not beat it has learned frequencies only: the plateau at which many failed runs end.
 """
 
 import math
@@ -22,7 +22,7 @@ from bert_jax.types import Rows
 
 
 class Evaluator:
-    """Evaluate parameters on the same rows with the same masks, every time."""
+    """An evaluation of parameters on fixed sequences with fixed masks."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class Evaluator:
         batch_size: int,
         max_examples: int,
     ):
-        """Take the first `max_examples` held-out rows of `info`, rounded up to whole batches.
+        """Use the first `max_examples` held-out sequences of `info`, rounded up to whole batches.
 
-        Every host reads all of them once, for the token frequencies.
+        Every host reads all of them once, to count the token frequencies.
         """
         self._program = program
-        shares, share_count = meshes.batch_shares(program.mesh)
+        shares, share_count = meshes.batch_shards(program.mesh)
         self._batches = self._open(info, batch_size, shares=shares, share_count=share_count)
         self._count = -(-min(max_examples, info.num_validation_rows) // batch_size)
         self.num_examples = min(self._count * batch_size, info.num_validation_rows)
@@ -53,16 +53,16 @@ class Evaluator:
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Return `eval/...` figures."""
+        """Return the `eval/...` metrics."""
         window = MetricWindow()
         for index, local in enumerate(self._batches.iterate(start=0, stop=self._count)):
             rows = Rows(**meshes.to_global(local, mesh=self._program.mesh))
             window.add(self._step(params, rows, index, self._unigram))
         means = window.means()
-        figures = {f"eval/{name}": value for name, value in means.items()}
-        figures["eval/loss"] = means["mlm_loss"] + means.get("nsp_loss", 0.0)
-        figures["eval/mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
-        return figures
+        metrics = {f"eval/{name}": value for name, value in means.items()}
+        metrics["eval/loss"] = means["mlm_loss"] + means.get("nsp_loss", 0.0)
+        metrics["eval/mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        return metrics
 
     @staticmethod
     def _open(
@@ -81,42 +81,40 @@ class Evaluator:
 
 
 def unigram_log_probs(batches: Iterable[dict[str, np.ndarray]], *, vocab_size: int, special: SpecialIds) -> np.ndarray:
-    """Return float32 [V]: the log of each token's share of the tokens that can be masked."""
+    """Return float32 [V]: the log of each token's frequency among the tokens that can be masked."""
     counts = np.zeros(vocab_size, np.int64)
     for rows in batches:
         ids = rows["input_ids"]
         lengths = rows["segment_lengths"].sum((1, 2))
         real = np.arange(ids.shape[1])[None, :] < lengths[:, None]
         counts += np.bincount(ids[real & (ids != special.cls_id) & (ids != special.sep_id)], minlength=vocab_size)
-    shares = np.maximum(counts, 1e-9) / max(counts.sum(), 1)
-    return np.log(shares).astype(np.float32)
+    frequencies = np.maximum(counts, 1e-9) / max(counts.sum(), 1)
+    return np.log(frequencies).astype(np.float32)
 
 
-def describe(figures: dict[str, float]) -> str:
-    """Return an evaluation in one line."""
-    nsp = f", next sentence accuracy {figures['eval/nsp_accuracy']:.3f}" if "eval/nsp_accuracy" in figures else ""
+def describe(metrics: dict[str, float]) -> str:
+    """Return a line with the metrics of an evaluation."""
+    nsp = f", next sentence accuracy {metrics['eval/nsp_accuracy']:.3f}" if "eval/nsp_accuracy" in metrics else ""
     return (
-        f"held-out: masked-LM loss {figures['eval/mlm_loss']:.3f} (unigram {figures['eval/unigram_loss']:.3f}), "
-        f"perplexity {figures['eval/mlm_perplexity']:.1f}, accuracy {figures['eval/mlm_accuracy']:.3f} "
-        f"(unigram {figures['eval/unigram_accuracy']:.3f}){nsp}"
+        f"held-out: masked-LM loss {metrics['eval/mlm_loss']:.3f} (unigram {metrics['eval/unigram_loss']:.3f}), "
+        f"perplexity {metrics['eval/mlm_perplexity']:.1f}, accuracy {metrics['eval/mlm_accuracy']:.3f} "
+        f"(unigram {metrics['eval/unigram_accuracy']:.3f}){nsp}"
     )
 
 
-def verdict(figures: dict[str, float]) -> str:
-    """Say in plain words how far the model is from the unigram model."""
-    gap = figures["eval/unigram_loss"] - figures["eval/mlm_loss"]
-    accuracy = (
-        f"{figures['eval/mlm_accuracy']:.1%} of masked tokens right beside {figures['eval/unigram_accuracy']:.1%}"
-    )
+def verdict(metrics: dict[str, float]) -> str:
+    """Return a sentence that compares the model with the unigram model."""
+    gap = metrics["eval/unigram_loss"] - metrics["eval/mlm_loss"]
+    accuracy = f"{metrics['eval/mlm_accuracy']:.1%} of masked tokens correct vs. {metrics['eval/unigram_accuracy']:.1%}"
     if gap > 0.1:
-        return (
-            f"The model beats word frequencies by {gap:.2f} nats a token on text it has not seen ({accuracy}): it uses "
-            "context."
-        )
+        sentence = f"The model beats word frequencies by {gap:.2f} nats per token on unseen text ({accuracy})"
+        return f"{sentence}: it uses context."
     if gap > -0.1:
         return (
-            f"The model is no better than word frequencies yet ({gap:+.2f} nats, {accuracy}): the plateau every BERT "
-            f"passes "
-            "through; train longer, with more text or a larger learning rate."
+            f"The model does not beat word frequencies yet ({gap:+.2f} nats per token, {accuracy}): every BERT passes "
+            "through this plateau. Train longer, with more text or a larger learning rate."
         )
-    return f"The model is still worse than word frequencies ({gap:+.2f} nats, {accuracy}): it has just begun to learn."
+    return (
+        f"The model is still worse than word frequencies ({gap:+.2f} nats per token, {accuracy}): it has just started "
+        "to learn."
+    )

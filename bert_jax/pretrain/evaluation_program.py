@@ -1,4 +1,4 @@
-"""Assemble what an evaluation computes: parameters on a mesh and the jitted step; it needs no training config."""
+"""The program of an evaluation: parameters on a mesh and the jitted step, without a training config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class RunKeys(NamedTuple):
 
 
 def run_keys(seed: int) -> RunKeys:
-    """Return the keys that a run of `seed` folds with its step or batch number."""
+    """Return the keys of a run with this `seed`; each use folds in its step or batch number."""
     return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
 def init_params(model: ModelConfig, *, key: Key[Array, ""]) -> Any:
-    """Return newly initialized parameters, with the logical names of their axes."""
+    """Return randomly initialized parameters, with the logical names of their axes."""
     sample = jnp.zeros((1, 1), jnp.int32)
     inputs = EncoderInputs(sample, sample, sample, sample)
     return PretrainingModel(model).init(key, inputs, positions=sample, cls_positions=sample)["params"]
@@ -40,9 +40,9 @@ def init_params(model: ModelConfig, *, key: Key[Array, ""]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationProgram:
-    """Where parameters lie on a mesh, and the key of the masks; compiles nothing by itself.
+    """The parameters' shardings on a mesh and the key of the masks. Creating it compiles nothing.
 
-    `param_shapes` and `param_shardings` are trees like the parameters.
+    `param_shapes` and `param_shardings` are trees with the structure of the parameters.
     """
 
     mesh: Mesh
@@ -52,7 +52,7 @@ class EvaluationProgram:
     key: Key[Array, ""]
 
     def step(self, objective: PretrainingObjective) -> Callable[[Any, Rows, int, Float[Array, " V"]], Means]:
-        """Return the jitted evaluation of batch number `index`, whose masks depend on the key and `index` alone."""
+        """Return the jitted evaluation of batch `index`; its masks depend only on the key and `index`."""
 
         def evaluate(params: Any, rows: Rows, index: Array, unigram: Float[Array, " V"]) -> Means:
             key = jax.random.fold_in(self.key, index)
@@ -73,7 +73,7 @@ class EvaluationProgram:
 
 
 def evaluation_program(model: ModelConfig, *, mesh: Mesh, seed: int) -> EvaluationProgram:
-    """Return the evaluation of `model` with the masks of a run of `seed`."""
+    """Return the evaluation of `model` with the masks of a run with this `seed`."""
     keys, rules = run_keys(seed), meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
     boxed = jax.eval_shape(lambda: init_params(model, key=keys.init))
     return EvaluationProgram(

@@ -1,4 +1,4 @@
-"""Pre-training as a job of the shared session: phases of batches, masked on the device, evaluated on held-out rows."""
+"""The pre-training job: phases of batches, masked on the device, and held-out evaluation."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ from bert_jax.types import Rows
 
 
 class PretrainingJob(Job):
-    """One run of a pre-training program on opened data."""
+    """One run of a pre-training program on a data set."""
 
     remedy = (
         "lower config.optimizer.learning_rate or raise config.optimizer.warmup_steps, and start with a new --workdir"
     )
 
     def __init__(self, program: PretrainingProgram, *, data: OpenData, runtime: Runtime, params: Any):
-        """Begin from `params` in host memory, or randomly initialized where they are None."""
+        """Start from `params` in host memory, or from random initialization if they are None."""
         self.program, self.config = program, program.config
         self.num_steps = self.config.train.num_steps
         self.run_config = dataclasses.asdict(self.config)
@@ -39,34 +39,35 @@ class PretrainingJob(Job):
         self._steps: dict[int, StepFunction] = {}
 
     def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
-        """Return the state to restore, after checking that the checkpoint saw the same vocabulary and data."""
-        for name, now in self._data.fingerprints.items():
-            before = metadata["fingerprints"].get(name, now)
-            if before != now:
+        """Return the state to restore; check that the checkpoint was trained on the same vocabulary and data."""
+        for name, current in self._data.fingerprints.items():
+            trained = metadata["fingerprints"].get(name, current)
+            if trained != current:
                 raise UserError(
-                    f"the checkpoint was trained with another {name} (fingerprint {before[:12]}) than the data set's "
-                    f"({now[:12]}): give the old data set with --config.data.directory, or choose another --workdir"
+                    f"the checkpoint was trained with another {name} (fingerprint {trained[:12]}) than this data set "
+                    f"has ({current[:12]}): set --config.data.directory to the old data set, or choose another "
+                    "--workdir"
                 )
         return self.program.abstract_state()
 
     def initial_state(self) -> TrainState:
-        """Return the randomly initialized state, with the parameters that were given."""
+        """Return a randomly initialized state, with the parameters to start from if there are any."""
         state, params = self.program.random_state(), self._params
-        self._params = None  # they would stay in the host's memory as long as the run
+        self._params = None  # else they would stay in host memory for the whole run
         return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
 
     def take_up(self, metadata: Mapping[str, Any]) -> None:
-        """Let the weights to begin from go: the checkpoint has others."""
+        """Free the parameters to start from: the checkpoint replaces them."""
         del metadata
         self._params = None
 
     def batches(self, start: int) -> Iterator[Rows]:
-        """Yield the global batches of steps `start`, `start + 1`, ...: batch k is a function of (seed, k)."""
-        shares, share_count = meshes.batch_shares(self.program.mesh)
+        """Yield the global batches of steps `start`, `start + 1`, ...; batch k is a function of (seed, k)."""
+        shares, share_count = meshes.batch_shards(self.program.mesh)
         for index, phase in enumerate(self.program.phases):
             if phase.end <= start or phase.end == phase.start:
                 continue
-            # Phases of one length do not repeat each other's order.
+            # Each phase has its own seed, so phases of one length have different orders.
             loader = PretrainingBatches(
                 self._info(phase).directory,
                 max_seq_length=phase.max_seq_length,
@@ -80,22 +81,22 @@ class PretrainingJob(Job):
                 yield Rows(**meshes.to_global(local, mesh=self.program.mesh))
 
     def train_step(self, step: int) -> StepFunction:
-        """Return the step of the phase that takes `step`."""
+        """Return the step function of the phase of `step`."""
         phase = phase_at(self.program.phases, step=step)
         if phase.start not in self._steps:
             self._steps[phase.start] = self.program.train_step(phase, special=self._special)
         return self._steps[phase.start]
 
     def compiles_at(self, step: int) -> bool:
-        """Return whether a phase of another shape begins."""
+        """Return whether the program of `step` is not compiled yet: a new phase starts."""
         return phase_at(self.program.phases, step=step).start not in self._steps
 
     def learning_rate(self, step: int) -> float:
-        """Return the scheduled rate."""
+        """Return the scheduled learning rate."""
         return float(self.program.schedule(step))
 
     def cost_of_step(self, step: int) -> Mapping[str, float]:
-        """Return what the batch of `step` is."""
+        """Return the sequences, tokens and FLOPs of the batch of `step`."""
         phase = phase_at(self.program.phases, step=step)
         info = self._info(phase)
         flops = architecture_of(self.config.model).train_flops_per_row(
@@ -109,14 +110,14 @@ class PretrainingJob(Job):
         return {"sequences": rows, "tokens": rows * phase.max_seq_length, "flops": rows * flops}
 
     def evaluations(self, start: int, *, recorder: Recorder) -> Sequence["_Evaluate"]:
-        """Open the held-out rows of all phases to come: a damaged shard is found before the first step."""
+        """Open the held-out sequences of all remaining phases: a damaged shard is an error before the first step."""
         phases = [phase for phase in self.program.phases if phase.end > start and self._can_evaluate(phase)]
         return [
             _Evaluate(self, evaluators={phase.start: self._evaluator(phase) for phase in phases}, recorder=recorder)
         ]
 
     def metadata(self) -> dict[str, Any]:
-        """Return config and fingerprints."""
+        """Return the config and the fingerprints."""
         return {"config": self.run_config, "fingerprints": self._data.fingerprints}
 
     def _info(self, phase: Phase) -> DatasetInfo:
@@ -126,7 +127,8 @@ class PretrainingJob(Job):
         info = self._info(phase)
         if not info.num_validation_rows:
             self._report(
-                f"no evaluation: the data set in {info.directory} has no held-out rows of {phase.max_seq_length}"
+                f"no evaluation: the data set in {info.directory} has no held-out sequences of "
+                f"{phase.max_seq_length} tokens"
             )
         return bool(info.num_validation_rows)
 
@@ -141,7 +143,7 @@ class PretrainingJob(Job):
 
 
 class _Evaluate:
-    """Evaluate every `eval.every` steps."""
+    """The evaluation every `eval.every` steps."""
 
     def __init__(self, job: PretrainingJob, *, evaluators: Mapping[int, Evaluator], recorder: Recorder):
         self.every = job.config.eval.every

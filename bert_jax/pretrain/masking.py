@@ -1,9 +1,10 @@
-"""Choose and mask the positions to predict, on the device, anew in every step (paper section 3.1, Appendix C.2).
+"""Dynamic masking on the device: new masks in every step (paper section 3.1, Appendix C.2).
 
-The count is exact, as in create_pretraining_data.py of the original: an instance of n tokens, [CLS] and [SEP] counted,
-gets `min(P, max(1, round(rate * n)))` predictions, never at [CLS], [SEP] or padding. Masks are a function of (key,
-global row) alone. Positions are chosen by rank: each eligible position draws a number, and those with the fewest
-smaller ones are chosen. That takes T^2 comparisons and no sort or scatter, neither of which a TPU does fast.
+The number of predictions is exact, as in create_pretraining_data.py of the original: an instance of n tokens, including
+[CLS] and [SEP], gets `min(P, max(1, round(rate * n)))` predictions, never at [CLS], [SEP] or padding. Masks depend only
+on the key and the index of the sequence in the global batch. Positions are chosen by rank: each eligible position gets
+a random number, and the positions with the smallest numbers are chosen. That takes T^2 comparisons, but no sort or
+scatter, which are slow on TPUs.
 """
 
 import dataclasses
@@ -24,26 +25,26 @@ _SHORTEST_INSTANCE = 3  # [CLS], a token, [SEP]
 
 
 def default_max_predictions(max_seq_length: int, *, rate: float) -> int:
-    """Return the number of slots a row of one instance needs: 20 at 128 and 77 at 512 for a rate of 0.15."""
+    """Return the slots that a sequence of one instance needs: at a rate of 0.15, 20 for length 128 and 77 for 512."""
     return max(1, math.ceil(max_seq_length * rate - 1e-9))
 
 
 def predictions_per_length(max_seq_length: int, *, rate: float, limit: int) -> list[int]:
-    """Return for each number of tokens 0..T how many to predict; Python's rounding, half to even, is the original's."""
+    """Return the number of predictions for each number of tokens 0..T; it rounds half to even, like the original."""
     return [0] + [min(limit, max(1, round(rate * n))) for n in range(1, max_seq_length + 1)]
 
 
 @functools.lru_cache(maxsize=64)
 def row_predictions(max_seq_length: int, *, instances: int, rate: float, limit: int) -> int:
-    """Return P, the number of slots that a row of up to `instances` instances needs in the worst case.
+    """Return P, the slots that a sequence of up to `instances` instances needs in the worst case.
 
-    Each instance has up to `limit` predictions and rounds its count by itself, so a packed row may need more than a
-    single instance of its length: 85 instead of 77 for 16 instances in 512 tokens.
+    Each instance has up to `limit` predictions, and its number is rounded separately. So a packed sequence may need
+    more slots than a single instance of its length: 85 instead of 77 for 16 instances in 512 tokens.
     """
     if instances == 1:
         return limit
     counts = np.asarray(predictions_per_length(max_seq_length, rate=rate, limit=limit))
-    most = np.zeros(max_seq_length + 1, np.int64)  # the most predictions in so many tokens
+    most = np.zeros(max_seq_length + 1, np.int64)  # index: number of tokens
     for _ in range(instances):
         fewer = most.copy()
         for size in range(_SHORTEST_INSTANCE, max_seq_length + 1):
@@ -62,11 +63,11 @@ def mask_rows(
     max_predictions: int,
     max_predictions_per_seq: int = 0,
 ) -> PretrainingBatch:
-    """Mask `rows`, which must be the whole global batch in order.
+    """Return the masked batch of `rows`, which must be the whole global batch in order.
 
-    `max_predictions` is P for the whole row, `max_predictions_per_seq` the most that an instance gets (0: P). With
-    several instances in a row each gets its own exact count, as long as the row's slots last: those of
-    `row_predictions` always do.
+    `max_predictions` is P, the slots of a sequence; `max_predictions_per_seq` is the maximum per instance (0: P). With
+    several instances in a sequence, each gets its exact number of predictions while slots remain; `row_predictions`
+    returns enough slots for all.
     """
     inputs = encoder_inputs(rows)
     batch, length = inputs.input_ids.shape
@@ -80,7 +81,7 @@ def mask_rows(
         chosen = _choose_words(order, eligible=eligible, inputs=inputs, starts=rows.word_starts, budgets=budgets)
     else:
         chosen = _choose_tokens(order, eligible=eligible, segment_ids=inputs.segment_ids, budgets=budgets)
-    # The p-th slot holds the p-th chosen position from the left; slots beyond the chosen ones match no position.
+    # The p-th slot gets the p-th chosen position from the left; unused slots match no position.
     slot = jnp.cumsum(chosen, axis=1) - 1
     one_hot = chosen[:, None, :] & (slot[:, None, :] == jnp.arange(max_predictions)[None, :, None])  # [B, P, T]
     weights = one_hot.any(-1)
@@ -99,21 +100,21 @@ def mask_rows(
 
 
 def _budgets(rows: Rows, *, rate: float, limit: int, slots: int) -> Int[Array, "B S"]:
-    """Return how many predictions each instance gets; later instances share what the row's P slots leave."""
+    """Return the number of predictions of each instance; later instances get only the slots that remain of P."""
     table = jnp.asarray(predictions_per_length(rows.input_ids.shape[1], rate=rate, limit=limit), jnp.int32)
-    wanted = table[rows.segment_lengths.sum(-1)]
-    before = jnp.cumsum(wanted, axis=1) - wanted
-    return jnp.clip(slots - before, 0, wanted)
+    counts = table[rows.segment_lengths.sum(-1)]
+    before = jnp.cumsum(counts, axis=1) - counts
+    return jnp.clip(slots - before, 0, counts)
 
 
 def _choose_tokens(
     order: Array, *, eligible: Bool[Array, "B T"], segment_ids: Int[Array, "B T"], budgets: Int[Array, "B S"]
 ) -> Bool[Array, "B T"]:
-    """Choose in each instance the eligible positions with the smallest numbers; equal numbers rank by position."""
+    """Return, per instance, the eligible positions with the smallest random numbers; ties go to the left position."""
     length = order.shape[1]
-    place = jnp.arange(length)
-    mine, other = order[:, :, None], order[:, None, :]
-    smaller = (other < mine) | ((other == mine) & (place[None, None, :] < place[None, :, None]))
+    position = jnp.arange(length)
+    number, other = order[:, :, None], order[:, None, :]
+    smaller = (other < number) | ((other == number) & (position[None, None, :] < position[None, :, None]))
     rivals = eligible[:, None, :] & (segment_ids[:, :, None] == segment_ids[:, None, :])
     rank = (smaller & rivals).sum(-1)
     return eligible & (rank < _budget_of(segment_ids, budgets=budgets))
@@ -127,45 +128,45 @@ def _choose_words(
     starts: Bool[Array, "B T"],
     budgets: Int[Array, "B S"],
 ) -> Bool[Array, "B T"]:
-    """Choose whole words in random order; a word that would exceed the budget is skipped and later ones may still fit.
+    """Return whole words, chosen in random order; a word that exceeds the budget is skipped, later words may still fit.
 
-    That is the original's loop over shuffled words (create_pretraining_data.py, `do_whole_word_mask`). Here each round
-    takes all words up to the first that does not fit, then drops those too long for what is left; two to four rounds
-    end it.
+    This equals the original's loop over shuffled words (create_pretraining_data.py, `do_whole_word_mask`). Each round
+    chooses all words up to the first that does not fit, then drops the words that are too long for the rest of the
+    budget. It ends after two to four rounds.
     """
-    # A word begins at an eligible token that starts one, or that follows a special token; it ends before the next.
+    # A word starts at an eligible token that is a word start or follows a special token; it ends before the next word.
     begins = eligible & (starts | ~jnp.pad(eligible, ((0, 0), (1, 0)))[:, :-1])
-    word = jnp.cumsum(begins, axis=1) * eligible  # number of the token's word from 1; 0: none
+    word = jnp.cumsum(begins, axis=1) * eligible  # index of the token's word from 1; 0: none
     same_word = (word[:, :, None] == word[:, None, :]) & eligible[:, :, None] & eligible[:, None, :]
     size = same_word.sum(-1)
     heads = same_word & begins[:, None, :]
-    number = (heads * order[:, None, :]).sum(-1, dtype=jnp.uint32)  # every token carries its word's number
-    mine, other = number[:, :, None], number[:, None, :]
-    before = (other < mine) | ((other == mine) & (word[:, None, :] < word[:, :, None]))
+    word_order = (heads * order[:, None, :]).sum(-1, dtype=jnp.uint32)  # the word's random number, at each token
+    number, other = word_order[:, :, None], word_order[:, None, :]
+    before = (other < number) | ((other == number) & (word[:, None, :] < word[:, :, None]))
     before &= inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :]
     same_instance = inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :]
     budget = _budget_of(inputs.segment_ids, budgets=budgets)
 
-    def left(chosen: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    def remaining(chosen: Bool[Array, "B T"]) -> Int[Array, "B T"]:
         return budget - (same_instance & chosen[:, None, :]).sum(-1)
 
-    def fits(chosen: Bool[Array, "B T"], waiting: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
-        return waiting & ~chosen & (size <= left(chosen))
+    def fits(chosen: Bool[Array, "B T"], candidates: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
+        return candidates & ~chosen & (size <= remaining(chosen))
 
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        chosen, waiting = state
-        waiting = fits(chosen, waiting)
-        ahead = (before & waiting[:, None, :]).sum(-1)  # tokens of words that come first
-        taken = waiting & (ahead + size <= left(chosen))
-        # The first word that does not fit behind those taken is skipped by the next round's `fits`.
-        return chosen | taken, waiting & ~taken
+        chosen, candidates = state
+        candidates = fits(chosen, candidates)
+        ahead = (before & candidates[:, None, :]).sum(-1)  # tokens of earlier words
+        accepted = candidates & (ahead + size <= remaining(chosen))
+        # The next round's `fits` skips the first word that does not fit after the accepted ones.
+        return chosen | accepted, candidates & ~accepted
 
     start = (jnp.zeros_like(eligible), eligible)
     return jax.lax.while_loop(lambda state: fits(*state).any(), body, start)[0]
 
 
 def _budget_of(segment_ids: Int[Array, "B T"], *, budgets: Int[Array, "B S"]) -> Int[Array, "B T"]:
-    """Return for each position the budget of its instance, 0 for padding."""
+    """Return the budget of each position's instance, or 0 for padding."""
     numbers = jnp.arange(1, budgets.shape[1] + 1)
     return ((segment_ids[:, :, None] == numbers) * budgets[:, None, :]).sum(-1)
 
@@ -179,7 +180,7 @@ def _corrupt(
     masking: MaskingConfig,
     special: SpecialIds,
 ) -> Int[Array, "B T"]:
-    """Replace the chosen tokens by [MASK], by a random word or by themselves, with the configured shares."""
+    """Replace the chosen tokens with [MASK] or a random token, or keep them, with the configured probabilities."""
     draw: Float[Array, "B T"] = jax.random.uniform(key, ids.shape)
     words = jax.random.randint(word_key, ids.shape, 0, special.vocab_size, dtype=jnp.int32)
     replaced = jnp.where(draw < masking.mask_share, special.mask_id, words)

@@ -1,4 +1,4 @@
-"""Check that a pre-training run divides over a mesh."""
+"""The check that a pre-training run divides over a mesh."""
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -10,7 +10,7 @@ def validate_for_mesh(config: Config, *, mesh: Mesh | AbstractMesh) -> None:
     """Check that batches, heads and inner layer divide over the mesh.
 
     Raises:
-      UserError: naming the field and the nearest value that does.
+      UserError: naming the field and the next valid value.
     """
     train = config.train
     batches = {"config.train.batch_size": train.batch_size} | {
@@ -25,5 +25,5 @@ def validate_for_mesh(config: Config, *, mesh: Mesh | AbstractMesh) -> None:
 
 
 def layer_sizes(model: ModelConfig) -> dict[str, int]:
-    """Return what is sharded within a layer, by the fields that say how large it is."""
+    """Return the sizes of the dimensions that are sharded within a layer, by config field."""
     return {f"config.model.{name}": getattr(model, name) for name in ("num_attention_heads", "intermediate_size")}

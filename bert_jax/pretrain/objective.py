@@ -1,4 +1,4 @@
-"""Compute the pre-training losses (paper A.2): mean masked-LM likelihood plus mean next-sentence likelihood."""
+"""The pre-training loss (paper A.2): mean masked-LM loss plus mean next-sentence loss."""
 
 import dataclasses
 from typing import Any, cast
@@ -20,9 +20,9 @@ from bert_jax.types import PretrainingBatch, PretrainingLogits, Rows
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingObjective:
-    """Mask rows, apply the model, and score both objectives; `next_sentence` False leaves the second one out.
+    """Masking, the model, and the masked-LM and next-sentence losses; `next_sentence` False omits the second.
 
-    `max_predictions` is P, the slots of a row; an instance gets at most `max_predictions_per_seq` of them (0: P).
+    `max_predictions` is P, the slots of a sequence; an instance gets at most `max_predictions_per_seq` of them (0: P).
     """
 
     model: ModelConfig
@@ -36,7 +36,7 @@ class PretrainingObjective:
         """Check that the model has the heads.
 
         Raises:
-          UserError: if its architecture has none for the next sentence.
+          UserError: if its architecture has no next-sentence head.
         """
         if self.next_sentence and "next_sentence" not in architecture_of(self.model).pretraining_parts:
             raise UserError(
@@ -45,7 +45,7 @@ class PretrainingObjective:
             )
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
-        """Mask the global batch; the masks are a function of `key` and the row's place alone."""
+        """Return the masked global batch; the masks depend only on `key` and the index of each sequence."""
         return mask_rows(
             rows,
             key=key,
@@ -56,7 +56,7 @@ class PretrainingObjective:
         )
 
     def weights(self, batch: PretrainingBatch) -> dict[str, Float[Array, ""]]:
-        """Return the number of predictions and of instances."""
+        """Return the numbers of predictions and of instances."""
         return {"mlm": batch.weights.sum(), "nsp": batch.next_sentence_weights.sum()}
 
     def loss(
@@ -67,7 +67,7 @@ class PretrainingObjective:
         weights: dict[str, Float[Array, ""]],
         key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, ""], Means]:
-        """Return this part's share of the loss and its figures; `key` None computes without dropout."""
+        """Return this part's contribution to the loss and its metrics; `key` None means no dropout."""
         dropout = None if key is None else Dropout.create(key, rows=batch.rows)
         logits = cast(
             PretrainingLogits,
@@ -90,17 +90,17 @@ class PretrainingObjective:
                 weights=batch.next_sentence_weights,
             )
             loss += means["nsp_loss"].total / jnp.maximum(weights["nsp"], 1)
-        return loss, means | _filling(batch)
+        return loss, means | _fill_metrics(batch)
 
     def evaluate(self, params: Any, rows: Rows, *, key: Key[Array, ""], unigram_log_probs: Float[Array, " V"]) -> Means:
-        """Return the figures of held-out rows, and of the unigram model at the same predictions."""
+        """Return the metrics on held-out sequences, and those of the unigram model at the same positions."""
         batch = self.prepare(rows, key=key)
         _, means = self.loss(params, batch=batch, weights=self.weights(batch), key=None)
-        for name in _filling(batch):
+        for name in _fill_metrics(batch):
             del means[name]
-        guess = jnp.argmax(unigram_log_probs)
+        most_frequent = jnp.argmax(unigram_log_probs)
         means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
-        means["unigram_accuracy"] = Mean.of((batch.labels == guess).astype(jnp.float32), weights=batch.weights)
+        means["unigram_accuracy"] = Mean.of((batch.labels == most_frequent).astype(jnp.float32), weights=batch.weights)
         return means
 
 
@@ -114,9 +114,10 @@ def make_objective(
     max_predictions_per_seq: int,
     next_sentence: bool,
 ) -> PretrainingObjective:
-    """Return the objective of rows of up to `instances` instances; `max_predictions_per_seq` 0 follows from the rate.
+    """Return the objective for sequences of up to `instances` instances.
 
-    P is then large enough for every instance of a packed row.
+    `max_predictions_per_seq` 0 means the number that the masking rate needs. P is large enough for all instances of a
+    packed sequence.
     """
     limit = max_predictions_per_seq or default_max_predictions(max_seq_length, rate=masking.rate)
     return PretrainingObjective(
@@ -129,8 +130,8 @@ def make_objective(
     )
 
 
-def _filling(batch: PretrainingBatch) -> Means:
-    """Return how full the rows are: the share of padding, and where rows are packed the instances in each."""
+def _fill_metrics(batch: PretrainingBatch) -> Means:
+    """Return the fraction of padding and, with packing, the mean number of instances per sequence."""
     padding = (batch.inputs.segment_ids == 0).astype(jnp.float32)
     means = {"padding_fraction": Mean.of(padding, weights=jnp.ones_like(padding))}
     if batch.next_sentence_weights.shape[1] > 1:
@@ -141,8 +142,8 @@ def _filling(batch: PretrainingBatch) -> Means:
 
 def _scores(name: str, logits: Float[Array, "*n C"], *, labels: Int[Array, "*n"], weights: Float[Array, "*n"]) -> Means:
     """Return the cross-entropy in nats and the accuracy."""
-    loss, right = cross_entropy(logits, labels)
+    loss, correct = cross_entropy(logits, labels)
     return {
         f"{name}_loss": Mean.of(loss, weights=weights),
-        f"{name}_accuracy": Mean.of(right.astype(jnp.float32), weights=weights),
+        f"{name}_accuracy": Mean.of(correct.astype(jnp.float32), weights=weights),
     }

@@ -1,6 +1,6 @@
-"""Assemble what a run computes: mesh, state and its shardings, the jitted steps of every phase.
+"""The program of a pre-training run: mesh, state and its shardings, the jitted steps of every phase.
 
-The same program is trained with, evaluated with, shown by `--dry_run` and compiled by `plan`.
+Training, evaluation, `--dry_run` and `plan` use the same program.
 """
 
 import functools
@@ -25,13 +25,14 @@ from bert_jax.types import Rows
 
 
 class PretrainingProgram(Program):
-    """The compiled parts of one config on one mesh. Building it compiles nothing."""
+    """The compiled parts of one config on one mesh. Creating it compiles nothing."""
 
     def __init__(self, config: Config, *, mesh: Mesh):
-        """Lay out the state on `mesh`.
+        """Shard the state over `mesh`.
 
         Raises:
-          UserError: if batch, heads or inner layer do not divide over the mesh, or the warm-up does not fit.
+          UserError: if batch, heads or inner layer do not divide over the mesh, or a warm-up is longer than its part of
+            the run.
         """
         validate_for_mesh(config, mesh=mesh)
         self.config = config
@@ -61,7 +62,7 @@ class PretrainingProgram(Program):
         )
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
-        """Return what is optimized in `phase`."""
+        """Return the objective of `phase`."""
         return make_objective(
             self.config.model,
             masking=self.config.masking,
@@ -73,7 +74,7 @@ class PretrainingProgram(Program):
         )
 
     def max_predictions(self, phase: Phase) -> int:
-        """Return P, the slots of a row in `phase`: enough for every instance of a packed row."""
+        """Return P, the slots of a sequence in `phase`: enough for all instances of a packed sequence."""
         return row_predictions(
             phase.max_seq_length,
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
@@ -84,7 +85,7 @@ class PretrainingProgram(Program):
     def train_step(
         self, phase: Phase, *, special: SpecialIds
     ) -> Callable[[TrainState, Rows], tuple[TrainState, StepOutput]]:
-        """Return the jitted step of `phase`; it donates the state."""
+        """Return the jitted step of `phase`, which donates the state."""
         clip = self.config.optimizer
         replicas_per_device = clip.clip_replicas // self.mesh.size
         step = TrainStep(

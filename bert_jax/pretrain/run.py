@@ -1,11 +1,11 @@
-"""Pre-train: the start-up in its order, the session, the closing words.
+"""A pre-training run, from start-up to the final messages.
 
-1. program: mesh, state shardings, steps;
-2. workdir: create it, or check that it belongs to this config;
-3. data: find or build the data set of each phase's length;
-4. state: the newest good checkpoint of the workdir, else the model of --init, else randomly initialized;
-5. loop: evaluate, save, step, log;
-6. how far the model is from the unigram model.
+1. Program: mesh, state shardings, steps.
+2. Workdir: create it, or check that it belongs to this config.
+3. Data: open or build the data set of each phase's length.
+4. State: the newest good checkpoint of the workdir, else the model of --init, else random initialization.
+5. Loop: evaluate, save, step, log.
+6. Summary: goodput, and the comparison with the unigram model.
 """
 
 import re
@@ -37,7 +37,7 @@ SAME_RUN = SameRun(
     ),
     has_begun=lambda workdir: any((workdir / "checkpoints").glob("[0-9]*")),
 )
-_OWN = ("data.directory", "data.num_workers")  # a data set may lie on each host's own disk
+_OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
 
 def pretrain(
@@ -48,13 +48,18 @@ def pretrain(
     init: str = "",
     init_missing: Sequence[str] = (),
     hosts: Hosts | None = None,
-    begun: float | None = None,
+    started_at: float | None = None,
 ) -> int:
     """Train to the end of the schedule, or resume there; return the exit status.
 
-    `command` is what the user is told to type to resume. `init` names a model to begin from, which gives shape and
-    vocabulary; `init_missing` names parts to initialize randomly where it lacks them. Every one of several `hosts`
-    calls this; `begun` is when the process began, in seconds since the epoch.
+    Args:
+      config: the run.
+      workdir: its folder.
+      command: what messages say to type to resume.
+      init: the path of a model to start from; it determines shape and vocabulary.
+      init_missing: parts to initialize randomly if that model lacks them.
+      hosts: all hosts of the run; every one of them calls this function.
+      started_at: when the process started, in seconds since the epoch.
 
     Raises:
       UserError: for anything the user can fix.
@@ -67,10 +72,10 @@ def pretrain(
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
-    runtime = _open(config, workdir=workdir, source=source, hosts=hosts, command=command, begun=begun)
+    runtime = _open(config, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
     try:
         job = _open_job(program, runtime=runtime, params=params)
-        del source, params  # the weights would stay in the host's memory as long as the run
+        del source, params  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
         runtime.close()
@@ -83,14 +88,14 @@ def _open(
     source: PretrainedModel | None,
     hosts: Hosts,
     command: str,
-    begun: float | None,
+    started_at: float | None,
 ) -> Runtime:
     def prepare(path: Path) -> None:
         if source is not None:
             save_vocabulary_of(source, workdir=path)
 
     return open_runtime(
-        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, begun=begun
+        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, begun=started_at
     )
 
 
@@ -134,5 +139,5 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
 def _where_time_went(goodput: Goodput, runtime: Runtime) -> str:
     if goodput.first_step_after is None:
         return goodput.describe()
-    found = f"{runtime.cache.hits} of {runtime.cache.requests} programs from the compilation cache"
-    return f"{goodput.describe()}; first step of this start after {goodput.first_step_after:.1f} s ({found})"
+    programs = f"{runtime.cache.hits} of {runtime.cache.requests} programs from the compilation cache"
+    return f"{goodput.describe()}; first step of this start after {goodput.first_step_after:.1f} s ({programs})"

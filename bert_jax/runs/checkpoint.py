@@ -26,7 +26,7 @@ from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
 from bert_jax.files import load_json
 from bert_jax.jax_internals import UNFINISHED_CHECKPOINT, is_abandoned_read
-from bert_jax.parallel.distributed import Hosts, tells_of_a_lost_host
+from bert_jax.parallel.distributed import Hosts, is_lost_host_error
 from bert_jax.training.policy import parameter_names
 
 # What TensorStore and the device runtime say when files may be whole but cannot be had now.
@@ -263,7 +263,7 @@ class Checkpointer:
         try:
             action()
         except (OSError, ValueError, RuntimeError) as error:
-            if self._hosts.count > 1 and tells_of_a_lost_host(error):
+            if self._hosts.count > 1 and is_lost_host_error(error):
                 raise
             reason = " ".join(str(error).split())[:200]
             last = self.last_good

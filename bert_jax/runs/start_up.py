@@ -14,7 +14,7 @@ import numpy as np
 import bert_jax
 from bert_jax.config import flatten
 from bert_jax.errors import UserError
-from bert_jax.parallel.distributed import Hosts, check_alone_or_all
+from bert_jax.parallel.distributed import Hosts, check_all_joined
 from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.runs.workdir import SameRun, open_workdir
@@ -31,7 +31,7 @@ def check_command(config: Any, *, params: Any, hosts: Hosts, own: Iterable[str] 
     Raises:
       UserError: naming the host that differs, or if the accelerator has hosts that did not start.
     """
-    check_alone_or_all(hosts)
+    check_all_joined(hosts)
     if hosts.count == 1:
         return
     facts = {f"config.{name}": value for name, value in flatten(config).items() if name not in own}

@@ -120,7 +120,7 @@ class AgreedStop:
                 left = max(deadline - time.monotonic(), 0.0)
                 try:
                     passed = self._hosts.exchange(
-                        "boundary passed", str(self._passed), seconds=left, given_up=self._closed.is_set
+                        "boundary passed", str(self._passed), seconds=left, is_abandoned=self._closed.is_set
                     )
                 except UserError as error:
                     self._failure = error

@@ -1,1 +1,1 @@
-"""The generic trainer: state, step, loop, optimisers, checkpoints, writers."""
+"""The mathematics of training: state, step, loss, optimizers, schedules, metrics, policies."""

@@ -1,8 +1,8 @@
-"""Cross-entropy of logits against labels, in every form that is needed.
+"""Cross-entropy of logits against labels, in three forms.
 
-`cross_entropy` reads the logits of a whole vocabulary once. `exact_cross_entropy` needs no bound on the logits, which
-matters to the few classes of a fine-tuning head and not to the time of its step. `log_softmax_cross_entropy` differs
-from it in the last bit.
+`cross_entropy` reads the logits of a whole vocabulary once. `exact_cross_entropy` needs no bound on the logits; it
+serves the few classes of a fine-tuning head, where speed does not matter. `log_softmax_cross_entropy` differs from
+`exact_cross_entropy` in the last bit.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# A sum of exp over up to 900,000 classes stays below float32's largest number; BERT's logits stay below 40. Beyond it,
-# and where all logits lie below -80, the loss is still finite and the gradient points the right way, but they are no
-# longer exact.
+# With logits up to here, a sum of exp over up to 900,000 classes stays below float32's largest number; BERT's logits
+# stay below 40. Beyond this bound, and where all logits are below -80, the loss stays finite and the gradient points in
+# the right direction, but neither is exact.
 MAX_LOGIT = 75.0
 
 
@@ -23,31 +23,31 @@ def cross_entropy(
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
     """Return the negative log-likelihood in nats, and whether no other class scores higher.
 
-    Sum, maximum and the label's logit are reductions of one read of the logits; the usual form reads them four times
-    (maximum, shifted sum, label, argmax). It subtracts no maximum, so it is exact while the largest logit lies between
-    -80 and `MAX_LOGIT`; `exact_cross_entropy` is the form that needs no bound.
+    One read of the logits gives the sum, the maximum and the label's logit; the usual form reads them four times
+    (maximum, shifted sum, label, argmax). The maximum is not subtracted, so the result is exact only while the largest
+    logit is between -80 and `MAX_LOGIT`. `exact_cross_entropy` needs no bound.
     """
-    loss, right, _ = _scores(logits, labels)
-    return loss, right
+    loss, correct, _ = _scores(logits, labels)
+    return loss, correct
 
 
 def exact_cross_entropy(
     logits: Float[Array, "*n C"], labels: Int[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
-    """Return the same by the textbook: log-sum-exp after the maximum, argmax (of equal logits the first).
+    """Return the same by the textbook form: log-sum-exp with the maximum subtracted; argmax takes the first of equals.
 
     The label's logit is a product with a one-hot vector, whose gradient needs no scatter.
     """
-    picked = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
-    return jax.nn.logsumexp(logits, axis=-1) - picked, jnp.argmax(logits, axis=-1) == labels
+    label_logit = (jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * logits).sum(-1)
+    return jax.nn.logsumexp(logits, axis=-1) - label_logit, jnp.argmax(logits, axis=-1) == labels
 
 
 def log_softmax_cross_entropy(
     logits: Float[Array, "*n C"], labels: Int[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
-    """Return the same from the logarithm of the softmax: the form that feature-based taggers are trained with.
+    """Return the same from the log-softmax, the form that feature-based taggers are trained with.
 
-    With another form their parameters would differ in the last bits from those that workdirs hold results of.
+    Another form would change the last bits of their parameters, and existing workdirs could not be reproduced.
     """
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
     return losses, jnp.argmax(logits, axis=-1) == labels
@@ -57,17 +57,17 @@ def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
     total = jnp.exp(jnp.minimum(logits, MAX_LOGIT)).sum(-1)
     log_sum = jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
-    picked = jnp.where(is_label, logits, 0).sum(-1)
-    return log_sum - picked, picked >= logits.max(-1), log_sum
+    label_logit = jnp.where(is_label, logits, 0).sum(-1)
+    return log_sum - label_logit, label_logit >= logits.max(-1), log_sum
 
 
 def _forward(logits: Array, labels: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
-    loss, right, log_sum = _scores(logits, labels)
-    return (loss, right), (logits, labels, log_sum)
+    loss, correct, log_sum = _scores(logits, labels)
+    return (loss, correct), (logits, labels, log_sum)
 
 
-def _backward(saved: tuple[Array, Array, Array], grads: tuple[Array, Any]) -> tuple[Array, None]:
-    logits, labels, log_sum = saved
+def _backward(residuals: tuple[Array, Array, Array], grads: tuple[Array, Any]) -> tuple[Array, None]:
+    logits, labels, log_sum = residuals
     is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
     softmax = jnp.exp(jnp.minimum(logits, MAX_LOGIT) - log_sum[..., None])
     return (softmax - is_label.astype(softmax.dtype)) * grads[0][..., None], None

@@ -1,8 +1,8 @@
-"""Optimisers: BERT's Adam, AdamW and LAMB, each checked against a NumPy transcript.
+"""Optimizers: BERT's Adam, AdamW and LAMB, each tested against a NumPy transcript of its reference.
 
-BERT's Adam (optimization.py of google-research/bert) has no bias correction and adds the decay to the update; AdamW
-(Loshchilov & Hutter 2019) is the same with bias correction; LAMB (You et al. 2020, algorithm 2) scales the AdamW update
-of each tensor by |parameter| / |update|. Parameters stacked over layers count as one tensor a layer.
+BERT's Adam (optimization.py of google-research/bert) has no bias correction and adds the decay to the update. AdamW
+(Loshchilov & Hutter 2019) is the same with bias correction. LAMB (You et al. 2020, algorithm 2) scales the AdamW update
+of each tensor by |parameter| / |update|. A parameter stacked over layers counts as one tensor per layer.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from bert_jax.config import OptimizerConfig
 from bert_jax.training.policy import Policy, apply_policy
 from bert_jax.types import LAYERS
 
-# The original decays every kernel and table and excludes "LayerNorm", "layer_norm" and "bias" by name. LAMB leaves the
-# same parameters out of its trust ratio (as the implementations do that trained BERT with it; the paper is silent).
+# The original decays every kernel and table and excludes "LayerNorm", "layer_norm" and "bias" by name. LAMB applies
+# no trust ratio to the same parameters: the paper does not say, but the implementations that trained BERT do so.
 DECAY_POLICY: Policy[bool] = (
     (r".*layer_norm/(scale|bias)", False),
     (r".*bias", False),
@@ -31,7 +31,7 @@ STACKED_POLICY: Policy[bool] = ((rf"(.*/)?{LAYERS}.*", True), (r".*", False))
 
 
 class AdamState(NamedTuple):
-    """Hold the moments and the number of updates."""
+    """The moments and the number of updates."""
 
     count: Int[Array, ""]
     mu: Any
@@ -40,7 +40,7 @@ class AdamState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerRule:
-    """Hold what tells the optimisers apart, after the config's `auto` is resolved."""
+    """The differences between the optimizers, after the config's `auto` is resolved."""
 
     name: str
     bias_correction: bool
@@ -58,7 +58,10 @@ def optimizer_rule(config: OptimizerConfig, *, recipe: str) -> OptimizerRule:
 def make_optimizer(
     config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
 ) -> optax.GradientTransformation:
-    """Return global-norm clipping, unless the step clips its parts, followed by the optimizer that `rule` describes."""
+    """Return global-norm clipping followed by the optimizer that `rule` describes.
+
+    With `clip_replicas` above 1 the step clips each micro-batch itself, so there is no clipping here.
+    """
     clip = optax.clip_by_global_norm(config.max_grad_norm) if config.clip_replicas == 1 else optax.identity()
     return optax.chain(clip, _adam_family(config, rule=rule, schedule=schedule))
 
@@ -80,12 +83,12 @@ def _adam_family(
         rate = schedule(state.count)
 
         def step(m: Array, v: Array, p: Array, decays: bool, stacked: bool) -> Array:
-            change = (m * mu_scale) / (jnp.sqrt(v * nu_scale) + config.epsilon)
+            delta = (m * mu_scale) / (jnp.sqrt(v * nu_scale) + config.epsilon)
             if decays:
-                change += config.weight_decay * p
+                delta += config.weight_decay * p
             if decays and rule.trust_ratio:
-                change *= trust_ratio(p, update=change, stacked=stacked)
-            return -rate * change
+                delta *= trust_ratio(p, update=delta, stacked=stacked)
+            return -rate * delta
 
         decays = apply_policy(DECAY_POLICY, params=params)
         stacked = apply_policy(STACKED_POLICY, params=params)
@@ -95,7 +98,7 @@ def _adam_family(
 
 
 def trust_ratio(param: Float[Array, "*n"], *, update: Float[Array, "*n"], stacked: bool) -> Float[Array, "*n"]:
-    """Return |param| / |update| over the tensor, or a layer of a stacked one; 1 where either norm is 0."""
+    """Return |param| / |update| over the tensor, or per layer of a stacked one; 1 where either norm is 0."""
     axes = tuple(range(1, param.ndim)) if stacked else None
     param_norm = jnp.sqrt(jnp.square(param).sum(axes, keepdims=True))
     update_norm = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))

@@ -1,4 +1,4 @@
-"""A policy is data: ordered (pattern, value) pairs over parameter names.
+"""Policies: ordered (pattern, value) pairs over parameter names.
 
 The first match wins, and every name must match.
 """
@@ -19,10 +19,10 @@ def parameter_names(params: Any) -> list[str]:
 
 
 def apply_policy(policy: Policy[Value], *, params: Any) -> Any:
-    """Return a tree like `params` that holds the policy's value for each parameter.
+    """Return a tree shaped like `params` with the policy's value for each parameter.
 
     Raises:
-      ValueError: for a parameter that no pattern matches, a mistake in the policy.
+      ValueError: if no pattern matches a parameter, which is a bug in the policy.
     """
     return jax.tree.unflatten(jax.tree.structure(params), [_first(policy, name) for name in parameter_names(params)])
 

@@ -1,8 +1,9 @@
-"""Declare the whole run's phases and learning rate once: one list, one global step (paper A.2).
+"""The phases and the learning rate of a whole run, over one global step (paper A.2).
 
-Linear warm-up, then linear decay to 0 at the last step. The `original` recipe decays from step 0 and only replaces the
-rate during warm-up, so the rate drops by warmup/total at the end of warm-up, and its first step has rate 0
-(optimization.py of google-research/bert); the `modern` one is continuous and starts at 1/warmup.
+The rate warms up linearly, then decays linearly to 0 at the last step. The `original` recipe
+(optimization.py of google-research/bert) decays from step 0 and replaces the rate during warm-up only: the first step
+has rate 0, and the rate drops by warmup/total of the peak at the end of warm-up. The `modern` recipe is continuous and
+starts at 1/warmup of the peak.
 """
 
 import dataclasses
@@ -15,12 +16,12 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import OptimizerConfig, TrainConfig
 from bert_jax.errors import UserError
 
-_Number = float | Array  # in Python's hands, or traced
+_Number = float | Array  # known to Python, or traced
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Hold a part of the run with one batch shape: steps `start` to `end - 1`."""
+    """A part of the run with one batch shape: steps `start` to `end - 1`."""
 
     start: int
     end: int
@@ -31,7 +32,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class RateSegment:
-    """Hold a part of the run with one warm-up and decay."""
+    """A part of the run with one warm-up and one decay."""
 
     start: int
     end: int
@@ -40,13 +41,13 @@ class RateSegment:
 
 
 def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
-    """Return the phases with their steps; boundaries are rounded to whole steps, the last phase ends at num_steps."""
+    """Return the phases. Their boundaries are rounded to whole steps; the last phase ends at `num_steps`."""
     result: list[Phase] = []
-    share, start = 0.0, 0
+    fraction, start = 0.0, 0
     for index, item in enumerate(train.phases):
-        share += item.fraction
+        fraction += item.fraction
         last = index == len(train.phases) - 1
-        end = train.num_steps if last else round(share * train.num_steps)
+        end = train.num_steps if last else round(fraction * train.num_steps)
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
         batch_size = item.batch_size or train.batch_size
         result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
@@ -55,17 +56,17 @@ def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> 
 
 
 def phase_at(all_phases: tuple[Phase, ...], *, step: int) -> Phase:
-    """Return the phase that takes step `step`, counted from 0."""
+    """Return the phase of step `step`, counted from 0."""
     return next((phase for phase in all_phases if step < phase.end), all_phases[-1])
 
 
 def rate_segments(
     train: TrainConfig, *, optimizer: OptimizerConfig, all_phases: tuple[Phase, ...]
 ) -> tuple[RateSegment, ...]:
-    """Return the parts of the learning-rate schedule: a phase that names its own rate begins a new one.
+    """Return the segments of the learning-rate schedule. A phase with a learning rate of its own starts a new segment.
 
     Raises:
-      UserError: if a warm-up is longer than its part.
+      UserError: if a warm-up is longer than its segment.
     """
     segments = [RateSegment(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
     fields = ["config.optimizer.warmup_steps"]
@@ -79,8 +80,8 @@ def rate_segments(
         steps = segment.end - segment.start
         if segment.warmup_steps > steps:
             raise UserError(
-                f"{field}={segment.warmup_steps} is more than the {steps} steps it belongs to: "
-                f"set it to at most {steps}, a hundredth to a tenth of the steps is usual"
+                f"{field}={segment.warmup_steps} is more than the {steps} steps of its part of the run: "
+                f"set it to at most {steps}; 1 % to 10 % of the steps is usual"
             )
     return tuple(segments)
 
@@ -88,7 +89,7 @@ def rate_segments(
 def learning_rate_schedule(
     segments: tuple[RateSegment, ...], *, recipe: str
 ) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
-    """Return the learning rate of the update that takes step `step` to `step + 1`."""
+    """Return the schedule: a function of `step`, the learning rate of the update from `step` to `step + 1`."""
 
     def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step)
@@ -112,15 +113,15 @@ def learning_rate_schedule(
 def learning_rate(step: Array | int, *, peak: _Number, warmup: _Number, total: _Number, recipe: str) -> Array:
     """Return the float32 rate of the update from `step` to `step + 1`, steps counted from the start of the warm-up.
 
-    It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module says how the recipes differ. Numbers
-    that Python knows and numbers that are traced give the same bits.
+    It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module docstring says how the recipes
+    differ. Python numbers and traced numbers give the same bits.
     """
-    here = jnp.asarray(step).astype(jnp.float32)
+    position = jnp.asarray(step).astype(jnp.float32)
     if recipe == "original":
-        rising, falling = here / _at_least_one(warmup), 1 - here / total
+        rising, falling = position / _at_least_one(warmup), 1 - position / total
     else:
-        rising, falling = (here + 1) / _at_least_one(warmup), (total - here) / _at_least_one(total - warmup)
-    return peak * jnp.where(here < warmup, rising, falling)
+        rising, falling = (position + 1) / _at_least_one(warmup), (total - position) / _at_least_one(total - warmup)
+    return peak * jnp.where(position < warmup, rising, falling)
 
 
 def _at_least_one(value: _Number) -> _Number:

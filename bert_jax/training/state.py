@@ -1,4 +1,4 @@
-"""Hold what a training step changes."""
+"""The state that a training step updates."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 @struct.dataclass
 class TrainState:
-    """Hold the number of steps taken, the float32 parameters and the optimiser's state; donated and sharded as one."""
+    """The number of steps taken, the float32 parameters and the optimizer state; donated and sharded as one tree."""
 
     step: Int[Array, ""]
     params: Any

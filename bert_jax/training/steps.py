@@ -1,4 +1,4 @@
-"""Make the jitted steps of any objective: loss, gradients over micro-batches, update, figures."""
+"""The training step of any objective: loss, gradients over micro-batches, update, metrics."""
 
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -15,8 +15,8 @@ from bert_jax.training.optimizers import STACKED_POLICY
 from bert_jax.training.policy import Policy, apply_policy
 from bert_jax.training.state import TrainState
 
-# Kernels and tables are gathered, and their gradients reduced, in the dtype of the computation; the small rest, which
-# is computed in float32, stays float32.
+# Kernels and embedding tables are gathered, and their gradients reduced, in the dtype of the computation. All other
+# parameters are small and used in float32, so they stay float32.
 _COMPUTE_POLICY: Policy[bool] = ((r".*(kernel|embeddings)", True), (r".*", False))
 
 Rows = TypeVar("Rows", contravariant=True)
@@ -25,10 +25,10 @@ Batch = TypeVar("Batch")
 
 @runtime_checkable
 class Objective(Protocol[Rows, Batch]):
-    """Define what is trained. Every weight is known before the forward pass, so micro-batches add up exactly."""
+    """What is trained. Every weight is known before the forward pass, so micro-batches add up exactly."""
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> Batch:
-        """Turn the global batch as loaded into the batch that is trained on."""
+        """Return the batch to train on, made from the global batch as loaded."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -38,13 +38,16 @@ class Objective(Protocol[Rows, Batch]):
     def loss(
         self, params: Any, *, batch: Batch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
     ) -> tuple[Float[Array, ""], Means]:
-        """Return this part's share of the loss, divided by the whole batch's `weights`, and its figures."""
+        """Return this part's contribution to the loss, divided by the whole batch's `weights`, and its metrics."""
         ...
 
 
 @struct.dataclass
 class StepOutput:
-    """Hold the figures of one step. `bad_parameters` flags, a parameter, values or gradients that are not finite."""
+    """The metrics of one step.
+
+    `bad_parameters` has a flag per parameter: its values or its gradient are not finite.
+    """
 
     means: Means
     finite: Bool[Array, ""]
@@ -52,7 +55,7 @@ class StepOutput:
 
 
 class TrainStep(Generic[Rows, Batch]):
-    """Take one optimizer step; a pure function of (state, rows), to be jitted with the state donated."""
+    """One optimizer step: a pure function of (state, rows), to be jitted with the state donated."""
 
     def __init__(
         self,
@@ -64,12 +67,18 @@ class TrainStep(Generic[Rows, Batch]):
         replicas: DataParallel | None = None,
         clip_each: float | None = None,
     ):
-        """Close over everything static; `key` is the run's, folded with the step number.
+        """Close over everything static.
 
-        With `replicas` gradients are computed replica by replica; without, on what XLA makes of the arguments.
-        With `clip_each` every micro-batch is what a replica was in the original: its loss is its own mean, its gradient
-        is clipped to this norm, and the clipped gradients are averaged (optimization.py of google-research/bert clips
-        before CrossShardOptimizer reduces). It needs `replicas` on a mesh of `data` alone.
+        Args:
+          objective: what is trained.
+          optimizer: the update rule.
+          key: the run's key; each step folds in its number.
+          gradient_accumulation_steps: micro-batches per step (per replica, with `replicas`).
+          replicas: computes gradients replica by replica. Without it XLA partitions the whole step.
+          clip_each: the norm to which each micro-batch's gradient is clipped before the mean is taken. A micro-batch is
+            then what a replica was in the original, with a loss that is its own mean: optimization.py of
+            google-research/bert clips before CrossShardOptimizer reduces. It needs `replicas` on a mesh that has only
+            `data`.
         """
         self._objective = objective
         self._optimizer = optimizer
@@ -79,14 +88,14 @@ class TrainStep(Generic[Rows, Batch]):
         self._clip_each = clip_each
 
     def __call__(self, state: TrainState, rows: Rows) -> tuple[TrainState, StepOutput]:
-        """Return the next state and the figures.
+        """Return the next state and the metrics.
 
-        Where loss or gradients are not finite the parameters and the optimiser's state stay as they were.
+        If the loss or the gradients are not finite, the parameters and the optimizer state stay unchanged.
         """
         prepare_key, dropout_key = jax.random.split(jax.random.fold_in(self._key, state.step))
         batch = self._objective.prepare(rows, key=prepare_key)
         loss, means, grads = self._gradients(state.params, batch, dropout_key)
-        # Each reader widens the reduced gradients itself: what looks for bad parameters would have them written out.
+        # `_bad_parameters` gets `grads`, not `wide`, for which XLA would write a float32 copy to memory.
         wide = _widened(grads)
         norm = optax.tree.norm(wide)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -102,8 +111,8 @@ class TrainStep(Generic[Rows, Batch]):
         one = jnp.ones(())
         means = {**means, "loss": Mean(loss, one), "grad_norm": Mean(norm, one)}
         if self._replicas is not None and self._replicas.is_on_gpu:
-            # The host of a GPU waits for the step to know the branch, and queues nothing meanwhile (an H200 stood still
-            # for 5 of 73 ms a step of BERT-Large). The pass over all parameters reads 2 GB there, half a millisecond.
+            # With a conditional, a GPU's host waits for the predicate and queues nothing meanwhile: an H200 was idle
+            # for 5 of the 73 ms of a BERT-Large step. Checking all parameters reads 2 GB, which takes 0.5 ms.
             bad = _bad_parameters(state.params, grads)
         else:
             bad = jax.lax.cond(finite, _none_bad, _bad_parameters, state.params, grads)
@@ -115,8 +124,8 @@ class TrainStep(Generic[Rows, Batch]):
         if replicas is None:
             return self._accumulate(params, batch, weights, key)
 
-        def replica(shares: Any, rows: Batch, weights: Any, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
-            loss, means, grads = self._accumulate(replicas.gather(shares), rows, weights, key)
+        def replica(shards: Any, rows: Batch, weights: Any, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
+            loss, means, grads = self._accumulate(replicas.gather(shards), rows, weights, key)
             return *replicas.total((loss, means)), replicas.scatter(grads)
 
         return replicas.run(replica, params, batch, weights, key, reduced=(False, False, True))
@@ -124,21 +133,25 @@ class TrainStep(Generic[Rows, Batch]):
     def _accumulate(
         self, params: Any, batch: Batch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Means, Any]:
-        """Return loss, figures and gradients summed over the micro-batches; sums of several are kept in float32."""
+        """Return loss, metrics and gradients summed over the micro-batches; the sum of several is float32."""
 
         def part(part_batch: Batch) -> tuple[Float[Array, ""], Means, Any]:
-            own = self._objective.weights(part_batch) if self._clip_each is not None else weights
+            part_weights = self._objective.weights(part_batch) if self._clip_each is not None else weights
 
             def loss(p: Any) -> tuple[Float[Array, ""], Means]:
-                return self._objective.loss(p, batch=part_batch, weights=own, key=key)
+                return self._objective.loss(p, batch=part_batch, weights=part_weights, key=key)
 
             (value, means), grads = jax.value_and_grad(loss, has_aux=True)(params)
             if self._clip_each is None:
                 return value, means, grads
-            # Divided by the number of all micro-batches of all replicas, so that their sum is the mean.
-            share = 1 / (self._parts * (self._replicas.size if self._replicas else 1))
-            scale = share * jnp.minimum(1.0, self._clip_each / optax.tree.norm(_widened(grads)))
-            return value * share, means, jax.tree.map(lambda g: (g.astype(jnp.float32) * scale).astype(g.dtype), grads)
+            # Divided by the number of micro-batches of all replicas, so that their sum is the mean.
+            scale = 1 / (self._parts * (self._replicas.size if self._replicas else 1))
+            clip_scale = scale * jnp.minimum(1.0, self._clip_each / optax.tree.norm(_widened(grads)))
+            return (
+                value * scale,
+                means,
+                jax.tree.map(lambda g: (g.astype(jnp.float32) * clip_scale).astype(g.dtype), grads),
+            )
 
         if self._parts == 1:
             return part(batch)
@@ -148,7 +161,7 @@ class TrainStep(Generic[Rows, Batch]):
             summed = jax.tree.map(lambda t, g: t + g.astype(jnp.float32), total[2], grads)
             return (total[0] + loss, add_means(total[1], means), summed), None
 
-        in_blocks = self._clip_each is not None  # which rows a replica has does not depend on the mesh then
+        in_blocks = self._clip_each is not None  # a micro-batch then has the same sequences on every mesh
         parts = jax.tree.map(lambda leaf: _split_rows(leaf, parts=self._parts, in_blocks=in_blocks), batch)
         shapes = jax.eval_shape(part, jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
@@ -156,9 +169,9 @@ class TrainStep(Generic[Rows, Batch]):
 
 
 def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_layers: bool) -> DataParallel:
-    """Return how a step treats parameters on its replicas; `params` is a tree of their shapes.
+    """Return the data parallelism of a training step; `params` is a tree of the parameters' shapes.
 
-    `dtype` is that of the computation; `scan_layers` False hands out the layers one by one.
+    `dtype` is the dtype of the computation. With `scan_layers` False every layer's parameters are gathered separately.
     """
     casts = apply_policy(_COMPUTE_POLICY, params=params)
     stacked = apply_policy(STACKED_POLICY, params=params)
@@ -175,7 +188,7 @@ def _none_bad(params: Any, grads: Any) -> Any:
 
 
 def _bad_parameters(params: Any, grads: Any) -> Any:
-    """Return which parameters hold a value or gradient that is not finite; a pass over all, only when one does."""
+    """Return a flag per parameter: it has a value or a gradient that is not finite."""
     return jax.tree.map(lambda p, g: ~(jnp.isfinite(p).all() & jnp.isfinite(g).all()), params, grads)
 
 
@@ -184,7 +197,10 @@ def _widened(tree: Any) -> Any:
 
 
 def _split_rows(leaf: Array, *, parts: int, in_blocks: bool) -> Array:
-    """Give part i the rows i, i + parts, ... (with rows sharded in blocks, each device keeps its own), or a block."""
+    """Return the batch split into `parts`: part i has sequences i, i + parts, ..., or with `in_blocks` the i-th block.
+
+    A batch is sharded in blocks, so with strided parts all sequences stay on their devices.
+    """
     if in_blocks:
         return leaf.reshape((parts, -1, *leaf.shape[1:]))
     return leaf.reshape((-1, parts, *leaf.shape[1:])).swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018) as the table of architectures has it."""
+"""BERT (Devlin et al. 2018): its entry in the table of architectures."""
 
 from bert_jax.model.architecture import Architecture, HuggingFaceFormat
 from bert_jax.model.bert.encoder import BertEncoder

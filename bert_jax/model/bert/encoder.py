@@ -1,8 +1,8 @@
-"""The BERT encoder (Devlin et al. 2018, section 3; modeling.py of google-research/bert), to be read top to bottom.
+"""The BERT encoder (Devlin et al. 2018, section 3; modeling.py of google-research/bert).
 
-Post-LayerNorm, learned positions, dropout on the embeddings, the attention probabilities and each sub-layer's output.
-Parameters are float32; `config.dtype` is the dtype of matmuls and of activations between them; LayerNorm and softmax
-run in float32. The parameters of all layers are stacked along a leading `layers` axis, whether they are scanned or
+It has post-LayerNorm, learned positions, and dropout on the embeddings, the attention probabilities and the output of
+each sub-layer. Parameters are float32; `config.dtype` is the dtype of matmuls and of the activations between them;
+LayerNorm and softmax run in float32. The parameters of all layers are stacked along a leading `layers` axis, scanned or
 unrolled, so there is one checkpoint layout.
 """
 
@@ -25,7 +25,7 @@ from bert_jax.model.projection import Projection
 from bert_jax.model.residual_norm import Sublayer
 from bert_jax.types import EncoderInputs, EncoderOutput
 
-# Places that drop, within the embeddings or within a layer.
+# Dropout sites, in the embeddings and in a layer.
 _EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP_OUTPUT = range(4)
 
 
@@ -43,7 +43,9 @@ class Embeddings(nn.Module):
 
         def table(name: str, size: int, axis: str | None) -> Any:
             values = self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
-            return nn.with_logical_constraint(values, (axis, None))  # looking up in parts of rows would move all rows
+            return nn.with_logical_constraint(
+                values, (axis, None)
+            )  # a look-up in a sharded embed axis would move all rows
 
         hidden, words = tied_lookup(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids)
         hidden += lookup(table("position_embeddings", config.max_position_embeddings, None), inputs.position_ids)
@@ -120,7 +122,7 @@ class BertEncoder(nn.Module):
     def __call__(
         self, inputs: EncoderInputs, *, dropout: Dropout | None = None, output_hidden_states: bool = False
     ) -> EncoderOutput:
-        """Encode rows of tokens; with `output_hidden_states` also return the output of every layer."""
+        """Return the hidden states of token sequences; with `output_hidden_states` also those of every layer."""
         config = self.config
         mask = AttentionMask(inputs.segment_ids, inputs.position_ids, direction=config.attention_direction)
         layer = BertLayer(config, parent=None)

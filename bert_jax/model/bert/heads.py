@@ -1,4 +1,4 @@
-"""BERT's heads of pre-training: each a few lines, each with the reference it follows."""
+"""BERT's pre-training heads, each with the reference that it follows."""
 
 from typing import cast
 
@@ -14,7 +14,7 @@ from bert_jax.model.layer_norm import LayerNorm
 
 
 class Pooler(nn.Module):
-    """Map each instance's [CLS] through a dense layer and tanh (modeling.py of the original)."""
+    """A dense layer and tanh on each instance's [CLS] (modeling.py of the original)."""
 
     config: ModelConfig
 
@@ -25,10 +25,7 @@ class Pooler(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """Transform, then multiply with the word embeddings and add a bias a word.
-
-    That is get_masked_lm_output of the original.
-    """
+    """A transform, the product with the word embeddings, and a bias per token (get_masked_lm_output in modeling.py)."""
 
     config: ModelConfig
 
@@ -44,7 +41,7 @@ class MaskedLMHead(nn.Module):
 
 
 class NextSentenceHead(nn.Module):
-    """Classify the pooled output as true next (0) or random (1)."""
+    """Classification of the pooled output as next sentence (0) or random (1)."""
 
     config: ModelConfig
 

@@ -1,4 +1,4 @@
-"""BERT's fields of HuggingFace's config.json, and which fields of `ModelConfig` decide what a BERT computes."""
+"""BERT's config.json in HuggingFace folders, and the fields of `ModelConfig` that determine what BERT computes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,10 +31,10 @@ _FIXED = {
 
 
 def read_fields(fields: Mapping[str, Any], file: Path) -> ModelConfig:
-    """Return the shape that the fields of `file` describe, to be computed in float32.
+    """Return the model config for the fields of `file`, in float32.
 
     Raises:
-      UserError: naming file and field, where a value is missing, of another type, impossible, or not computed here.
+      UserError: naming file and field, if a value is missing, has the wrong type, is impossible or not supported.
     """
     check_fixed(fields, _FIXED, file=file)
     values: dict[str, Any] = {
@@ -51,12 +51,12 @@ def write_fields(model: ModelConfig) -> dict[str, Any]:
     """Return the fields of a config.json.
 
     Raises:
-      UserError: if HuggingFace's BERT does not compute what this model does.
+      UserError: if HuggingFace's BERT cannot compute this model.
     """
     if model.attention_direction != "bidirectional":
         raise UserError(
             f"model.attention_direction={model.attention_direction} cannot be exported: HuggingFace's BERT encoder "
-            "looks both ways; train with attention_direction=bidirectional"
+            "is bidirectional; train with --config.model.attention_direction=bidirectional"
         )
     return {
         **{name: getattr(model, name) for name in (*_SIZES, *_FRACTIONS)},

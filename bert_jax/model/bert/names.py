@@ -1,30 +1,30 @@
-"""Every parameter of BERT as we, HuggingFace and google-research/bert (TF1) call it: stated once."""
+"""The names of BERT's parameters in our Flax model, in HuggingFace and in google-research/bert (TF1)."""
 
 from bert_jax.model.parameter_names import Entry, NameTable
 from bert_jax.types import LAYERS
 
 
-def _dense(ours: str, huggingface: str, tf1: str, axes: str) -> tuple[Entry, Entry]:
+def _dense(flax: str, huggingface: str, tf1: str, axes: str) -> tuple[Entry, Entry]:
     inner, outer = axes.split()
     return (
-        Entry(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}/kernel", (inner, outer), huggingface_transposed=True),
-        Entry(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outer,)),
+        Entry(f"{flax}/kernel", f"{huggingface}.weight", f"{tf1}/kernel", (inner, outer), huggingface_transposed=True),
+        Entry(f"{flax}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outer,)),
     )
 
 
-def _output(ours: str, huggingface: str, tf1: str, axes: str) -> tuple[Entry, Entry]:
-    """Return a dense layer that google-research/bert made by hand: [C, D] `output_weights` and `output_bias`."""
+def _output(flax: str, huggingface: str, tf1: str, axes: str) -> tuple[Entry, Entry]:
+    """Return a dense layer that google-research/bert writes out by hand: [C, D] `output_weights` and `output_bias`."""
     inner, outer = axes.split()
     return (
-        Entry(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", (inner, outer), True, True),
-        Entry(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outer,)),
+        Entry(f"{flax}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", (inner, outer), True, True),
+        Entry(f"{flax}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outer,)),
     )
 
 
-def _norm(ours: str, huggingface: str, tf1: str) -> tuple[Entry, Entry]:
+def _norm(flax: str, huggingface: str, tf1: str) -> tuple[Entry, Entry]:
     return (
-        Entry(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",)),
-        Entry(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",)),
+        Entry(f"{flax}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",)),
+        Entry(f"{flax}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",)),
     )
 
 
@@ -32,10 +32,10 @@ def _table(name: str, axis: str) -> Entry:
     return Entry(f"encoder/embeddings/{name}", f"bert.embeddings.{name}.weight", f"bert/embeddings/{name}", (axis, "D"))
 
 
-def _layer(ours: str, huggingface: str) -> tuple[str, str, str]:
-    """Return the three names of something in a layer; TF1's are HuggingFace's with slashes."""
+def _layer(flax: str, huggingface: str) -> tuple[str, str, str]:
+    """Return the three names of a layer's parameter; TF1's is HuggingFace's with slashes."""
     tf1 = huggingface.replace(".", "/")
-    return f"{LAYERS}{ours}", f"bert.encoder.layer.{{layer}}.{huggingface}", f"bert/encoder/layer_{{layer}}/{tf1}"
+    return f"{LAYERS}{flax}", f"bert.encoder.layer.{{layer}}.{huggingface}", f"bert/encoder/layer_{{layer}}/{tf1}"
 
 
 _ENTRIES: tuple[Entry, ...] = (
@@ -63,12 +63,12 @@ _ENTRIES: tuple[Entry, ...] = (
 NAMES = NameTable(
     _ENTRIES,
     prefix="bert.",
-    # Saved by old versions; they hold 0, 1, 2, ... or zeros.
+    # Old versions saved them; the values are 0, 1, 2, ... or zeros.
     buffers=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
     tied={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
-    # TensorFlow's words, still in the files of the oldest released models.
+    # TensorFlow's names, in the files of the oldest released models.
     old_endings={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
 )

@@ -1,6 +1,6 @@
-"""Compute BERT in NumPy from a HuggingFace folder's tensors by their own names: the second opinion on an export.
+"""BERT in NumPy, on the tensors of a HuggingFace folder under their HuggingFace names, to verify exports.
 
-It knows nothing of our names, our tree or our model, so that a swapped or transposed tensor shows as other outputs.
+It is independent of our names, parameters and model, so a swapped or transposed tensor changes its outputs.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 def huggingface_outputs(
     tensors: Mapping[str, np.ndarray], *, config: Mapping[str, Any], input_ids: np.ndarray, token_type_ids: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return the float64 outputs of one unpadded sequence: `hidden` [T, D] and those of the heads that there are.
+    """Return the float64 outputs of one unpadded sequence: `hidden` [T, D] and those of the heads that exist.
 
-    `tensors` and `config` are those of the folder; ids are [T].
+    `tensors` and `config` are those of the folder; the ids are [T].
     """
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
     network = _Network(tensors, prefix=prefix, config=config)
@@ -36,7 +36,7 @@ def huggingface_outputs(
 
 
 class _Network:
-    """Apply the layers, in float64."""
+    """The layers, in float64."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], *, prefix: str, config: Mapping[str, Any]):
         self._tensors, self._prefix, self._config = tensors, prefix, config

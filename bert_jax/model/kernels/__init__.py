@@ -1,1 +1,1 @@
-"""Kernels of our own, each chosen by the file of `model` that it serves and by no other."""
+"""Pallas kernels for TPUs and GPUs. `attention.py` and `residual_norm.py` choose between them and the plain forms."""

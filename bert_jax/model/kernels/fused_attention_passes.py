@@ -1,16 +1,20 @@
-"""The two passes of the fused attention kernel: what one step of the grid computes in VMEM.
+"""The two passes of the fused attention kernel: the computation of one grid step in VMEM.
 
-A step holds all positions of one row for some heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a register,
-so nothing is transposed in HBM. Scores are kept transposed, keys along sublanes and queries along lanes (`[T, block]`:
-all keys of 256 queries, or of 128 where 256 does not divide T), for three reasons: maximum and sum run over sublanes,
-which costs adds and no shuffles; statistics of a query are rows that broadcast for nothing; and the products with
-values, and all three of the backward pass that contract over T, have the 64 of a head along the streamed side of the
-matrix unit, where it wastes nothing. The products of queries and keys contract over 64 of the 128 rows of the matrix
-unit (256 on v6e) and so run at half its rate (a quarter); the other head's half meets zeros.
+A step has all positions of one sequence for a few heads, as `[T, heads * 64]`: two heads fill the 128 lanes of a
+register, so nothing is transposed in HBM. Scores are stored transposed, keys along sublanes and queries along lanes
+(`[T, block]`: all keys of 256 queries, or of 128 if 256 does not divide T), for three reasons:
 
-A step has no loop, and its source order is the schedule: the first matmuls of a head are written before the last work
-on the one before it, across blocks of queries too, since the compiler fills one's gaps with the other's only where they
-stand side by side.
+* Maximum and sum reduce over sublanes, which takes additions but no shuffles.
+* `lse` and `delta` of the queries are rows, whose broadcast costs nothing.
+* The product with the values, and the three products of the backward pass that contract over T, have the 64 features
+  of a head along the streamed side of the matrix unit, which has no padding.
+
+The products of queries and keys contract over 64 of the 128 rows of the matrix unit (256 on v6e), so they run at half
+(a quarter) of its rate; the other half multiplies zeros.
+
+A step has no loop, and its source order is the schedule: the first matmuls of a head are written before the last
+operations of the previous head, also across blocks of queries. The compiler fills the gaps of one with the other only
+if they are adjacent.
 """
 
 import dataclasses
@@ -29,23 +33,23 @@ MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """Hold what is static: T, heads of a grid step, heads that share words (2 or 4), dropout rate, direction."""
+    """The static parameters: T, heads per grid step, heads that share words (2 or 4), dropout rate, direction."""
 
     length: int
     heads: int
-    together: int
+    group_size: int
     rate: float
     left_to_right: bool
 
     @property
     def block(self) -> int:
-        """Return the queries of a block: as many as a v6e's matrix unit is wide, where they divide T."""
+        """Return the queries per block: the width of a v6e's matrix unit if it divides T."""
         return 2 * LANES if self.length % (2 * LANES) == 0 else LANES
 
     @property
     def items(self) -> list[tuple[int, int]]:
-        """Return the work of a grid step in its order: pairs of a block of queries and a head."""
-        groups = [range(first, first + self.together) for first in range(0, self.heads, self.together)]
+        """Return the work items of a grid step in order: pairs of (block of queries, head)."""
+        groups = [range(first, first + self.group_size) for first in range(0, self.heads, self.group_size)]
         return [(index, head) for group in groups for index in range(self.length // self.block) for head in group]
 
     @property
@@ -67,7 +71,7 @@ def forward(
     *rest: Any,
     plan: Tiling,
 ) -> None:
-    """Write softmax(q k^T) v and the log-sum-exp of each query's scores; the arguments are references to blocks."""
+    """Write softmax(q k^T) v and `lse`, the log-sum-exp of each query's scores; the arguments are refs of blocks."""
     bias, words, v_t, scores = rest
     seed, first_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
     _fill_bias(segments, positions, bias, plan=plan)
@@ -75,35 +79,35 @@ def forward(
     def score(index: int, head: int) -> jax.Array:
         queries, lanes = _queries(index, plan), _lanes(head)
         query = _one_head(q[0, queries, lanes], head % 2, scale=plan.score_scale)
-        highest = None
+        max_score = None
         for keys in _blocks_of_lanes(plan):
             part_scores = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
             scores[head % 2, keys] = part_scores
             partial = part_scores.reshape(-1, 8, plan.block).max(0)
-            highest = partial if highest is None else jnp.maximum(highest, partial)
-        assert highest is not None
-        return highest.max(0, keepdims=True)
+            max_score = partial if max_score is None else jnp.maximum(max_score, partial)
+        assert max_score is not None
+        return max_score.max(0, keepdims=True)
 
-    def weigh(index: int, head: int, highest: jax.Array, factors: list[Any]) -> jax.Array:
-        weights = jnp.exp(scores[head % 2] - highest)
-        total = weights.sum(0, keepdims=True)
-        within = head % plan.together
-        lse[0, head // plan.together, within : within + 1, _queries(index, plan)] = jnp.log(total) + highest
+    def attend(index: int, head: int, max_score: jax.Array, factors: list[Any]) -> jax.Array:
+        probs = jnp.exp(scores[head % 2] - max_score)
+        total = probs.sum(0, keepdims=True)
+        within = head % plan.group_size
+        lse[0, head // plan.group_size, within : within + 1, _queries(index, plan)] = jnp.log(total) + max_score
         if plan.rate:
-            weights = jnp.where(dropout.kept(words[...] * factors[within], rate=plan.rate), weights, 0.0)
-        mixed = _dot(v_t[head // 2, _half(head)], weights.astype(v.dtype), 1, 0)
+            probs = jnp.where(dropout.is_kept(words[...] * factors[within], rate=plan.rate), probs, 0.0)
+        mixed = _dot(v_t[head // 2, _half(head)], probs.astype(v.dtype), 1, 0)
         return mixed * (1 / (1 - plan.rate) / total)
 
-    waiting: Any = score(*plan.items[0])
+    score_max: Any = score(*plan.items[0])
     factors, halves = [], []
-    for (index, head), following in zip(plan.items, [*plan.items[1:], None], strict=True):
-        scored = score(*following) if following else None
+    for (index, head), next_item in zip(plan.items, [*plan.items[1:], None], strict=True):
+        next_max = score(*next_item) if next_item else None
         if index == 0 and head % 2 == 0:
             v_t[head // 2] = v[0, :, _lanes(head)].T
-        if head % plan.together == 0:
+        if head % plan.group_size == 0:
             factors = _fill_words(words, seed, first_of_step + head, block=index, plan=plan)
-        halves.append(weigh(index, head, waiting, factors))
-        waiting = scored
+        halves.append(attend(index, head, score_max, factors))
+        score_max = next_max
         if head % 2:
             out[0, _queries(index, plan), _lanes(head)] = jnp.concatenate(halves, 0).T.astype(out.dtype)
             halves = []
@@ -129,39 +133,43 @@ def backward(
     *rest: Any,
     plan: Tiling,
 ) -> None:
-    """Write the gradients of q, k and v, and their sums over positions, which are the row's gradients of the biases.
+    """Write dQ, dK and dV, and their sums over positions: the contribution of this sequence to the bias gradients.
 
-    Probabilities are computed anew, and dropped by the same words.
+    The probabilities P are recomputed from `lse`, the dropout mask from the same words. `delta` is the sum of dO * O
+    over the features of a head, and dS = P * (dP - delta).
     """
-    bias, words, k_t, q_t, d_out_t, delta, k_sum, v_sum, dropped, d_scores = rest
+    bias, words, k_t, q_t, d_out_t, delta, k_sum, v_sum, block_probs, d_scores = rest
     seed, first_of_step = seeds[pl.program_id(0)], first_head[0] + pl.program_id(1) * plan.heads
     last_block = plan.length // plan.block - 1
     _fill_bias(segments, positions, bias, plan=plan)
 
-    def outer_of(index: int, head: int) -> jax.Array:
-        outer = d_out_t[head // 2, _half(head), _queries(index, plan)].astype(jnp.float32) * (1 / (1 - plan.rate))
-        return outer.astype(q.dtype)
+    def scaled_d_out(index: int, head: int) -> jax.Array:
+        head_d_out = d_out_t[head // 2, _half(head), _queries(index, plan)].astype(jnp.float32) * (1 / (1 - plan.rate))
+        return head_d_out.astype(q.dtype)
 
     def scores(index: int, head: int, factors: list[Any]) -> None:
-        queries, lanes, slot, within = _queries(index, plan), _lanes(head), head % 2, head % plan.together
+        queries, lanes, slot, within = _queries(index, plan), _lanes(head), head % 2, head % plan.group_size
         query = _one_head(q[0, queries, lanes], slot, scale=plan.score_scale)
         zeros = jnp.zeros((HEAD_SIZE, plan.block), q.dtype)
-        own_and_other = [outer_of(index, head), zeros]
-        outer = jnp.concatenate(own_and_other if slot == 0 else own_and_other[::-1], 0)
-        level, mean = lse[0, head // plan.together, within : within + 1, queries], delta[head : head + 1, queries]
+        halves_of_pair = [scaled_d_out(index, head), zeros]
+        head_d_out = jnp.concatenate(halves_of_pair if slot == 0 else halves_of_pair[::-1], 0)
+        head_lse, head_delta = (
+            lse[0, head // plan.group_size, within : within + 1, queries],
+            delta[head : head + 1, queries],
+        )
         for keys in _blocks_of_lanes(plan):
             logits = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
-            weights = kept = jnp.exp(logits - level)
-            d_weights = _dot(v[0, keys, lanes], outer, 1, 0)
+            probs = dropped_probs = jnp.exp(logits - head_lse)
+            d_probs = _dot(v[0, keys, lanes], head_d_out, 1, 0)
             if plan.rate:
-                keep = dropout.kept(words[keys] * factors[within], rate=plan.rate)
-                kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
-            d_scores[slot, keys] = (weights * (d_weights - mean)).astype(q.dtype)
-            dropped[slot, keys] = kept.astype(q.dtype)
+                keep = dropout.is_kept(words[keys] * factors[within], rate=plan.rate)
+                dropped_probs, d_probs = jnp.where(keep, probs, 0.0), jnp.where(keep, d_probs, 0.0)
+            d_scores[slot, keys] = (probs * (d_probs - head_delta)).astype(q.dtype)
+            block_probs[slot, keys] = dropped_probs.astype(q.dtype)
 
     def products(index: int, head: int) -> jax.Array:
-        pair, slot, within = head // 2, head % 2, head % plan.together
-        d_value = _dot(outer_of(index, head), dropped[slot], 1, 1)
+        pair, slot, within = head // 2, head % 2, head % plan.group_size
+        d_value = _dot(scaled_d_out(index, head), block_probs[slot], 1, 1)
         d_key = _dot(q_t[pair, _half(head), _queries(index, plan)], d_scores[slot], 1, 1)
         v_sum[within] = v_sum[within] + d_value if index else d_value
         k_sum[within] = k_sum[within] + d_key if index else d_key
@@ -174,13 +182,13 @@ def backward(
         q_total[at] = q_total[at] + total if index else total
 
     def write_keys_and_values(head: int) -> None:
-        within = head % plan.together
+        within = head % plan.group_size
         for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
             both = (jnp.concatenate([sums[within - 1], sums[within]], 0) * scale).T
             gradient[0, :, _lanes(head)] = both.astype(gradient.dtype)
             total[0, :, _lanes(head)] = both.sum(0, keepdims=True)
 
-    def turn(pair: int) -> None:
+    def transpose(pair: int) -> None:
         at = _lanes(2 * pair)
         k_t[pair], q_t[pair], d_out_t[pair] = k[0, :, at].T, q[0, :, at].T, d_out[0, :, at].T
         product = d_out_t[pair].astype(jnp.float32) * out[0, :, at].T.astype(jnp.float32)
@@ -188,13 +196,13 @@ def backward(
             delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
 
     factors, halves = [], []
-    for item, following in zip([None, *plan.items], [*plan.items, None], strict=True):
-        if following:
-            index, head = following
-            if head % plan.together == 0:
+    for item, next_item in zip([None, *plan.items], [*plan.items, None], strict=True):
+        if next_item:
+            index, head = next_item
+            if head % plan.group_size == 0:
                 factors = _fill_words(words, seed, first_of_step + head, block=index, plan=plan)
             if index == 0 and head % 2 == 0:
-                turn(head // 2)
+                transpose(head // 2)
             scores(index, head, factors)
         if item:
             index, head = item
@@ -216,12 +224,12 @@ def _queries(index: int, plan: Tiling) -> slice:
 
 
 def _blocks_of_lanes(plan: Tiling) -> list[slice]:
-    """Return the positions by 128. Each product with 128 keys is a matmul of its own: so they spread over all units."""
+    """Return the positions in blocks of 128. One matmul per 128 keys uses all matrix units."""
     return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
 
 
 def _lanes(head: int) -> slice:
-    """Return the lanes of a head and of the other of its pair."""
+    """Return the lanes of a head and of the other head in its pair."""
     return slice(head // 2 * LANES, (head // 2 + 1) * LANES)
 
 
@@ -236,10 +244,10 @@ def _one_head(pair: jax.Array, which: int, *, scale: float) -> jax.Array:
 
 
 def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Tiling) -> None:
-    """Write what is added to the scores of a row, once for all its heads: 0, or a number that leaves nothing."""
+    """Write the mask bias of a sequence, once for all heads: 0 for allowed keys, a large negative number for others."""
 
     def column(row: jax.Array) -> jax.Array:
-        # Along sublanes, and the same in every lane: turned whole, as spreading single lanes costs shuffles.
+        # Along sublanes, the same in every lane. It is transposed as a whole, since broadcasting lanes takes shuffles.
         return jnp.broadcast_to(row, (LANES, plan.length)).astype(jnp.float32).T
 
     @pl.when(pl.program_id(1) == 0)
@@ -254,15 +262,15 @@ def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Tiling) -> Non
 
 
 def _fill_words(words: Any, seed: Any, head: Any, *, block: int, plan: Tiling) -> list[Any]:
-    """Write the words that the heads from `head` on share for a block of queries; return each head's factor."""
+    """Write the words that the heads of a group, from `head` on, share for a block of queries; return their factors."""
     if not plan.rate:
         return []
     shared_by = jnp.int32(dropout.SHARED_BY)
     group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
     query = jax.lax.broadcasted_iota(jnp.uint32, (1, plan.block), 1) + jnp.uint32(block * plan.block)
     key = jax.lax.broadcasted_iota(jnp.uint32, (plan.length, 1), 0)
-    place = dropout.word_place((group, query, key), sizes=(1, plan.length, plan.length))
-    words[...] = dropout.mix(place ^ seed)
-    if plan.together == dropout.SHARED_BY:
-        within = 0  # a group as a whole: the factors are constants
-    return [dropout.multiplier(jnp.int32(within + number)) for number in range(plan.together)]
+    counter = dropout.word_counter((group, query, key), sizes=(1, plan.length, plan.length))
+    words[...] = dropout.mix(counter ^ seed)
+    if plan.group_size == dropout.SHARED_BY:
+        within = 0  # a whole group: the factors are constants
+    return [dropout.multiplier(jnp.int32(within + number)) for number in range(plan.group_size)]

@@ -1,9 +1,9 @@
-"""LayerNorm(hidden + drop(product + bias)) in TPU kernels (Pallas): the way back, and on some chips the way there.
+"""LayerNorm(hidden + dropout(product + bias)) in TPU kernels (Pallas): the backward pass, on some chips also forward.
 
-Forward, XLA computes all of it behind the matmul that gives `product`, and each reader of the result normalizes anew.
-Backward, the sums over features stand between two matmuls that each want the result, and the sums over tokens want it
-too, so XLA takes several passes over the tokens and draws the dropout's mask in each (benchmarks/RESULTS.md). A kernel
-takes one: it reads two arrays and writes two, mostly from and to VMEM.
+In the forward pass, XLA fuses all of it into the matmul that computes `product`, and recomputes the norm in each reader
+of the result. In the backward pass, two matmuls and the sums over tokens need the result of the sums over features. So
+XLA reads the tokens several times and recomputes the dropout mask each time (benchmarks/RESULTS.md). The kernel reads
+them once: it reads two arrays and writes two, mostly from and to VMEM.
 """
 
 import functools
@@ -17,20 +17,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, UInt32
 
-from bert_jax.model.chip import normalises_once
+from bert_jax.model.chip import writes_norms
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import drop
 from bert_jax.model.kernels import fused_residual_norm_passes as passes
 from bert_jax.model.kernels.fused_residual_norm_passes import ROUND, SUBLANES, SUMS, Tiling
 from bert_jax.model.normalization import layer_norm
 
-_BLOCK_BYTES = 1024 * 1024  # of one array in one step of the grid; with two of each, 8 MiB of VMEM
+_BLOCK_BYTES = 1024 * 1024  # of one array in a grid step; four double-buffered arrays take 8 MiB of VMEM
 _LANES = 128
 _WIDEST = 4096
 
 
 def is_supported(shape: tuple[int, ...]) -> bool:
-    """Say whether the kernels take [B, T, D]: whole rounds of tokens, whole registers of features."""
+    """Return whether the kernels support [B, T, D]: T a multiple of 64, D a multiple of 128 up to 4,096."""
     return len(shape) == 3 and shape[1] % ROUND == 0 and shape[2] % _LANES == 0 and shape[2] <= _WIDEST
 
 
@@ -40,24 +40,24 @@ def fused_residual_norm(
     eps: float,
     seeds: UInt32[Array, " B"] | None,
     rate: float,
-    both_ways: bool | None = None,
+    fuse_forward: bool | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B T D"]:
     """Return the norm, in the dtype of the product.
 
-    `arrays` are the input and the product, [B, T, D], and [D] each the product's bias, the norm's scale and its bias.
-    `seeds` are those of `Dropout.row_seeds`. With `both_ways` (default: as suits the chip) forward is a kernel too,
-    else the plain form. `interpret` runs the kernels' source on any backend, slowly.
+    `arrays` are the input and the product, [B, T, D], then the product's bias, the norm's scale and the norm's bias,
+    [D]. `seeds` are those of `Dropout.row_seeds`. With `fuse_forward` (default: depends on the chip) the forward pass
+    is a kernel too, else the plain form. `interpret` runs the kernels' source on any backend, slowly.
     """
     if seeds is None:
         seeds, rate = jnp.zeros(len(arrays[0]), jnp.uint32), 0.0
-    both_ways = normalises_once() if both_ways is None else both_ways
-    out: Array = _norm((Tiling(arrays[1].shape[1], rate, eps), both_ways, interpret), *arrays, seeds)
+    fuse_forward = writes_norms() if fuse_forward is None else fuse_forward
+    out: Array = _norm((Tiling(arrays[1].shape[1], rate, eps), fuse_forward, interpret), *arrays, seeds)
     return out
 
 
 def loop_rounds(*, rows: int, length: int, width: int, item_bytes: int) -> list[int]:
-    """Return the rounds of a pass's loops, outermost first: the grid's steps, and those over a step's tokens."""
+    """Return the iterations of a pass's loops, outermost first: the grid, and the loop over the tokens of a step."""
     block = _block((rows, length, width), item_bytes=item_bytes)
     steps = rows * length // math.prod(block)
     return [steps, *(count for count in (math.prod(block) // ROUND,) if count > 1)]
@@ -73,9 +73,9 @@ def _norm(static: _Static, *arrays: Array) -> Array:
 
 def _forward(static: _Static, *arrays: Array) -> tuple[Array, Any]:
     hidden, product, product_bias, scale, bias, seeds = arrays
-    plan, both_ways, _ = static
-    if both_ways:
-        inputs = (seeds, hidden, product, *map(_line, (product_bias, scale, bias)))
+    plan, fuse_forward, _ = static
+    if fuse_forward:
+        inputs = (seeds, hidden, product, *map(_row, (product_bias, scale, bias)))
         total, out = _call(passes.forward, static, inputs=inputs, outputs=[hidden, product])
     else:
         added: Array = add_bias(product, product_bias)
@@ -83,24 +83,24 @@ def _forward(static: _Static, *arrays: Array) -> tuple[Array, Any]:
             added = cast(Array, drop(added, seeds, plan.rate))
         total = hidden + added
         out = cast(Array, layer_norm(total, scale, bias, plan.eps, product.dtype))
-    # The biases are kept for their dtypes alone.
+    # The biases are residuals only for their dtypes.
     return out, (total, scale, seeds, product_bias[:0], bias[:0])
 
 
-def _backward(static: _Static, saved: Any, d_out: Array) -> tuple[Any, ...]:
-    total, scale, seeds, product_bias, bias = saved
+def _backward(static: _Static, residuals: Any, d_out: Array) -> tuple[Any, ...]:
+    total, scale, seeds, product_bias, bias = residuals
     rows, tokens = _block(d_out.shape, item_bytes=d_out.dtype.itemsize)
     batch, length, width = d_out.shape
     sums = jax.ShapeDtypeStruct((batch // rows, length // tokens, SUBLANES, width), jnp.float32)
-    inputs = (seeds, d_out, total, _line(scale))
+    inputs = (seeds, d_out, total, _row(scale))
     d_hidden, d_product, sums = _call(passes.backward, static, inputs=inputs, outputs=[total, d_out, sums])
-    found = dict(zip(SUMS, sums.sum((0, 1)), strict=False))
+    weight_grads = dict(zip(SUMS, sums.sum((0, 1)), strict=False))
     return (
         d_hidden,
         d_product,
-        found["product_bias"].astype(product_bias.dtype),
-        found["scale"].astype(scale.dtype),
-        found["bias"].astype(bias.dtype),
+        weight_grads["product_bias"].astype(product_bias.dtype),
+        weight_grads["scale"].astype(scale.dtype),
+        weight_grads["bias"].astype(bias.dtype),
         np.zeros(batch, jax.dtypes.float0),
     )
 
@@ -109,7 +109,7 @@ _norm.defvjp(_forward, _backward)
 
 
 def _call(kernel: Any, static: _Static, *, inputs: tuple[Array, ...], outputs: list[Any]) -> tuple[Array, ...]:
-    """Run a pass over the grid (rows, tokens)."""
+    """Run one pass on the grid (sequences, tokens)."""
     plan, _, interpret = static
     batch, length, width = inputs[1].shape
     rows, tokens = _block(inputs[1].shape, item_bytes=inputs[1].dtype.itemsize)
@@ -143,17 +143,17 @@ def _call(kernel: Any, static: _Static, *, inputs: tuple[Array, ...], outputs: l
     )(*inputs)
 
 
-def _line(weights: Float[Array, " D"]) -> Float[Array, "1 D"]:
+def _row(weights: Float[Array, " D"]) -> Float[Array, "1 D"]:
     return weights.astype(jnp.float32)[None]
 
 
 def _block(shape: tuple[int, ...], *, item_bytes: int) -> tuple[int, int]:
-    """Return the rows and the tokens of one step of the grid: whole rows if one fits."""
+    """Return the sequences and the tokens of a grid step: whole sequences if at least one fits."""
     batch, length, width = shape
-    most = max(1, _BLOCK_BYTES // (ROUND * width * item_bytes))  # rounds of a step
+    max_rounds = max(1, _BLOCK_BYTES // (ROUND * width * item_bytes))  # rounds per step
     rounds = length // ROUND
-    tokens = _largest_divisor(rounds, at_most=most)
-    return (_largest_divisor(batch, at_most=most // rounds) if tokens == rounds else 1), tokens * ROUND
+    tokens = _largest_divisor(rounds, at_most=max_rounds)
+    return (_largest_divisor(batch, at_most=max_rounds // rounds) if tokens == rounds else 1), tokens * ROUND
 
 
 def _largest_divisor(number: int, *, at_most: int) -> int:

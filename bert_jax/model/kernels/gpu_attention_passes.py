@@ -1,7 +1,7 @@
-"""The passes of the GPU's attention kernels: what one program computes in registers.
+"""The passes of the GPU attention kernels: the computation of one program in registers.
 
-A pass gets its arrays by name: tokens as `[tokens, K]` of one head, `bits` as `[heads, T / 32, tokens]`. Scores are
-taken to base 2, which a GPU's exponential is.
+A pass gets its arrays by name: tokens as `[tokens, K]` of one head, `bits` as `[heads, T / 32, tokens]`. Scores and
+`lse` are to base 2, because the exponential instruction of GPUs is.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ from jaxtyping import Array
 
 from bert_jax.model import dropout
 
-BITS = 32  # keys of a word
-# Of a score that is not to be seen: far below any, and float32 still tells it from itself plus log2(T), which is the
-# log-sum-exp of a query that sees nothing.
+BITS = 32  # keys per word
+# The score of a masked key: far below all others, but float32 still distinguishes it from itself plus log2(T), the
+# log-sum-exp of a query without allowed keys.
 _MASKED = -(2.0**20)
 _LOG2_E = math.log2(math.e)
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Hold the sizes of a pass: queries and keys of a block, warps of a program, stages of its pipeline."""
+    """The sizes of a pass: queries and keys per block, warps per program, stages of the pipeline."""
 
     queries: int
     keys: int
@@ -34,20 +34,20 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """Hold what is static: T, head size, dropout rate, direction, and the blocks of the three passes."""
+    """The static parameters: T, head size, dropout rate, direction, and the blocks of the three passes."""
 
     length: int
     head_size: int
     rate: float
     left_to_right: bool
     forward: Blocks
-    to_keys: Blocks
-    to_queries: Blocks
+    dkv: Blocks
+    dq: Blocks
 
     @property
     def is_one_block(self) -> bool:
-        """Say whether all keys fit in one block, so that one backward kernel does."""
-        return self.to_keys.keys == self.length
+        """Return whether all keys fit in one block, so that one backward kernel computes all gradients."""
+        return self.dkv.keys == self.length
 
     @property
     def scale(self) -> float:
@@ -55,18 +55,18 @@ class Tiling:
         return self.head_size**-0.5
 
     @property
-    def kept_scale(self) -> float:
-        """Return what a kept probability is multiplied with."""
+    def keep_scale(self) -> float:
+        """Return the factor of a kept probability."""
         return 1 / (1 - self.rate)
 
 
 def draw(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
-    """Write which probabilities stay, for a block of queries of the heads that share words.
+    """Write which probabilities are kept, for a block of queries and the heads that share words.
 
-    Key k of a word's 32 has bit 31 - k, so that shifting the word by k leaves its bit in the sign.
+    Of the 32 keys of a word, key k has bit 31 - k, so shifting the word left by k moves its bit to the sign.
     """
-    together = refs.bits.shape[0]
-    head, shared_by = refs.first_head[0] + pl.program_id(1) * together, jnp.int32(dropout.SHARED_BY)
+    group_size = refs.bits.shape[0]
+    head, shared_by = refs.first_head[0] + pl.program_id(1) * group_size, jnp.int32(dropout.SHARED_BY)
     group, within = jax.lax.div(head, shared_by), jax.lax.rem(head, shared_by)
     first_query = pl.program_id(2) * blocks.queries
     query = (first_query + jnp.arange(blocks.queries, dtype=jnp.int32)).astype(jnp.uint32)[:, None]
@@ -75,101 +75,105 @@ def draw(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
 
     def body(number: Any, _: None) -> None:
         key = (number * BITS + bit).astype(jnp.uint32)[None, :]
-        place = dropout.word_place((group, query, key), sizes=(1, plan.length, plan.length))
-        words = dropout.mix(place ^ refs.seeds[0])
-        for slot in range(together):
+        counter = dropout.word_counter((group, query, key), sizes=(1, plan.length, plan.length))
+        words = dropout.mix(counter ^ refs.seeds[0])
+        for slot in range(group_size):
             factor = dropout.multiplier(within + slot)
-            keep = dropout.kept(words * factor, rate=plan.rate)
+            keep = dropout.is_kept(words * factor, rate=plan.rate)
             refs.bits[slot, number, :] = jnp.where(keep, flags, 0).sum(1)
 
     jax.lax.fori_loop(0, plan.length // BITS, body, None)
 
 
 def forward(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
-    """Write the output of a block of queries, and the log-sum-exp (base 2) of their scores."""
+    """Write the output of a block of queries, and `lse`, the log-sum-exp (base 2) of their scores."""
     queries = pl.ds(pl.program_id(2) * blocks.queries, blocks.queries)
     query = refs.q[...] + refs.q_bias[...][None, :]
 
     def body(number: Any, carry: Any) -> Any:
-        total, top, norm, kept_norm = carry
+        total, max_score, prob_sum, kept_sum = carry
         keys = pl.ds(number * blocks.keys, blocks.keys)
         scores = _dot(query, refs.k[keys, :], 1, 1) * (plan.scale * _LOG2_E)
         scores = jnp.where(_allowed(refs, queries, keys, query_axis=0, plan=plan), scores, _MASKED)
-        new_top = jnp.maximum(top, scores.max(1))
-        weights = jnp.exp2(scores - new_top[:, None])
-        shrunk = jnp.exp2(top - new_top)
-        norm = norm * shrunk + weights.sum(1)
+        new_max = jnp.maximum(max_score, scores.max(1))
+        probs = jnp.exp2(scores - new_max[:, None])
+        rescale = jnp.exp2(max_score - new_max)
+        prob_sum = prob_sum * rescale + probs.sum(1)
         if plan.rate:
-            weights = jnp.where(_keep(refs, queries, keys, query_axis=0), weights, 0.0)
-            kept_norm = kept_norm * shrunk + weights.sum(1)
-        total = total * shrunk[:, None] + _dot(weights.astype(refs.q.dtype), refs.v[keys, :], 1, 0)
-        return total, new_top, norm, kept_norm
+            probs = jnp.where(_keep(refs, queries, keys, query_axis=0), probs, 0.0)
+            kept_sum = kept_sum * rescale + probs.sum(1)
+        total = total * rescale[:, None] + _dot(probs.astype(refs.q.dtype), refs.v[keys, :], 1, 0)
+        return total, new_max, prob_sum, kept_sum
 
     zeros = jnp.zeros((blocks.queries,), jnp.float32)
     start = (jnp.zeros((blocks.queries, plan.head_size), jnp.float32), zeros + _MASKED, zeros, zeros)
-    total, top, norm, kept_norm = jax.lax.fori_loop(0, plan.length // blocks.keys, body, start)
-    # The values' bias comes in as often as the kept probabilities sum up to.
-    total += (kept_norm if plan.rate else norm)[:, None] * refs.v_bias[...].astype(jnp.float32)[None, :]
-    refs.out[...] = (total * (plan.kept_scale / norm)[:, None]).astype(refs.out.dtype)
-    refs.lse[...] = top + jnp.log2(norm)
+    total, max_score, prob_sum, kept_sum = jax.lax.fori_loop(0, plan.length // blocks.keys, body, start)
+    # The value bias is weighted by the sum of the kept probabilities.
+    total += (kept_sum if plan.rate else prob_sum)[:, None] * refs.v_bias[...].astype(jnp.float32)[None, :]
+    refs.out[...] = (total * (plan.keep_scale / prob_sum)[:, None]).astype(refs.out.dtype)
+    refs.lse[...] = max_score + jnp.log2(prob_sum)
 
 
-def to_keys(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
-    """Write the gradients of a block of keys and values, and of the queries where the block is all there is.
+def backward_dkv(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
+    """Write dK and dV of a block of keys, and dQ if this block has all keys.
 
-    Scores are kept transposed, keys by queries, so that both products with them need no transposition.
+    Scores are computed transposed, keys by queries, so that both products with them need no transposition.
     """
     keys = pl.ds(pl.program_id(2) * blocks.keys, blocks.keys)
     key, value = refs.k[...], refs.v[...] + refs.v_bias[...][None, :]
     dtype = key.dtype
 
     def body(number: Any, carry: Any) -> Any:
-        to_key, to_value, query_total = carry
+        d_key, d_value, query_total = carry
         queries = pl.ds(number * blocks.queries, blocks.queries)
-        query, outer = refs.q[queries, :] + refs.q_bias[...][None, :], refs.d_out[queries, :]
+        query, d_out = refs.q[queries, :] + refs.q_bias[...][None, :], refs.d_out[queries, :]
         scores = _dot(key, query, 1, 1) * (plan.scale * _LOG2_E)
         scores = jnp.where(_allowed(refs, queries, keys, query_axis=1, plan=plan), scores, _MASKED)
-        weights = kept = jnp.exp2(scores - refs.lse[queries][None, :])
-        d_weights = _dot(value, outer, 1, 1) * plan.kept_scale
+        probs = dropped_probs = jnp.exp2(scores - refs.lse[queries][None, :])
+        d_probs = _dot(value, d_out, 1, 1) * plan.keep_scale
         if plan.rate:
             keep = _keep(refs, queries, keys, query_axis=1)
-            kept, d_weights = jnp.where(keep, weights, 0.0), jnp.where(keep, d_weights, 0.0)
-        d_scores = (weights * (d_weights - refs.delta[queries][None, :])).astype(dtype)
+            dropped_probs, d_probs = jnp.where(keep, probs, 0.0), jnp.where(keep, d_probs, 0.0)
+        d_scores = (probs * (d_probs - refs.delta[queries][None, :])).astype(dtype)
         if plan.is_one_block:
             d_query = _dot(d_scores, key, 0, 0) * plan.scale
             refs.d_q[queries, :] = d_query.astype(dtype)
             query_total += d_query.sum(0)
-        return to_key + _dot(d_scores, query, 1, 0), to_value + _dot(kept.astype(dtype), outer, 1, 0), query_total
+        return (
+            d_key + _dot(d_scores, query, 1, 0),
+            d_value + _dot(dropped_probs.astype(dtype), d_out, 1, 0),
+            query_total,
+        )
 
     zeros = jnp.zeros((blocks.keys, plan.head_size), jnp.float32)
     start = (zeros, zeros, jnp.zeros((plan.head_size,), jnp.float32))
-    to_key, to_value, query_total = jax.lax.fori_loop(0, plan.length // blocks.queries, body, start)
-    refs.d_k[...] = (to_key * plan.scale).astype(dtype)
-    refs.d_v[...] = (to_value * plan.kept_scale).astype(dtype)
-    refs.v_total[...] = to_value.sum(0) * plan.kept_scale
+    d_key, d_value, query_total = jax.lax.fori_loop(0, plan.length // blocks.queries, body, start)
+    refs.d_k[...] = (d_key * plan.scale).astype(dtype)
+    refs.d_v[...] = (d_value * plan.keep_scale).astype(dtype)
+    refs.v_total[...] = d_value.sum(0) * plan.keep_scale
     if plan.is_one_block:
         refs.q_total[...] = query_total
 
 
-def to_queries(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
-    """Write the gradient of a block of queries."""
+def backward_dq(refs: Any, *, plan: Tiling, blocks: Blocks) -> None:
+    """Write dQ of a block of queries."""
     queries = pl.ds(pl.program_id(2) * blocks.queries, blocks.queries)
-    query, outer = refs.q[...] + refs.q_bias[...][None, :], refs.d_out[...]
-    level, mean = refs.lse[...][:, None], refs.delta[...][:, None]
-    # The values' bias adds to all derivatives of a query what it contributes.
-    offset = (outer.astype(jnp.float32) * refs.v_bias[...].astype(jnp.float32)[None, :]).sum(1)[:, None]
+    query, d_out = refs.q[...] + refs.q_bias[...][None, :], refs.d_out[...]
+    lse, delta = refs.lse[...][:, None], refs.delta[...][:, None]
+    # The value bias adds the same number to dP for all keys of a query.
+    offset = (d_out.astype(jnp.float32) * refs.v_bias[...].astype(jnp.float32)[None, :]).sum(1)[:, None]
 
-    def body(number: Any, to_query: Array) -> Array:
+    def body(number: Any, d_query: Array) -> Array:
         keys = pl.ds(number * blocks.keys, blocks.keys)
         key = refs.k[keys, :]
         scores = _dot(query, key, 1, 1) * (plan.scale * _LOG2_E)
         scores = jnp.where(_allowed(refs, queries, keys, query_axis=0, plan=plan), scores, _MASKED)
-        weights = jnp.exp2(scores - level)
-        d_weights = (_dot(outer, refs.v[keys, :], 1, 1) + offset) * plan.kept_scale
+        probs = jnp.exp2(scores - lse)
+        d_probs = (_dot(d_out, refs.v[keys, :], 1, 1) + offset) * plan.keep_scale
         if plan.rate:
-            d_weights = jnp.where(_keep(refs, queries, keys, query_axis=0), d_weights, 0.0)
-        d_scores = (weights * (d_weights - mean)).astype(key.dtype)
-        return to_query + _dot(d_scores, key, 1, 0)
+            d_probs = jnp.where(_keep(refs, queries, keys, query_axis=0), d_probs, 0.0)
+        d_scores = (probs * (d_probs - delta)).astype(key.dtype)
+        return d_query + _dot(d_scores, key, 1, 0)
 
     zeros = jnp.zeros((blocks.queries, plan.head_size), jnp.float32)
     total = jax.lax.fori_loop(0, plan.length // blocks.keys, body, zeros) * plan.scale
@@ -183,7 +187,7 @@ def _dot(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
 
 
 def _allowed(refs: Any, queries: Any, keys: Any, *, query_axis: int, plan: Tiling) -> Array:
-    """Say which query of a block may look at which key (`AttentionMask.dense`)."""
+    """Return whether each query of a block may attend to each key (`AttentionMask.dense`)."""
 
     def of(name: str) -> tuple[Array, Array]:
         row = getattr(refs, name)
@@ -198,11 +202,11 @@ def _allowed(refs: Any, queries: Any, keys: Any, *, query_axis: int, plan: Tilin
 
 
 def _keep(refs: Any, queries: Any, keys: Any, *, query_axis: int) -> Array:
-    """Return which probabilities of a block stay, from the bits of its words."""
+    """Return which probabilities of a block are kept, from the bits of its words."""
     key = jnp.expand_dims(jnp.arange(keys.size, dtype=jnp.int32), query_axis)
     first = keys.start // BITS
     words = jnp.expand_dims(refs.bits[0, first, queries], 1 - query_axis)
     for number in range(1, keys.size // BITS):
-        following = jnp.expand_dims(refs.bits[0, first + number, queries], 1 - query_axis)
-        words = jnp.where(key >= number * BITS, following, words)
+        next_words = jnp.expand_dims(refs.bits[0, first + number, queries], 1 - query_axis)
+        words = jnp.where(key >= number * BITS, next_words, words)
     return jnp.left_shift(words, key & (BITS - 1)) < 0

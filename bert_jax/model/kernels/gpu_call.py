@@ -1,4 +1,4 @@
-"""Call a GPU kernel (Pallas, through Triton) whose arrays go by name."""
+"""Calls of GPU kernels (Pallas, through Triton) that get their arrays by name."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def call_by_name(
 ) -> dict[str, Array]:
     """Run `kernel(refs)` over the grid and return the outputs; `refs` has an attribute for each array.
 
-    `spec` says what a program sees of an array of that name; `outputs` are arrays or shapes like the results.
+    `spec` returns the block of a named array that a program gets; `outputs` are arrays or shapes like the results.
     """
     names = (*inputs, *outputs)
     results = pl.pallas_call(

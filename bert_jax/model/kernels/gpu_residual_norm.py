@@ -1,8 +1,8 @@
-"""LayerNorm(hidden + drop(product + bias)) in one GPU kernel each way (Pallas, through Triton).
+"""LayerNorm(hidden + dropout(product + bias)) in GPU kernels (Pallas, through Triton), one per direction.
 
-XLA takes five passes over the tokens forward (bias, dropout and sum; moments; norm) and more backward, where the sums
-over features and those over tokens cannot share one of its fusions. Here a program holds whole tokens: forward reads
-two arrays and writes two, backward likewise, and the sums over tokens leave as one row a program.
+XLA reads or writes the tokens five times in the forward pass (bias, dropout and sum; moments; norm). In the backward
+pass it does so more often, because sums over features and sums over tokens cannot share a fusion. Here a program has
+whole tokens: each pass reads two arrays and writes two, and the sums over tokens are one row per program.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, UInt32
 from bert_jax.model.dropout import keep_mask
 from bert_jax.model.kernels.gpu_call import call_by_name
 
-_TOKENS = 4  # of a program's tile; a tile of 4 x 1024 float32 is 16 registers of each of 256 threads
-_TILES = 8  # that a program of the backward pass walks over
+_TOKENS = 4  # per tile; a tile of 4 x 1024 float32 takes 16 registers in each of 256 threads
+_TILES = 8  # per program of the backward pass
 _WIDEST = 2048
 _WARPS = 8
 
@@ -36,12 +36,12 @@ class _Plan:
 
     @property
     def padded(self) -> int:
-        """Return the power of two that a program's tile is wide."""
+        """Return the width of a tile, a power of two."""
         return 1 << (self.width - 1).bit_length()
 
 
 def is_supported(shape: tuple[int, ...], *, dtype: Any) -> bool:
-    """Say whether the kernel takes [B, T, D] of `dtype`: bfloat16, whole tiles of tokens."""
+    """Return whether the kernels support [B, T, D] of `dtype`: bfloat16, T a multiple of 32, D up to 2,048."""
     return dtype == jnp.bfloat16 and len(shape) == 3 and shape[1] % (_TOKENS * _TILES) == 0 and shape[2] <= _WIDEST
 
 
@@ -53,11 +53,11 @@ def gpu_residual_norm(
     rate: float,
     interpret: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Return the norm, in the dtype of the product; the sum is rounded to it once, and normalized in float32.
+    """Return the norm, in the dtype of the product; the sum is rounded to that dtype once and normalized in float32.
 
-    `arrays` are the input and the product, [B, T, D], and [D] each the product's bias, the norm's scale and its bias.
-    `seeds` are those of `Dropout.row_seeds`, which drop the same values as `Dropout.apply`. `interpret` runs the
-    kernel's source on any backend, slowly.
+    `arrays` are the input and the product, [B, T, D], then the product's bias, the norm's scale and the norm's bias,
+    [D]. `seeds` are those of `Dropout.row_seeds`; the dropped values are those of `Dropout.apply`. `interpret` runs the
+    kernels' source on any backend, slowly.
     """
     batch, length, width = arrays[1].shape
     plan = _Plan(length, width, 0.0 if seeds is None else rate, eps, interpret)
@@ -76,20 +76,20 @@ def _norm(plan: _Plan, *arrays: Array) -> Array:
 
 def _forward(plan: _Plan, *arrays: Array) -> tuple[Array, Any]:
     inputs: dict[str, Array] = dict(zip(_INPUTS, arrays, strict=True))
-    product, figure = inputs["product"], jax.ShapeDtypeStruct(inputs["product"].shape[:2], jnp.float32)
-    outputs = {"out": product, "total": product, "mean": figure, "inverse": figure}
+    product, moment = inputs["product"], jax.ShapeDtypeStruct(inputs["product"].shape[:2], jnp.float32)
+    outputs = {"out": product, "total": product, "mean": moment, "inverse": moment}
     results = _call(_forward_pass, plan, inputs=inputs, outputs=outputs)
-    kept = {name: results[name] for name in ("total", "mean", "inverse")}
-    # The biases are kept for their dtypes alone.
-    return results["out"], (kept | {name: inputs[name] for name in ("scale", "seeds")}, inputs["bias"][:0])
+    saved = {name: results[name] for name in ("total", "mean", "inverse")}
+    # The norm's bias is a residual only for its dtype.
+    return results["out"], (saved | {name: inputs[name] for name in ("scale", "seeds")}, inputs["bias"][:0])
 
 
-def _backward(plan: _Plan, saved: Any, d_out: Array) -> tuple[Any, ...]:
-    kept, bias = saved
+def _backward(plan: _Plan, residuals: Any, d_out: Array) -> tuple[Any, ...]:
+    saved, bias = residuals
     batch, length, width = d_out.shape
     sums = jax.ShapeDtypeStruct((batch, length // (_TOKENS * _TILES), width), jnp.float32)
     outputs = {"d_hidden": d_out, "d_product": d_out, "product_bias_sum": sums, "scale_sum": sums, "bias_sum": sums}
-    results = _call(_backward_pass, plan, inputs=kept | {"d_out": d_out}, outputs=outputs)
+    results = _call(_backward_pass, plan, inputs=saved | {"d_out": d_out}, outputs=outputs)
     to_bias, to_scale, to_norm_bias = (
         results[name].sum((0, 1)) for name in ("product_bias_sum", "scale_sum", "bias_sum")
     )
@@ -97,7 +97,7 @@ def _backward(plan: _Plan, saved: Any, d_out: Array) -> tuple[Any, ...]:
         results["d_hidden"],
         results["d_product"],
         to_bias.astype(d_out.dtype),
-        to_scale.astype(kept["scale"].dtype),
+        to_scale.astype(saved["scale"].dtype),
         to_norm_bias.astype(bias.dtype),
         np.zeros(batch, jax.dtypes.float0),
     )
@@ -107,7 +107,7 @@ _norm.defvjp(_forward, _backward)
 
 
 def _call(kernel: Any, plan: _Plan, *, inputs: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Run a pass over the grid (row, block of tokens)."""
+    """Run one pass on the grid (sequence, block of tokens)."""
     batch = len(inputs["seeds"])
     tokens = _TOKENS * _TILES if kernel is _backward_pass else _TOKENS
 
@@ -136,7 +136,7 @@ def _call(kernel: Any, plan: _Plan, *, inputs: Mapping[str, Array], outputs: Map
 
 
 def _forward_pass(refs: Any, *, plan: _Plan) -> None:
-    """Write the norm of a tile of tokens, the sum that it is of, and its moments."""
+    """Write the norm of a tile of tokens, the normalized sum, and its moments."""
     inside = (jnp.arange(plan.padded) < plan.width)[None, :]
     added = _load(refs.product, inside) + _load(refs.product_bias, inside[0])[None, :]
     if plan.rate:
@@ -155,7 +155,7 @@ def _forward_pass(refs: Any, *, plan: _Plan) -> None:
 
 
 def _backward_pass(refs: Any, *, plan: _Plan) -> None:
-    """Write the gradients of a block of tokens, tile by tile, and the sums over its tokens of those of the weights."""
+    """Write the gradients of a block of tokens, tile by tile, and the weight gradients summed over its tokens."""
     inside = (jnp.arange(plan.padded) < plan.width)[None, :]
     scale = _load(refs.scale, inside[0])[None, :]
     first_token = pl.program_id(1) * (_TOKENS * _TILES)
@@ -167,8 +167,8 @@ def _backward_pass(refs: Any, *, plan: _Plan) -> None:
         normal = (_load(refs.total.at[tokens, :], inside) - refs.mean[tokens][:, None]) * inverse
         normal = jnp.where(inside, normal, 0.0)
         scaled = grads * scale
-        along, level = (scaled * normal).sum(1) / plan.width, scaled.sum(1) / plan.width
-        to_hidden = inverse * (scaled - level[:, None] - normal * along[:, None])
+        projection, mean_scaled = (scaled * normal).sum(1) / plan.width, scaled.sum(1) / plan.width
+        to_hidden = inverse * (scaled - mean_scaled[:, None] - normal * projection[:, None])
         to_product = to_hidden
         if plan.rate:
             keep = _keep(refs.seeds, first_token + number * _TOKENS, plan=plan)
@@ -184,7 +184,7 @@ def _backward_pass(refs: Any, *, plan: _Plan) -> None:
 
 
 def _keep(seeds: Any, first_token: Any, *, plan: _Plan) -> Array:
-    """Return which values of a tile stay."""
+    """Return which values of a tile are kept."""
     token = (first_token + jnp.arange(_TOKENS, dtype=jnp.int32)).astype(jnp.uint32)[:, None]
     feature = jnp.arange(plan.padded, dtype=jnp.int32).astype(jnp.uint32)[None, :]
     return keep_mask((token, feature), sizes=(plan.length, plan.width), seed=seeds[0], rate=plan.rate)
