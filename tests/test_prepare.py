@@ -100,7 +100,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(corpus, tmp_path, flags
     assert not (tmp_path / "out" / "bert_pretraining").exists()
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
+def test_ctrl_c_says_how_to_resume_and_leaves_no_process(corpus, tmp_path):
     many = write_corpus(tmp_path / "text", make_documents(400) * 80, num_files=8)
     flags = [f"--input={many}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=2"]
     # What a shell starts in the background ignores SIGINT, and so would all that it starts.
@@ -108,12 +108,12 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(corpus, tmp_path):
     command = [sys.executable, "-c", heard, sys.executable, "-m", "bert_jax.prepare", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 30
-    while not (tmp_path / "out" / "work" / "spool").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "out" / "work" / "intermediate").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "run the same command to go on" in errors
+    assert "run the same command to resume" in errors
     assert "Traceback" not in errors
     deadline = time.monotonic() + 20  # for the workers to notice
     while _is_there(process.pid) and time.monotonic() < deadline:

@@ -72,8 +72,8 @@ class PretrainingJob(Job):
                 max_seq_length=phase.max_seq_length,
                 batch_size=phase.batch_size,
                 seed=self.config.seed * 1000 + index,
-                shares=shares,
-                share_count=share_count,
+                shards=shares,
+                num_shards=share_count,
             )
             first = max(start, phase.start) - phase.start
             for local in loader.iterate(start=first, stop=phase.end - phase.start):
