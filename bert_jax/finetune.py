@@ -33,7 +33,7 @@ INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize random
 
 def main() -> int:
     """Read the flags, join the other hosts, and fine-tune."""
-    start_time = time.time()
+    started_at = time.time()
     from bert_jax.config import finetuning as configs
     from bert_jax.errors import UserError
     from bert_jax.finetuning import finetune
@@ -63,7 +63,7 @@ def main() -> int:
     config = configs.from_config_dict(raw)
 
     def on_host(hosts: distributed.Hosts) -> int:
-        return finetune.finetune(config, request=request, hosts=hosts, begun=start_time)
+        return finetune.finetune(config, request=request, hosts=hosts, begun=started_at)
 
     return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)
 

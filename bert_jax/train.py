@@ -32,7 +32,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedu
 
 def main() -> int:
     """Read the flags, join the other hosts, and train."""
-    start_time = time.time()
+    started_at = time.time()
     from bert_jax import config as configs
     from bert_jax.convert.loading import load_pretrained
     from bert_jax.errors import UserError
@@ -64,7 +64,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             hosts=hosts,
-            begun=start_time,
+            begun=started_at,
         )
 
     return distributed.run_on_hosts(train, seconds=HOST_TIMEOUT.value)

@@ -335,7 +335,7 @@ def test_files_in_the_way_are_not_taken_for_a_data_set(corpus, tmp_path):
         ({"num_workers": -1}, {}, "num_workers=-1"),
         ({}, {"recipe": "new"}, "recipe='new': choose one of modern, original"),
         ({}, {"runner": "spark"}, "runner='spark': choose one of local, beam"),
-        ({}, {"lengths": ()}, "max_seq_length: give at least one"),
+        ({}, {"lengths": ()}, "max_seq_length is empty: give at least one"),
         ({}, {"lengths": (4,)}, "max_seq_length=4"),
         ({}, {"vocab_size": 100}, "tokens, more than vocab_size=100: set config.model.vocab_size="),
     ],
@@ -492,7 +492,7 @@ def test_no_permission_gets_one_line(corpus, tmp_path):
 def test_two_builds_do_not_write_to_the_same_folder(corpus, tmp_path):
     tmp_path.joinpath("out").mkdir()
     with (
-        builder._only_one(tmp_path / "out"),
+        builder._exclusive(tmp_path / "out"),
         pytest.raises(UserError, match="another process is building"),
     ):
         build(config_for(corpus), tmp_path / "out")
@@ -502,7 +502,7 @@ def test_two_builds_do_not_write_to_the_same_folder(corpus, tmp_path):
     ("make", "message"),
     [
         (lambda out: None, "does not exist: make it with prepare"),
-        (lambda out: out.mkdir(), "holds an unfinished data set"),
+        (lambda out: out.mkdir(), "contains an unfinished data set"),
     ],
 )
 def test_a_missing_data_set_is_named(tmp_path, make, message):

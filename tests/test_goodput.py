@@ -21,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def share(goodput: Goodput) -> float:
     """Return the share of useful steps."""
-    value = goodput.figures()["perf/goodput"]
+    value = goodput.metrics()["perf/goodput"]
     assert value is not None
     return value
 
@@ -35,8 +35,8 @@ def test_every_second_is_told_apart(tmp_path: Path, clock: dict[str, float]) -> 
     goodput.add("checkpoint", 4.0)
     goodput.add("data_wait", 3.0)
     clock["now"] = 1090.0
-    figures = goodput.figures()
-    seconds = {kind: figures[f"perf/{kind}_seconds"] for kind in KINDS}
+    metrics = goodput.metrics()
+    seconds = {kind: metrics[f"perf/{kind}_seconds"] for kind in KINDS}
     expected = {"startup": 10, "compile": 30, "useful": 50, "checkpoint": 4, "data_wait": 3, "other": 3}
     assert seconds == pytest.approx({**dict.fromkeys(KINDS, 0.0), **expected})
     assert share(goodput) == pytest.approx(0.5)
@@ -52,13 +52,13 @@ def test_work_behind_the_checkpoint_of_a_killed_start_is_lost_and_the_gap_was_do
     first.write()  # killed behind step 11; the last checkpoint was of step 8
     clock["now"] = 1130.0
     second = Goodput(tmp_path, begun=1120.0, start=8)
-    figures = second.figures()
-    assert figures["perf/lost_seconds"] == pytest.approx(30 * 100 / 110)  # 3 steps of 11, the first of which compiled
-    assert figures["perf/useful_seconds"] == pytest.approx(100 - 30 * 100 / 110)
-    assert figures["perf/down_seconds"] == pytest.approx(10)
-    assert figures["perf/startup_seconds"] == pytest.approx(10)
+    metrics = second.metrics()
+    assert metrics["perf/lost_seconds"] == pytest.approx(30 * 100 / 110)  # 3 steps of 11, the first of which compiled
+    assert metrics["perf/useful_seconds"] == pytest.approx(100 - 30 * 100 / 110)
+    assert metrics["perf/down_seconds"] == pytest.approx(10)
+    assert metrics["perf/startup_seconds"] == pytest.approx(10)
     assert (second.starts, second.lost_steps, second.most_lost_steps) == (2, 3, 3)
-    assert sum(figures[f"perf/{kind}_seconds"] or 0 for kind in KINDS) == pytest.approx(130)
+    assert sum(metrics[f"perf/{kind}_seconds"] or 0 for kind in KINDS) == pytest.approx(130)
     second.finished_step(9, seconds=1.0, compiled=True)
     second.write()
     third = Goodput(tmp_path, begun=1140.0, start=8)
@@ -73,7 +73,7 @@ def test_a_stop_that_saved_loses_nothing(tmp_path: Path, clock: dict[str, float]
     first.write()
     second = Goodput(tmp_path, begun=1050.0, start=5)
     assert second.lost_steps == 0
-    assert second.figures()["perf/lost_seconds"] == 0.0
+    assert second.metrics()["perf/lost_seconds"] == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seconds": {}}'])

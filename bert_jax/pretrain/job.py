@@ -55,7 +55,7 @@ class PretrainingJob(Job):
         self._params = None  # they would stay in the host's memory as long as the run
         return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
 
-    def take_up(self, metadata: Mapping[str, Any]) -> None:
+    def resume(self, metadata: Mapping[str, Any]) -> None:
         """Let the weights to begin from go: the checkpoint has others."""
         del metadata
         self._params = None
