@@ -162,7 +162,7 @@ def opened_log(
         every=every,
         end=end,
         window=MetricWindow(),
-        recorder=Recorder([writer], Progress(start=0, end=end), Goodput(None, begun=time.time(), start=0)),
+        recorder=Recorder([writer], Progress(start=0, end=end), Goodput(None, started_at=time.time(), start=0)),
         facts=StepFacts(
             learning_rate=lambda step: step / 1000,
             cost=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
