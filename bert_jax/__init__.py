@@ -1,10 +1,10 @@
-"""Pre-train BERT from raw text on TPU pods with JAX, fine-tune it, hand it to the HuggingFace ecosystem."""
+"""Pre-train BERT from raw text on TPU pods with JAX, fine-tune it, and export it to the HuggingFace ecosystem."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Import `bert_jax.load` when it is asked for: it brings jax, which the data workers do without."""
+    """Import `bert_jax.load` on first use: it imports jax, which the data workers do not need."""
     if name == "load":
         from bert_jax.prediction.model import load
 

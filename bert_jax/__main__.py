@@ -1,4 +1,4 @@
-"""`bert-jax COMMAND --flag=value` and `python -m bert_jax COMMAND`: the commands by name; `--help` lists them."""
+"""Entry point of `bert-jax COMMAND --flag=value` and `python -m bert_jax COMMAND`; `--help` lists the commands."""
 
 import ast
 import difflib
@@ -12,7 +12,7 @@ USAGE_ERROR = 2
 
 
 def main() -> None:
-    """Run the command that the first argument names, as `python -m bert_jax.COMMAND` does."""
+    """Run the command named by the first argument, like `python -m bert_jax.COMMAND`."""
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("--help", "-h", "help"):
         print(usage())
@@ -37,7 +37,7 @@ def version() -> str:
 
 
 def usage() -> str:
-    """Return the commands, each with the first line of its documentation."""
+    """Return the usage text: each command with its summary."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {summary(name)}" for name in COMMANDS]
     return "\n".join(
@@ -52,7 +52,7 @@ def usage() -> str:
 
 
 def summary(name: str) -> str:
-    """Return what a command does: the first line of its file, read without importing what it imports."""
+    """Return a command's summary: the first line of its docstring, read without importing the module."""
     text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     return line.partition(": `")[0].rstrip(".:")

@@ -1,6 +1,6 @@
-"""Run a command: parse flags, call one function, turn what the user can fix into one line and exit status 2.
+"""Run a command: parse flags, call one function, print errors that the user can fix in one line with exit status 2.
 
-A command imports inside its `main` what it calls: jax takes seconds, and wrong flags and `--help` need none of it.
+Commands import inside `main`: jax takes seconds to import, and `--help` and wrong flags do not need it.
 """
 
 import functools
@@ -10,7 +10,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-# The TPU library prints warnings when it looks for TPUs on a machine that has none; jax then goes on with the CPU.
+# On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
@@ -19,20 +19,20 @@ from bert_jax import jax_internals
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
-PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
+PIPE_CLOSED = 141  # the status of a command killed by SIGPIPE
 
 
 def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = None) -> None:
-    """Run `main` with parsed flags and exit with what it returns (None is 0).
+    """Run `main` with parsed flags and exit with its return value (None is 0).
 
-    `config` gives the class of the command's config, where it is not that of pre-training.
+    `config` returns the class of the command's config; the default is the pre-training config.
 
-    A `UserError`, a wrong flag or a wrong config override is printed as one line, exit status 2. Ctrl-C exits with 130.
+    A `UserError`, a wrong flag or a wrong config override prints one line and exits with 2. Ctrl-C exits with 130.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}: flags are written --name=value; --help lists them")
+            fail(f"unexpected argument {argv[1]!r}: write flags as --name=value; --help lists them")
         jax_internals.quiet("devices")
         try:
             sys.exit(main())
@@ -42,7 +42,7 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
-            if not _reader_left():
+            if not _has_no_reader():
                 raise
             sys.exit(PIPE_CLOSED)
 
@@ -55,18 +55,18 @@ def fail(message: str) -> None:
     sys.exit(USAGE_ERROR)
 
 
-def _reader_left() -> bool:
-    """Return whether nobody reads the standard output any more (`... | head`), which ends a command quietly."""
+def _has_no_reader() -> bool:
+    """Return whether the reader of standard output is gone (`... | head`): the command then ends quietly."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
-    left = any(event & select.POLLERR for _, event in poll.poll(0))
-    if left:  # what is still in the buffer would fail again when the interpreter closes it
+    has_no_reader = any(event & select.POLLERR for _, event in poll.poll(0))
+    if has_no_reader:  # flushing the buffer at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return left
+    return has_no_reader
 
 
 def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> list[str]:
-    """Parse flags; whatever absl or ml_collections raise for wrong ones becomes one line."""
+    """Parse flags; print any error of absl or ml_collections in one line."""
     _check_config_file(argv)
     try:
         return flags.FLAGS(list(argv), known_only=False)
@@ -81,8 +81,8 @@ def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> 
 
 
 def _config_error(argv: Sequence[str], error: Exception, *, config: Callable[[], type] | None) -> str:
-    """Name the override or the config file that `error` came from."""
-    from bert_jax.config import Config, builder  # not at the start: most commands end without an error
+    """Return a message that names the override or the config file that caused `error`."""
+    from bert_jax.config import Config, builder  # imported here because most commands have no error
 
     cls = Config if config is None else config()
     known = builder.field_names(cls)
@@ -99,28 +99,28 @@ def _config_error(argv: Sequence[str], error: Exception, *, config: Callable[[],
         if base not in known and not any(name.startswith((base + ".", base + "[")) for name in known):
             return builder.unknown_field_message(path, known)
         if isinstance(error, IndexError) and "[" in path:
-            return f"--config.{path}: the config has no element of that number; they count from 0"
+            return f"--config.{path}: index out of range; indices start at 0"
         if path in str(error) or (match.group(3) and match.group(3) in str(error)):
             return f"--config.{path}={match.group(3)}: {_reason(error)}"
     return f"--config: {type(error).__name__}: {_reason(error)}"
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
-    """Look for the config file first: ml_collections reports a missing one by whatever the config is used for next."""
+    """Check that the config file exists: ml_collections reports a missing one only where the config is used."""
     for index, argument in enumerate(argv[1:], start=1):
         match = re.fullmatch(r"--?config(?:=(.*))?", argument, flags=re.DOTALL)
         if match:
             value = match.group(1) if match.group(1) is not None else "".join(argv[index + 1 : index + 2])
             file = value.partition(":")[0]
-            if not os.path.isfile(file):  # noqa: PTH113  "" is no file, and Path("") is the current folder
-                fail(f"--config={value}: there is no file {file!r}; look in the folder configs/")
+            if not os.path.isfile(file):  # noqa: PTH113  "" must not match, and Path("") is the current folder
+                fail(f"--config={value}: there is no file {file!r}; see the folder configs/")
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's text in one line; of a traceback in it, what it ends with."""
+    """Return an error's text in one line; for a text with a traceback, its last line."""
     text = str(error)
     if "Traceback (most recent call last)" in text:
         text = text.strip().splitlines()[-1]
         if "positional argument" in text:
-            text = f"the config takes no argument behind a colon ({text})"
+            text = f"the config takes no argument after a colon ({text})"
     return " ".join(text.split())

@@ -1,6 +1,6 @@
-"""Evaluate a model on held-out text: `python -m bert_jax.evaluate --model=SOURCE [--data=DIR]`; one JSON object.
+"""Evaluate a model on held-out text: `python -m bert_jax.evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
 
-With `--task=squad_v2 --predictions=FILE --data=FILE` it scores a predictions file of a task instead.
+`--task=squad_v2 --predictions=FILE --data=FILE` scores a predictions file of a task instead.
 """
 
 import json
@@ -10,17 +10,23 @@ from bert_jax import cli  # first: it quiets the libraries that the next imports
 
 from absl import flags  # isort: skip
 
-MODEL = flags.DEFINE_string("model", "", "Model SOURCE: a workdir, a checkpoint, a HuggingFace folder, a TF1 prefix.")
-DATA = flags.DEFINE_string("data", "", "Data set made by prepare (default: the one trained on), or a task's gold file.")
-LENGTH = flags.DEFINE_integer("max_seq_length", 0, "Length of the rows; default: that of the last phase.")
-EXAMPLES = flags.DEFINE_integer("max_examples", 0, "At most so many held-out rows; default: as in training.")
-BATCH = flags.DEFINE_integer("batch_size", 0, "Rows a batch; default: as in training.")
+MODEL = flags.DEFINE_string(
+    "model",
+    "",
+    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+)
+DATA = flags.DEFINE_string(
+    "data", "", "Data set made by prepare (default: the model's training data set), or a task's gold file."
+)
+LENGTH = flags.DEFINE_integer("max_seq_length", 0, "Sequence length; default: that of the last phase.")
+EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Maximum number of held-out sequences; default: as in training.")
+BATCH = flags.DEFINE_integer("batch_size", 0, "Sequences per batch; default: as in training.")
 TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
-PREDICTIONS = flags.DEFINE_string("predictions", "", "The predictions file of --task.")
+PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the metrics as JSON."""
     from bert_jax.errors import UserError
 
     if TASK.value:
@@ -39,7 +45,9 @@ def main() -> None:
             report=lambda text: print(text, file=sys.stderr),
         )
     else:
-        raise UserError("--model is missing: name a workdir, a checkpoint, a HuggingFace folder or a TF1 prefix")
+        raise UserError(
+            "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
+        )
     print(json.dumps(result))
 
 

@@ -1,28 +1,34 @@
-"""Export a model for the HuggingFace ecosystem: `python -m bert_jax.export --checkpoint=SOURCE --out=DIR`.
+"""Export a model to a HuggingFace folder: `python -m bert_jax.export --checkpoint=MODEL --out=DIR`.
 
-SOURCE is a workdir or checkpoint of ours, a HuggingFace folder, or the prefix of a TF1 checkpoint. The folder is read
-back and compared before it is called done.
+MODEL is a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint. The exported folder
+is read back and compared before success is reported.
 """
 
 from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", "", "SOURCE: workdir, checkpoint, HuggingFace folder or TF1 prefix.")
-OUT = flags.DEFINE_string("out", "", "Folder to write; it must not exist yet, or be empty.")
-DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; by default that of the SOURCE.")
-SENTENCE_TRANSFORMERS = flags.DEFINE_bool("sentence_transformers", False, "Add the files of sentence-transformers.")
-POOLING = flags.DEFINE_string("pooling", "mean", "Of --sentence_transformers: mean or cls.")
-INIT_MISSING = flags.DEFINE_list(
-    "init_missing", [], "Parts to draw anew where the SOURCE lacks them: masked_lm,pooler."
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the SOURCE to leave out.")
-EXTEND_VOCAB = flags.DEFINE_string("extend_vocab", "", "File with a new word a line, to add to the vocabulary.")
-MAX_SHARD_MB = flags.DEFINE_integer("max_shard_mb", 5000, "Begin another file where the weights exceed this.", 1)
+OUT = flags.DEFINE_string("out", "", "Folder to write; it must be empty or not exist yet.")
+DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default: that of the model.")
+SENTENCE_TRANSFORMERS = flags.DEFINE_bool(
+    "sentence_transformers", False, "Also write the files of sentence-transformers."
+)
+POOLING = flags.DEFINE_string("pooling", "mean", "Pooling for --sentence_transformers: mean or cls.")
+INIT_MISSING = flags.DEFINE_list(
+    "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,pooler."
+)
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
+EXTEND_VOCAB = flags.DEFINE_string("extend_vocab", "", "File of words to add to the vocabulary, one per line.")
+MAX_SHARD_MB = flags.DEFINE_integer("max_shard_mb", 5000, "Maximum size of a weights file; larger models are split.", 1)
 
 
 def main() -> int:
-    """Read the flags and call the one function."""
+    """Read the flags and export."""
     from bert_jax.convert.export_folder import export_folder
     from bert_jax.convert.loading import load_pretrained
     from bert_jax.convert.vocabulary_extension import extend_source, read_words
@@ -30,11 +36,11 @@ def main() -> int:
 
     for name, flag in (("checkpoint", CHECKPOINT), ("out", OUT)):
         if not flag.value:
-            raise UserError(f"--{name} is missing: type --checkpoint=SOURCE --out=DIR")
+            raise UserError(f"--{name} is missing: type --checkpoint=MODEL --out=DIR")
     source = load_pretrained(CHECKPOINT.value, init_missing=INIT_MISSING.value, drop=DROP.value)
     if EXTEND_VOCAB.value:
         source = extend_source(source, words=read_words(EXTEND_VOCAB.value))
-    done = export_folder(
+    result = export_folder(
         source,
         out=OUT.value,
         dtype=DTYPE.value,
@@ -43,10 +49,9 @@ def main() -> int:
         max_shard_bytes=MAX_SHARD_MB.value * 1_000_000,
     )
     print(
-        f"exported to {done.folder}: {done.architecture}, {done.num_parameters:,} parameters in {done.dtype}; read "
-        f"back: "
-        f"{done.num_tensors} tensors equal bit for bit, outputs within {done.largest_difference:.1e} of a second "
-        f"computation"
+        f"exported to {result.folder}: {result.architecture}, {result.num_parameters:,} parameters in {result.dtype}; "
+        f"read back: {result.num_tensors} tensors equal bit for bit, outputs within {result.largest_difference:.1e} of "
+        "a second computation"
     )
     return 0
 

@@ -1,8 +1,8 @@
-"""Fine-tune a model on a task of the paper, or on custom data.
+"""Fine-tune a model on tasks of the paper or on custom data.
 
-    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=DIR --workdir=DIR
+    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=MODEL --data_dir=DIR --workdir=DIR
 
-`--sweep` runs the paper's grid, `--seeds=5` restarts each setting; run again, it goes on where it stopped.
+`--sweep` runs the paper's grid; `--seeds=5` runs each setting with five seeds. The same command resumes a stopped run.
 """
 
 import sys
@@ -14,32 +14,36 @@ from absl import flags  # isort: skip
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-INIT = flags.DEFINE_string("init", "", "SOURCE to begin from: workdir, HuggingFace folder or TF1 prefix.")
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the task's official files, or tfds:NAME for GLUE.")
+INIT = flags.DEFINE_string(
+    "init",
+    "",
+    "Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+)
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Directory for results, predictions and the best checkpoint.")
-TASK = flags.DEFINE_string("task", "", "Task instead of the config's; several parted by commas; all: GLUE.")
-SWEEP = flags.DEFINE_bool("sweep", False, "Run the grid of config.sweep.")
-SEEDS = flags.DEFINE_integer("seeds", 1, "Random restarts of each setting.")
-ERRORS = flags.DEFINE_integer("errors", 0, "Write so many mistakes on dev.")
-ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of so many best runs.")
-PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Predict the test sets too; for GLUE as a zip.")
+TASK = flags.DEFINE_string("task", "", "Task, replaces the config's; several separated by commas; all: GLUE.")
+SWEEP = flags.DEFINE_bool("sweep", False, "Run every setting of config.sweep.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "Random seeds per setting.")
+ERRORS = flags.DEFINE_integer("errors", 0, "Write N wrong predictions on dev to a file.")
+ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N best runs.")
+PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
-INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew, for example classifier.")
+INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
 
 
 def main() -> int:
-    """Read the flags, join the other hosts if there are any, and call the one function."""
-    begun = time.time()
+    """Read the flags, join the other hosts, and fine-tune."""
+    started_at = time.time()
     from bert_jax.config import finetuning as configs
     from bert_jax.errors import UserError
     from bert_jax.finetuning import finetune
     from bert_jax.parallel import distributed
 
     if CONFIG.value is None:
-        raise UserError("--config is missing: give a config file, for example --config=configs/finetune_glue.py:mrpc")
+        raise UserError("--config is missing: name a config file, for example --config=configs/finetune_glue.py:mrpc")
     for name, value in (("init", INIT.value), ("workdir", WORKDIR.value)):
         if not value:
-            raise UserError(f"--{name} is missing: type --{name}=" + ("SOURCE" if name == "init" else "DIR"))
+            raise UserError(f"--{name} is missing: type --{name}=" + ("MODEL" if name == "init" else "DIR"))
     raw = CONFIG.value.to_dict()
     if DATA_DIR.value:
         raw["data"]["directory"] = DATA_DIR.value
@@ -59,7 +63,7 @@ def main() -> int:
     config = configs.from_config_dict(raw)
 
     def on_host(hosts: distributed.Hosts) -> int:
-        return finetune.finetune(config, request=request, hosts=hosts, begun=begun)
+        return finetune.finetune(config, request=request, hosts=hosts, begun=started_at)
 
     return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)
 

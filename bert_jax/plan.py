@@ -1,7 +1,7 @@
-"""See memory, time and cost of a run before renting a chip: `python -m bert_jax.plan --config=FILE --topology=v5e:4x4`.
+"""Estimate memory, time and cost of a run on TPUs: `python -m bert_jax.plan --config=FILE --topology=v5e:4x4`.
 
-Compiles the very step that `train` runs with the real TPU compiler, on a machine with no TPU (extra `plan`), and prints
-JSON; on a terminal a table. `--sweep='batch=16,32;remat=none,dots'` compares variants and names the best.
+Compiles the training step with the real TPU compiler on a machine without a TPU (extra `plan`). Prints a table on a
+terminal, JSON otherwise. `--sweep='batch=16,32;remat=none,dots'` compares variants and names the best.
 """
 
 import json
@@ -14,13 +14,15 @@ from absl import flags  # isort: skip
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", "", "Slice of TPUs: v5e:4x4, v5p:2x2x4, v6e:16x16; several: 2xv5e:16x16.")
-HLO = flags.DEFINE_string("hlo", "", "File to keep the compiled program in; a phase after the first adds .1, .2.")
-SWEEP = flags.DEFINE_string("sweep", "", "Variants: batch (a chip), mesh, remat, attention, 'batch=16,32;remat=none'.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "TPU slice: v5e:4x4, v5p:2x2x4, v6e:16x16; several slices: 2xv5e:16x16.")
+HLO = flags.DEFINE_string("hlo", "", "File for the compiled program (HLO); later phases add .1, .2.")
+SWEEP = flags.DEFINE_string(
+    "sweep", "", "Variants to compare, as in 'batch=16,32;remat=none,dots': batch (per chip), mesh, remat, attention."
+)
 
 
 def main() -> int:
-    """Read the flags and call the one function."""
+    """Read the flags and plan."""
     from bert_jax import config as configs
     from bert_jax.errors import UserError
     from bert_jax.files import write_text
@@ -28,22 +30,22 @@ def main() -> int:
     from bert_jax.planning.topology import parse_topology
 
     if CONFIG.value is None:
-        raise UserError("--config is missing: give a config file, for example --config=configs/large_tpu.py")
+        raise UserError("--config is missing: name a config file, for example --config=configs/large_tpu.py")
     if not TOPOLOGY.value:
-        raise UserError("--topology is missing: give a slice, for example --topology=v5e:4x4")
+        raise UserError("--topology is missing: name a slice, for example --topology=v5e:4x4")
     if HLO.value and SWEEP.value:
-        raise UserError("--hlo keeps the program of one plan: leave --sweep out, or plan the variant that you want")
+        raise UserError("--hlo writes the program of a single plan: leave out --sweep, or leave out --hlo")
     if HLO.value and not Path(HLO.value).absolute().parent.is_dir():
-        raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; make it first")
+        raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; create it first")
     compiling.prepare_environment()
     config = configs.from_config_dict(CONFIG.value)
     topology = parse_topology(TOPOLOGY.value)
 
-    kept: list[Path] = []
+    programs: list[Path] = []
 
     def keep(text: str) -> None:
-        path = Path(HLO.value + (f".{len(kept)}" if kept else ""))
-        kept.append(path)
+        path = Path(HLO.value + (f".{len(programs)}" if programs else ""))
+        programs.append(path)
         write_text(path, text)
 
     def say(text: str) -> None:

@@ -1,12 +1,12 @@
 """Fill masks, embed, classify, tag and answer: JSON lines in, JSON lines out.
 
-    python -m bert_jax.predict --model=SOURCE --task=fill_mask --input=FILE
+    python -m bert_jax.predict --model=MODEL --task=fill_mask --input=FILE
 
     fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
     embed, features, classify, ner  {"text": "..."}               ner also   {"words": ["...", "..."]}
     qa  {"question": "...", "context": "..."}                     choice    {"text_a": "...", "choices": ["..."]}
 
-`--input=-` reads the standard input. A field `id` is handed through.
+`--input=-` reads standard input. A field `id` is copied to the output.
 """
 
 import sys
@@ -15,33 +15,39 @@ from bert_jax import cli  # first: it quiets the libraries that the next imports
 
 from absl import flags  # isort: skip
 
-MODEL = flags.DEFINE_string("model", "", "SOURCE: workdir, checkpoint, HuggingFace folder or TF1 prefix.")
+MODEL = flags.DEFINE_string(
+    "model",
+    "",
+    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+)
 TASK = flags.DEFINE_string("task", "", "fill_mask, nsp, features, embed, classify, pair, choice, qa or ner.")
-INPUT = flags.DEFINE_string("input", "-", "File of JSON lines; - is the standard input.")
-OUTPUT = flags.DEFINE_string("output", "-", "File for the answers; - is the standard output.")
-TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: guesses for each mask.")
+INPUT = flags.DEFINE_string("input", "-", "File of JSON lines; - is standard input.")
+OUTPUT = flags.DEFINE_string("output", "-", "File for the predictions; - is standard output.")
+TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: predictions per mask.")
 LAYERS = flags.DEFINE_list(
     "layers",
     ["last"],
     "features: embeddings, second_to_last, last, sum_last_four, concat_last_four, sum_all, or numbers.",
 )
 POOLING = flags.DEFINE_string("pooling", "mean", "embed: mean or cls.")
-NORMALIZE = flags.DEFINE_bool("normalize", True, "embed: scale to length 1.")
+NORMALIZE = flags.DEFINE_bool("normalize", True, "embed: normalize to unit length.")
 NULL_THRESHOLD = flags.DEFINE_float(
-    "null_threshold", None, "qa: answer nothing where null_odds exceed this (SQuAD 2.0)."
+    "null_threshold", None, "qa: predict no answer if null_odds exceeds this (SQuAD 2.0)."
 )
-INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to draw anew where the SOURCE lacks them.")
-DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the SOURCE to leave out.")
+INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 
 
 def main() -> int:
-    """Read the flags and call the one function."""
+    """Read the flags and predict."""
     from bert_jax.errors import UserError
     from bert_jax.prediction.json_lines import predict_lines
     from bert_jax.prediction.model import TASKS, load
 
     if not MODEL.value:
-        raise UserError("--model is missing: give a SOURCE, for example --model=WORKDIR")
+        raise UserError(
+            "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
+        )
     if TASK.value not in TASKS:
         raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
     options = {
@@ -54,7 +60,7 @@ def main() -> int:
         MODEL.value,
         init_missing=INIT_MISSING.value,
         drop=DROP.value,
-        report=lambda line: print(line, file=sys.stderr),  # the standard output is for the answers
+        report=lambda line: print(line, file=sys.stderr),  # standard output is for the predictions
     )
     predict_lines(model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options)
     return 0

@@ -12,59 +12,66 @@ from bert_jax.errors import UserError
 _DEFAULTS = DataConfig()
 
 _INPUT = flags.DEFINE_string(
-    "input", None, "Files, folders, globs, tfds:NAME or embedded; several with commas between.", required=True
+    "input", None, "Files, folders, globs, tfds:NAME or embedded; several separated by commas.", required=True
 )
-_OUT = flags.DEFINE_string("out", None, "The folder to make the data set in.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.", required=True)
 _VOCAB = flags.DEFINE_string(
     "vocab",
     _DEFAULTS.vocab,
-    "vocab.txt, a folder that holds one, or a SentencePiece .model; empty: learn one from input.",
+    "vocab.txt, a folder that contains one, or a SentencePiece .model; empty: learn one from the input.",
 )
 _VOCAB_SIZE = flags.DEFINE_integer(
     "vocab_size",
     0,
-    "Pieces of the vocabulary to learn, or the most a given one may have; 0: 30522, or any.",
+    "Size of the vocabulary to learn, or the maximum size of an existing one; 0: 30522, or no maximum.",
     lower_bound=0,
 )
-_MAX_SEQ_LENGTH = flags.DEFINE_list(
-    "max_seq_length", ["128", "512"], "Lengths of the rows to make, with commas between."
-)
-_OBJECTIVE = flags.DEFINE_enum("objective", _DEFAULTS.objective, CHOICES["data.objective"], "What the rows train.")
-_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "The format of the text.")
-_LANGUAGE = flags.DEFINE_string("language", _DEFAULTS.language, "For sentence splitting, ISO 639-1.")
+_MAX_SEQ_LENGTH = flags.DEFINE_list("max_seq_length", ["128", "512"], "Sequence lengths to build, separated by commas.")
+_OBJECTIVE = flags.DEFINE_enum("objective", _DEFAULTS.objective, CHOICES["data.objective"], "Pre-training objective.")
+_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "Format of the text.")
+_LANGUAGE = flags.DEFINE_string("language", _DEFAULTS.language, "ISO 639-1 language code, for sentence splitting.")
 _DO_LOWER_CASE = flags.DEFINE_bool(
-    "do_lower_case", _DEFAULTS.do_lower_case, "Lower-case text; must agree with a given vocabulary."
+    "do_lower_case", _DEFAULTS.do_lower_case, "Lower-case the text; an existing vocabulary must agree."
 )
 _HELDOUT_FRACTION = flags.DEFINE_float(
-    "heldout_fraction", _DEFAULTS.heldout_fraction, "Share of the documents kept for validation."
+    "heldout_fraction", _DEFAULTS.heldout_fraction, "Fraction of the documents held out for evaluation."
 )
 _SHORT_SEQ_PROB = flags.DEFINE_float(
-    "short_seq_prob", _DEFAULTS.short_seq_prob, "Share of instances made shorter than the row."
+    "short_seq_prob", _DEFAULTS.short_seq_prob, "Fraction of instances made shorter than the maximum length."
 )
-_PACK = flags.DEFINE_bool("pack", _DEFAULTS.pack, "Put several instances in a row, none of which sees another.")
+_PACK = flags.DEFINE_bool(
+    "pack",
+    _DEFAULTS.pack,
+    "Sequence packing: several instances per sequence; attention stays within each instance.",
+)
 _MAX_INSTANCES_PER_ROW = flags.DEFINE_integer(
     "max_instances_per_row",
     _DEFAULTS.max_instances_per_row,
-    "Of packed rows; 0: max_seq_length / 32, at least 4.",
+    "Most instances in a packed sequence; 0: max_seq_length / 32, at least 4.",
     lower_bound=0,
 )
 _MAX_INSTANCE_LENGTH = flags.DEFINE_integer(
     "max_instance_length",
     _DEFAULTS.max_instance_length,
-    "Of packed rows, as in --pack --max_seq_length=512 --max_instance_length=128; 0: as long as a row.",
+    "Longest instance in a packed sequence, as in --pack --max_seq_length=512 --max_instance_length=128; "
+    "0: max_seq_length.",
     lower_bound=0,
 )
-_SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Of the split and of the pairs.", lower_bound=0)
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", _DEFAULTS.num_workers, "Processes; 0: one a core.", lower_bound=0)
-_RECIPE = flags.DEFINE_enum("recipe", "modern", CHOICES["recipe"], "How pairs are made: bert_jax/data/pairs.py tells.")
-_RUNNER = flags.DEFINE_enum("runner", "local", RUNNERS, "Where the work is done: processes here, or Apache Beam.")
+_SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Seed of the split and of the sentence pairs.", lower_bound=0)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", _DEFAULTS.num_workers, "Worker processes; 0: one per core.", lower_bound=0
+)
+_RECIPE = flags.DEFINE_enum(
+    "recipe", "modern", CHOICES["recipe"], "How sentence pairs are sampled; see bert_jax/data/pairs.py."
+)
+_RUNNER = flags.DEFINE_enum("runner", "local", RUNNERS, "Runner: processes on this machine, or Apache Beam.")
 _BEAM_OPTIONS = flags.DEFINE_string(
-    "beam_options", "", "For --runner=beam, as in '--runner=FlinkRunner --parallelism=9'."
+    "beam_options", "", "Options for --runner=beam, as in '--runner=FlinkRunner --parallelism=9'."
 )
 
 
 def main() -> None:
-    """Build the data set that the flags ask for."""
+    """Build the data set that the flags describe."""
     config = DataConfig(
         input=_INPUT.value,
         format=_FORMAT.value,
@@ -94,7 +101,7 @@ def main() -> None:
 def _lengths(items: list[str]) -> list[int]:
     if not all(item.strip().isdecimal() for item in items):
         raise UserError(
-            f"--max_seq_length={','.join(items)}: write whole numbers with commas between, for example 128,512"
+            f"--max_seq_length={','.join(items)}: write whole numbers separated by commas, for example 128,512"
         )
     return [int(item) for item in items]
 

@@ -2,8 +2,8 @@
 
     python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=DIR
 
-Any field is changed on the command line: `--config.train.batch_size=64`. Run again, it resumes; `--dry_run` shows mesh,
-parameters and schedule and stops. `--init=SOURCE` goes on from a released or an own model, on other text.
+Override any config field on the command line: `--config.train.batch_size=64`. The same command resumes a stopped run.
+`--dry_run` prints mesh, parameters and schedule, then exits. `--init=MODEL` continues from an existing model.
 """
 
 import sys
@@ -15,18 +15,24 @@ from absl import flags  # isort: skip
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory for checkpoints, metrics and, unless given, the data set.")
-INIT = flags.DEFINE_string("init", "", "SOURCE to begin from: a workdir, a HuggingFace folder or a TF1 prefix.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Directory for checkpoints and metrics, and for the data set if none is given."
+)
+INIT = flags.DEFINE_string(
+    "init",
+    "",
+    "Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+)
 INIT_MISSING = flags.DEFINE_list(
-    "init_missing", [], "Parts to draw where the SOURCE lacks them: masked_lm,next_sentence."
+    "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,next_sentence."
 )
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, and stop.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, then exit.")
 
 
 def main() -> int:
-    """Read the flags, join the other hosts if there are any, and call the one function."""
-    begun = time.time()
+    """Read the flags, join the other hosts, and train."""
+    started_at = time.time()
     from bert_jax import config as configs
     from bert_jax.convert.loading import load_pretrained
     from bert_jax.errors import UserError
@@ -36,7 +42,7 @@ def main() -> int:
     from bert_jax.pretrain.continuing import adopt_source
 
     if CONFIG.value is None:
-        raise UserError("--config is missing: give a config file, for example --config=configs/tiny_cpu.py")
+        raise UserError("--config is missing: name a config file, for example --config=configs/tiny_cpu.py")
     config = configs.from_config_dict(CONFIG.value)
     if DRY_RUN.value:
         if INIT.value:
@@ -45,7 +51,9 @@ def main() -> int:
         print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
         return 0
     if not WORKDIR.value:
-        raise UserError("--workdir is missing: give the directory that is to hold checkpoints and metrics")
+        raise UserError(
+            "--workdir is missing: name a directory for checkpoints and metrics, for example --workdir=/tmp/run"
+        )
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
 
     def train(hosts: distributed.Hosts) -> int:
@@ -56,7 +64,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             hosts=hosts,
-            started_at=begun,
+            started_at=started_at,
         )
 
     return distributed.run_on_hosts(train, seconds=HOST_TIMEOUT.value)

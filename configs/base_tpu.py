@@ -1,4 +1,4 @@
-"""BERT-Base by the paper's procedure (section A.2): 90 % of 1,000,000 steps at 128, 10 % at 512, batch 256.
+"""BERT-Base with the paper's procedure (section A.2): 90 % of 1,000,000 steps at 128, 10 % at 512, batch 256.
 
     python -m bert_jax.prepare --input='corpus/*.txt' --out=data --vocab=vocab.txt --recipe=original
     python -m bert_jax.train --config=configs/base_tpu.py --config.data.directory=data --workdir=base
@@ -15,7 +15,7 @@ from bert_jax.config import default_config, phase
 def get_config() -> ConfigDict:
     """Return the config."""
     config = default_config(model="base")
-    config.model.scan_layers = False  # 1.4 times as fast on a TPU as scanned; compiles in minutes, once
+    config.model.scan_layers = False  # 1.4 times as fast on a TPU as scanned layers; compiles once, in minutes
     config.recipe = "original"
     config.train.num_steps = 1_000_000
     config.train.batch_size = 256

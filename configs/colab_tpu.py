@@ -1,8 +1,8 @@
-"""A small BERT (4 layers, 512 wide) on one TPU chip, as Colab lends it: own text to a useful encoder in an afternoon.
+"""A small BERT (4 layers, 512 wide) on one TPU chip of Colab: from your text to a useful encoder in an afternoon.
 
     python -m bert_jax.train --config=configs/colab_tpu.py --config.data.input='texts/*.txt' --workdir=small
 
-100,000 steps of batch 256 at 128. Cost and result: planned.
+100,000 steps of batch 256 at length 128. Cost and result: planned.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.train.phases = (phase(max_seq_length=128, max_predictions_per_seq=20),)
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup_steps = 5_000
-    config.checkpoint.every = 1_000  # Colab takes machines back without warning
+    config.checkpoint.every = 1_000  # Colab may reclaim a machine without warning
     config.checkpoint.keep_latest = 2
     config.eval.every = 2_500
     return config

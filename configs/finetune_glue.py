@@ -1,10 +1,10 @@
 """GLUE (paper section 4.1): batch 32, 3 epochs, the best learning rate of the sweep on dev.
 
-    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=SOURCE --data_dir=GLUE --workdir=DIR
+    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=MODEL --data_dir=GLUE --workdir=DIR
 
-The argument is a task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, several parted by commas, or all. The
-paper's procedure is `--sweep --seeds=5`. Results from all-MiniLM-L6-v2, beside HuggingFace's: benchmarks/RESULTS.md; of
-models of the paper's sizes: planned.
+The argument is a task (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), several separated by commas, or all. The
+paper's procedure is `--sweep --seeds=5`. benchmarks/RESULTS.md compares results of all-MiniLM-L6-v2 with HuggingFace's;
+results at the paper's model sizes: planned.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """SWAG (paper section 4.4): 3 epochs, learning rate 2e-5, batch 16.
 
-    python -m bert_jax.finetune --config=configs/finetune_swag.py --init=SOURCE --data_dir=DIR --workdir=DIR
+    python -m bert_jax.finetune --config=configs/finetune_swag.py --init=MODEL --data_dir=DIR --workdir=DIR
 
 Cost and results: planned.
 """

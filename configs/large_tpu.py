@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 def get_config(recipe: str = "paper") -> ConfigDict:
     """Return the config of `recipe`: paper or lamb_64k."""
     config = default_config(model="large")
-    config.model.scan_layers = False  # 1.4 times as fast on a TPU as scanned; compiles in minutes, once
+    config.model.scan_layers = False  # 1.4 times as fast on a TPU as scanned layers; compiles once, in minutes
     config.checkpoint.every = 5_000
     config.checkpoint.keep_every = 100_000
     config.eval.every = 10_000
@@ -36,7 +36,7 @@ def get_config(recipe: str = "paper") -> ConfigDict:
     elif recipe == "lamb_64k":
         config.optimizer.name = "lamb"
         config.train.num_steps = 7_038 + 1_563
-        config.train.batch_size = 65_536  # = 256 chips x 32 rows x 8 accumulated
+        config.train.batch_size = 65_536  # = 256 chips x 32 sequences x 8 accumulation steps
         config.train.gradient_accumulation_steps = 8
         config.train.phases = (
             phase(
@@ -60,5 +60,5 @@ def get_config(recipe: str = "paper") -> ConfigDict:
         config.eval.every = 200
         config.log.every = 20
     else:
-        raise UserError(f"configs/large_tpu.py:{recipe}: the argument is one of paper, lamb_64k")
+        raise UserError(f"configs/large_tpu.py:{recipe}: the argument must be one of paper, lamb_64k")
     return config

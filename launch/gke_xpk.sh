@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Train on a TPU slice of Google Kubernetes Engine through xpk, restarted by the cluster after preemption.
+# Train on a TPU slice of Google Kubernetes Engine with xpk; the cluster restarts it after preemption.
 #
 #   PROJECT=... ZONE=... CLUSTER=... TPU_TYPE=v5litepod-16 launch/gke_xpk.sh [--dry_run] setup
 #   PROJECT=... ZONE=... CLUSTER=... TPU_TYPE=v5litepod-16 WORKLOAD=... IMAGE=europe-docker.pkg.dev/.../bert_jax:1 \
 #     launch/gke_xpk.sh [--dry_run] run -- --config=configs/base_tpu.py \
 #     --config.data.directory=/mnt/share/data --workdir=/mnt/share/base
 #
-# setup, once: makes the cluster and a Filestore share that every workload sees at /mnt/share. run: builds and pushes the
-# image of what is committed, starts the workload, waits for its end. Behind -- stand the flags of python -m bert_jax.train; data and workdir
-# must be on the share. Needs xpk (pip install xpk), gcloud, kubectl, docker. Optional: SPOT=0 (not preemptible),
-# MAX_RESTARTS (100), SHARE_NAME (bert-jax), SHARE_SIZE (1024, in GB), CLUSTER_FLAGS: further flags of
-# xpk cluster create. What is paid for until it is deleted: the cluster (xpk cluster delete), the share.
+# setup, once: creates the cluster and a Filestore instance that is mounted at /mnt/share in every workload. run: builds
+# and pushes an image of the committed files, starts the workload, and waits until it ends. After -- come the flags of
+# python -m bert_jax.train; data and workdir must be in /mnt/share. Needs xpk (pip install xpk), gcloud, kubectl, docker.
+# Optional: SPOT=0 (not preemptible), MAX_RESTARTS (100), SHARE_NAME (bert-jax), SHARE_SIZE (1024, in GB), and
+# CLUSTER_FLAGS: further flags of xpk cluster create. The cluster (xpk cluster delete) and the Filestore instance are
+# billed until you delete them.
 #
-# Exit status of run: 0 finished, otherwise that of xpk; 2 something to mend.
+# Exit status of run: 0 finished, 2 an error to fix, otherwise the status of xpk.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -23,15 +24,15 @@ while [ $# -gt 0 ]; do
     --) shift; break ;;
     --dry_run) DRY_RUN=1 ;;
     --help) manual "$0"; exit 0 ;;
-    setup | run) [ -z "$STEP" ] || fail "two steps, $STEP and $1: give one"; STEP=$1 ;;
-    *) fail "unknown step or flag $1: the steps are setup and run, flags for training go behind --" ;;
+    setup | run) [ -z "$STEP" ] || fail "two steps, $STEP and $1: give only one"; STEP=$1 ;;
+    *) fail "unknown step or flag $1: the steps are setup and run; write flags for training after --" ;;
   esac
   shift
 done
-[ -n "$STEP" ] || fail "no step: setup makes the cluster, run trains"
+[ -n "$STEP" ] || fail "no step: type setup to create the cluster, or run to train"
 need PROJECT "the Google Cloud project"
 need ZONE "the zone that has such TPUs, for example europe-west4-b"
-need CLUSTER "a name for the cluster, yours to choose"
+need CLUSTER "a name of your choice for the cluster"
 need TPU_TYPE "the slice, for example v5litepod-16"
 [ "${SLICES:-1}" = 1 ] || fail "SLICES=$SLICES: training spans one slice; leave SLICES out and name a larger slice, for example TPU_TYPE=v5litepod-256"
 
@@ -49,7 +50,7 @@ setup() {
     --size="${SHARE_SIZE:-1024}" --tier=BASIC_HDD --vol=default --access-mode=ReadWriteMany --auto-mount=false
 }
 
-# The context is an archive: an image of the working tree could not be made again.
+# The context is an archive of HEAD, so the image is reproducible.
 build() {
   local context=$scratch/bert_jax.tar.gz
   if [ -n "$DRY_RUN" ]; then context=/tmp/bert_jax.tar.gz; fi
@@ -58,7 +59,7 @@ build() {
     --tag="$IMAGE" -
 }
 
-# xpk waits for a week at most and then ends with 124, while the workload goes on.
+# xpk waits at most a week, then exits with 124 while the workload continues.
 wait_for_end() {
   local status=124
   while [ "$status" -eq 124 ]; do
@@ -68,13 +69,13 @@ wait_for_end() {
 }
 
 train() {
-  need WORKLOAD "a name for the workload, yours to choose: small letters, digits and -"
-  need IMAGE "where the image goes, for example europe-docker.pkg.dev/PROJECT/REPOSITORY/bert_jax:1"
+  need WORKLOAD "a name of your choice for the workload: lower-case letters, digits and -"
+  need IMAGE "the address of the image in a registry, for example europe-docker.pkg.dev/PROJECT/REPOSITORY/bert_jax:1"
   need_training_flags "$@"
   build
   run docker push "$IMAGE"
-  # exec: xpk hands SIGTERM to the shell around the command, which would not pass it on.
-  # 75 joins what xpk restarts on by itself (42 and 127-255, kills among them); 1 and 2 end the workload.
+  # exec: xpk sends SIGTERM to the shell around the command, which would not forward it.
+  # xpk restarts on 42 and 127-255 (which includes kills), and here also on 75; 1 and 2 end the workload.
   run xpk workload create "${where[@]}" --workload="$WORKLOAD" --tpu-type="$TPU_TYPE" --num-slices=1 \
     --docker-image="$IMAGE" --storage="$share" --max-restarts="${MAX_RESTARTS:-100}" \
     --restart-on-exit-codes="$RESTART" --termination-grace-period-seconds=120 \

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Train on this host, and start again while that may help; the launchers start it on every host of a run.
+# Train on this host, and restart after preemption or a kill; the launchers run this on every host.
 #
 #   launch/host_run.sh [--dry_run] -- --config=FILE --workdir=DIR ...   the flags of python -m bert_jax.train
 #   launch/host_run.sh --state                                          "running", "ended STATUS" or "gone"
 #
-# Statuses 75 (preempted, or another host lost) and those of kills start it again, MAX_RESTARTS (100) times at most;
-# any other ends it. Where one host is preempted the others end with 75 too, come back here and wait for it. Exit status:
-# that of training; 75 only where this host itself was stopped, 1 where the restarts are used up.
+# Status 75 (preempted, or another host lost) and the statuses of kills restart training, at most MAX_RESTARTS (100)
+# times; any other status ends it. If one host is preempted, the others end with 75 too, restart, and wait for it. Exit
+# status: that of training; 75 only if this host was stopped, 1 if no restarts are left.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -22,7 +22,7 @@ state() {
   elif kill -0 "$value" 2>/dev/null; then
     echo running
   else
-    echo gone  # the machine was restarted under it
+    echo gone  # the machine was restarted meanwhile
   fi
 }
 
@@ -32,35 +32,35 @@ while [[ ${1:-} == --* ]]; do
     --dry_run) DRY_RUN=1 ;;
     --state) state; exit 0 ;;
     --help) manual "$0"; exit 0 ;;
-    *) fail "unknown flag $1: flags for training go behind --" ;;
+    *) fail "unknown flag $1: write flags for training after --" ;;
   esac
   shift
 done
-[ $# -gt 0 ] || fail "no flags for training: write them behind --, for example -- --config=configs/base_tpu.py"
+[ $# -gt 0 ] || fail "no flags for training: write them after --, for example -- --config=configs/base_tpu.py"
 command=("$PYTHON" -m bert_jax.train "$@")
 if [ -n "$DRY_RUN" ]; then shown "${command[@]}"; exit 0; fi
-if [ "$(state)" = running ]; then say "runs already"; exit 0; fi
+if [ "$(state)" = running ]; then say "already running"; exit 0; fi
 
-cd "$REPOSITORY"  # configs/ is there
+cd "$REPOSITORY"  # for relative paths to configs/
 child='' stopped=''
 trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
 echo "running $$" > "$STATE"
 for (( starts = 1; ; starts++ )); do
   "${command[@]}" &
   child=$!
-  [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null || true  # SIGTERM came before there was a child to hand it to
+  [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null || true  # SIGTERM arrived before the child existed
   while wait "$child" && status=0 || status=$?; kill -0 "$child" 2>/dev/null; do :; done  # a trap interrupts wait
   case $status in
-    "$RESTART" | 134 | 137 | 143) ;;  # SIGABRT is how jax ends where the host that coordinates is lost
+    "$RESTART" | 134 | 137 | 143) ;;  # jax ends with SIGABRT if the coordinator host is lost
     *) break ;;
   esac
   child=''
   if [ -z "$stopped" ]; then
-    if [ "$starts" -gt "${MAX_RESTARTS:-100}" ]; then say "${MAX_RESTARTS:-100} restarts are used up"; status=1; break; fi
-    say "status $status: starting again ($starts)"
+    if [ "$starts" -gt "${MAX_RESTARTS:-100}" ]; then say "all ${MAX_RESTARTS:-100} restarts are used up"; status=1; break; fi
+    say "status $status: restarting ($starts)"
     sleep "${RESTART_SECONDS:-5}" || true
   fi
-  if [ -n "$stopped" ]; then status=$RESTART; break; fi  # after the pause: SIGTERM may come in it
+  if [ -n "$stopped" ]; then status=$RESTART; break; fi  # checked after the pause: SIGTERM may arrive during it
 done
 echo "ended $status" > "$STATE"
 say "ended with status $status"

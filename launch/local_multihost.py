@@ -1,11 +1,11 @@
-"""Run N hosts on one machine, each with fake CPU devices, and restart them as a pod's launcher would.
+"""Run N hosts on one machine, each with fake CPU devices, and restart them like a pod's launcher.
 
     python launch/local_multihost.py --processes=2 --devices=4 -- \
         python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=/tmp/tiny
 
-The processes find each other by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID: the code path of a
-pod. All are started again when one ends with status 75 (preempted, or lost another host) or is killed. `--kill_every`
-kills at random times, one or all, with SIGTERM or SIGKILL: what weeks on spot machines do, in minutes.
+The processes find each other by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, the code path of a pod.
+All of them restart when one ends with status 75 (preempted, or lost another host) or is killed. `--kill_every` kills
+one or all hosts at random times with SIGTERM or SIGKILL: weeks on spot machines in minutes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """Say what to kill, when and how."""
+    """A kill: hosts, signal, and seconds after the start."""
 
     after: float
     number: signal.Signals
@@ -38,16 +38,16 @@ class Kill:
 
 
 class Killer:
-    """Draw kills: half of them SIGTERM, half of them of all hosts."""
+    """Sampler of kills: half of them SIGTERM, half of them of all hosts."""
 
     def __init__(self, *, every: float, limit: int, processes: int, seed: int):
-        """Kill once a start, `every` seconds into it on average, until there were `limit` kills (0: no limit)."""
+        """Kill once per start, on average `every` seconds after it, up to `limit` times (0: no limit)."""
         self._every, self._limit, self._processes = every, limit, processes
         self._random = random.Random(seed)
         self.count = 0
 
-    def draw(self) -> Kill | None:
-        """Return the kill of the next start."""
+    def sample(self) -> Kill | None:
+        """Return the kill for the next start, if any."""
         if not self._every or (self._limit and self.count >= self._limit):
             return None
         hosts = tuple(range(self._processes))
@@ -59,12 +59,12 @@ class Killer:
 
 
 class Hosts:
-    """Hold the processes of one start."""
+    """The processes of one start."""
 
     def __init__(self, command: Sequence[str], *, processes: int, devices: int):
-        """Start them all, on a port of their own."""
+        """Start all processes, with a new port."""
         port = free_port()
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self._printers: list[threading.Thread] = []
         self.processes = [
             subprocess.Popen(
@@ -74,7 +74,7 @@ class Hosts:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,  # signals come from here alone
+                start_new_session=True,  # only the launcher sends signals
             )
             for index in range(processes)
         ]
@@ -85,9 +85,9 @@ class Hosts:
             self._printers.append(printer)
 
     def run(self, kill: Kill | None, *, killer: Killer, grace: float, stop: threading.Event) -> list[int]:
-        """Wait for the end of all and return their statuses, of those that failed first where one failed.
+        """Wait until all hosts end; return their statuses, or only those that failed first.
 
-        Once one was killed or failed the others get `grace` seconds to end, none after a SIGKILL.
+        Once a host fails, the others get `grace` seconds to end, and none after a SIGKILL.
         """
         first: list[int] = []
         deadline = float("inf")
@@ -101,7 +101,7 @@ class Hosts:
             if stop.is_set():
                 self._signal(signal.SIGTERM, range(len(self.processes)))
                 stop.clear()
-            if kill is not None and time.monotonic() - self._began > kill.after:
+            if kill is not None and time.monotonic() - self._start_time > kill.after:
                 killer.count += 1
                 which = "all hosts" if len(kill.hosts) == len(self.processes) else f"host {kill.hosts[0]}"
                 say(f"kill {killer.count}: {kill.number.name} to {which} {kill.after:.1f} s after the start")
@@ -136,27 +136,27 @@ def variables(index: int, *, processes: int, devices: int, port: int) -> dict[st
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
 def show(index: int, lines: IO[str]) -> None:
-    """Print what a host prints; the first one's lines as they are, as on a machine by itself."""
+    """Print a host's output; lines of the first host have no prefix."""
     for line in lines:
         if "[Gloo] Rank" in line or "peer ranks" in line:
-            continue  # the collectives of CPUs announce themselves
+            continue  # messages of the CPU collectives
         print(line if index == 0 else f"[host {index}] {line}", end="", flush=True)
 
 
 def say(text: str) -> None:
-    """Print a line of the launcher's own."""
+    """Print a line of the launcher."""
     print(f"[launcher] {text}", flush=True)
 
 
 def launch(arguments: argparse.Namespace) -> int:
-    """Start the hosts, again and again while that may help; return the exit status."""
+    """Start the hosts, restart them while that may help, and return the exit status."""
     stop = threading.Event()
     stopped: list[int] = []
 
@@ -174,58 +174,65 @@ def launch(arguments: argparse.Namespace) -> int:
     while True:
         starts += 1
         hosts = Hosts(arguments.command, processes=arguments.processes, devices=arguments.devices)
-        statuses = hosts.run(killer.draw(), killer=killer, grace=arguments.grace, stop=stop)
+        statuses = hosts.run(killer.sample(), killer=killer, grace=arguments.grace, stop=stop)
         if not any(statuses):
             say(f"finished: {starts} start{'s' if starts > 1 else ''}, {killer.count} kills")
             return 0
         if stopped:
             return 128 + stopped[0]
         killed = any(status in KILLED for status in statuses)
-        # Behind a kill the others may end with anything. A mistake of the user's would come back at every start.
+        # After a kill, others may end with any status. Otherwise, any other status is an error that a restart repeats.
         if not killed and any(status not in (RESTART, -signal.SIGABRT) for status in statuses):
             status = next(status for status in statuses if status not in (RESTART, -signal.SIGABRT))
-            say(f"not started again: a host ended with status {status}")
+            say(f"not restarted: a host ended with status {status}")
             return status if status > 0 else 128 - status
         if starts > arguments.max_restarts:
-            say(f"not started again: {arguments.max_restarts} restarts are used up (--max_restarts)")
+            say(f"not restarted: all {arguments.max_restarts} restarts are used up (--max_restarts)")
             return RESTART
-        say(f"starting again ({starts} of at most {arguments.max_restarts}): statuses {statuses}")
+        say(f"restarting ({starts} of at most {arguments.max_restarts}): statuses {statuses}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the flags and the command behind `--`."""
+    """Read the flags and the command after `--`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2, help="hosts (2)")
-    parser.add_argument("--devices", type=int, default=1, help="fake CPU devices of each host (1)")
-    parser.add_argument("--max_restarts", type=int, default=10, help="starts after the first (10)")
-    parser.add_argument("--grace", type=float, default=60, help="seconds for the others to end when one ended (60)")
-    parser.add_argument("--kill_every", type=float, default=0, help="kill at random, on average so long after a start")
-    parser.add_argument("--kills", type=int, default=0, help="stop killing after so many (0: never)")
-    parser.add_argument("--seed", type=int, default=0, help="of the kills")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="behind --")
+    parser.add_argument("--processes", type=int, default=2, help="number of hosts (2)")
+    parser.add_argument("--devices", type=int, default=1, help="fake CPU devices per host (1)")
+    parser.add_argument("--max_restarts", type=int, default=10, help="maximum number of restarts (10)")
+    parser.add_argument(
+        "--grace", type=float, default=60, help="seconds for the other hosts to end after one failed (60)"
+    )
+    parser.add_argument(
+        "--kill_every", type=float, default=0, help="mean seconds from a start to a random kill (0: no kills)"
+    )
+    parser.add_argument("--kills", type=int, default=0, help="maximum number of kills (0: no limit)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random kills")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, then exit")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run, after --")
     parsed = parser.parse_args(arguments)
     parsed.command = parsed.command[1:] if parsed.command[:1] == ["--"] else parsed.command
-    for wrong, text in (
-        (not parsed.command, "no command: write it behind --, for example -- python -m bert_jax.train --config=..."),
+    for is_wrong, text in (
+        (not parsed.command, "no command: write it after --, for example -- python -m bert_jax.train --config=..."),
         (parsed.processes < 1, f"--processes={parsed.processes}: must be at least 1"),
         (parsed.devices < 1, f"--devices={parsed.devices}: must be at least 1"),
         (parsed.max_restarts < 0, f"--max_restarts={parsed.max_restarts}: must not be negative"),
     ):
-        if wrong:
+        if is_wrong:
             print(f"error: {text}", file=sys.stderr)
             sys.exit(USAGE_ERROR)
     return parsed
 
 
 def main() -> int:
-    """Launch, or print what would be launched."""
+    """Launch the hosts, or print their commands."""
     arguments = parse(sys.argv[1:])
     if not arguments.dry_run:
         return launch(arguments)
     for index in range(arguments.processes):
-        given = variables(index, processes=arguments.processes, devices=arguments.devices, port=8476)
-        print(" ".join(f"{name}={shlex.quote(value)}" for name, value in given.items()), shlex.join(arguments.command))
+        environment = variables(index, processes=arguments.processes, devices=arguments.devices, port=8476)
+        print(
+            " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
+            shlex.join(arguments.command),
+        )
     return 0
 
 

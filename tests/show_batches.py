@@ -19,7 +19,7 @@ with distributed.exiting_together(hosts):
     mesh = meshes.make_mesh(MeshConfig(*map(int, sizes)))
     shares, share_count = meshes.batch_shards(mesh)
     batches = PretrainingBatches(
-        directory, max_seq_length=32, batch_size=16, seed=5, shares=shares, share_count=share_count
+        directory, max_seq_length=32, batch_size=16, seed=5, shards=shares, num_shards=share_count
     )
     whole = jax.jit(lambda rows: rows, out_shardings=meshes.replicated(mesh))
     digest = hashlib.sha256()

@@ -14,7 +14,7 @@ import pytest
 from text_corpus import make_documents, marker, write_corpus, write_vocabulary
 
 from bert_jax.config import DataConfig
-from bert_jax.data import builder, dataset_info, shards, spool, survey
+from bert_jax.data import builder, dataset_info, intermediate, shards, survey
 from bert_jax.data.builder import build_dataset, load_dataset_info
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.data.tokenization import load_tokenizer
@@ -32,10 +32,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """Make a corpus of a few hundred kB fall into several shards, portions and blocks."""
+    """Make a corpus of a few hundred kB fall into several shards, chunks and blocks."""
     monkeypatch.setattr(survey, "_MIN_SHARD_BYTES", 1 << 16)
-    monkeypatch.setattr(spool, "PORTION_BYTES", 1 << 16)
-    monkeypatch.setattr(spool, "BLOCK_BYTES", 1 << 15)
+    monkeypatch.setattr(intermediate, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(intermediate, "BLOCK_BYTES", 1 << 15)
 
 
 def config_for(corpus: Path, **changes) -> DataConfig:
@@ -128,7 +128,7 @@ def test_small_corpora_keep_documents_on_both_sides(tmp_path, count, heldout_fra
     write_vocabulary(tmp_path / "vocabulary")
     config = config_for(text, heldout_fraction=heldout_fraction, objective=objective)
     if objective == "mlm+nsp" and count < 4:
-        with pytest.raises(UserError, match=f"{count} documents are too few: two to train on and two to hold out"):
+        with pytest.raises(UserError, match=f"{count} documents are too few: .* two to train on and two to hold out"):
             build(config, tmp_path / "out")
         return
     build(config, tmp_path / "out")
@@ -143,7 +143,7 @@ def test_nothing_is_held_out_where_the_fraction_is_zero(corpus, tmp_path):
     info, _ = build(config_for(corpus, heldout_fraction=0.0), tmp_path / "out")
     assert info.num_validation_rows == 0
     assert len(markers_of(tmp_path / "out", "train")) == 150
-    with pytest.raises(UserError, match="no validation rows"):
+    with pytest.raises(UserError, match="no validation sequences"):
         PretrainingBatches(tmp_path / "out", max_seq_length=LENGTH, split="validation", batch_size=2, seed=0)
 
 
@@ -188,7 +188,7 @@ def test_an_empty_corpus_gets_one_clear_line(tmp_path):
 
 def test_a_second_call_says_that_nothing_is_to_do(corpus, tmp_path):
     first, lines = build(config_for(corpus), tmp_path / "out")
-    assert any("rows of 64" in line for line in lines)
+    assert any("sequences of 64" in line for line in lines)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     second, lines = build(config_for(corpus, num_workers=2), tmp_path / "out")
     assert lines == [f"data set in {tmp_path / 'out'} is complete, nothing to do"]
@@ -231,7 +231,7 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(corpus, tmp_path, mon
             build(config_for(corpus), out, lengths=(32, LENGTH))
             break
         except KeyboardInterrupt:
-            with pytest.raises(UserError, match="unfinished data set: run prepare"):
+            with pytest.raises(UserError, match="unfinished data set: finish it with prepare"):
                 load_dataset_info(out, max_seq_length=LENGTH)
     assert attempts == 4
     assert content(out) == content(tmp_path / "whole")
@@ -315,7 +315,7 @@ def test_text_that_changed_where_the_samples_do_not_look_is_refused_for_a_new_le
     content_now[position : position + 5] = b" eht "
     file.write_bytes(content_now)
     build(config_for(text), tmp_path / "out")  # complete: the text is not read again
-    with pytest.raises(UserError, match="is not what the rows of 64"):
+    with pytest.raises(UserError, match="differs from that of the data set of length 64"):
         build(config_for(text), tmp_path / "out", lengths=(LENGTH, 32))
 
 
@@ -335,9 +335,9 @@ def test_files_in_the_way_are_not_taken_for_a_data_set(corpus, tmp_path):
         ({"num_workers": -1}, {}, "num_workers=-1"),
         ({}, {"recipe": "new"}, "recipe='new': choose one of modern, original"),
         ({}, {"runner": "spark"}, "runner='spark': choose one of local, beam"),
-        ({}, {"lengths": ()}, "max_seq_length: give at least one"),
+        ({}, {"lengths": ()}, "max_seq_length is empty: give at least one"),
         ({}, {"lengths": (4,)}, "max_seq_length=4"),
-        ({}, {"vocab_size": 100}, "pieces, more than vocab_size=100: set config.model.vocab_size="),
+        ({}, {"vocab_size": 100}, "tokens, more than vocab_size=100: set config.model.vocab_size="),
     ],
 )
 def test_wrong_settings_get_one_line_before_anything_is_written(corpus, tmp_path, changes, arguments, named):
@@ -435,7 +435,7 @@ def test_a_vocabulary_is_learned_from_the_training_documents_alone(corpus, tmp_p
     config = dataclasses.replace(config_for(corpus), vocab="")
     info, lines = build(config, tmp_path / "out", vocab_size=400)
     again, _ = build(dataclasses.replace(config, num_workers=2), tmp_path / "again", vocab_size=400)
-    assert "learning a vocabulary of 400 pieces" in lines
+    assert "learning a vocabulary of 400 tokens" in lines
     assert info.vocab_size == 400
     assert info.vocabulary_fingerprint == again.vocabulary_fingerprint
     with pytest.raises(UserError, match="learned, 400 pieces"):
@@ -457,13 +457,15 @@ def test_a_large_vocabulary_makes_rows_of_int32(tmp_path):
 def test_a_full_disk_is_seen_before_anything_is_written(corpus, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(UserError, match=r"has 1.0 kB free and about .* are needed: free some, or choose another --out"):
+    with pytest.raises(
+        UserError, match=r"has 1.0 kB free, but about .* are needed: free disk space, or choose another --out"
+    ):
         build(config_for(corpus), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_fills_up_gets_one_line_and_the_next_run_goes_on(corpus, tmp_path, monkeypatch):
-    real, calls = spool.write_json, []
+    real, calls = intermediate.write_json, []
 
     def full(path, value):
         calls.append(path)
@@ -472,9 +474,9 @@ def test_a_disk_that_fills_up_gets_one_line_and_the_next_run_goes_on(corpus, tmp
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, value)
 
-    monkeypatch.setattr(spool, "write_json", full)
+    monkeypatch.setattr(intermediate, "write_json", full)
     monkeypatch.setattr(shards, "write_json", full)
-    with pytest.raises(UserError, match=r"is full: free some of it; what is finished is kept"):
+    with pytest.raises(UserError, match=r"is full: free disk space; finished work is kept"):
         build(config_for(corpus), tmp_path / "out")
     build(config_for(corpus), tmp_path / "out")
     build(config_for(corpus), tmp_path / "whole")
@@ -490,7 +492,7 @@ def test_no_permission_gets_one_line(corpus, tmp_path):
 def test_two_builds_do_not_write_to_the_same_folder(corpus, tmp_path):
     tmp_path.joinpath("out").mkdir()
     with (
-        builder._only_one(tmp_path / "out"),
+        builder._exclusive(tmp_path / "out"),
         pytest.raises(UserError, match="another process is building"),
     ):
         build(config_for(corpus), tmp_path / "out")
@@ -500,7 +502,7 @@ def test_two_builds_do_not_write_to_the_same_folder(corpus, tmp_path):
     ("make", "message"),
     [
         (lambda out: None, "does not exist: make it with prepare"),
-        (lambda out: out.mkdir(), "holds an unfinished data set"),
+        (lambda out: out.mkdir(), "contains an unfinished data set"),
     ],
 )
 def test_a_missing_data_set_is_named(tmp_path, make, message):
@@ -511,7 +513,7 @@ def test_a_missing_data_set_is_named(tmp_path, make, message):
 
 def test_a_missing_length_is_named_with_those_there_are(corpus, tmp_path):
     build(config_for(corpus), tmp_path / "out", lengths=(32, LENGTH))
-    with pytest.raises(UserError, match=r"no rows of max_seq_length=512, only of 32, 64: make them with prepare"):
+    with pytest.raises(UserError, match=r"no sequences of max_seq_length=512, only of 32, 64: add them with prepare"):
         load_dataset_info(tmp_path / "out", max_seq_length=512)
     file = shards.dataset_directory(tmp_path / "out", max_seq_length=32) / dataset_info._METADATA_FILE
     file.write_text(json.dumps({}))

@@ -311,7 +311,7 @@ def test_what_is_no_damage_sets_nothing_aside(copy: Path, monkeypatch: pytest.Mo
 
     with opened(copy) as checkpointer:
         monkeypatch.setattr(checkpointer, "metadata", fail)
-        with pytest.raises(UserError, match="not taken for damaged"):
+        with pytest.raises(UserError, match="but it may be intact"):
             checkpointer.restore(abstract(make_state(0)))
     again = restore(copy)
     assert again is not None
@@ -328,7 +328,7 @@ def test_a_checkpoint_left_half_written_by_a_kill_is_not_one(copy: Path) -> None
 
 def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="checkpoints cannot be kept in") as caught:
+    with pytest.raises(UserError, match="checkpoints cannot be written to") as caught:
         Checkpointer(tmp_path / "file" / "checkpoints", config=CheckpointConfig())
     assert "\n" not in str(caught.value)
 

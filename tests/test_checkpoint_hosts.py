@@ -40,7 +40,7 @@ def test_damage_that_one_host_alone_sees_is_damage_for_all(copy: Path) -> None:
     checkpointer.close()
     assert restored is not None
     assert restored.step == 10
-    assert "step 20 is damaged and is passed over: host 1 (there): chunk 3 is truncated" in said[0]
+    assert "step 20 is damaged and skipped: host 1 (there): chunk 3 is truncated" in said[0]
     assert (copy / "20.damaged-0").is_dir()
 
 
@@ -69,7 +69,7 @@ def test_hosts_that_see_different_checkpoints_do_not_begin(copy: Path, tmp_path:
     for error in together(restore_on(pair[0], copy), restore_on(pair[1], other)):
         assert isinstance(error, UserError)
         assert "host 1 (beta) sees checkpoints [10]" in str(error)
-        assert "host 0 (alpha) [10, 20]: --workdir must be one folder that all hosts share" in str(error)
+        assert "host 0 (alpha) sees [10, 20]: --workdir must be one folder shared by all hosts" in str(error)
     assert (copy / "20").exists()
 
 

@@ -58,19 +58,19 @@ def test_a_field_without_a_range_takes_any_value_whatever_its_name():
 
 def test_two_fields_of_one_name_have_ranges_of_their_own():
     assert made({"every": 3, "loop": {"every": 1}}).loop.every == 1
-    assert refusal({"every": 1}) == "config.every=1: must lie between 3 and 5"
+    assert refusal({"every": 1}) == "config.every=1: must be between 3 and 5"
     assert refusal({"loop": {"every": 0}}) == "config.loop.every=0: must be larger than 0"
     assert refusal({"stages": [{"every": 1}, {"every": -1}]}) == "config.stages[1].every=-1: must be larger than 0"
 
 
 def test_every_value_of_a_list_is_checked_and_named_by_its_number():
-    assert refusal({"loop": {"rates": [0, 1]}}) == "config.loop.rates[1]=1.0: must lie from 0 to below 1"
+    assert refusal({"loop": {"rates": [0, 1]}}) == "config.loop.rates[1]=1.0: must be at least 0 and below 1"
     assert refusal({"loop": {"rates": [0, "1"]}}) == "config.loop.rates[1]: expected float, got '1' (str)"
 
 
 def test_a_value_besides_the_range_is_taken_and_named():
     assert made({"rest": -1}).rest == -1
-    assert refusal({"rest": 0}) == "config.rest=0: must be at least 1, or be -1 for the rest"
+    assert refusal({"rest": 0}) == "config.rest=0: must be at least 1, or -1 for the rest"
 
 
 def test_a_number_that_is_not_finite_is_refused_by_any_field():
@@ -100,7 +100,7 @@ def test_a_group_has_the_defaults_that_its_config_gives_it():
         ({"loop": {"seed": 3}}, "config.loop.seed: no such field; did you mean config.free.seed?"),
         ({"lop": {}}, "config.lop: no such field; did you mean config.loop?"),
         # of this config: a group that it does not have suggests nothing, of one that it has every field
-        ({"loop": {"mode": 3}}, "config.loop.mode: no such field; there are: loop.every, loop.rates"),
+        ({"loop": {"mode": 3}}, "config.loop.mode: no such field; available: loop.every, loop.rates"),
         ({"loop": {"mode": 3}, "extra": {}}, "config.loop.mode: no such field; did you mean config.extra.mode?"),
         ([], "config: expected a group of fields, got []"),
     ],

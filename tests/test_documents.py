@@ -160,7 +160,7 @@ def test_broken_json_lines_are_counted_and_named(tmp_path: Path):
 
 def test_json_array_is_refused(tmp_path: Path):
     path = write(tmp_path / "a.json", json.dumps([{"text": "One."}, {"text": "Two."}], indent=0))
-    with pytest.raises(UserError, match=r"a\.json is a JSON array: write its objects one a line, as with: jq -c"):
+    with pytest.raises(UserError, match=r"a\.json is a JSON array: write one object per line, for example with: jq -c"):
         read(path)
 
 
@@ -190,7 +190,7 @@ def test_format_can_be_given(tmp_path: Path):
     assert [document.sentences for document in read(path, format="prose")] == [
         ["One line.", "Two sentences.", "Another line.", "A second document."]
     ]
-    with pytest.raises(UserError, match=r"data\.format: 'markdown' is not known: type auto, prose, sentences, jsonl"):
+    with pytest.raises(UserError, match=r"data\.format: 'markdown' is unknown: type auto, prose, sentences, jsonl"):
         read(path, format="markdown")
 
 
@@ -233,7 +233,7 @@ def test_nul_characters_are_removed_and_counted(tmp_path: Path):
 )
 def test_file_that_is_not_utf8_is_left_out_and_named(tmp_path: Path, content: bytes):
     write(tmp_path / "bad.txt", content)
-    with pytest.raises(UserError, match=r"no text in input '.*' \(1 file\(s\) left out: not UTF-8 text; .*bad\.txt"):
+    with pytest.raises(UserError, match=r"no text in input '.*' \(1 file\(s\) skipped: not UTF-8 text; .*bad\.txt"):
         read(tmp_path)
     write(tmp_path / "good.txt", PARAGRAPHS[0])
     report = ReadReport()
@@ -244,7 +244,7 @@ def test_file_that_is_not_utf8_is_left_out_and_named(tmp_path: Path, content: by
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\t\n", b"\xef\xbb\xbf", b"\0\n"])
 def test_empty_corpus_is_refused(tmp_path: Path, content: bytes):
-    with pytest.raises(UserError, match=r"no text in input .*give text files in UTF-8"):
+    with pytest.raises(UserError, match=r"no text in input .*give UTF-8 text files"):
         read(write(tmp_path / "a.txt", content))
 
 
@@ -296,7 +296,7 @@ def test_links_between_folders_are_followed_once(tmp_path: Path):
         ("gs://bucket/wiki/*", "matches no file: copy it to a local disk"),
         (" , ", "data.input is empty: name files"),
         ([], "data.input is empty: name files"),
-        ("tfds:", "'tfds:' names no data set"),
+        ("tfds:", "'tfds:' does not name a data set"),
     ],
 )
 def test_input_that_matches_nothing_is_refused(inputs: str | list[str], message: str):

@@ -72,7 +72,7 @@ def test_sigterm_in_the_pause_before_a_restart_ends_the_host(tmp_path, started):
     given = {"BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state"), "RESTART_SECONDS": "1"}
     with log.open("w") as output:
         host = started(LAUNCH / "host_run.sh", *FLAGS, env={**os.environ, **given, "MAX_RESTARTS": "1"}, stdout=output)
-    wait_for(lambda: "starting again" in log.read_text())
+    wait_for(lambda: "restarting" in log.read_text())
     host.terminate()
     assert host.wait(timeout=30) == 75
     assert (tmp_path / "calls").read_text() == "started\n"

@@ -63,7 +63,7 @@ def test_tpu_vm_counts_every_tpu_that_is_lost(tmp_path):
     result, calls = against_script(tmp_path, "tpu_vm.sh", answers, MAX_RESTARTS="2")
     assert result.returncode == 75
     assert result.stderr.splitlines()[-1] == (
-        "error: 3 TPUs were lost, MAX_RESTARTS=2: give the same command again to go on"
+        "error: 3 TPUs were lost, MAX_RESTARTS=2: run the same command again to resume"
     )
     assert count(calls, "queued-resources create") == 2
     assert count(calls, "queued-resources delete") == 3
@@ -75,8 +75,8 @@ def test_tpu_vm_leaves_a_tpu_whose_hosts_never_answered(tmp_path):
     assert result.returncode == 2
     assert "no host answers (1 of 5): Permission denied (publickey).\n" in result.stdout
     assert re.fullmatch(
-        r"error: no host of pod ever answered \(Permission denied \(publickey\)\.\): mend SSH .* give the same command "
-        r"again; .* this deletes it: gcloud compute tpus queued-resources delete pod .*",
+        r"error: no host of pod ever answered \(Permission denied \(publickey\)\.\): fix SSH .* run the same command "
+        r"again; .* to delete it: gcloud compute tpus queued-resources delete pod .*",
         result.stderr.splitlines()[-1],
     )
     assert count(calls, "queued-resources delete") == 0
@@ -89,7 +89,7 @@ def test_tpu_vm_waits_for_ssh_no_longer_than_it_says(tmp_path):
     environment = {**NEEDS["tpu_vm.sh"], "POLL_SECONDS": "0", "SSH_SECONDS": "0.1"}
     result = launch("tpu_vm.sh", *FLAGS, environment=environment, path=tmp_path)
     assert result.returncode == 2
-    assert "no host answers (5 of 5): nothing within 0.1 s" in result.stdout
+    assert "no host answers (5 of 5): no answer within 0.1 s" in result.stdout
 
 
 @pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh"])
@@ -97,7 +97,7 @@ def test_tpu_vm_stops_where_installing_fails_again_and_again(tmp_path, step):
     answers = ["*queued-resources describe => ACTIVE", f"*{step} => no => 1", "*|| echo gone => gone|gone"]
     result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
     assert result.returncode == 1
-    assert "installing failed 3 times" in result.stdout
+    assert "installation failed 3 times" in result.stdout
     assert count(calls, step) == 3
     assert count(calls, "setsid") == 0
 
@@ -203,7 +203,7 @@ def test_gce_stops_at_the_first_step_that_fails(tmp_path, step):
     result, calls = against_script(tmp_path, "gce.sh", answers, names=names)
     assert result.returncode == 2
     assert re.fullmatch(
-        r"error: the group could not be made, .*: gcloud compute instance-groups managed delete group .*; "
+        r"error: the group could not be created, .*: gcloud compute instance-groups managed delete group .*; "
         r"gcloud compute instance-templates delete group .*",
         result.stderr.splitlines()[-1],
     )

@@ -53,7 +53,7 @@ def test_json_line_over_the_limit_is_left_out_and_the_next_is_read(tmp_path: Pat
     parts = read(path, split_sentences=False, report=report)
     assert report.documents == 2
     assert report.broken_lines == 1
-    assert report.problems == [f"{path}:2: the line is over 32 MiB long"]
+    assert report.problems == [f"{path}:2: the line is longer than 32 MiB"]
     assert sum(len(sentence.split()) for part in parts[1:] for sentence in part.sentences) == 600_000
 
 

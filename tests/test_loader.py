@@ -51,7 +51,7 @@ def equal(left, right):
 def test_hosts_feed_contiguous_blocks_of_the_same_global_batch(dataset, host_count, shuffle):
     whole = open_batches(dataset, shuffle=shuffle)
     hosts = [
-        open_batches(dataset, shares=(index,), share_count=host_count, shuffle=shuffle) for index in range(host_count)
+        open_batches(dataset, shards=(index,), num_shards=host_count, shuffle=shuffle) for index in range(host_count)
     ]
     numbers = [0, 1, 17] + ([10**7] if shuffle else [len(whole) - 1])
     for number in numbers:
@@ -110,7 +110,7 @@ def test_a_batch_larger_than_the_data_set_is_filled(dataset):
 @pytest.mark.parametrize("host_count", [1, 2])
 def test_evaluation_counts_every_held_out_row_exactly_once(dataset, host_count):
     hosts = [
-        open_batches(dataset, split="validation", shuffle=False, batch_size=48, shares=(index,), share_count=host_count)
+        open_batches(dataset, split="validation", shuffle=False, batch_size=48, shards=(index,), num_shards=host_count)
         for index in range(host_count)
     ]
     num_rows = hosts[0].num_rows
@@ -181,16 +181,14 @@ def read_all(dataset):
 def test_a_truncated_shard_is_named_when_the_loader_opens(damaged):
     copy, shard = damaged
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(
-        UserError, match=rf"{shard.name} is damaged .* delete the folder it is in and run prepare again"
-    ):
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged .* delete its folder and run prepare again"):
         open_batches(copy)
 
 
 def test_a_missing_shard_is_named_when_the_loader_opens(damaged):
     copy, shard = damaged
     shard.unlink()
-    with pytest.raises(UserError, match=rf"{shard.name} is damaged \(it is not there\)"):
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged \(it does not exist\)"):
         open_batches(copy)
 
 
@@ -218,13 +216,13 @@ def test_damage_found_by_a_prefetching_thread_reaches_the_caller(damaged):
 
 
 def test_wrong_questions_get_one_line(dataset, tmp_path):
-    with pytest.raises(UserError, match="24 rows cannot be cut into 5 shares: choose a multiple of 5"):
-        open_batches(dataset, share_count=5)
+    with pytest.raises(UserError, match="24 sequences cannot be split into 5 shards: choose a multiple of 5"):
+        open_batches(dataset, num_shards=5)
     with pytest.raises(UserError, match="max_seq_length=128, only of 32"):
         open_batches(dataset, max_seq_length=128)
     with pytest.raises(UserError, match="does not exist"):
         open_batches(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no test rows"):
+    with pytest.raises(UserError, match="no test sequences"):
         open_batches(dataset, split="test")
 
 

@@ -67,7 +67,7 @@ def test_hosts_are_all_started_again_behind_a_kill_or_a_preemption(tmp_path: Pat
 def test_a_mistake_is_not_tried_again(tmp_path: Path, plans: tuple[str, str], status: int) -> None:
     done = play(tmp_path, *plans)
     assert done.returncode == status
-    assert f"not started again: a host ended with status {status}" in done.stdout
+    assert f"not restarted: a host ended with status {status}" in done.stdout
 
 
 def test_restarts_are_bounded(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def opened_log(
         every=every,
         end=end,
         window=MetricWindow(),
-        recorder=Recorder([writer], Progress(start=0, end=end), Goodput(None, begun=time.time(), start=0)),
+        recorder=Recorder([writer], Progress(start=0, end=end), Goodput(None, started_at=time.time(), start=0)),
         facts=StepFacts(
             learning_rate=lambda step: step / 1000,
             cost=lambda step: {"sequences": 16, "tokens": 512, "flops": 1e6},
@@ -203,7 +203,7 @@ def test_an_interval_is_one_line_of_the_contracts_figures(tmp_path: Path, capsys
     assert "step 4/5  loss 2.000" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("good", "words"), [(40, "the checkpoint of step 40 is kept"), (None, "no checkpoint")])
+@pytest.mark.parametrize(("good", "words"), [(40, "the last checkpoint is of step 40"), (None, "no checkpoint")])
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
     tmp_path: Path, good: int | None, words: str
 ) -> None:
@@ -279,7 +279,7 @@ def test_a_terminal_gets_a_bar_with_figures_and_whole_lines(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stdout", terminal)
     progress = Progress(start=2, end=10)
     progress.advance(3)
-    progress.line(3, figures={"train/loss": 1.25})
+    progress.line(3, metrics={"train/loss": 1.25})
     progress.say("step 3  held-out")
     progress.advance(10)
     progress.close()
@@ -293,7 +293,7 @@ def test_a_terminal_gets_a_bar_with_figures_and_whole_lines(monkeypatch: pytest.
 def test_other_hosts_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(start=0, end=10, enabled=False)
     progress.advance(1)
-    progress.line(1, figures={"train/loss": 1.0})
+    progress.line(1, metrics={"train/loss": 1.0})
     progress.say("anything")
     progress.close()
     assert capsys.readouterr().out == ""

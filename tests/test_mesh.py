@@ -131,7 +131,7 @@ def test_what_the_loader_reads_is_on_the_devices_bit_for_bit_on_every_mesh(
     batches = functools.partial(PretrainingBatches, tiny_dataset, max_seq_length=32, batch_size=16, seed=5)
     alone = batches().iterate(start=3, stop=5)
     for whole, local in zip(
-        alone, batches(shares=shares, share_count=share_count).iterate(start=3, stop=5), strict=True
+        alone, batches(shards=shares, num_shards=share_count).iterate(start=3, stop=5), strict=True
     ):
         placed = meshes.to_global(local, mesh=mesh)
         assert placed.keys() == whole.keys()

@@ -32,7 +32,9 @@ def test_cut_or_damaged_compression_is_refused(tmp_path: Path, suffix: str, inne
     flipped[len(packed) // 2] ^= 0x10
     for damaged in [b"", packed[:5], packed[: len(packed) // 3], packed[: len(packed) - 1], bytes(flipped), content]:
         path = write(tmp_path / f"a.{inner}{suffix}", damaged)
-        with pytest.raises(UserError, match=rf"a\.{inner}\{suffix} is damaged or cut short .*fetch or make it again"):
+        with pytest.raises(
+            UserError, match=rf"a\.{inner}\{suffix} is damaged or cut short .*download or create it again"
+        ):
             read(path)
 
 

@@ -101,7 +101,7 @@ def test_rows_and_their_order_are_those_of_a_linear_scan(case, seed):
 
 
 def test_an_instance_longer_than_a_row_is_an_error():
-    with pytest.raises(ValueError, match="9 tokens is longer than a row of 8"):
+    with pytest.raises(ValueError, match="9 tokens is longer than max_seq_length=8"):
         best_fit(np.array([3, 9]), max_seq_length=8, instances_per_row=2)
 
 
@@ -147,7 +147,7 @@ def test_a_packed_data_set_holds_the_instances_of_the_unpacked_one(corpus, tmp_p
     assert packed.statistics["next_sentence_label_share"] == plain.statistics["next_sentence_label_share"]
     assert packed.instances_per_row == 6
     assert packed.mean_instances == pytest.approx(plain.num_train_rows / packed.num_train_rows, rel=0.02)
-    assert f"{packed.mean_instances:.2f} instances a row" in lines[-1]
+    assert f"{packed.mean_instances:.2f} instances per sequence" in lines[-1]
     assert plain.data_fingerprint != packed.data_fingerprint
 
 
@@ -182,7 +182,7 @@ def test_short_instances_fill_long_rows(corpus, tmp_path):
 def test_a_bound_that_leaves_rows_unfilled_is_said(corpus, tmp_path):
     config = config_for(corpus, pack=True, max_instance_length=16, max_instances_per_row=2)
     _, lines = build(config, tmp_path / "out")
-    assert "raise max_instances_per_row above 2" in lines[-1]
+    assert "limited by max_instances_per_row=2: raise it" in lines[-1]
 
 
 def test_rows_come_in_no_order_of_length(corpus, tmp_path):
@@ -230,8 +230,8 @@ def test_default_bounds_follow_the_length():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"max_instances_per_row": 4}, "max_instances_per_row=4 is about packed rows: set data.pack=True"),
-        ({"max_instance_length": 64}, "max_instance_length=64 is about packed rows"),
+        ({"max_instances_per_row": 4}, "max_instances_per_row=4 applies to packed sequences only: set data.pack=True"),
+        ({"max_instance_length": 64}, "max_instance_length=64 applies to packed sequences only"),
         ({"pack": True, "max_instances_per_row": 1}, "packs nothing: set at least 2"),
         ({"pack": True, "max_instances_per_row": -1}, "must not be negative"),
         ({"pack": True, "max_instance_length": 7}, "must be at least 8"),

@@ -131,7 +131,7 @@ def test_pairs_never_draw_random_next_from_the_same_document(recipe):
 
 
 @pytest.mark.parametrize("recipe", ["original", "modern"])
-def test_lenders_give_random_next_but_no_instances_of_their_own(recipe):
+def test_donors_give_random_next_but_no_instances_of_their_own(recipe):
     packed = pack([[[1] * 5] * 40, [[2] * 5] * 40], keys=[7, 8], num_own=1)
     found = pairs_as_tokens(packed, make(packed, recipe=recipe))
     assert {a[0] for a, _, _ in found} == {1}

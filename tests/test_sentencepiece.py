@@ -130,8 +130,8 @@ def test_what_is_no_tokenizer_is_named_in_one_line(model: bytes, tmp_path: Path)
     WordPieceTokenizer(Vocabulary(SPECIAL_PIECES, do_lower_case=True)).save(tmp_path / "both")
     (tmp_path / "both" / "spiece.model").write_bytes(model)
     for path, complaint in (
-        (broken, "no SentencePiece model"),
-        (empty, "no SentencePiece model"),
+        (broken, "not a SentencePiece model"),
+        (empty, "not a SentencePiece model"),
         (tmp_path / "absent.model", "cannot be read"),
         (tmp_path / "absent", "does not exist"),
         (tmp_path / "nothing", "neither vocab.txt nor a .model file"),

@@ -29,7 +29,7 @@ def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[
     ended = together(*(functools.partial(check_shared, f, hosts=h) for f, h in zip(folders, pair, strict=True)))
     assert isinstance(ended[1], UserError)
     assert "host 1 (beta) does not see the file" in str(ended[1])
-    assert "--workdir must be a folder that all hosts share" in str(ended[1])
+    assert "--workdir must be a folder shared by all hosts" in str(ended[1])
     assert [path.name for folder in folders for path in folder.iterdir()] == ["config.json"] * 2
 
 

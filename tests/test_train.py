@@ -163,7 +163,7 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_
     assert done.returncode == 2
     assert "not finite at step" in done.stderr
     assert "first bad parameter group" in done.stderr
-    kept = re.search(r"the checkpoint of step (\d+) is kept", done.stderr)
+    kept = re.search(r"the last checkpoint is of step (\d+)", done.stderr)
     assert kept, done.stderr
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     assert checkpointer.steps()[-1] == int(kept.group(1))

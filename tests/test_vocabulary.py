@@ -81,7 +81,7 @@ def test_a_fingerprint_tells_pieces_order_and_casing():
         (b"\x89PNG\r\n\x1a\n\xff\xfe", "not UTF-8"),
         (SPECIAL_LINES.encode() + b"a\0b\n", "binary"),
         (b"[PAD]\n[UNK]\na\n", r"[CLS] [SEP] [MASK] are missing"),
-        (SPECIAL_LINES.encode() + b"a\nb\na\n", "'a' stands twice, in lines 6 and 8"),
+        (SPECIAL_LINES.encode() + b"a\nb\na\n", "'a' occurs twice, in lines 6 and 8"),
         (SPECIAL_LINES.encode() + b"a\n\nb\n", "line 7 of 8 is blank"),
         (SPECIAL_LINES.encode() + b"a\n\n", "line 7 of 7 is blank"),
     ],
@@ -100,7 +100,7 @@ def test_a_bad_vocabulary_file_is_named_in_one_line(tmp_path: Path, content: byt
 
 def test_a_vocabulary_that_is_not_there_is_named(tmp_path: Path):
     for path in (tmp_path / "absent.txt", tmp_path):
-        with pytest.raises(UserError, match=r"does not exist; name a vocab\.txt or a directory that holds one"):
+        with pytest.raises(UserError, match=r"does not exist: name a vocab\.txt or a directory that contains one"):
             load_vocabulary(path)
 
 
@@ -138,16 +138,16 @@ def test_casing_comes_from_file_then_argument_then_pieces(
         (
             '{"do_lower_case": true}',
             False,
-            r"do_lower_case=False was asked for, but \S*tokenizer_config.json says True",
+            r"do_lower_case=False is set, but \S*tokenizer_config.json says True",
         ),
         (
             '{"do_lower_case": false}',
             True,
-            r"do_lower_case=True was asked for, but \S*tokenizer_config.json says False",
+            r"do_lower_case=True is set, but \S*tokenizer_config.json says False",
         ),
-        ('{"do_lower_case": "yes"}', None, r"tokenizer_config.json: do_lower_case is 'yes'; write true or false"),
+        ('{"do_lower_case": "yes"}', None, r"tokenizer_config.json: do_lower_case is 'yes': write true or false"),
         ("{", None, r"tokenizer_config.json cannot be read as JSON"),
-        ("[]", None, r"tokenizer_config.json must hold a JSON object"),
+        ("[]", None, r"tokenizer_config.json must contain a JSON object"),
         ('{"do_lower_case": true, "strip_accents": false}', None, r"strip_accents=False with do_lower_case=True"),
         ('{"tokenize_chinese_chars": false}', None, r"tokenize_chinese_chars=False is not supported"),
     ],
@@ -249,7 +249,7 @@ def test_a_size_with_no_room_for_letters_is_refused_with_one_that_works():
 
 @pytest.mark.parametrize("texts", [[], [""], ["\0 \u200b", "\n"]])
 def test_text_with_no_word_is_refused(texts: list[str]):
-    with pytest.raises(UserError, match="the texts hold no word"):
+    with pytest.raises(UserError, match="the texts contain no word"):
         learn_vocabulary(texts, vocab_size=100, do_lower_case=True)
 
 

@@ -13,26 +13,26 @@ from bert_jax.errors import UserError
 HEAVY = {"jax", "tensorflow", "flax", "torch", "grain", "tensorflow_datasets"}
 
 
-def die(piece, *, advance):
-    if piece == 3:
+def die(item, *, advance):
+    if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     advance(1)
 
 
-def fail(piece, *, advance):
-    raise {0: UserError("mend it"), 1: OSError(errno.ENOSPC, "full"), 2: ZeroDivisionError("bug")}[piece % 3]
+def fail(item, *, advance):
+    raise {0: UserError("fix it"), 1: OSError(errno.ENOSPC, "full"), 2: ZeroDivisionError("bug")}[item % 3]
 
 
-def write_heavy_modules(piece, *, advance):
-    """Write to the file `piece` what a worker that has made a shard has imported and should not have."""
-    from bert_jax.data import shards, spool  # noqa: F401
+def write_heavy_modules(item, *, advance):
+    """Write to the file `item` what a worker that built a shard has imported and should not have."""
+    from bert_jax.data import intermediate, shards  # noqa: F401
 
-    Path(piece).write_text(" ".join(sorted(HEAVY & set(sys.modules))))
+    Path(item).write_text(" ".join(sorted(HEAVY & set(sys.modules))))
 
 
-def touch(piece, *, advance):
+def touch(item, *, advance):
     advance(5)
-    Path(piece).write_text("done")
+    Path(item).write_text("done")
 
 
 def test_a_killed_worker_is_reported_and_the_others_stop():
@@ -42,7 +42,7 @@ def test_a_killed_worker_is_reported_and_the_others_stop():
 
 @pytest.mark.parametrize(("piece", "error"), [(0, UserError), (1, OSError), (2, RuntimeError)])
 def test_failures_of_workers_reach_the_caller(piece, error):
-    with pytest.raises(error, match=r"mend it|full|bug"):
+    with pytest.raises(error, match=r"fix it|full|bug"):
         run_local(fail, [piece, piece + 3], num_workers=2, advance=lambda _: None)
 
 

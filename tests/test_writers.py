@@ -27,7 +27,7 @@ def write(path: Path, *steps: int, resume_step: int = 0) -> None:
     """Write a line for each step."""
     writer = JsonLinesWriter(path, resume_step=resume_step)
     for step in steps:
-        writer.write(step, figures={"train/loss": step / 8})
+        writer.write(step, metrics={"train/loss": step / 8})
     writer.close()
 
 
@@ -40,7 +40,7 @@ def test_lines_are_json_with_their_step(tmp_path: Path) -> None:
 def test_a_line_is_on_disk_before_the_writer_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = JsonLinesWriter(path)
-    writer.write(1, figures={"train/loss": 1.0})
+    writer.write(1, metrics={"train/loss": 1.0})
     assert len(read(path)) == 1
     writer.close()
 
@@ -49,7 +49,7 @@ def test_a_line_is_on_disk_before_the_writer_is_closed(tmp_path: Path) -> None:
 def test_what_is_not_finite_becomes_null(tmp_path: Path, value: float | None) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = JsonLinesWriter(path)
-    writer.write(1, figures={"train/loss": value, "train/mlm_loss": 1.5})
+    writer.write(1, metrics={"train/loss": value, "train/mlm_loss": 1.5})
     writer.close()
     assert read(path) == [{"step": 1, "train/loss": None, "train/mlm_loss": 1.5}]
 
@@ -57,7 +57,7 @@ def test_what_is_not_finite_becomes_null(tmp_path: Path, value: float | None) ->
 def test_figures_keep_their_bits(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = JsonLinesWriter(path)
-    writer.write(1, figures={"train/loss": 0.1 + 0.2})
+    writer.write(1, metrics={"train/loss": 0.1 + 0.2})
     writer.close()
     assert read(path)[0]["train/loss"] == 0.1 + 0.2
 
@@ -102,14 +102,14 @@ def test_a_full_disk_is_one_line_that_says_how_to_resume(tmp_path: Path) -> None
     writer._file.close()
     writer._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  the writer closes it
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(No space left.* to resume"):
-        writer.write(1, figures={"train/loss": 1.0})
+        writer.write(1, metrics={"train/loss": 1.0})
     writer.close()  # tries nothing again
 
 
 def test_metrics_are_always_written(tmp_path: Path) -> None:
     writers = make_writers(tmp_path, config=LogConfig(), run_config={}, resume_step=0)
     for writer in writers:
-        writer.write(1, figures={"eval/loss": 2.0})
+        writer.write(1, metrics={"eval/loss": 2.0})
         writer.close()
     assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "eval/loss": 2.0}]
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch
     for step in (1, 2):
         writers = make_writers(tmp_path, config=LogConfig(wandb=True), run_config={"seed": 3}, resume_step=step - 1)
         for writer in writers:
-            writer.write(step, figures={"train/loss": 1.0, "perf/mfu": None})
+            writer.write(step, metrics={"train/loss": 1.0, "perf/mfu": None})
             writer.close()
     assert [(call["id"], call["resume"], call["config"]) for call in calls] == [("id0", "allow", {"seed": 3})] * 2
     assert logged == [(1, {"train/loss": 1.0}), (2, {"train/loss": 1.0})]
@@ -144,7 +144,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch
 def test_tensorboard_gets_what_is_finite(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="needs the tensorboard extra: pip install -e '.[tensorboard]'")
     writer = TensorBoardWriter(tmp_path / "tb", resume_step=5)
-    writer.write(6, figures={"train/loss": 1.0, "perf/mfu": None})
+    writer.write(6, metrics={"train/loss": 1.0, "perf/mfu": None})
     writer.close()
     events = b"".join(file.read_bytes() for file in (tmp_path / "tb").iterdir())
     assert b"train/loss" in events

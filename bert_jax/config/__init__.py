@@ -1,10 +1,10 @@
-"""What runs are made of: frozen dataclasses with the paper's values as defaults, presets, validation.
+"""Configs of runs: frozen dataclasses with the paper's values as defaults, presets, validation.
 
 A config file returns an `ml_collections.ConfigDict` made by `default_config`; a command turns it into a frozen
-dataclass by `from_config_dict`, which checks every value. Nothing below a command sees a ConfigDict.
+dataclass with `from_config_dict`, which checks every value. Only commands handle a ConfigDict.
 
-This package has the names of pre-training; those of fine-tuning are in `config.finetuning`. Empty means "not given":
-`""` for text, `0` for a count that has a computed default, `-1` for "the rest".
+This package exports the pre-training config; the fine-tuning config is in `config.finetuning`. Values that mean "not
+set": `""` for text, `0` for a count with a computed default, `-1` for "the remaining devices".
 """
 
 from bert_jax.config.builder import flatten, to_json

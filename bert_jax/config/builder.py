@@ -1,8 +1,8 @@
-"""Build any config: a ConfigDict or mapping in, a frozen dataclass out, one line for whatever is wrong with it.
+"""Build a config: a ConfigDict or mapping in, a frozen dataclass out, a one-line error for the first mistake.
 
 A config is a frozen dataclass whose fields are values, lists (tuples) of values, groups (dataclasses), lists of groups,
-and groups that only some configs have (`Group | None`). Names and types are those of the annotations; choices and
-ranges are metadata of the fields (`fields.py`).
+and groups that only some configs have (`Group | None`). Names and types come from the annotations; choices and ranges
+are metadata of the fields (`fields.py`).
 """
 
 import dataclasses
@@ -21,28 +21,28 @@ T = TypeVar("T")
 
 
 def build(cls: type[T], raw: ConfigDict | Mapping[str, Any]) -> T:
-    """Return the config that `raw` describes; what `raw` leaves out has its default.
+    """Return the config that `raw` describes; fields missing from `raw` keep their defaults.
 
     Names and types are checked here, values by `check_fields`.
 
     Raises:
-      UserError: for an unknown field or a wrong type; the line names the field.
+      UserError: for an unknown field or a wrong type; the message names the field.
     """
     return _group(cls, raw, path="", known=field_names(cls, groups=raw))
 
 
 def check_fields(config: Any, *, path: str = "config") -> None:
-    """Check every value of a config, or of a group of it called `path`, against its field's choices and range.
+    """Check every value of a config, or of its group `path`, against the field's choices and range.
 
     Raises:
-      UserError: for the first value that its field does not take.
+      UserError: for the first value that its field does not accept.
     """
     for item in dataclasses.fields(config):
         _check_value(getattr(config, item.name), info(item), path=f"{path}.{item.name}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as nested dictionaries, without the groups that it does not have."""
+    """Return a config as nested dictionaries, without its absent groups."""
     return dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if v is not None})
 
 
@@ -52,7 +52,7 @@ def to_json(config: Any) -> str:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return the leaves by dotted name, `{"model.hidden_size": 768, ...}`; lists as `train.phases[0].fraction`."""
+    """Return leaves by dotted name: `{"model.hidden_size": 768, ...}`, list items as `train.phases[0].fraction`."""
     leaves: dict[str, Any] = {}
 
     def visit(value: Any, path: str) -> None:
@@ -70,7 +70,7 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def leaf_fields(cls: type) -> dict[str, dataclasses.Field]:
-    """Return the fields of a config that are no groups, by dotted name; of a list of groups those of the first."""
+    """Return the leaf fields of a config by dotted name; for a list of groups, those of its first item."""
     leaves: dict[str, dataclasses.Field] = {}
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
@@ -85,18 +85,18 @@ def leaf_fields(cls: type) -> dict[str, dataclasses.Field]:
 
 
 def field_names(cls: type, *, groups: Container[str] | None = None) -> list[str]:
-    """Return the dotted names of `leaf_fields`; of the groups that only some configs have, those in `groups` or all."""
+    """Return the dotted names of `leaf_fields`; optional groups are included if they are in `groups` (default: all)."""
     left_out = () if groups is None else [name for name in optional_groups(cls) if name not in groups]
     return [name for name in leaf_fields(cls) if name.partition(".")[0] not in left_out]
 
 
 def choices_of(cls: type) -> dict[str, tuple[str, ...]]:
-    """Return the choices of every field that has some, by dotted name."""
+    """Return the choices of every field that restricts its values, by dotted name."""
     return {name: info(item).choices for name, item in leaf_fields(cls).items() if info(item).choices}
 
 
 def unknown_field_message(path: str, known: Sequence[str]) -> str:
-    """Return the line for a field that does not exist, with the nearest of `known`, the dotted names of a config."""
+    """Return the error for a field that does not exist, with the closest dotted names in `known`."""
     parent, _, leaf = path.rpartition(".")
     prefix = re.sub(r"\[\d+\]", "[0]", parent) + "." if parent else ""
     siblings = {re.split(r"[.\[]", name[len(prefix) :])[0]: None for name in known if name.startswith(prefix)}
@@ -106,19 +106,19 @@ def unknown_field_message(path: str, known: Sequence[str]) -> str:
         near = difflib.get_close_matches(path, known, cutoff=0.5) or near
     hint = f"did you mean {' or '.join(f'config.{name}' for name in near)}?"
     if not near:
-        hint = f"there are: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
+        hint = f"available: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
     return f"config.{path}: no such field; {hint}"
 
 
 def optional_groups(cls: type) -> dict[str, str]:
-    """Return the groups that only some configs have, by name, with what has them."""
+    """Return the optional groups by name, each with the configs that have it."""
     return {item.name: info(item).only_for for item in dataclasses.fields(cls) if info(item).only_for}
 
 
 def absent_group_message(cls: type, path: str, *, config: str = "this config") -> str:
-    """Return the line for a field of one of `optional_groups`, which `config` does not have."""
-    has_it = optional_groups(cls)[path.partition(".")[0]]
-    return f"config.{path}: no such field in {config}; it is an option of {has_it}: leave it out"
+    """Return the error for a field of an optional group that `config` does not have."""
+    owner = optional_groups(cls)[path.partition(".")[0]]
+    return f"config.{path}: no such field in {config}; it is an option of {owner}: leave it out"
 
 
 def _join(path: str, name: str) -> str:
@@ -126,7 +126,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _without_none(hint: Any) -> Any:
-    """Return `Group` for `Group | None`, any other annotation as it is."""
+    """Return `Group` for `Group | None`; return any other annotation unchanged."""
     kinds = [kind for kind in get_args(hint) if kind is not type(None)]
     return kinds[0] if type(None) in get_args(hint) else hint
 

@@ -1,4 +1,4 @@
-"""Declare a field of a config: the default, and as its metadata what it means and which values it takes."""
+"""Declare config fields: a default, with meaning and allowed values as metadata."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ _KEY = "bert_jax"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values that a number may have; `also` is one value more outside them, with what it stands for."""
+    """The allowed values of a number; `also` is one extra value outside the range, with its meaning."""
 
     above: float | None = None
     at_least: float | None = None
@@ -18,7 +18,7 @@ class Range:
     also: tuple[float, str] | None = None
 
     def __contains__(self, value: float) -> bool:
-        """Return whether `value` lies in the range or is the value besides it."""
+        """Return whether `value` is in the range or equals the extra value."""
         if self.also is not None and value == self.also[0]:
             return True
         return (
@@ -29,31 +29,31 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """Return what a value must be, as an error says it."""
-        besides = "" if self.also is None else f", or be {self.also[0]:g} for {self.also[1]}"
-        return self._bounds() + besides
+        """Return the constraint as an error message states it."""
+        extra = "" if self.also is None else f", or {self.also[0]:g} for {self.also[1]}"
+        return self._bounds() + extra
 
     def _bounds(self) -> str:
         if self.at_least is not None and self.at_most is not None:
-            return f"must lie between {self.at_least:g} and {self.at_most:g}"
+            return f"must be between {self.at_least:g} and {self.at_most:g}"
         if self.at_least is not None and self.below is not None:
-            return f"must lie from {self.at_least:g} to below {self.below:g}"
+            return f"must be at least {self.at_least:g} and below {self.below:g}"
         if self.at_least == 0 and self.also is None:
             return "must not be negative"
-        named = {"larger than": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
-        return "must be " + " and ".join(f"{words} {bound:g}" for words, bound in named.items() if bound is not None)
+        bounds = {"larger than": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        return "must be " + " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldInfo:
-    """What a field means and which values it takes.
+    """The meaning of a field and its allowed values.
 
     Attributes:
       doc: the meaning in one line.
-      unit: what a number counts, where it counts something.
-      choices: the only values of a text.
+      unit: what a number counts, if it counts something.
+      choices: the allowed values of a string.
       range: the values of a number, or of each number in a list.
-      only_for: of a group that not every config has, the configs that have it.
+      only_for: for an optional group, the configs that have it.
     """
 
     doc: str = ""
@@ -63,7 +63,7 @@ class FieldInfo:
     only_for: str = ""
 
     def refusal(self, value: Any) -> str | None:
-        """Return what is wrong with a value of the right type; None if nothing is."""
+        """Return why a value of the right type is not allowed, or None if it is."""
         if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"
         if self.choices and value not in self.choices:
@@ -85,22 +85,22 @@ def field(
     at_most: float | None = None,
     also: tuple[float, str] | None = None,
 ) -> Any:
-    """Return a dataclass field with its meaning and the values that it takes (see `FieldInfo`, `Range`)."""
+    """Return a dataclass field with its meaning and allowed values (see `FieldInfo`, `Range`)."""
     bounds = Range(above, at_least, below, at_most, also)
     return dataclasses.field(default=default, metadata={_KEY: FieldInfo(doc, unit, choices, bounds)})
 
 
 def group(cls: type, *, doc: str, **changes: Any) -> Any:
-    """Return a field that is a group of fields: a `cls` with its defaults, but for `changes`."""
+    """Return a field that is a group of fields: a `cls` with its defaults, except for `changes`."""
     factory = (lambda: cls(**changes)) if changes else cls
     return dataclasses.field(default_factory=factory, metadata={_KEY: FieldInfo(doc)})
 
 
 def optional_group(*, doc: str, only_for: str) -> Any:
-    """Return a field that is a group in some configs, which `only_for` names, and None in the others."""
+    """Return a field that is a group in the configs that `only_for` names, and None in the others."""
     return dataclasses.field(default=None, metadata={_KEY: FieldInfo(doc, only_for=only_for)})
 
 
 def info(item: dataclasses.Field) -> FieldInfo:
-    """Return what was declared of a dataclass field; nothing for a field that is declared without this module."""
+    """Return the `FieldInfo` of a dataclass field; an empty one if it was declared without this module."""
     return item.metadata.get(_KEY, FieldInfo())

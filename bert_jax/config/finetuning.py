@@ -1,4 +1,4 @@
-"""What a fine-tuning run is made of, and what its parts demand of each other; built as `bert_jax.config` is."""
+"""Config of a fine-tuning run, and the checks across its groups; built like `bert_jax.config`."""
 
 import dataclasses
 import math
@@ -34,24 +34,24 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    """How the model is computed; its shape comes from the model that is fine-tuned."""
+    """How the model is computed; its shape comes from the model being fine-tuned."""
 
     dtype: str = field(
         "auto",
         choices=("auto", "bfloat16", "float32"),
-        doc="Type of the computation; auto is float32 on a CPU, else bfloat16.",
+        doc="Data type of the computation; auto is float32 on a CPU, bfloat16 otherwise.",
     )
     hidden_dropout_prob: float = field(
-        -1.0, at_least=0, below=1, also=(-1, "the model's own"), doc="Dropout of hidden states."
+        -1.0, at_least=0, below=1, also=(-1, "the model's value"), doc="Dropout of hidden states."
     )
     attention_probs_dropout_prob: float = field(
-        -1.0, at_least=0, below=1, also=(-1, "the model's own"), doc="Dropout of attention probabilities."
+        -1.0, at_least=0, below=1, also=(-1, "the model's value"), doc="Dropout of attention probabilities."
     )
     scan_layers: bool = field(
-        True, doc="One compiled layer run for all; false unrolls: slower to compile, faster to run."
+        True, doc="Scan over layers: one compiled layer for all; false unrolls them: slower to compile, faster to run."
     )
     remat: str = field(
-        "none", choices=REMAT, doc="What the backward pass recomputes: nothing, all but matmuls (dots), everything."
+        "none", choices=REMAT, doc="What the backward pass recomputes: nothing, all but matmuls (dots), or everything."
     )
 
 
@@ -59,7 +59,8 @@ class ComputeConfig:
 class FinetuneOptimizerConfig:
     """The optimizer: AdamW with bias correction and 10 % warm-up (Mosbach et al. 2021), or the original's.
 
-    The original's warm-up is 10 % too; `recipe="original"` takes away the bias correction and restores its schedule.
+    The original also warms up for 10 % of the steps. `recipe="original"` removes the bias correction and restores the
+    original's schedule.
     """
 
     name: str = field(
@@ -67,50 +68,54 @@ class FinetuneOptimizerConfig:
         choices=("auto", "bert_adam", "adamw"),
         doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one.",
     )
-    learning_rate: float = field(3e-5, above=0, doc="Peak of the schedule.")
-    warmup_fraction: float = field(0.1, at_least=0, below=1, doc="Fraction of the steps that warm up.")
+    learning_rate: float = field(3e-5, above=0, doc="Peak learning rate of the schedule.")
+    warmup_fraction: float = field(0.1, at_least=0, below=1, doc="Fraction of the steps used for warm-up.")
     beta1: float = field(0.9, at_least=0, below=1, doc="Decay of the first moment.")
     beta2: float = field(0.999, at_least=0, below=1, doc="Decay of the second moment.")
-    epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of an update.")
-    weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, times the learning rate.")
+    epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of the update.")
+    weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, multiplied by the learning rate.")
     max_grad_norm: float = field(1.0, above=0, doc="Global norm to which gradients are clipped.")
     layerwise_lr_decay: float = field(
-        1.0, above=0, doc="Each layer's rate is this times that of the layer above (ELECTRA: 0.8 to 0.9)."
+        1.0, above=0, doc="Factor on the learning rate from each layer to the one below (ELECTRA: 0.8 to 0.9)."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneTrainConfig:
-    """Batch and length of a run (A.3)."""
+    """Batch size and number of epochs of a run (paper, A.3)."""
 
-    batch_size: int = field(32, above=0, unit="examples", doc="Global batch.")
-    num_epochs: float = field(3.0, above=0, unit="epochs", doc="Length of a run.")
-    gradient_accumulation_steps: int = field(1, above=0, unit="micro-batches", doc="Micro-batches per step.")
+    batch_size: int = field(32, above=0, unit="examples", doc="Global batch size.")
+    num_epochs: float = field(3.0, above=0, unit="epochs", doc="Epochs of training.")
+    gradient_accumulation_steps: int = field(1, above=0, unit="micro-batches", doc="Micro-batches per optimizer step.")
     evals_per_epoch: int = field(1, above=0, unit="evaluations", doc="Evaluations on dev per epoch.")
     max_nonfinite_steps: int = field(
-        0, at_least=0, unit="steps", doc="Steps to skip whose loss or gradients are not finite; one more stops the run."
+        0, at_least=0, unit="steps", doc="Steps with non-finite loss or gradients to skip; one more stops the run."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """The grid of `--sweep`: the paper's (A.3)."""
+    """The grid of `--sweep`; defaults are the paper's (A.3)."""
 
-    batch_size: tuple[int, ...] = field((16, 32), above=0, unit="examples", doc="Global batches.")
-    learning_rate: tuple[float, ...] = field((5e-5, 3e-5, 2e-5), above=0, doc="Peaks of the schedule.")
-    num_epochs: tuple[float, ...] = field((2.0, 3.0, 4.0), above=0, unit="epochs", doc="Lengths of a run.")
+    batch_size: tuple[int, ...] = field((16, 32), above=0, unit="examples", doc="Global batch sizes.")
+    learning_rate: tuple[float, ...] = field((5e-5, 3e-5, 2e-5), above=0, doc="Peak learning rates.")
+    num_epochs: tuple[float, ...] = field((2.0, 3.0, 4.0), above=0, unit="epochs", doc="Epochs of training.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Everything a fine-tuning run is made of, but for the model that it begins with.
+    """The complete config of a fine-tuning run, except for the model that it starts from.
 
-    `squad`, `ner` and `own` are there only where the task reads them.
+    `squad`, `ner` and `own` are present only if the task reads them.
     """
 
-    task: str = field("mrpc", doc='A task, several separated by commas, or "all": the GLUE benchmark.')
-    seed: int = field(0, at_least=0, doc="Seed of shuffling, new parameters and dropout.")
-    recipe: str = field("modern", choices=RECIPES, doc="original: bug for bug; see README, Recipes.")
+    task: str = field("mrpc", doc='Task; several separated by commas; "all" for the GLUE benchmark.')
+    seed: int = field(0, at_least=0, doc="Seed of shuffling, newly initialized parameters and dropout.")
+    recipe: str = field(
+        "modern",
+        choices=RECIPES,
+        doc="original reproduces google-research/bert bug for bug.",
+    )
     data: DataOptions = group(DataOptions, doc="The task's data.")
     squad: SquadOptions | None = optional_group(
         doc="Extractive question answering.", only_for="squad_v1, squad_v2, and own with config.own.kind=span"
@@ -119,21 +124,21 @@ class FinetuneConfig:
     own: OwnOptions | None = optional_group(doc="Custom data.", only_for="own")
     model: ComputeConfig = group(ComputeConfig, doc="How the model is computed.")
     optimizer: FinetuneOptimizerConfig = group(FinetuneOptimizerConfig, doc="Optimizer and learning rate.")
-    train: FinetuneTrainConfig = group(FinetuneTrainConfig, doc="Batch and length.")
+    train: FinetuneTrainConfig = group(FinetuneTrainConfig, doc="Batch size and number of epochs.")
     sweep: SweepConfig = group(SweepConfig, doc="The grid of --sweep.")
-    mesh: MeshConfig = group(MeshConfig, doc="How devices are used.")
-    checkpoint: CheckpointConfig = group(CheckpointConfig, every=1000, keep_latest=1, doc="What is saved.")
-    log: LogConfig = group(LogConfig, every=50, doc="What is logged.")
+    mesh: MeshConfig = group(MeshConfig, doc="Device mesh.")
+    checkpoint: CheckpointConfig = group(CheckpointConfig, every=1000, keep_latest=1, doc="Checkpoints.")
+    log: LogConfig = group(LogConfig, every=50, doc="Logging.")
     profile: ProfileConfig = group(ProfileConfig, doc="Traces for the profiler.")
 
     @property
     def features(self) -> str:
-        """Return the row of Table 7 that is trained, "" for fine-tuning."""
+        """Return the feature-based approach (a row of Table 7), "" for fine-tuning."""
         return self.ner.features if self.ner else ""
 
     @property
     def intermediate_file(self) -> str:
-        """Return the data set to train on first, "" for none."""
+        """Return the data set of intermediate training, "" for none."""
         return self.squad.intermediate_file if self.squad else ""
 
 
@@ -141,22 +146,22 @@ _OPTIONS = {"squad": SquadOptions, "ner": NerOptions, "own": OwnOptions}
 
 
 def default_config(*, task: str) -> ConfigDict:
-    """Return the defaults as a ConfigDict for a config file to change, with the options that `task` reads.
+    """Return the defaults as an editable ConfigDict, with the options that `task` reads.
 
-    Of custom data those of every kind: `own.kind` is still to be chosen.
+    Custom data gets the options of every kind, because the config file sets `own.kind` later.
     """
     groups = option_groups(task.split(","), own_kinds=tuple(GROUP_OF_KIND))
     return ConfigDict(to_dict(FinetuneConfig(task=task, **{name: _OPTIONS[name]() for name in groups})))
 
 
 def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> FinetuneConfig:
-    """Turn what a config file and the command line gave into a validated `FinetuneConfig`.
+    """Return a validated `FinetuneConfig` from a config file's ConfigDict with its command-line overrides.
 
-    Options of another task may be there with their defaults, as where `--task` takes the place of a config's task.
+    Options of another task are accepted with their default values, because `--task` may replace the config's task.
 
     Raises:
-      UserError: for an unknown field, a wrong type, an impossible value or a changed option of another task; the line
-      names the field.
+      UserError: for an unknown field, a wrong type, an impossible value or a changed option of another task; the
+      message names the field.
     """
     built = build(FinetuneConfig, config)
     _check_task(built)
@@ -167,7 +172,7 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> FinetuneConfig:
 def from_saved(record: Mapping[str, Any]) -> FinetuneConfig:
     """Return the config of a run's `config.json`.
 
-    Such files once held the options of every task: those that the run did not read are left out.
+    Files of earlier versions hold the options of every task; those that the run did not read are dropped.
 
     Raises:
       UserError: as `from_config_dict`.
@@ -187,14 +192,14 @@ def _groups(config: FinetuneConfig) -> list[str]:
 
 
 def _with_own_groups(config: FinetuneConfig) -> FinetuneConfig:
-    """Return `config` with the groups that its tasks read and no other."""
+    """Return `config` with exactly the groups that its tasks read."""
     own = _groups(config)
     groups = {name: (getattr(config, name) or cls()) if name in own else None for name, cls in _OPTIONS.items()}
     return dataclasses.replace(config, **groups)
 
 
 def validate(config: FinetuneConfig) -> FinetuneConfig:
-    """Check every value that can be checked without data; return `config`.
+    """Check every value that needs no data; return `config`.
 
     Raises:
       UserError: for the first violation, naming the field and what to type.
@@ -206,8 +211,8 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
         raise UserError("config.optimizer.name=adamw contradicts config.recipe=original: choose auto or bert_adam")
     if config.data.dev_fraction and config.data.dev_split != "dev":
         raise UserError(
-            f"config.data.dev_fraction={config.data.dev_fraction} contradicts config.data.dev_split=test: one holds "
-            "out a part of train as dev, the other selects on test; give one of them"
+            f"config.data.dev_fraction={config.data.dev_fraction} contradicts config.data.dev_split=test: the first "
+            "holds out part of train as dev, the second selects on test; set only one of them"
         )
     check_mesh(config.mesh)
     check_profile(config.profile)
@@ -221,7 +226,7 @@ def _check_task(config: FinetuneConfig) -> None:
 
 
 def _check_foreign_options(config: FinetuneConfig) -> None:
-    """Refuse options of other tasks that were changed."""
+    """Raise an error for changed options of other tasks."""
     shown = f"config.task={config.task}"
     if config.own and "own" in _tasks(config):
         shown += f" with config.own.kind={config.own.kind}"
@@ -233,18 +238,19 @@ def _check_foreign_options(config: FinetuneConfig) -> None:
 
 
 def _check_options(config: FinetuneConfig) -> None:
-    """Check the options of tasks, those of one task against what all tasks have."""
+    """Check the options of the tasks, also against the options common to all tasks."""
     squad, own, length = config.squad, config.own, config.data.max_seq_length
     if squad and squad.null_score_threshold != "tune":
         _check_number(squad.null_score_threshold, path="config.squad.null_score_threshold")
     if squad and "squad" in config.task and squad.max_query_length + 8 > length:
         raise UserError(
-            f"config.squad.max_query_length={squad.max_query_length} leaves no room for the context in rows of "
-            f"config.data.max_seq_length={length}: make it smaller"
+            f"config.squad.max_query_length={squad.max_query_length} leaves no space for the context in "
+            f"config.data.max_seq_length={length} tokens: reduce it"
         )
     if own and own.kind == "choice" and not own.choices:
         raise UserError(
-            "config.own.choices is empty: name the column of a list, or one column per choice, separated by commas"
+            "config.own.choices is empty: set it to a column that holds a list, or to one column per choice, separated "
+            "by commas"
         )
 
 
@@ -254,7 +260,7 @@ def _check_number(text: str, *, path: str) -> None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{path}={text!r}: write a number, or tune")
+        raise UserError(f"{path}={text!r}: set it to a number, or to tune")
 
 
 def _tasks(config: FinetuneConfig) -> Sequence[str]:
@@ -262,13 +268,13 @@ def _tasks(config: FinetuneConfig) -> Sequence[str]:
 
 
 def optimizer_config(config: FinetuneConfig) -> OptimizerConfig:
-    """Return the part of the optimizer that does not change within a sweep, as `training.optim` takes it."""
-    ours = config.optimizer
+    """Return the optimizer options that a sweep does not change, as `training.optimizers` takes them."""
+    options = config.optimizer
     return OptimizerConfig(
-        name=ours.name,
-        beta1=ours.beta1,
-        beta2=ours.beta2,
-        epsilon=ours.epsilon,
-        weight_decay=ours.weight_decay,
-        max_grad_norm=ours.max_grad_norm,
+        name=options.name,
+        beta1=options.beta1,
+        beta2=options.beta2,
+        epsilon=options.epsilon,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
     )

@@ -1,4 +1,4 @@
-"""The groups of fields that the configs of several commands share."""
+"""Groups of fields shared by the configs of several commands."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ from bert_jax.errors import UserError
 
 RECIPES = ("modern", "original")
 REMAT = ("none", "dots", "full")
-_REST = (-1, "the rest of the devices")
+_REST = (-1, "the remaining devices")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The encoder's shape (HuggingFace's names) and how it is computed. Defaults are BERT-Base."""
 
-    architecture: str = field("bert", doc="Kind of encoder, one of `model/architectures.py`.")
+    architecture: str = field("bert", doc="Architecture of the encoder, a name in `model/architectures.py`.")
     vocab_size: int = field(30522, above=0, unit="tokens", doc="Size of the vocabulary.")
     hidden_size: int = field(768, above=0, doc="Width of the encoder.")
     num_hidden_layers: int = field(12, above=0, unit="layers", doc="Depth of the encoder.")
@@ -35,92 +35,98 @@ class ModelConfig:
     attention_direction: str = field(
         "bidirectional",
         choices=("bidirectional", "left_to_right"),
-        doc="What a token attends to; left_to_right is the ablation of Table 5.",
+        doc="Direction of attention; left_to_right is the ablation of Table 5.",
     )
     dtype: str = field(
-        "bfloat16", choices=("bfloat16", "float32"), doc="Type of the computation; parameters are always float32."
+        "bfloat16", choices=("bfloat16", "float32"), doc="Data type of the computation; parameters are always float32."
     )
     attention_implementation: str = field(
-        "auto", choices=("auto", "reference", "pallas"), doc="Attention kernel; auto takes the fastest."
+        "auto", choices=("auto", "reference", "pallas"), doc="Attention kernel; auto picks the fastest available."
     )
     scan_layers: bool = field(
-        True, doc="One compiled layer run for all; false unrolls: slower to compile, faster to run."
+        True, doc="Scan over layers: one compiled layer for all; false unrolls them: slower to compile, faster to run."
     )
     remat: str = field(
-        "none", choices=REMAT, doc="What the backward pass recomputes: nothing, all but matmuls (dots), everything."
+        "none", choices=REMAT, doc="What the backward pass recomputes: nothing, all but matmuls (dots), or everything."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its schedule (A.2)."""
+    """The optimizer and its schedule (paper, A.2)."""
 
     name: str = field(
         "auto",
         choices=("auto", "bert_adam", "adamw", "lamb"),
         doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one.",
     )
-    learning_rate: float = field(1e-4, at_least=0, doc="Peak of the schedule.")
-    warmup_steps: int = field(10_000, at_least=0, unit="steps", doc="Linear warm-up to the peak.")
+    learning_rate: float = field(1e-4, at_least=0, doc="Peak learning rate of the schedule.")
+    warmup_steps: int = field(10_000, at_least=0, unit="steps", doc="Steps of linear warm-up to the peak.")
     beta1: float = field(0.9, at_least=0, below=1, doc="Decay of the first moment.")
     beta2: float = field(0.999, at_least=0, below=1, doc="Decay of the second moment.")
-    epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of an update.")
-    weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, times the learning rate.")
+    epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of the update.")
+    weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, multiplied by the learning rate.")
     max_grad_norm: float = field(1.0, above=0, doc="Global norm to which gradients are clipped.")
-    # each TPU core of the original clipped its own part: 32 for the paper's Base, 128 for its Large
+    # The original clips per TPU core: 32 parts for the paper's Base, 128 for its Large.
     clip_replicas: int = field(
         1,
         above=0,
         unit="parts",
-        doc="Parts of a batch that are clipped one by one and then averaged; 1: the whole batch at once.",
+        doc="Parts of a batch whose gradients are clipped separately, then averaged; 1: the whole batch.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The number of devices along each mesh axis (`parallel/axes.py`); one of them may be -1, the rest."""
+    """Number of devices along each mesh axis (`parallel/axes.py`); one axis may be -1 for the remaining devices."""
 
-    data: int = field(-1, at_least=1, also=_REST, unit="devices", doc="Replicas that divide the batch.")
-    fsdp: int = field(1, at_least=1, also=_REST, unit="devices", doc="Devices that shard parameters too.")
-    tensor: int = field(1, at_least=1, also=_REST, unit="devices", doc="Devices that divide each layer.")
+    data: int = field(-1, at_least=1, also=_REST, unit="devices", doc="Data-parallel replicas.")
+    fsdp: int = field(
+        1, at_least=1, also=_REST, unit="devices", doc="Devices that shard both the batch and the parameters (FSDP)."
+    )
+    tensor: int = field(
+        1, at_least=1, also=_REST, unit="devices", doc="Devices that split each layer (tensor parallelism)."
+    )
     slices: int = field(
         1,
         at_least=1,
         also=_REST,
         unit="slices",
-        doc="TPU slices joined by the data-center network; parameters are copied, not sharded, over them.",
+        doc="TPU slices connected by the data-center network; parameters are replicated across slices.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """How often to save and what to keep."""
+    """How often to save and which checkpoints to keep."""
 
-    every: int = field(5_000, above=0, unit="steps", doc="Steps from one checkpoint to the next.")
-    keep_latest: int = field(3, above=0, unit="checkpoints", doc="Newest checkpoints to keep.")
-    keep_every: int = field(0, at_least=0, unit="steps", doc="Also keep one checkpoint per N steps forever; 0: none.")
+    every: int = field(5_000, above=0, unit="steps", doc="Steps between checkpoints.")
+    keep_latest: int = field(3, above=0, unit="checkpoints", doc="Number of latest checkpoints to keep.")
+    keep_every: int = field(
+        0, at_least=0, unit="steps", doc="Also keep every checkpoint at a multiple of N steps; 0: none."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """How often and on how much held-out data to evaluate inside the loop."""
+    """How often to evaluate during training, and on how much held-out data."""
 
-    every: int = field(10_000, above=0, unit="steps", doc="Steps from one evaluation to the next.")
+    every: int = field(10_000, above=0, unit="steps", doc="Steps between evaluations.")
     max_examples: int = field(8_192, above=0, unit="examples", doc="Held-out examples to evaluate on.")
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """How often to log and to which extra writers; metrics.jsonl and the console are always written."""
+    """How often to log, and which extra writers to use; metrics.jsonl and the console are always written."""
 
-    every: int = field(100, above=0, unit="steps", doc="Steps from one line of the log to the next.")
+    every: int = field(100, above=0, unit="steps", doc="Steps between log lines.")
     tensorboard: bool = field(False, doc="Write TensorBoard files to WORKDIR/tb.")
     wandb: bool = field(False, doc="Log to Weights & Biases.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig:
-    """Which steps to trace for the profiler."""
+    """Which steps to profile."""
 
     steps: str = field("", doc='"10:15" traces steps 10 to 14 into WORKDIR/profile; empty: none.')
 
@@ -129,15 +135,15 @@ def check_mesh(mesh: MeshConfig) -> None:
     """Check the axes against each other.
 
     Raises:
-      UserError: if more than one is to take the rest of the devices.
+      UserError: if more than one axis is -1.
     """
     names = [item.name for item in dataclasses.fields(mesh)]
     if [getattr(mesh, name) for name in names].count(-1) > 1:
-        raise UserError(f"config.mesh: only one of {', '.join(names)} can be -1 (the rest of the devices)")
+        raise UserError(f"config.mesh: only one of {', '.join(names)} can be -1 (the remaining devices)")
 
 
 def check_profile(profile: ProfileConfig) -> None:
-    """Check the form of `steps`.
+    """Check the format of `steps`.
 
     Raises:
       UserError: unless it is empty or FIRST:END.

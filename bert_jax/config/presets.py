@@ -1,11 +1,11 @@
-"""The shapes of published models, by name."""
+"""Shapes of published models, by name."""
 
 import re
 
 from bert_jax.config.groups import ModelConfig
 from bert_jax.errors import UserError
 
-# The released family (google-research/bert README) by its usual names: layers, hidden size, heads.
+# (layers, hidden size, heads) of the models released with google-research/bert, by their usual names.
 _FAMILY = {
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -17,12 +17,12 @@ _FAMILY = {
 
 
 def model_preset(name: str) -> ModelConfig:
-    """Return the shape named `tiny`, `mini`, `small`, `medium`, `base`, `large`, or like `L-6_H-768_A-3`.
+    """Return the shape `tiny`, `mini`, `small`, `medium`, `base` or `large`, or of a name like `L-6_H-768_A-3`.
 
-    The second form names any of the released small models and the rows of the paper's Table 6.
+    The second form covers every released small model and every row of the paper's Table 6.
 
     Raises:
-      UserError: for another name.
+      UserError: for any other name.
     """
     match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
     if name not in _FAMILY and not match:

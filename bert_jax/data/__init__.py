@@ -1,1 +1,1 @@
-"""From text to batches of rows; imports no jax."""
+"""From text to batches; imports no jax."""

@@ -1,4 +1,4 @@
-"""Build a pre-training data set from text: spool, vocabulary, shards, metadata; each step goes on where it stopped."""
+"""Build a pre-training data set from text: read, learn a vocabulary, write shards and metadata. Each step resumes."""
 
 import contextlib
 import dataclasses
@@ -23,12 +23,12 @@ from bert_jax.data.dataset_info import (
     write_dataset_info,
 )
 from bert_jax.data.documents import find_sources
-from bert_jax.data.estimate import check_room, describe_estimate, estimate_text
+from bert_jax.data.estimate import check_disk_space, describe_estimate, estimate_text
+from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.manifest import check_manifest, make_manifest
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import TextSource
-from bert_jax.data.spool import SpoolSpec, portions, write_portion
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarize
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -38,9 +38,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
 from bert_jax.progress import ByteProgress
 
-DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
+DEFAULT_VOCAB_SIZE = 30522  # size of the released uncased vocabulary
 RUNNERS = ("local", "beam")
-_MUCH_PADDING = 0.02  # of the positions of packed rows
+_MUCH_PADDING = 0.02  # fraction of the positions of packed sequences
 VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 
 
@@ -58,36 +58,37 @@ def build_dataset(
 ) -> DatasetInfo:
     """Build the data set of every length of `max_seq_lengths` in `out` and return the facts of the first one.
 
-    What is finished already is kept: a second call says so and does nothing, a call after a crash goes on, a call with
-    one more length adds it. `vocab_size` is that of the vocabulary to learn, or the most a given one may have; 0 stands
-    for the usual 30522, or any. Folders `leave_out`, and `out`, are no input though they lie in a folder that is.
+    Finished work is kept: a second call does nothing, a call after a crash resumes, a call with another length adds it.
+    `vocab_size` is the size of the vocabulary to learn (0: 30522), or the maximum size of an existing one (0: any).
+    `out` and the folders `leave_out` are not read, even if they are inside an input folder.
 
     Raises:
-      UserError: wrong settings; no text; `out` was made from other text or with other settings; no room, no permission.
+      UserError: for wrong settings; no text; `out` built from other text or with other settings; a full disk; missing
+        permissions.
     """
     out = Path(out).expanduser().absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
     sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)
-    given = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
+    tokenizer = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
-    with _mendable(out):
-        manifest = make_manifest(config, sources=sources, tokenizer=given, vocab_size=vocab_size, recipe=recipe)
+    with _system_errors(out):
+        manifest = make_manifest(config, sources=sources, tokenizer=tokenizer, vocab_size=vocab_size, recipe=recipe)
         check_manifest(out, manifest)
         missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
         if not missing:
             report(f"data set in {out} is complete, nothing to do")
-            shutil.rmtree(out / "work", ignore_errors=True)  # left when the build was killed in its last moment
+            shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
         text_bytes = estimate_text(sources)
         workers = config.num_workers or default_num_workers()
         report(describe_estimate(text_bytes, max_seq_lengths=missing, num_workers=workers))
-        check_room(out, text_bytes=text_bytes, max_seq_lengths=missing)
+        check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing)
         out.mkdir(parents=True, exist_ok=True)
-        with _only_one(out):
+        with _exclusive(out):
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
-            _Build(out, config, recipe, report, run).build(sources, missing, given, vocab_size, text_bytes)
+            _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, text_bytes)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
 
 
@@ -99,20 +100,23 @@ def _find_sources(
     except UserError as error:
         if all(is_finished(out, max_seq_length=length) for length in max_seq_lengths):
             raise UserError(
-                f"{error}; the data set made of it is whole: --config.data.directory={out} goes on without the text"
+                f"{error}; the data set in {out} is complete: to use it without the text, type "
+                f"--config.data.directory={out}"
             ) from None
         raise
 
 
 def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:
-    """Load `config.vocab` and compare it with `config.do_lower_case` and, unless 0, with the model's `vocab_size`.
+    """Load `config.vocab` and check it against `config.do_lower_case` and, unless 0, the model's `vocab_size`.
 
     Raises:
-      UserError: if they contradict each other.
+      UserError: if they are inconsistent.
     """
     tokenizer = load_tokenizer(config.vocab)
     if tokenizer.do_lower_case and not config.do_lower_case:
-        tokenizer = load_tokenizer(config.vocab, do_lower_case=False)  # without capitals in it, it may still be cased
+        tokenizer = load_tokenizer(
+            config.vocab, do_lower_case=False
+        )  # a vocabulary without capitals may still be cased
     elif config.do_lower_case and not tokenizer.do_lower_case:
         raise UserError(
             f"vocabulary {config.vocab} is cased and do_lower_case is True: set config.data.do_lower_case=False "
@@ -120,7 +124,7 @@ def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:
         )
     if vocab_size and tokenizer.vocab_size > vocab_size:
         raise UserError(
-            f"vocabulary {config.vocab} has {tokenizer.vocab_size} pieces, more than vocab_size={vocab_size}: "
+            f"vocabulary {config.vocab} has {tokenizer.vocab_size} tokens, more than vocab_size={vocab_size}: "
             f"set config.model.vocab_size={tokenizer.vocab_size} (prepare --vocab_size={tokenizer.vocab_size})"
         )
     return tokenizer
@@ -131,13 +135,13 @@ Run = Callable[..., None]
 
 def _runner(runner: str, num_workers: int, beam_arguments: Sequence[str]) -> Run:
     if runner == "beam":
-        return lambda task, pieces, *, advance: run_beam(task, pieces, arguments=beam_arguments)
+        return lambda task, items, *, advance: run_beam(task, items, arguments=beam_arguments)
     return functools.partial(run_local, num_workers=num_workers or default_num_workers())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """Hold what the steps of one build share."""
+    """One build: settings and output shared by its steps."""
 
     out: Path
     config: DataConfig
@@ -146,84 +150,89 @@ class _Build:
     run: Run
 
     def build(
-        self, sources: list[TextSource], lengths: list[int], given: Tokenizer | None, vocab_size: int, text_bytes: int
+        self,
+        sources: list[TextSource],
+        lengths: list[int],
+        existing: Tokenizer | None,
+        vocab_size: int,
+        text_bytes: int,
     ) -> None:
         work = self.out / "work"
-        found = self._spool(work / "spool", sources, text_bytes)
-        for warning in found.report.warnings():
+        corpus = self._read_text(work / "intermediate", sources, text_bytes)
+        for warning in corpus.report.warnings():
             self.report(f"warning: {warning}")
-        tokenizer = self._vocabulary(found, given, vocab_size)
-        check_room(self.out, text_bytes=found.text_bytes, max_seq_lengths=lengths)
+        tokenizer = self._vocabulary(corpus, existing, vocab_size)
+        check_disk_space(self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths)
         plan = ShardSpec(
             out=str(self.out),
             results=str(work / "results"),
             vocab_directory=str(self.out / "vocab"),
-            spool=found.spool,
+            intermediate=corpus.intermediate,
             max_seq_lengths=tuple(lengths),
             objective=self.config.objective,
             recipe=self.recipe,
             short_seq_prob=self.config.short_seq_prob,
             seed=self.config.seed,
             language=self.config.language,
-            paragraphs_below=sampling_threshold(found.num_paragraphs),
+            paragraphs_below=sampling_threshold(corpus.num_paragraphs),
             instances_per_row=tuple(instances_per_row(self.config, max_seq_length=length) for length in lengths),
             max_instance_length=self.config.max_instance_length,
         )
         Path(plan.results).mkdir(exist_ok=True)
-        progress = ByteProgress("instances", total=found.text_bytes, report=self.report)
-        # The largest first, so that no worker starts on one when the others are about to finish.
-        pieces = sorted(found.shards, key=lambda shard: -shard.text_bytes)
-        self.run(functools.partial(write_shard, plan=plan), pieces, advance=progress.advance)
+        progress = ByteProgress("instances", total=corpus.text_bytes, report=self.report)
+        # Largest first: no worker starts on a large shard when the others are about to finish.
+        shards = sorted(corpus.shards, key=lambda shard: -shard.text_bytes)
+        self.run(functools.partial(write_shard, plan=plan), shards, advance=progress.advance)
         progress.finish()
-        self._finish(plan, found, tokenizer)
+        self._finish(plan, corpus, tokenizer)
         shutil.rmtree(work)
 
-    def _spool(self, directory: Path, sources: list[TextSource], text_bytes: int) -> Survey:
-        plan = SpoolSpec(str(directory), self.config.format, self.config.language, self.config.seed)
+    def _read_text(self, directory: Path, sources: list[TextSource], text_bytes: int) -> Survey:
+        spec = ChunkSpec(str(directory), self.config.format, self.config.language, self.config.seed)
         progress = ByteProgress("reading text", total=text_bytes, report=self.report)
-        pieces = portions(sources)
-        self.run(functools.partial(write_portion, plan=plan), pieces, advance=progress.advance)
+        chunks = make_chunks(sources)
+        self.run(functools.partial(write_chunk, spec=spec), chunks, advance=progress.advance)
         progress.finish()
-        return survey(directory, portions=pieces, config=self.config)
+        return survey(directory, chunks=chunks, config=self.config)
 
-    def _vocabulary(self, found: Survey, given: Tokenizer | None, vocab_size: int) -> Tokenizer:
+    def _vocabulary(self, corpus: Survey, existing: Tokenizer | None, vocab_size: int) -> Tokenizer:
         directory = self.out / "vocab"
         if directory.exists():
             return load_tokenizer(directory)
-        for leftover in directory.parent.glob(f"*vocab*{SUFFIX}"):  # of builds that were killed
+        for leftover in directory.parent.glob(f"*vocab*{SUFFIX}"):  # of killed builds
             shutil.rmtree(leftover, ignore_errors=True)
         with new_folder(directory) as partial:
-            if given is not None:
-                given.save(partial)
+            if existing is not None:
+                existing.save(partial)
             else:
-                self.report(f"learning a vocabulary of {vocab_size} pieces")
+                self.report(f"learning a vocabulary of {vocab_size} tokens")
                 learned = learn_vocabulary(
-                    found.training_texts(VOCABULARY_BYTES),
+                    corpus.training_texts(VOCABULARY_BYTES),
                     vocab_size=vocab_size,
                     do_lower_case=self.config.do_lower_case,
                 )
                 save_vocabulary(learned, directory=partial)
         return load_tokenizer(directory)
 
-    def _finish(self, plan: ShardSpec, found: Survey, tokenizer: Tokenizer) -> None:
-        results = [(shard, read_result(plan, shard)) for shard in found.shards]
+    def _finish(self, plan: ShardSpec, corpus: Survey, tokenizer: Tokenizer) -> None:
+        results = [(shard, read_result(plan, shard)) for shard in corpus.shards]
         counts: dict[str, list[ShardCounts]] = {"train": [], "validation": []}
         for shard, result in results:
             if result is None:
-                raise UserError(f"shard {shard_name(shard)} is missing from {self.out}: run again")
+                raise UserError(f"shard {shard_name(shard)} is missing from {self.out}: run the same command again")
             counts[shard.split].append(result)
         every = [*counts["train"], *counts["validation"]]
-        fingerprint = _data_fingerprint(self.config, plan, found, tokenizer)
+        fingerprint = _data_fingerprint(self.config, plan, corpus, tokenizer)
         for length in finished_lengths(self.out):
             if load_dataset_info(self.out, max_seq_length=length).data_fingerprint != fingerprint:
                 raise UserError(
-                    f"the text is not what the rows of {length} in {self.out} were made of: choose another --out, or "
-                    "delete that folder"
+                    f"the text differs from that of the data set of length {length} in {self.out}: choose another "
+                    "--out, or delete that folder"
                 )
         for length in plan.max_seq_lengths:
-            statistics = summarize(counts, max_seq_length=length, num_paragraphs=found.num_paragraphs)
+            statistics = summarize(counts, max_seq_length=length, num_paragraphs=corpus.num_paragraphs)
             if not statistics["rows"]["train"]:
-                raise UserError(f"no instance came out of the input '{self.config.input}': its documents are too short")
+                raise UserError(f"the input '{self.config.input}' yields no instance: its documents are too short")
             per_row = instances_per_row(self.config, max_seq_length=length)
             spec = row_spec(length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
             files = {
@@ -254,19 +263,21 @@ class _Build:
                 partial.unlink()
             write_dataset_info(info)
             lines = describe(statistics, objective=self.config.objective, max_seq_length=length)
-            for line in lines if length == plan.max_seq_lengths[0] else lines[-1:]:  # the others are alike
+            for line in (
+                lines if length == plan.max_seq_lengths[0] else lines[-1:]
+            ):  # the other lines do not depend on the length
                 self.report(line)
             if statistics["padding_share"] > _MUCH_PADDING and info.mean_instances > 0.8 * per_row > 1:
                 self.report(
-                    f"rows of {length} could be fuller: most hold as many instances as they may; raise "
-                    f"max_instances_per_row above {per_row}"
+                    f"sequences of {length} have {statistics['padding_share']:.0%} padding because most are limited by "
+                    f"max_instances_per_row={per_row}: raise it"
                 )
 
 
-def _data_fingerprint(config: DataConfig, plan: ShardSpec, found: Survey, tokenizer: Tokenizer) -> str:
-    parts: list[Any] = [found.text_digest, found.spool.heldout_below, tokenizer.fingerprint, SHARD_BYTES]
+def _data_fingerprint(config: DataConfig, plan: ShardSpec, corpus: Survey, tokenizer: Tokenizer) -> str:
+    parts: list[Any] = [corpus.text_digest, corpus.intermediate.heldout_below, tokenizer.fingerprint, SHARD_BYTES]
     parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
-    if config.pack:  # data sets made before there was packing keep their fingerprint
+    if config.pack:  # data sets built before packing existed keep their fingerprint
         parts += [config.max_instances_per_row, config.max_instance_length]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -277,39 +288,39 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
     if runner not in RUNNERS:
         raise UserError(f"runner={runner!r}: choose one of {', '.join(RUNNERS)}")
     if not max_seq_lengths:
-        raise UserError("max_seq_length: give at least one, for example 128")
+        raise UserError("max_seq_length is empty: give at least one length, for example 128")
     for length in max_seq_lengths:
         if not MIN_SEQ_LENGTH <= length <= 65535:
-            raise UserError(f"max_seq_length={length}: must lie between {MIN_SEQ_LENGTH} and 65535")
+            raise UserError(f"max_seq_length={length}: must be between {MIN_SEQ_LENGTH} and 65535")
     check_packing(config)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
-def _mendable(out: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one line, and say how to go on after Ctrl-C."""
+def _system_errors(out: Path) -> Iterator[None]:
+    """Turn errors of the operating system into one line; after Ctrl-C, say how to resume."""
     try:
         yield
     except OSError as error:
-        kept = "what is finished is kept; run the same command to go on"
-        if error.errno in _FULL:
-            raise UserError(f"the disk of {out} is full: free some of it; {kept}") from None
+        resume = "finished work is kept; run the same command to resume"
+        if error.errno in _DISK_FULL:
+            raise UserError(f"the disk of {out} is full: free disk space; {resume}") from None
         if error.errno not in _REFUSED:
             raise
         raise UserError(
-            f"{error.filename or out}: {error.strerror}: choose an --out that you may write to; {kept}"
+            f"{error.filename or out}: {error.strerror}: choose an --out that you may write to; {resume}"
         ) from None
     except KeyboardInterrupt:
-        print(f"stopped; finished shards are kept in {out}: run the same command to go on", file=sys.stderr)
+        print(f"stopped; finished shards are kept in {out}: run the same command to resume", file=sys.stderr)
         raise
 
 
 @contextlib.contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Keep a second build out of `out` while this one runs."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Lock `out` against other builds."""
     with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

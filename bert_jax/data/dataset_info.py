@@ -1,12 +1,12 @@
-"""Describe a finished data set: written as TFDS metadata, read back without TFDS.
+"""Facts of a finished data set: written as TFDS metadata, read without TFDS.
 
 A data set directory OUT holds
 
     vocab/                               the tokenizer's files
-    manifest.json                        what the data set is made from (builder.py)
-    bert_pretraining/len128/1.0.0/       one TFDS data set for each max_seq_length:
+    manifest.json                        what the data set is built from (manifest.py)
+    bert_pretraining/len128/1.0.0/       one TFDS data set per max_seq_length:
         dataset_info.json features.json  TFDS's own
-        metadata.json                    TFDS's place for a data set's own facts: the fields of `DatasetInfo`
+        metadata.json                    TFDS's file for extra metadata: the fields of `DatasetInfo`
         bert_pretraining-train.array_record-00000-of-00008 ...
 
 dataset_info.json is written last: a length without one is not finished.
@@ -25,14 +25,14 @@ from bert_jax.data.shards import DATASET_NAME, VERSION, dataset_directory
 from bert_jax.errors import UserError
 from bert_jax.files import load_json
 
-_DESCRIPTION = "Unmasked instances for BERT pre-training; bert_jax.data.records says how a row is laid out."
+_DESCRIPTION = "Unmasked instances for BERT pre-training; bert_jax.data.records describes the layout of a row."
 _INFO_FILE = "dataset_info.json"
 _METADATA_FILE = "metadata.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardFile:
-    """Hold what a shard's file must be like."""
+    """The expected size of a shard's file."""
 
     name: str
     num_rows: int
@@ -41,20 +41,20 @@ class ShardFile:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """Hold the facts of a data set at one length.
+    """The facts of a data set at one sequence length.
 
     Attributes:
-      directory: the data set (OUT), with all its lengths.
-      vocab_directory: where `load_tokenizer` finds its tokenizer.
-      vocab_size: number of pieces of the vocabulary.
-      vocabulary_fingerprint: the tokenizer's.
-      instances_per_row: the most there are; 1 unless rows are packed.
-      max_token_id: the largest id in any row; a model needs a larger vocab_size.
-      data_fingerprint: SHA-256 over the text, the vocabulary and everything that decides on the instances except the
-        length: the lengths of one data set share it.
-      row_spec: how rows are laid out.
-      shards: files of each split, "train" and "validation".
-      statistics: counts and shares as `statistics.summarize` names them.
+      directory: the data set (OUT) with all its lengths.
+      vocab_directory: folder of its tokenizer, for `load_tokenizer`.
+      vocab_size: number of tokens of the vocabulary.
+      vocabulary_fingerprint: fingerprint of the tokenizer.
+      instances_per_row: most instances per sequence; 1 without packing.
+      max_token_id: the largest token id; a model needs a larger vocab_size.
+      data_fingerprint: SHA-256 of the text, the vocabulary and all settings that determine the instances except the
+        length: all lengths of a data set share it.
+      row_spec: layout of the records.
+      shards: files per split, "train" and "validation".
+      statistics: counts and fractions, named by `statistics.summarize`.
     """
 
     directory: Path
@@ -74,28 +74,28 @@ class DatasetInfo:
 
     @property
     def num_train_rows(self) -> int:
-        """Return the number of rows to train on."""
+        """Return the number of training sequences."""
         return self.num_rows("train")
 
     @property
     def num_validation_rows(self) -> int:
-        """Return the number of held-out rows."""
+        """Return the number of held-out sequences."""
         return self.num_rows("validation")
 
     @property
     def mean_instances(self) -> float:
-        """Return how many instances a row has on average."""
+        """Return the mean number of instances per sequence."""
         if self.instances_per_row == 1:
             return 1.0
         return sum(self.statistics["instances"].values()) / sum(self.statistics["rows"].values())
 
     @property
     def attended_share(self) -> float:
-        """Return the share of the pairs of positions of a row whose attention counts: all where rows are not packed."""
+        """Return the fraction of position pairs within one instance: attention that counts (1 without packing)."""
         return 1.0 if self.instances_per_row == 1 else self.statistics["attended_share"]
 
     def num_rows(self, split: str) -> int:
-        """Return the number of rows of a split, 0 if there is none."""
+        """Return the number of sequences of a split, 0 if it does not exist."""
         return sum(shard.num_rows for shard in self.shards.get(split, ()))
 
     def file(self, shard: ShardFile) -> Path:
@@ -104,32 +104,33 @@ class DatasetInfo:
 
 
 def is_finished(directory: str | Path, *, max_seq_length: int) -> bool:
-    """Return whether the data set of a length is complete."""
+    """Return whether the data set is complete at a length."""
     return (dataset_directory(directory, max_seq_length=max_seq_length) / _INFO_FILE).exists()
 
 
 def finished_lengths(directory: str | Path) -> list[int]:
-    """Return the lengths that a data set has."""
-    found = Path(directory).glob(f"{DATASET_NAME}/len*/{VERSION}/{_INFO_FILE}")
-    return sorted(int(path.parent.parent.name.removeprefix("len")) for path in found)
+    """Return the lengths at which a data set is complete."""
+    files = Path(directory).glob(f"{DATASET_NAME}/len*/{VERSION}/{_INFO_FILE}")
+    return sorted(int(file.parent.parent.name.removeprefix("len")) for file in files)
 
 
 def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetInfo:
     """Read the facts of the data set in `directory` at a length.
 
     Raises:
-      UserError: if there is no data set, none of this length, or its metadata cannot be read.
+      UserError: if there is no data set, it lacks this length, or its metadata cannot be read.
     """
     directory = Path(directory)
     if not is_finished(directory, max_seq_length=max_seq_length):
         lengths = finished_lengths(directory)
         if lengths:
             raise UserError(
-                f"{directory} has no rows of max_seq_length={max_seq_length}, only of {', '.join(map(str, lengths))}: "
-                f"make them with prepare --max_seq_length={max_seq_length}, or train at one of those"
+                f"{directory} has no sequences of max_seq_length={max_seq_length}, only of "
+                f"{', '.join(map(str, lengths))}: add them with prepare --max_seq_length={max_seq_length}, or train at "
+                "one of those lengths"
             )
         state = (
-            "holds an unfinished data set: run prepare"
+            "contains an unfinished data set: finish it with prepare"
             if directory.exists()
             else "does not exist: make it with prepare"
         )
@@ -149,8 +150,8 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
 
 
 def write_dataset_info(info: DatasetInfo) -> None:
-    """Write the TFDS metadata that make the shards of `info` a finished data set."""
-    import tensorflow_datasets as tfds  # a second to import, needed only here
+    """Write the TFDS metadata that turn the shards of `info` into a finished data set."""
+    import tensorflow_datasets as tfds  # imported here: it takes a second and nothing else needs it
     from etils import epath
     from tensorflow_datasets.core import dataset_info, naming, splits
 
@@ -173,7 +174,7 @@ def write_dataset_info(info: DatasetInfo) -> None:
         metadata=tfds.core.MetadataDict(value),
     )
     written.set_file_format("array_record")
-    found = [
+    split_infos = [
         tfds.core.SplitInfo(
             name=split,
             shard_lengths=[shard.num_rows for shard in shards],
@@ -185,8 +186,8 @@ def write_dataset_info(info: DatasetInfo) -> None:
         for split, shards in info.shards.items()
         if shards
     ]
-    written.set_splits(splits.SplitDict(found))
-    # TFDS writes its files in an order of its own, so dataset_info.json arrives by a rename at the end.
+    written.set_splits(splits.SplitDict(split_infos))
+    # TFDS chooses the order of its files, so they are written elsewhere and dataset_info.json is moved here last.
     partial = directory / "info.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

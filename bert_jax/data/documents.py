@@ -1,4 +1,4 @@
-"""Text in: from what the user names to documents, in constant memory whatever the size."""
+"""Read the user's inputs as documents, in constant memory for any size."""
 
 import glob
 import os
@@ -14,19 +14,19 @@ from bert_jax.errors import UserError
 
 __all__ = ["Document", "ReadReport", "TextSource", "find_sources", "read_documents", "read_source", "split_paragraph"]
 
-MAX_PART = 1 << 20  # characters; a longer document comes in parts
+MAX_PART = 1 << 20  # characters; a longer document is split into parts
 
 
 def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ()) -> list[TextSource]:
-    """Find the sources that the user named, in an order that depends on their names alone.
+    """Find the sources that the user named, in an order that depends only on their names.
 
-    Each input is a file, a folder (read with all folders in it), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with
-    ":FEATURE" where the text is not in `text`), or "embedded"; a string may hold several, with commas between. Hidden
-    files in folders are left out, and so are the folders `leave_out` (a run's own, beside its texts). A source
-    that is a file is named by its path below the deepest folder that holds all the files.
+    Each input is a file, a folder (read recursively), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with ":FEATURE" if the
+    text is not in `text`), or "embedded"; a string may name several, separated by commas. Hidden files in folders and
+    the folders `leave_out` (such as a run's own output) are skipped. A file's source name is its path relative to the
+    deepest folder that contains all the files.
 
     Raises:
-        UserError: an input matches nothing, or is a data set that cannot be read.
+        UserError: if an input matches nothing, or is a data set that cannot be read.
     """
     files: set[Path] = set()
     others: list[TextSource] = []
@@ -51,7 +51,7 @@ def read_documents(
     """Read all documents of all sources, one source after the other.
 
     Raises:
-        UserError: as `find_sources` and `read_source`; or no text is left over all sources.
+        UserError: as `find_sources` and `read_source`, and if all sources together yield no text.
     """
     report = ReadReport() if report is None else report
     for source in find_sources(inputs):
@@ -67,18 +67,18 @@ def read_source(
     split_sentences: bool = True,
     report: ReadReport | None = None,
 ) -> Iterator[Document]:
-    """Read the documents of a source, counting into `report` what is found.
+    """Read the documents of a source, and count them in `report`.
 
-    `format` is "auto" (found from the first 64 KiB of each text) or one of `formats.FORMATS`; TFDS and the embedded
-    corpus have no format. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
-    false; the sentence-a-line format is split as it is. A text that is mostly not UTF-8 is left out and counted.
+    `format` is "auto" (detected from the first 64 KiB of each text) or one of `formats.FORMATS`; it is ignored for TFDS
+    and the embedded corpus. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
+    false; the format with one sentence per line is always split. Text that is mostly not UTF-8 is skipped and counted.
 
     Raises:
-        UserError: an unknown format; a file that cannot be read or is damaged; JSON lines without one good line.
+        UserError: for an unknown format; a file that cannot be read or is damaged; JSON lines without any valid line.
     """
     report = ReadReport() if report is None else report
     if format != "auto" and format not in formats.FORMATS:
-        raise UserError(f"data.format: '{format}' is not known: type auto, {', '.join(formats.FORMATS)}")
+        raise UserError(f"data.format: '{format}' is unknown: type auto, {', '.join(formats.FORMATS)}")
     splitter = language if split_sentences else None
     if source.kind == "embedded":
         report.add_format(source.name, "prose")
@@ -98,15 +98,17 @@ def _read_file(source: TextSource, *, format: str, language: str | None, report:
         head = stream.peek(formats.SAMPLE)
         if not formats.is_text(head):
             report.not_text += 1
-            report.add_problem(f"{stream.name}: not UTF-8 text (convert it, as with: iconv -f ENCODING -t UTF-8)")
+            report.add_problem(
+                f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
+            )
             continue
-        found = formats.find_format(head, name=stream.name) if format == "auto" else format
-        report.add_format(source.name, found)
+        actual = formats.detect_format(head, name=stream.name) if format == "auto" else format
+        report.add_format(source.name, actual)
         yield from _assemble(
-            formats.read_events(stream, format=found, report=report),  # type: ignore[arg-type]  # checked above
+            formats.read_events(stream, format=actual, report=report),  # type: ignore[arg-type]  # checked above
             prefix=source.name + stream.name.removeprefix(source.path),
             language=language,
-            is_split=found == "sentences",
+            is_split=actual == "sentences",
             report=report,
         )
 
@@ -114,7 +116,7 @@ def _read_file(source: TextSource, *, format: str, language: str | None, report:
 def _assemble(
     events: Iterable[str | None], *, prefix: str, language: str | None, is_split: bool, report: ReadReport
 ) -> Iterator[Document]:
-    """Put paragraphs together to documents (None ends one) and parts of documents."""
+    """Group paragraphs into documents (None ends one) and parts of documents."""
     split = language is not None and not is_split
     is_split = is_split or split
     index, size, sentences, is_first = 0, 0, [], True
@@ -152,25 +154,27 @@ def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     path = Path(item).expanduser()
     names = [path] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207  takes absolute globs
     matches = [Path(name) for name in names]
-    found = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
-    if not found:
+    files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
+    if not files:
         hint = (
-            "copy it to a local disk"
+            "copy it to a local disk first"
             if "://" in item
             else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
         )
         raise UserError(f"data.input: '{item}' matches no file: {hint}")
-    for file in found:
+    for file in files:
         if file.exists() and not file.is_file():
-            raise UserError(f"data.input: '{file}' is no regular file and is read more than once: write it to a file")
-    return [Path(os.path.normpath(file.absolute())) for file in found]
+            raise UserError(
+                f"data.input: '{file}' is not a regular file, and input is read more than once: save it to a file"
+            )
+    return [Path(os.path.normpath(file.absolute())) for file in files]
 
 
 def _walk(folder: Path, leave_out: Set[Path]) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"data.input: cannot read the folder {error.filename}: {error.strerror}") from error
 
-    entered: set[Path] = set()  # links between folders may make a circle
+    entered: set[Path] = set()  # links between folders may form a cycle
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         if (real := Path(parent).resolve()) in entered or real in leave_out:
             folders.clear()
@@ -179,7 +183,9 @@ def _walk(folder: Path, leave_out: Set[Path]) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             file = Path(parent, name)
-            if not name.startswith(".") and (file.is_file() or file.is_symlink()):  # no pipes; a dead link is an error
+            if not name.startswith(".") and (
+                file.is_file() or file.is_symlink()
+            ):  # skips pipes; a dead link is an error later
                 yield file
 
 

@@ -15,28 +15,28 @@ from bert_jax.data.source import Document, TextSource
 
 EMBEDDED = "embedded"
 
-# Of the bytes of the sources: 2.11 of 11.4 MB on Python 3.11, 2.00 of 10.8 on 3.12, 1.98 of 10.6 on 3.13.
-_PROSE_SHARE = 0.185
+# Prose in the source files: 2.11 of 11.4 MB on Python 3.11, 2.00 of 10.8 on 3.12, 1.98 of 10.6 on 3.13.
+_PROSE_FRACTION = 0.185
 _SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib-dynload"})
 _TOPICS = Path("pydoc_data", "topics.py")
 _COMMENT = re.compile(r"(?:^[ \t]*#.*\n)+", re.MULTILINE)
 _COMMENT_MARK = re.compile(r"^[ \t]*#+[!:]? ?", re.MULTILINE)
-_MIN_REPEATED = 6  # words; shorter sentences may come again
-_MIN_COMMENT = 60  # characters; a shorter comment says little without the code below it
+_MIN_REPEATED = 6  # words; shorter sentences may repeat
+_MIN_COMMENT = 60  # characters; a shorter comment means little without its code
 
 
 def embedded_source() -> TextSource:
-    """Return the corpus as a source; its size is an estimate of the prose, some 2 MB."""
+    """Return the corpus as a source; its size is an estimate of the prose, about 2 MB."""
     size = sum(path.stat().st_size for _, path in _modules(_library()))
-    return TextSource(name=EMBEDDED, size=int(size * _PROSE_SHARE), kind="embedded")
+    return TextSource(name=EMBEDDED, size=int(size * _PROSE_FRACTION), kind="embedded")
 
 
 def read_embedded_corpus(folder: Path | None = None) -> Iterator[Document]:
-    """Yield a document for each topic of `pydoc` and each module of the standard library, in paragraphs.
+    """Yield a document, in paragraphs, for each topic of `pydoc` and each module of the standard library.
 
-    A module's document holds the sentences of its docstrings and longer comments, in the order of the source. Files
-    are parsed and never imported; a module without source is left out. The order is fixed, and no paragraph or sentence
-    of six words or more comes twice. `folder` is the library's, by default that of this Python.
+    A module's document contains the sentences of its docstrings and longer comments, in source order. Files are parsed
+    and never imported; modules without source are skipped. The order is fixed. No paragraph or sentence of six words
+    or more is repeated. `folder` is the library's folder, by default that of this Python.
     """
     seen: set[bytes] = set()
     for name, texts in _texts(folder or _library()):
@@ -85,35 +85,35 @@ def _topics(path: Path) -> dict[str, str]:
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield dotted name and path of each source file of the library, sorted by name."""
-    found = []
+    """Yield the dotted name and path of each source file of the library, sorted by name."""
+    modules = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in _SKIPPED and not name.startswith("config-")]
         for file in files:
             path = Path(parent, file)
             relative = path.relative_to(folder)
             if path.suffix == ".py" and relative != _TOPICS:
-                found.append((".".join(relative.with_suffix("").parts).removesuffix(".__init__"), path))
-    yield from sorted(found)
+                modules.append((".".join(relative.with_suffix("").parts).removesuffix(".__init__"), path))
+    yield from sorted(modules)
 
 
 def _parse(path: Path) -> tuple[ast.Module, str]:
-    """Return syntax tree and source, both empty where the file is missing or cannot be parsed."""
+    """Return the syntax tree and source, both empty if the file is missing or cannot be parsed."""
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in others' code
+            warnings.simplefilter("ignore")  # invalid escapes in library code
             source = file.read()
             return ast.parse(source), source
-    except (OSError, SyntaxError, ValueError):  # ValueError: not in the encoding it declares
+    except (OSError, SyntaxError, ValueError):  # ValueError: wrong encoding declaration
         return ast.Module(body=[], type_ignores=[]), ""
 
 
 def _module_texts(path: Path) -> list[str]:
-    """Return docstrings and comments in the order of the source."""
+    """Return docstrings and comments in source order."""
     tree, source = _parse(path)
     texts = []
     pending: list[ast.AST] = [tree]
-    while pending:  # statements alone, five times as fast as ast.walk
+    while pending:  # visits statements only: five times as fast as ast.walk
         node = pending.pop()
         for block in ("body", "orelse", "finalbody", "handlers"):
             pending += getattr(node, block, ())

@@ -1,4 +1,4 @@
-"""Estimate, before anything is read, how large a data set will be and how long it takes to make."""
+"""Estimate the size of a data set and the time to build it, before reading the text."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,32 +10,32 @@ from bert_jax.data.source import TextSource
 from bert_jax.errors import UserError
 from bert_jax.progress import duration, format_bytes
 
-# By how much text grows when it is decompressed: novels, each packed with the program's default setting.
+# Expansion of compressed text, measured on novels with each program's default settings.
 _EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7}
-_BYTES_A_TOKEN = 4.4  # of English; other languages have fewer, Chinese 3
-_FILLED_SHARE = 0.85  # of a row's positions, the rest is padding
-_RECORD_BYTES = 68  # that ArrayRecord and the Example around a row take
-_TEXT_BYTES_A_SECOND = 5e6  # a core, one length: benchmarks/data_set.py
+_BYTES_PER_TOKEN = 4.4  # English; other languages have fewer, Chinese 3
+_FILLED_FRACTION = 0.85  # of the positions of a sequence; the rest is padding
+_RECORD_BYTES = 68  # overhead of ArrayRecord and the Example around a row
+_TEXT_BYTES_PER_SECOND = 5e6  # per core, one length: benchmarks/data_set.py
 
 
 def estimate_text(sources: Sequence[TextSource]) -> int:
-    """Return about how many bytes of text the sources hold."""
+    """Return the estimated bytes of text in the sources."""
     return int(sum(source.size * _EXPANSION.get(without_compression(source.path)[1], 1.0) for source in sources))
 
 
 def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_workers: int) -> str:
-    """Say in a line what will come out and when."""
-    rows = ", ".join(f"{_num_rows(text_bytes, length):,} rows of {length}" for length in max_seq_lengths)
+    """Return a line with the estimated size and build time."""
+    sequences = ", ".join(f"{_num_rows(text_bytes, length):,} sequences of {length}" for length in max_seq_lengths)
     size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths))
-    seconds = text_bytes / _TEXT_BYTES_A_SECOND / num_workers
+    seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers
     return (
-        f"{format_bytes(text_bytes)} of text, more or less: about {rows}, {size} in all (while it is made, "
-        f"{format_bytes(text_bytes)} more); about {duration(seconds)} with {num_workers} workers"
+        f"estimate: {format_bytes(text_bytes)} of text, {sequences}, {size} in total (plus "
+        f"{format_bytes(text_bytes)} during the build); {duration(seconds)} with {num_workers} workers"
     )
 
 
-def check_room(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int]) -> None:
-    """Compare what is still to be written with what the disk has left.
+def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int]) -> None:
+    """Compare the estimated size of the files still to be written with the free disk space.
 
     Raises:
       UserError: if the disk is too small.
@@ -43,16 +43,16 @@ def check_room(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int]) ->
     existing = next(parent for parent in [out, *out.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     needed = _data_set_bytes(text_bytes, max_seq_lengths) + text_bytes
-    needed -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # of a build that was stopped
+    needed -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # files of an interrupted build
     if needed > free:
         raise UserError(
-            f"the disk of {existing} has {format_bytes(free)} free and about {format_bytes(needed)} are needed: "
-            "free some, or choose another --out"
+            f"the disk of {existing} has {format_bytes(free)} free, but about {format_bytes(needed)} are needed: "
+            "free disk space, or choose another --out"
         )
 
 
 def _num_rows(text_bytes: int, max_seq_length: int) -> int:
-    return int(text_bytes / _BYTES_A_TOKEN / (max_seq_length * _FILLED_SHARE)) + 1
+    return int(text_bytes / _BYTES_PER_TOKEN / (max_seq_length * _FILLED_FRACTION)) + 1
 
 
 def _data_set_bytes(text_bytes: int, max_seq_lengths: Sequence[int]) -> int:

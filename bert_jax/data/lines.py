@@ -1,4 +1,4 @@
-"""Bytes to lines of text, in bounded memory whatever the bytes are."""
+"""Split bytes into lines of text, in bounded memory for any input."""
 
 import re
 from collections.abc import Iterator
@@ -6,25 +6,25 @@ from collections.abc import Iterator
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.source import ReadReport
 
-BLOCK = 1 << 20  # bytes a read
-MAX_LINE = 1 << 18  # bytes; a longer line is cut: 256 KiB is some 40,000 words
-MAX_WHOLE_LINE = 1 << 25  # bytes; a JSON line cannot be cut, and one holds at most a book
-_BATCH = 1 << 18  # bytes decoded and split in one go
+BLOCK = 1 << 20  # bytes per read
+MAX_LINE = 1 << 18  # bytes; a longer line is split: 256 KiB is about 40,000 words
+MAX_WHOLE_LINE = 1 << 25  # bytes; a JSON line cannot be split; this is enough for a book
+_BATCH = 1 << 18  # bytes decoded and split at a time
 
-# Vertical tab, form feed, next line, line and paragraph separator: breaks to some programs, but not the end of a line
-# here (a JSON string may hold the last two as they are).
+# Vertical tab, form feed, next line, line and paragraph separator: line breaks to some programs, but not here (a JSON
+# string may contain the last two).
 _BREAKS = "\x0b\x0c\x85\u2028\u2029"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BYTE_ORDER_MARK = "\ufeff"
-OVERLONG = "\0"  # stands for a line left out; no other line holds a NUL
+OVERLONG = "\0"  # marks a skipped line; no other line contains a NUL
 
 
 def read_lines(stream: ByteStream, *, report: ReadReport, whole: bool = False) -> Iterator[list[str]]:
-    r"""Yield the lines of UTF-8 text in batches of about 256 KiB, ended by "\n", "\r\n" or "\r", without the end.
+    r"""Yield the lines of UTF-8 text, without line ends ("\n", "\r\n" or "\r"), in batches of about 256 KiB.
 
-    Invalid UTF-8 becomes U+FFFD, NUL and byte order marks go, other odd breaks become spaces; the report counts. A line
-    over `MAX_LINE` bytes is cut at white space, or at that size where there is none; with `whole`, lines up to
-    `MAX_WHOLE_LINE` stay in one piece and `OVERLONG` stands in the place of a longer one.
+    Invalid UTF-8 becomes U+FFFD, NUL and byte order marks are removed, other breaks become spaces; `report` counts
+    them. A line longer than `MAX_LINE` bytes is split at white space, or at that size if it has none. With `whole`,
+    lines are not split, and a line longer than `MAX_WHOLE_LINE` is replaced by `OVERLONG`.
     """
     limit = MAX_WHOLE_LINE if whole else MAX_LINE
     data, in_long_line = b"", False
@@ -60,7 +60,7 @@ def _lines(data: bytes, report: ReadReport, *, leave_out_first: bool = False) ->
 
 
 def clean(text: str, report: ReadReport) -> str:
-    """Take out what no text needs (NUL, byte order marks, odd breaks), counting the NULs."""
+    """Remove NUL and byte order marks, replace unusual line breaks by spaces, and count the NULs."""
     if "\0" in text:
         report.nul_characters += text.count("\0")
         text = text.replace("\0", "")
@@ -73,7 +73,7 @@ def clean(text: str, report: ReadReport) -> str:
 
 
 def replace_surrogates(text: str, report: ReadReport) -> str:
-    r"""Replace lone surrogates, which JSON can write ("\ud800") and UTF-8 cannot, by U+FFFD, counting them."""
+    r"""Replace lone surrogates, which JSON can encode ("\ud800") and UTF-8 cannot, by U+FFFD, and count them."""
     if text.isascii():
         return text
     text, count = _SURROGATES.subn("\ufffd", text)
@@ -82,19 +82,19 @@ def replace_surrogates(text: str, report: ReadReport) -> str:
 
 
 def _normalized(stream: ByteStream, report: ReadReport) -> Iterator[bytes]:
-    held = b""  # a "\r" that may be half of "\r\n"
+    pending = b""  # a "\r" that may be half of "\r\n"
     while block := stream.read(BLOCK):
         report.bytes += len(block)
-        block, held = held + block, b""
+        block, pending = pending + block, b""
         if block.endswith(b"\r"):
-            block, held = block[:-1], b"\r"
+            block, pending = block[:-1], b"\r"
         yield block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
-    if held:
+    if pending:
         yield b"\n"
 
 
 def decode(data: bytes, report: ReadReport) -> str:
-    """Decode UTF-8, replacing what is not UTF-8 by U+FFFD and counting it."""
+    """Decode UTF-8; replace invalid bytes by U+FFFD, and count them."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -104,7 +104,7 @@ def decode(data: bytes, report: ReadReport) -> str:
 
 
 def _cut(data: bytes, start: int, end: int) -> int:
-    """Return where to cut a line that goes on after `end`: behind white space, else between two characters."""
+    """Return where to split a line that is longer than `end`: after white space, else between two characters."""
     white = max(data.rfind(b" ", start, end), data.rfind(b"\t", start, end))
     if white >= 0:
         return white + 1

@@ -1,7 +1,7 @@
-"""Load batches of rows: batch k is a function of (seed, k), so the step number is all the state there is.
+"""Load batches: batch k is a function of (seed, k), so the step number is the only state.
 
-Row r of global batch k is the same for any number of hosts: a batch is cut into equal shares of rows in order, and a
-host reads those that its devices hold.
+Sequence r of global batch k does not depend on the number of hosts: a batch is split into equal contiguous shards, and
+a host reads the shards of its devices.
 """
 
 import bisect
@@ -23,16 +23,16 @@ from bert_jax.errors import UserError
 if TYPE_CHECKING:
     import grain
 
-_READER_OPTIONS = "readahead_buffer_size:0"  # rows are read alone, in random order
-_SPARE_FILES = 256  # descriptors left to the rest of the program
-_MAX_SEED = 1 << 32  # Grain's
+_READER_OPTIONS = "readahead_buffer_size:0"  # records are read one at a time, in random order
+_SPARE_FILES = 256  # file descriptors reserved for the rest of the program
+_MAX_SEED = 1 << 32  # limit of Grain
 
 
 class PretrainingBatches:
-    """Serve the batches of one split, by number.
+    """The batches of one split, by number.
 
-    With `shuffle` they go on for ever, each epoch in an order of its own (`len` is not defined). Without, every row
-    comes once, and the last batch is filled up with empty rows, whose lengths are 0.
+    With `shuffle` they never end (`len` is undefined), and each epoch has its own order. Without it, every sequence
+    occurs once, and the last batch is padded with empty sequences, whose lengths are 0.
     """
 
     def __init__(
@@ -43,56 +43,57 @@ class PretrainingBatches:
         split: str = "train",
         batch_size: int,
         seed: int,
-        shares: Sequence[int] = (0,),
-        share_count: int = 1,
+        shards: Sequence[int] = (0,),
+        num_shards: int = 1,
         shuffle: bool = True,
     ):
-        """Open the data set; `batch_size` is the global one, cut into `share_count` shares of which `shares` are read.
+        """Open the data set. A global batch of `batch_size` is split into `num_shards`; this host reads `shards`.
 
         Raises:
-          UserError: no such data set, length or split; shares that do not divide the batch; a shard that is not as it
-            was written.
+          UserError: for a missing data set, length or split; shards that do not divide the batch; a damaged file.
         """
-        if batch_size <= 0 or batch_size % share_count:
+        if batch_size <= 0 or batch_size % num_shards:
             raise UserError(
-                f"a batch of {batch_size} rows cannot be cut into {share_count} shares: "
-                f"choose a multiple of {share_count}"
+                f"a batch of {batch_size} sequences cannot be split into {num_shards} shards: choose a multiple of "
+                f"{num_shards}"
             )
         self.info = load_dataset_info(directory, max_seq_length=max_seq_length)
         self.num_rows = self.info.num_rows(split)
         if not self.num_rows:
             raise UserError(
-                f"data set {directory} has no {split} rows at max_seq_length={max_seq_length}: "
-                "make it anew with a larger heldout_fraction, or of more text"
+                f"data set {directory} has no {split} sequences at max_seq_length={max_seq_length}: "
+                "build it again with a larger heldout_fraction or with more text"
             )
-        self._share_size = batch_size // share_count
-        self.local_batch_size = self._share_size * len(shares)
+        self._shard_size = batch_size // num_shards
+        self.local_batch_size = self._shard_size * len(shards)
         self._num_batches = None if shuffle else -(-self.num_rows // batch_size)
         self._rows = _RowReader(self.info, split)
-        self._shares, self._share_count = tuple(shares), share_count
+        self._shards, self._num_shards = tuple(shards), num_shards
         self._blocks = self._index_blocks(seed % _MAX_SEED)
 
     def __len__(self) -> int:
-        """Return the number of batches of one pass; only without `shuffle`."""
+        """Return the number of batches in one epoch; only without `shuffle`."""
         if self._num_batches is None:
-            raise TypeError("shuffled batches have no end; choose how many to take")
+            raise TypeError("shuffled batches have no end: choose how many to take")
         return self._num_batches
 
     def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
-        """Return this host's rows of global batch number `batch`, as `records.decode_rows` names them."""
+        """Return this host's part of global batch `batch`, with the keys of `records.decode_rows`."""
         return self._rows.read(self.row_indices(batch))
 
     def row_indices(self, batch: int) -> np.ndarray:
-        """Return which rows of the data set this host has in global batch `batch`: [local batch], -1 for empty ones."""
+        """Return the data set indices of this host's part of global batch `batch`: [local batch], -1 if empty."""
         if batch < 0 or (self._num_batches is not None and batch >= self._num_batches):
             raise IndexError(f"batch {batch} of {self._num_batches}")
-        blocks = [self._blocks[batch * self._share_count + share] for share in self._shares]
-        return np.concatenate([block for block in blocks if block is not None])  # Grain's type allows for filtered ones
+        blocks = [self._blocks[batch * self._num_shards + shard] for shard in self._shards]
+        return np.concatenate(
+            [block for block in blocks if block is not None]
+        )  # None only in Grain's type: nothing is filtered
 
     def iterate(
         self, *, start: int = 0, stop: int | None = None, num_threads: int = 2, prefetch: int = 4
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yield batches from number `start` up to `stop`, reading `prefetch` of them ahead in `num_threads` threads."""
+        """Yield batches `start` to `stop - 1`, prefetching `prefetch` of them in `num_threads` threads."""
         import grain  # as in `_index_blocks`
 
         end = sys.maxsize if self._num_batches is None else self._num_batches
@@ -101,19 +102,19 @@ class PretrainingBatches:
         return iter(numbers.map(self.__getitem__).to_iter_dataset(options))
 
     def _index_blocks(self, seed: int) -> "grain.MapDataset[np.ndarray]":
-        """Return a Grain data set of blocks of row numbers, a share of a batch each, those of a batch in order."""
-        import grain  # imports jax where that is installed, so not before a loader is really wanted
+        """Return a Grain data set of sequence indices, one element per batch shard, in order."""
+        import grain  # imported late: it imports jax if installed
 
         if self._num_batches is None:
             rows = grain.MapDataset.range(self.num_rows).seed(seed).shuffle().repeat()
         else:
-            num_filled = self._num_batches * self._share_size * self._share_count
+            num_filled = self._num_batches * self._shard_size * self._num_shards
             rows = grain.MapDataset.range(num_filled).map(lambda row: row if row < self.num_rows else -1)
-        return rows.batch(self._share_size, batch_fn=np.asarray)
+        return rows.batch(self._shard_size, batch_fn=np.asarray)
 
 
 class _RowReader:
-    """Read rows by number from the shards of a split, from several threads at once."""
+    """Thread-safe reader of records by index, across the shards of a split."""
 
     def __init__(self, info: DatasetInfo, split: str):
         self._info = info
@@ -126,26 +127,25 @@ class _RowReader:
         _allow_open_files(len(self._shards))
 
     def read(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the rows `numbers` [B]; -1 gives an empty row."""
-        wanted = numbers[numbers >= 0].tolist()
-        records = [self._read_record(number) for number in wanted]
+        """Return the batch of records `numbers` [B]; -1 gives an empty sequence."""
+        records = [self._read_record(number) for number in numbers[numbers >= 0].tolist()]
         spec = self._info.row_spec
         try:
-            found = parse_records(records, spec=spec)
+            parsed = parse_records(records, spec=spec)
         except ValueError as error:
             directory = self._info.file(self._shards[0]).parent
-            raise UserError(f"{directory} holds records of another layout ({error}): {_REBUILD}") from None
+            raise UserError(f"{directory} contains records of another layout ({error}): {_REBUILD}") from None
         rows = np.zeros((len(numbers), spec.num_elements), spec.dtype)
-        rows[: len(found)] = found  # empty rows only ever end a batch
+        rows[: len(parsed)] = parsed  # empty sequences are always at the end of a batch
         return decode_rows(rows, spec=spec)
 
     def _read_record(self, number: int) -> bytes:
         shard = bisect.bisect_right(self._ends, number)
-        inside = number - self._ends[shard] + self._shards[shard].num_rows
+        index = number - self._ends[shard] + self._shards[shard].num_rows
         reader = self._readers[shard] or self._open(shard)
         try:
-            # A range of one: reading a list of numbers costs time in proportion to the whole file.
-            return reader.read(inside, inside + 1)[0]
+            # A range of one record: reading a list of indices takes time proportional to the file size.
+            return reader.read(index, index + 1)[0]
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._damaged(self._shards[shard], str(error)) from None
 
@@ -160,7 +160,7 @@ class _RowReader:
                 except (RuntimeError, ValueError) as error:
                     raise self._damaged(shard, str(error)) from None
                 if num_rows != shard.num_rows:
-                    raise self._damaged(shard, f"{num_rows} rows instead of {shard.num_rows}")
+                    raise self._damaged(shard, f"{num_rows} records instead of {shard.num_rows}")
                 self._readers[number] = reader
         return reader
 
@@ -169,7 +169,7 @@ class _RowReader:
         try:
             size = file.stat().st_size
         except FileNotFoundError:
-            raise self._damaged(shard, "it is not there") from None
+            raise self._damaged(shard, "it does not exist") from None
         if size != shard.num_bytes:
             raise self._damaged(shard, f"{size} bytes instead of {shard.num_bytes}")
 
@@ -177,13 +177,13 @@ class _RowReader:
         return UserError(f"shard {self._info.file(shard)} is damaged ({reason}): {_REBUILD}")
 
 
-_REBUILD = "delete the folder it is in and run prepare again with the same flags, which makes the same rows"
+_REBUILD = "delete its folder and run prepare again with the same flags, which builds the same data set"
 
 
 def _allow_open_files(number: int) -> None:
-    """Raise the limit of open files where the shards would exceed it; a reader keeps its file open."""
+    """Raise the limit of open files if necessary: each shard's reader keeps its file open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + _SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = number + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,4 +1,4 @@
-"""Write down what a data set is made from, and refuse to go on with anything else."""
+"""Record what a data set is built from, and refuse to resume it with other inputs or settings."""
 
 import hashlib
 import shutil
@@ -13,18 +13,18 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import load_json
 
-_LAYOUT = 1  # of rows, positions and draws: raised when the same text would give other bytes
+_LAYOUT = 1  # version of the output: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
-_PACKING = {"pack": False, "max_instances_per_row": 0, "max_instance_length": 0}  # what manifests lack that are older
+_PACKING = {"pack": False, "max_instances_per_row": 0, "max_instance_length": 0}  # missing in older manifests
 
 
 def make_manifest(
     config: DataConfig, *, sources: Sequence[TextSource], tokenizer: Tokenizer | None, vocab_size: int, recipe: str
 ) -> dict[str, Any]:
-    """Return what decides on the data set, as JSON values.
+    """Return everything that determines the data set, as JSON values.
 
-    A file is known by its name, its size and a hash of its beginning, middle and end: a full hash would read the whole
-    corpus whenever a training run looks whether its data set is there.
+    A file is identified by its name, its size and a hash of its beginning, middle and end: a full hash would read the
+    whole corpus at every start of a training run.
     """
     return {
         "layout": _LAYOUT,
@@ -54,13 +54,13 @@ def _sample_hash(source: TextSource) -> str:
 
 
 def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    """Compare with the manifest in `out`, if there is one; what a build left that came to no shard is removed instead.
+    """Compare with the manifest in `out`, if there is one; remove a differing build that has no shard yet.
 
     Raises:
-      UserError: naming the first thing that differs; or if `out` holds files in the way that are not a data set's.
+      UserError: naming the first difference; or if `out` contains conflicting files that are not a data set's.
     """
     file = out / "manifest.json"
-    remedy = "choose another --out, or delete that folder to build it anew"
+    remedy = "choose another --out, or delete that folder to build it again"
     if not file.exists():
         for name in ("vocab", DATASET_NAME):
             if (out / name).exists():
@@ -74,7 +74,7 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
         for name in ("vocab", DATASET_NAME, "work"):
             shutil.rmtree(out / name, ignore_errors=True)
         return
-    late = ("vocabulary", "inputs")  # casing is in the vocabulary's fingerprint, and says more
+    late = ("vocabulary", "inputs")  # compared last: casing, which says more, also changes the vocabulary's fingerprint
     for name in sorted(set(known) | set(manifest), key=lambda name: (name in late, name)):
         before, now = known.get(name), manifest.get(name)
         if before == now:

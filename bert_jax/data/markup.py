@@ -1,4 +1,4 @@
-"""Documentation in plain text (docstrings, reStructuredText and what Sphinx makes of it) to English sentences."""
+"""Extract English sentences from documentation: docstrings, reStructuredText and Sphinx's plain text."""
 
 import inspect
 import re
@@ -6,30 +6,30 @@ from collections.abc import Iterator
 
 from bert_jax.data.sentences import split_paragraph
 
-_RULE = re.compile(r"\W{3,}")  # a line of marks alone: underlines a heading or borders a table
+_RULE = re.compile(r"\W{3,}")  # a line of punctuation only: underlines a heading or borders a table
 _COLUMNS = re.compile(r"\S {3,}\S+.* {3,}\S")  # three columns: a table
-_ITEM = re.compile(r"\s*(?:[-*+•o]|\(?\w[.)]|\d+[.)]|\[\w+\])\s+(?=\S)")  # of a list, or a footnote
-_LABEL = re.compile(  # ":param x: ", "x (int): ", "x -- ", or a column of its own before three spaces
+_ITEM = re.compile(r"\s*(?:[-*+•o]|\(?\w[.)]|\d+[.)]|\[\w+\])\s+(?=\S)")  # list item or footnote
+_LABEL = re.compile(  # ":param x: ", "x (int): ", "x -- ", or a first column before three spaces
     r"\s*(?:(?:[:@](?:param|arg|return|raise|type|keyword)[^:]*:|[*\w.]+(?: ?\([^)]*\))? ?(?::|--?))\s+"
     r"|[*\w.()\\]+ {3,})(?=\S)"
 )
-_TERM = 40  # characters; a longer line with a deeper one below is no term with its definition but a hanging indent
+_TERM = 40  # characters; a longer line above an indented one is a hanging indent, not a term with its definition
 _VERSION = re.compile(r"(?:Deprecated|New|Changed|Added)(?: since|in)? version [\w.]+(?:, [^:]*)?[:.] ?")
 
 _INLINE = (
     (re.compile(r"\s*\[(?:\d+|#\w*)\]_?"), ""),  # footnotes
     (re.compile(r":[a-z][\w:+-]*:`~?(?:[^`<]*?<)?!?([^`>]+?)>?`"), r"\1"),  # roles
     (re.compile(r"`([^`<]+?)\s*<[^`>]+>`_+"), r"\1"),  # links
-    (re.compile(r"``(.+?)``|`([^`']+)[`']_*"), r"\1\2"),  # code, in either quotation
+    (re.compile(r"``(.+?)``|`([^`']+)[`']_*"), r"\1\2"),  # code, in either kind of quotes
     (re.compile(r"(?<![\w*])\*{1,2}([\w.() -]+?)\*{1,2}(?![\w*])"), r"\1"),  # emphasis
-    (re.compile(r'"([^\s"]+)"'), r"\1"),  # Sphinx puts code in quotes: one word only, others are quotations
+    (re.compile(r'"([^\s"]+)"'), r"\1"),  # Sphinx quotes code; longer quotes are quotations
     (re.compile(r"(?<=\S) {2,}"), " "),
 )
 
 _WORD = re.compile(r"[\"'(\[‘“]*[A-Za-z]+(?:['’/-][A-Za-z]+)*[\"')\]’”.,;:!?]*")
-_START = re.compile(r"[\"'(‘“]*[A-Z]|[\"'‘“]\w|[\w.]+[_(.]")  # a capital, or a name in a program: "dir() converts"
+_START = re.compile(r"[\"'(‘“]*[A-Z]|[\"'‘“]\w|[\w.]+[_(.]")  # a capital, or an identifier: "dir() converts"
 _END = re.compile(r"[.!?][\"')’”]*$")
-_DASH = re.compile(r":\s| --? ")  # what has one and no full stop is rather an entry of a list
+_DASH = re.compile(r":\s| --? ")  # with a dash and no full stop, it is probably a list entry
 _NOTE = re.compile(r"XXX|TODO|FIXME")
 _CODE = frozenset("=<>{}[]\\|@#$%^&*+~/`")
 _COMMON = re.compile(
@@ -40,10 +40,10 @@ _COMMON = re.compile(
 
 
 def sentences_of(text: str) -> list[list[str]]:
-    """Return the paragraphs of a documentation text, each as its sentences, leaving out all that is not a sentence.
+    """Return the paragraphs of a documentation text as lists of sentences.
 
-    Headings, signatures, examples, tables, grammars and bare lists of names go; of a list or a table of parameters the
-    sentences stay. What is left is prose without marks of reStructuredText.
+    Headings, signatures, examples, tables, grammars and lists of names are removed; sentences in lists and in tables of
+    parameters are kept. The result is prose without reStructuredText markup.
     """
     paragraphs = []
     for paragraph in _paragraphs(inspect.cleandoc(text).expandtabs()):
@@ -51,7 +51,7 @@ def sentences_of(text: str) -> list[list[str]]:
             paragraph = pattern.sub(replacement, paragraph)
         sentences = split_paragraph(paragraph, language="en")
         if sentences and sentences[-1][-1].isalnum() and not _DASH.search(sentences[-1]):
-            sentences[-1] += "."  # many a summary line has no full stop, and is a sentence otherwise
+            sentences[-1] += "."  # many summary lines are sentences without a full stop
         sentences = [sentence for sentence in sentences if is_sentence(sentence)]
         if sentences:
             paragraphs.append(sentences)
@@ -59,7 +59,7 @@ def sentences_of(text: str) -> list[list[str]]:
 
 
 def is_sentence(text: str) -> bool:
-    """Say whether a text looks like an English sentence rather than like code, a heading or a list of names."""
+    """Return whether a text looks like an English sentence, not like code, a heading or a list of names."""
     words = text.split()
     if len(words) < 4 or not _START.match(text) or not _END.search(text) or _NOTE.search(text):
         return False
@@ -71,7 +71,7 @@ def is_sentence(text: str) -> bool:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    literal: int | None = None  # the indent of the paragraph that announced a literal block with "::"
+    literal: int | None = None  # the indent of the paragraph that introduced a literal block with "::"
     for block in re.split(r"\n\s*\n", text):
         lines = [line.rstrip() for line in block.split("\n") if line.strip()]
         if not lines:
@@ -93,7 +93,7 @@ def _block_paragraphs(lines: list[str]) -> Iterator[str]:
             prose.append(line)
     if sum(_COLUMNS.search(line) is not None for line in prose) > 1:
         return
-    has_labels = sum(_LABEL.match(line) is not None for line in prose) > 1  # one may be a dash within a sentence
+    has_labels = sum(_LABEL.match(line) is not None for line in prose) > 1  # a single match may be a dash inside prose
     parts: list[str] = []
     for number, line in enumerate(prose):
         before = prose[number - 1] if number else line
@@ -115,7 +115,7 @@ def _join(lines: list[str]) -> str:
     label = _LABEL.match(text)
     if label and text[label.end()].isupper():
         text = text[label.end() :]
-    is_name = re.search(r"[\W_]\w|[\d(]", text.partition(" ")[0])  # as in a program: its case stays
+    is_name = re.search(r"[\W_]\w|[\d(]", text.partition(" ")[0])  # an identifier: keeps its case
     return text if is_name else text[:1].upper() + text[1:]
 
 

@@ -1,4 +1,4 @@
-"""Open a file as the texts in it: decompressed, and each member of an archive by itself, all as streams."""
+"""Open a file as a stream of text, or an archive as one stream per member, decompressed."""
 
 import bz2
 import gzip
@@ -14,24 +14,24 @@ import zstandard
 
 from bert_jax.errors import UserError
 
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # pi: a first block; sqrt(pi): the end of an empty file
-_ZSTD_OUTPUT = 1 << 20  # bytes that one step of the zstd decoder should give
-_ZSTD = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # whatever `zstd --long` was told
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # pi: first block; sqrt(pi): end of an empty file
+_ZSTD_OUTPUT = 1 << 20  # bytes that one call of the zstd decoder should produce
+_ZSTD = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # any setting of `zstd --long`
 
 
 class Readable(Protocol):
-    """What decompressors and archives ask of a file."""
+    """The interface of a file for decompressors and archives."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes, none at the end."""
+        """Return at most `size` bytes, empty at the end."""
         ...
 
 
 class ByteStream:
-    """A stream whose head can be seen before it is read, and that always fills a read.
+    """A stream with `peek`, whose reads are short only at the end.
 
-    Full reads make whatever is done block by block independent of how a decompressor portions its output. Damage raises
-    `UserError` naming the file.
+    Full reads make block-wise processing independent of the decompressor's output sizes. Damaged data raises
+    `UserError` with the file's name.
     """
 
     def __init__(self, source: Readable, *, name: str):
@@ -40,7 +40,7 @@ class ByteStream:
         self._head = b""
 
     def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes, fewer only at the end, and leave them to be read."""
+        """Return the next `size` bytes without consuming them, fewer only at the end."""
         if len(self._head) < size:
             self._head += self._fill(size - len(self._head))
         return self._head[:size]
@@ -51,32 +51,34 @@ class ByteStream:
         return head + self._fill(size - len(head)) if len(head) < size else head
 
     def _fill(self, size: int) -> bytes:
-        pieces = []
+        parts = []
         while size > 0:
             try:
-                piece = self._source.read(size)
+                part = self._source.read(size)
             except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError) as error:
                 raise _damaged(self.name, error) from error
-            if not piece:
+            if not part:
                 break
-            pieces.append(piece)
-            size -= len(piece)
-        return b"".join(pieces)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 def _damaged(name: str, error: Exception) -> UserError:
-    if isinstance(error, OSError) and error.errno:  # the disk's, not the decompressor's
+    if isinstance(error, OSError) and error.errno:  # an error of the disk, not of the decompressor
         return UserError(f"cannot read {name}: {error.strerror}")
-    return UserError(f"{name} is damaged or cut short ({error}): fetch or make it again, or leave it out of the input")
+    return UserError(
+        f"{name} is damaged or cut short ({error}): download or create it again, or leave it out of the input"
+    )
 
 
 class _ZstdFile:
-    """Read a zstd file of one or more frames; unlike zstandard's own reader, notice one that is cut short."""
+    """Reader of a zstd file with one or more frames; unlike zstandard's own reader, it detects truncation."""
 
     def __init__(self, source: Readable):
         self._source = source
         self._frame = _ZSTD.decompressobj()
-        self._portion = 1 << 10  # compressed bytes a step; adapts, as a step's output has no other bound
+        self._input_size = 1 << 10  # compressed bytes per call; adapts, because nothing else bounds the output
         self._input = b""
         self._output = b""
         self._in_frame = False
@@ -88,15 +90,15 @@ class _ZstdFile:
                 if self._in_frame:
                     raise EOFError("the zstd data ends in the middle of a frame")
                 return b""
-            portion, self._input = self._input[: self._portion], self._input[self._portion :]
+            block, self._input = self._input[: self._input_size], self._input[self._input_size :]
             self._in_frame = True
-            self._output = self._frame.decompress(portion)
+            self._output = self._frame.decompress(block)
             if self._frame.eof:
                 self._input = self._frame.unused_data + self._input
                 self._frame = _ZSTD.decompressobj()
                 self._in_frame = False
             grow = len(self._output) < _ZSTD_OUTPUT // 4
-            self._portion = min(self._portion * 2, 1 << 16) if grow else max(self._portion // 2, 16)
+            self._input_size = min(self._input_size * 2, 1 << 16) if grow else max(self._input_size // 2, 16)
         output, self._output = self._output[:size], self._output[size:]
         return output
 
@@ -118,20 +120,20 @@ _SHORT_TAR_SUFFIXES = {".tgz": ".gz", ".tbz": ".bz2", ".tbz2": ".bz2", ".txz": "
 
 
 def open_texts(path: str) -> Iterator[ByteStream]:
-    """Yield the file, decompressed, or each regular file of an archive; read each before asking for the next.
+    """Yield the decompressed file, or each regular file of an archive; read each stream before advancing to the next.
 
-    A stream's `name` is the path, followed by "/" and the member's path within an archive. Compression and archives are
-    found by looking at the bytes; a suffix that promises a compression must be right.
+    A stream's `name` is the path, plus "/" and the member's path within an archive. Compression and archives are
+    detected from the content; a suffix of a compression must agree with it.
 
     Raises:
-        UserError: the file cannot be read, or is damaged or cut short.
+        UserError: if the file cannot be read, or is damaged or truncated.
     """
     with _open(path) as file:
         yield from _texts(ByteStream(file, name=path), path)
 
 
 def without_compression(name: str) -> tuple[str, str]:
-    """Divide a name into the name of what was compressed and the compression's suffix, "" where there is none."""
+    """Split a name into the uncompressed name and the compression's suffix ("" for none)."""
     suffix = PurePosixPath(name).suffix
     base, suffix = name.removesuffix(suffix), suffix.lower()
     if suffix in _SHORT_TAR_SUFFIXES:
@@ -162,10 +164,10 @@ def _texts(stream: ByteStream, name: str) -> Iterator[ByteStream]:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Refuse an archive with a bad header or no end mark, where `tarfile` would stop as if all were read."""
+    """A tar header that raises for a bad header or a missing end mark, where `tarfile` silently stops."""
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:  # a name that hides the module's, as in the base
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:  # shadows the module, like the base class
         try:
             return super().fromtarfile(tarfile)
         except _TAR_END:
@@ -183,7 +185,7 @@ def _members(stream: ByteStream) -> Iterator[ByteStream]:
     try:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as archive:  # type: ignore
             while (member := archive.next()) is not None:
-                archive.members = []  # otherwise it keeps every header
+                archive.members = []  # otherwise it accumulates every header
                 hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
                 content = archive.extractfile(member) if member.isreg() and not hidden else None
                 if content is not None:
@@ -191,5 +193,5 @@ def _members(stream: ByteStream) -> Iterator[ByteStream]:
                     yield from _texts(ByteStream(content, name=name), name)
     except tarfile.TarError as error:
         raise _damaged(stream.name, error) from error
-    while stream.read(1 << 20):  # the decompressor checks its checksum only at its end
+    while stream.read(1 << 20):  # the decompressor verifies the checksum only at the end
         pass

@@ -1,17 +1,17 @@
 """Make instances of segments A and B from documents, as create_pretraining_data.py of google-research/bert does.
 
-An instance is not a list of tokens but four offsets into the run of tokens it was cut from: A and B are always
-contiguous, so nothing is copied before the rows are written. Nothing is masked here: one data set serves every seed.
+An instance is four offsets into the token ids of the documents: A and B are contiguous, so nothing is copied before
+the records are written. Nothing is masked here: one data set serves every seed.
 
 Two recipes:
 
-* `original` draws what the original draws, in its order: the target length once a document, a random B whenever only
-  one segment is left (so that more than half of the labels are 1).
-* `modern` deviates twice. The target length is drawn anew for each instance, because a novel whose one draw came out
-  short would otherwise be cut into thousands of short rows. And the label is always a fair coin: a lone segment whose
-  true next is wanted is joined by its neighbor in the document instead of getting a random B.
+* `original` samples like the original, in the same order: one target length per document, and a random B whenever only
+  one segment is left, so more than half of the labels are 1.
+* `modern` has two differences. It samples a target length per instance: with one short length for a whole novel, the
+  novel would be split into thousands of short instances. And the label is always a fair coin: a single segment that
+  needs its true next segment is joined with its neighbor in the document instead of getting a random B.
 
-Both never draw B from A's own document; the original does when ten draws in a row hit it.
+Neither samples B from A's own document. The original does after ten attempts that hit it.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from bert_jax.rows.truncation import truncate_spans, truncate_spans_one_by_one
 
 Pair = tuple[int, int, int, int, int]  # start and end of A, start and end of B, label
 ONE_DOCUMENT = (
-    "next-sentence prediction draws B from another document and there is only one: "
+    "next-sentence prediction samples B from another document, but there is only one: "
     "give more documents, or set config.data.objective=mlm"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedDocuments:
-    """Hold documents as one run of token ids, cut into segments (sentences), the segments into documents.
+    """Documents as one array of token ids, divided into segments (sentences) and documents.
 
     Attributes:
-      ids: [N] token ids of all documents, one after the other.
+      ids: [N] token ids of all documents, concatenated.
       segment_bounds: [segments + 1] offsets into `ids`; no segment is empty.
       document_bounds: [documents + 1] offsets into the segments; no document is empty.
-      keys: [documents] equal for two entries that are parts of the same long document.
-      num_own: instances are made of the first `num_own` documents; the others only lend a random B.
+      keys: [documents] equal for parts of the same long document.
+      num_own: instances are built from the first `num_own` documents; the others are donors of a random B.
     """
 
     ids: np.ndarray
@@ -52,9 +52,9 @@ class TokenizedDocuments:
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Hold instances as offsets into `TokenizedDocuments.ids`, [I, 2] each, and labels [I].
+    """Instances as offsets into `TokenizedDocuments.ids`, [I, 2] per segment, and labels [I].
 
-    `b` is an empty range under the objective mlm. `labels` is 1 for a random B (mlm+nsp) and for swapped segments
+    `b` is an empty range for the objective mlm. `labels` is 1 for a random B (mlm+nsp) and for swapped segments
     (mlm+sop, where `a` then comes after `b` in the text), else 0.
     """
 
@@ -76,12 +76,12 @@ def make_instances(
     rng: random.Random,
     word_starts: np.ndarray,
 ) -> Instances:
-    """Cut `documents` into instances, document by document in the given order.
+    """Divide `documents` into instances, in the given order.
 
-    `word_starts` [vocab_size] says which ids begin a word: the single segments of `mlm` end where a word does.
+    `word_starts` [vocab_size] marks the ids that start a word: the single segments of `mlm` end at a word boundary.
 
     Raises:
-      UserError: under mlm+nsp when all documents are one, so that there is no other to draw B from.
+      UserError: with mlm+nsp if all text is one document, so B cannot come from another one.
       ValueError: for an objective or recipe that does not exist.
     """
     num_special_tokens = 2 if objective == "mlm" else 3
@@ -96,7 +96,7 @@ def make_instances(
         case "mlm+nsp", "modern":
             pairs = _balanced_pairs(documents, lengths)
         case _:
-            raise ValueError(f"no objective {objective!r} under a recipe {recipe!r}")
+            raise ValueError(f"unknown objective {objective!r} or recipe {recipe!r}")
     if objective == "mlm+nsp" and documents.num_own and len(np.unique(documents.keys)) < 2:
         raise UserError(ONE_DOCUMENT)
     truncate = truncate_spans_one_by_one if recipe == "original" else truncate_spans
@@ -107,32 +107,32 @@ def make_instances(
 
 
 class _TargetLengths:
-    """Draw how many tokens an instance aims at: the most there is room for, or with `short_seq_prob` fewer."""
+    """Sampler of target lengths: the maximum, or with probability `short_seq_prob` a shorter one."""
 
     def __init__(self, max_num_tokens: int, short_seq_prob: float, recipe: str, rng: random.Random):
         self.max_num_tokens = max_num_tokens
         self.rng = rng
         self._short_seq_prob = short_seq_prob
-        self._once_a_document = recipe == "original"
+        self._per_document = recipe == "original"
         self._current = 0
 
     def start_document(self) -> None:
-        """Draw for a whole document, under the recipe original."""
-        if self._once_a_document:
-            self._current = self._draw()
+        """Sample the length for a whole document, with the recipe original."""
+        if self._per_document:
+            self._current = self._sample()
 
     def next_instance(self) -> int:
-        """Return the target of the next instance."""
-        return self._current if self._once_a_document else self._draw()
+        """Return the target length of the next instance."""
+        return self._current if self._per_document else self._sample()
 
-    def _draw(self) -> int:
+    def _sample(self) -> int:
         if self.rng.random() < self._short_seq_prob:
             return self.rng.randint(2, self.max_num_tokens)
         return self.max_num_tokens
 
 
 class _RandomNext:
-    """Draw a random B: some segments, from a random one on, of a random document that is not A's."""
+    """Sampler of a random B: segments from a random position of a random document other than A's."""
 
     def __init__(self, documents: TokenizedDocuments, rng: random.Random):
         self._segments = documents.segment_bounds.tolist()
@@ -140,8 +140,8 @@ class _RandomNext:
         self._keys = documents.keys.tolist()
         self._rng = rng
 
-    def draw(self, document: int, target_length: int) -> tuple[int, int]:
-        """Return a range of at least one segment that reaches `target_length` where its document allows."""
+    def sample(self, document: int, target_length: int) -> tuple[int, int]:
+        """Return a range of at least one segment that reaches `target_length` if its document is long enough."""
         other = document
         while self._keys[other] == self._keys[document]:
             other = self._rng.randint(0, len(self._keys) - 1)
@@ -152,7 +152,7 @@ class _RandomNext:
 
 
 def _first_reaching(bounds: list[int], start: int, length: int, last: int) -> int:
-    """Return the end of the shortest run of segments from `start` that holds `length` tokens, at most `last`."""
+    """Return the end of the shortest range of segments from `start` with at least `length` tokens, at most `last`."""
     return min(bisect_left(bounds, bounds[start] + length, start + 1, last + 1), last)
 
 
@@ -167,9 +167,9 @@ def _original_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
             end = _first_reaching(bounds, start, target, last)
             split = start + (rng.randint(1, end - start - 1) if end - start >= 2 else 1)
             if end - start == 1 or rng.random() < 0.5:
-                b = random_next.draw(document, target - (bounds[split] - bounds[start]))
+                b = random_next.sample(document, target - (bounds[split] - bounds[start]))
                 yield bounds[start], bounds[split], *b, 1
-                start = split  # the segments that B did not use are not wasted
+                start = split  # the unused segments start the next instance
             else:
                 yield bounds[start], bounds[split], bounds[split], bounds[end], 0
                 start = end
@@ -187,11 +187,11 @@ def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
             end = _first_reaching(bounds, start, target, last)
             is_random = rng.random() < 0.5
             if not is_random and end - start == 1:
-                start, end = _with_neighbour(start, first, last)
-                is_random = end - start == 1  # a document of one segment has no true next
+                start, end = _with_neighbor(start, first, last)
+                is_random = end - start == 1  # a document of one segment has no true next segment
             split = start + (rng.randint(1, end - start - 1) if end - start >= 2 else 1)
             if is_random:
-                b = random_next.draw(document, target - (bounds[split] - bounds[start]))
+                b = random_next.sample(document, target - (bounds[split] - bounds[start]))
                 yield bounds[start], bounds[split], *b, 1
                 start = split
             else:
@@ -200,7 +200,7 @@ def _balanced_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> I
 
 
 def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> Iterator[Pair]:
-    """Yield neighbors in the text, swapped by a fair coin; a document of one segment gives none."""
+    """Yield adjacent segments, swapped by a fair coin; a document of one segment yields nothing."""
     bounds, ends, rng = documents.segment_bounds.tolist(), documents.document_bounds.tolist(), lengths.rng
     for document in range(documents.num_own):
         lengths.start_document()
@@ -209,7 +209,7 @@ def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> It
         while start < last:
             end = _first_reaching(bounds, start, lengths.next_instance(), last)
             if end - start == 1:
-                start, end = _with_neighbour(start, first, last)
+                start, end = _with_neighbor(start, first, last)
                 if end - start == 1:
                     break
             split = start + rng.randint(1, end - start - 1)
@@ -219,15 +219,15 @@ def _ordered_pairs(documents: TokenizedDocuments, lengths: _TargetLengths) -> It
             start = end
 
 
-def _with_neighbour(start: int, first: int, last: int) -> tuple[int, int]:
-    """Return the lone segment `start` with the segment behind it, else with the one before it, else alone."""
+def _with_neighbor(start: int, first: int, last: int) -> tuple[int, int]:
+    """Return the segment `start` with the next one, else with the previous one, else alone."""
     if start + 1 < last:
         return start, start + 2
     return (start - 1, start + 1) if start > first else (start, start + 1)
 
 
 def _single_segments(documents: TokenizedDocuments, lengths: _TargetLengths, begins_word: np.ndarray) -> Iterator[Pair]:
-    """Yield each document as a stream of full rows, cut only between words, through sentence ends."""
+    """Yield each document as full-length segments, split only between words, ignoring sentence ends."""
     bounds = documents.segment_bounds[documents.document_bounds].tolist()
     for document in range(documents.num_own):
         lengths.start_document()
@@ -237,7 +237,7 @@ def _single_segments(documents: TokenizedDocuments, lengths: _TargetLengths, beg
             end = min(start + target, last)
             while start < end < last and not begins_word[end]:
                 end -= 1
-            if end == start:  # a word longer than the target: to its end, if the row has room for it
+            if end == start:  # a word longer than the target: up to its end, if the maximum length allows
                 end, limit = end + 1, min(start + lengths.max_num_tokens, last)
                 while end < limit and not begins_word[end]:
                     end += 1

@@ -1,35 +1,35 @@
-"""Lines of prose to paragraphs, whether each line is a paragraph or paragraphs are wrapped over lines."""
+"""Join lines of prose into paragraphs: each line may be a paragraph, or paragraphs may be wrapped."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-MAX_PARAGRAPH = 1 << 16  # characters; lines joined beyond this make another paragraph
-_WINDOW = 1000  # lines joined in one way: some 70 KB of wrapped text
-_SAMPLE = 400  # lines of a window looked at to find its layout
-_ENOUGH = 20  # lines; with fewer the layout of the window before holds on
-PARAGRAPH_END = tuple(".!?:;…。！？：；\"'”’»)]」』）")  # how the last line of a paragraph ends
-_EAST_ASIAN = "\u2e80"  # from here on mostly scripts that put no spaces between words
+MAX_PARAGRAPH = 1 << 16  # characters; a longer paragraph is split
+_WINDOW = 1000  # lines per detected layout: about 70 KB of wrapped text
+_SAMPLE = 400  # lines of a window used to detect its layout
+_ENOUGH = 20  # lines; with fewer, the layout of the previous window applies
+PARAGRAPH_END = tuple(".!?:;…。！？：；\"'”’»)]」』）")  # last characters of a paragraph
+_EAST_ASIAN = "\u2e80"  # from here on mostly scripts without spaces between words
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How paragraphs lie in lines."""
+    """How lines form paragraphs."""
 
-    width: int  # the width that lines were wrapped to, 0 where each line is a paragraph
-    blank_separated: bool  # blank lines stand between paragraphs; otherwise a line that ends early ends one
+    width: int  # the width of wrapped lines, 0 if each line is a paragraph
+    blank_separated: bool  # blank lines separate paragraphs; otherwise a short line ends one
 
 
 _LINES = Layout(width=0, blank_separated=True)
 
 
 def find_layout(lines: Sequence[str], *, before: Layout = _LINES) -> Layout:
-    """Judge from the lines of a file, or of a part of it, whether and how they were wrapped.
+    """Detect whether and how the lines of a file, or of a part of it, are wrapped.
 
-    Wrapped lines come to nearly the same width (at most 200), end in the middle of a sentence, and in scripts with
-    small letters often begin with one. Of 100 novels 56 are wrapped: of their lines with a line after them 63 to 99 %
-    end so and 55 to 97 % are followed so, and the 95th percentile of the widths is 57 to 101; in the others it is at
-    least 382.
+    Wrapped lines have nearly the same width (at most 200), end in the middle of a sentence, and often begin with a
+    lower-case letter where the script has one. Of 100 novels 56 are wrapped: of their lines followed by a line, 63 to
+    99 % end in mid-sentence and 55 to 97 % continue in lower case; the 95th percentile of the widths is 57 to 101, and
+    at least 382 in the other novels.
     """
     sample = [line.rstrip() for line in lines[:_SAMPLE]]
     widths = sorted(len(line) for line in sample if line)
@@ -43,26 +43,27 @@ def find_layout(lines: Sequence[str], *, before: Layout = _LINES) -> Layout:
     if not 20 <= width <= 200:
         return _LINES
     full = sum(len(line) >= width * 0.75 for line in open_ends)
-    small, cased = 0, 0
+    lower, cased = 0, 0
     for _, after in pairs:
         first = after.lstrip()[0]
-        small += first.islower()
+        lower += first.islower()
         cased += first.islower() or first.isupper()
-    if full < len(open_ends) * (0.6 if cased else 0.8) or small < cased * 0.25:
+    if full < len(open_ends) * (0.6 if cased else 0.8) or lower < cased * 0.25:
         return _LINES
     blocks = len(widths) - len(pairs)  # each block of lines has one line more than pairs
-    return Layout(width=width, blank_separated=len(widths) < blocks * 50)  # 50 lines: no author's mean paragraph
+    return Layout(width=width, blank_separated=len(widths) < blocks * 50)  # no author's mean paragraph has 50 lines
 
 
 def read_paragraphs(batches: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Join wrapped lines to paragraphs; blank lines always end one.
+    """Join wrapped lines into paragraphs; a blank line always ends one.
 
-    The layout is judged anew every 1000 lines, since a file may be many files put together. Lines are joined by a
-    space; by nothing after a hyphen (which stays), after a soft hyphen (which goes), and between East Asian characters.
+    The layout is detected again every 1000 lines, because a file may be a concatenation of files. Lines are joined
+    with a space, but without one after a hyphen (kept), after a soft hyphen (removed), and between East Asian
+    characters.
     """
     layout = _LINES
     parts: list[str] = []
-    last, size = "", 0  # the line before with its indent, characters in `parts`
+    last, size = "", 0  # the previous line with its indent; characters in `parts`
     for window in _windows(batches):
         layout = find_layout(window, before=layout)
         widest = layout.width * 1.5
@@ -73,11 +74,11 @@ def read_paragraphs(batches: Iterable[Sequence[str]]) -> Iterator[str]:
                     yield " ".join(parts)
                     parts = []
                 continue
-            # The first condition is the most frequent case of _goes_on, which alone takes half the time.
+            # The first condition is the most frequent case of _continues, which takes half the time by itself.
             if (
                 parts
                 and size < MAX_PARAGRAPH
-                and ((len(last) <= widest and text[0].islower()) or _goes_on(last, line, text, layout))
+                and ((len(last) <= widest and text[0].islower()) or _continues(last, line, text, layout))
             ):
                 end = last[-1]
                 if end == "-" or end > "~":
@@ -100,8 +101,8 @@ def _windows(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
             yield batch[start : start + _WINDOW]
 
 
-def _goes_on(last: str, line: str, text: str, layout: Layout) -> bool:
-    """Say whether a line goes on with the paragraph of the line before it."""
+def _continues(last: str, line: str, text: str, layout: Layout) -> bool:
+    """Return whether a line continues the paragraph of the previous line."""
     width = len(last)
     wrapped = width <= layout.width * 1.5
     if text[0].islower():

@@ -1,20 +1,19 @@
-"""Lay instances out as rows of one fixed size and read them back: the only file that knows the bytes.
+"""Encode sequences as fixed-size records and decode them: the only module that knows the binary layout.
 
-A row is one vector of uint16 (int32 for a vocabulary that needs it), so that a batch is decoded by a few whole-array
-operations:
+A record (row) is one vector of uint16 (int32 for a large vocabulary), so a few whole-array operations decode a batch:
 
     header       S x (length_a, length_b, next_sentence_label)
-    ids          T token ids; behind the last instance, padding
-    word starts  T bits, least significant first, in as many elements as they need
+    ids          T token ids; padding after the last instance
+    word starts  T bits, least significant first, in as many elements as necessary
 
-`length_a` counts `[CLS] A [SEP]` and `length_b` counts `B [SEP]` (0 for a single segment): instance s occupies
-`length_a + length_b` positions behind those of the instances before it, its token types are `length_a` zeros and
-`length_b` ones, its positions count from 0. An empty instance is 0, 0, 0. S is 1 unless rows are packed.
+`length_a` counts `[CLS] A [SEP]`, `length_b` counts `B [SEP]` (0 for a single segment). Instance s occupies the
+`length_a + length_b` positions after instance s - 1; its token types are `length_a` zeros and `length_b` ones; its
+position ids start at 0. An empty instance is 0, 0, 0. S is 1 without packing.
 
-A word-start bit is set at `[CLS]`, at each `[SEP]`, at the first token of a segment (which may be the rest of a word
-whose beginning was truncated) and at every piece that begins a word; it is not set at padding.
+A word-start bit is set at `[CLS]`, at each `[SEP]`, at the first token of a segment (possibly the rest of a truncated
+word), and at every token that starts a word; it is not set at padding.
 
-On disk a row is the only feature, a byte string, of a `tf.train.Example`, which is what TFDS reads.
+On disk a record is the only feature, a byte string, of a `tf.train.Example`, the format that TFDS reads.
 """
 
 import dataclasses
@@ -27,12 +26,12 @@ from bert_jax.rows.packing import Placement, token_positions
 from bert_jax.rows.special_ids import SpecialIds
 
 FEATURE = "row"
-_ROWS_AT_ONCE = 4096  # bounds the int64 temporaries of encode_rows to a few MB
+_ROWS_AT_ONCE = 4096  # limits the int64 temporaries of encode_rows to a few MB
 
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """Say how a row is laid out. `dtype` is "uint16" or "int32"."""
+    """The layout of a row. `dtype` is "uint16" or "int32"."""
 
     max_seq_length: int
     instances_per_row: int
@@ -45,12 +44,12 @@ class RowSpec:
 
     @property
     def num_bit_elements(self) -> int:
-        """Return the number of elements that hold the word-start bits."""
+        """Return the number of elements for the word-start bits."""
         return -(-self.max_seq_length // (8 * np.dtype(self.dtype).itemsize))
 
     @property
     def num_bytes(self) -> int:
-        """Return the number of bytes of a row, without what `record_prefix` adds."""
+        """Return the number of bytes of a row, without `record_prefix`."""
         return self.num_elements * np.dtype(self.dtype).itemsize
 
 
@@ -60,7 +59,7 @@ def row_spec(max_seq_length: int, *, vocab_size: int, instances_per_row: int = 1
 
 
 def instance_lengths(instances: Instances) -> np.ndarray:
-    """Return how many positions each instance takes [I], special tokens counted."""
+    """Return the number of positions of each instance [I], including special tokens."""
     return _segment_lengths(instances).sum(-1)
 
 
@@ -81,7 +80,7 @@ def encode_rows(
 ) -> np.ndarray:
     """Return rows [placement.num_rows, spec.num_elements].
 
-    `word_starts` [vocab_size] says which ids begin a word.
+    `word_starts` [vocab_size] marks the ids that start a word.
     """
     length, num_header = spec.max_seq_length, 3 * spec.instances_per_row
     rows = np.zeros((placement.num_rows, spec.num_elements), spec.dtype)
@@ -93,14 +92,14 @@ def encode_rows(
     starts = np.zeros(placement.num_rows * length, np.bool_)
     first_tokens = placement.rows * length + placement.starts
     lengths = instance_lengths(instances)
-    order = np.argsort(lengths, kind="stable")  # those of like length are unfolded together
+    order = np.argsort(lengths, kind="stable")  # instances of similar length are unfolded together
     for first in range(0, len(order), _ROWS_AT_ONCE):
         part = order[first : first + _ROWS_AT_ONCE]
-        some = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
-        shown, begins, inside = _unfold(some, documents.ids, word_starts, special)
+        group = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
+        group_tokens, group_starts, inside = _unfold(group, documents.ids, word_starts, special)
         positions = token_positions(first_tokens[part], lengths=lengths[part])
-        tokens[positions] = shown[inside]
-        starts[positions] = begins[inside]
+        tokens[positions] = group_tokens[inside]
+        starts[positions] = group_starts[inside]
     rows[:, num_header : num_header + length] = tokens.reshape(placement.num_rows, length)
     bits = np.packbits(starts.reshape(placement.num_rows, length), axis=1, bitorder="little")
     width = spec.num_bit_elements * np.dtype(spec.dtype).itemsize
@@ -110,17 +109,17 @@ def encode_rows(
 
 
 def _unfold(
-    some: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds
+    instances: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tokens of each instance from its [CLS] on, where words start, and which positions are inside it."""
-    a, b = some.a.astype(np.int32), some.b.astype(np.int32)  # a shard has no 2**31 tokens
-    lengths = _segment_lengths(some).astype(np.int32)
+    """Return each instance's tokens from [CLS], its word starts, and a mask of the positions inside it."""
+    a, b = instances.a.astype(np.int32), instances.b.astype(np.int32)  # a shard has fewer than 2**31 tokens
+    lengths = _segment_lengths(instances).astype(np.int32)
     length_a, length = lengths[:, :1], lengths.sum(-1, keepdims=True)
     position = np.arange(length.max(initial=1), dtype=np.int32)[None, :]
     first_sep, last_sep = length_a - 1, length - 1
     in_a = (position >= 1) & (position < first_sep)
     in_b = (position > first_sep) & (position < last_sep)
-    # Of every position the offset in `ids` that it shows; 0 where it shows a special token.
+    # The offset in `ids` of every position's token; 0 for special tokens.
     offset = np.where(in_a, (a[:, :1] - 1) + position, 0)
     offset = np.where(in_b, (b[:, :1] - length_a) + position, offset)
     tokens = ids[offset]
@@ -133,7 +132,7 @@ def _unfold(
 
 
 def decode_rows(rows: np.ndarray, *, spec: RowSpec) -> dict[str, np.ndarray]:
-    """Return the host batch that rows [B, spec.num_elements] hold.
+    """Return the host batch encoded in rows [B, spec.num_elements].
 
     Returns:
       `input_ids` int32 [B, T], `segment_lengths` int32 [B, S, 2], `next_sentence_labels` int32 [B, S] and `word_starts`
@@ -153,7 +152,7 @@ def decode_rows(rows: np.ndarray, *, spec: RowSpec) -> dict[str, np.ndarray]:
 
 
 def record_prefix(spec: RowSpec) -> bytes:
-    """Return the bytes before a row in its record: the same for every row, as all have the same size.
+    """Return the bytes before a row in its record: the same for all rows, because their size is the same.
 
     The record is the protocol buffer `Example{features{feature{key: "row" value{bytes_list{value: ROW}}}}}`.
     """
@@ -178,7 +177,7 @@ def _length_delimited(field: int, length: int) -> bytes:
 
 
 def parse_records(records: Sequence[bytes], *, spec: RowSpec) -> np.ndarray:
-    """Return the rows [len(records), spec.num_elements] inside `records`, read-only.
+    """Return the rows [len(records), spec.num_elements] of `records`, read-only.
 
     Raises:
       ValueError: if a record is not a row of this layout.
@@ -190,5 +189,5 @@ def parse_records(records: Sequence[bytes], *, spec: RowSpec) -> np.ndarray:
         raise ValueError(f"expected records of {size} bytes")
     table = np.frombuffer(joined, np.uint8).reshape(len(records), size)
     if not (table[:, : len(prefix)] == np.frombuffer(prefix, np.uint8)).all():
-        raise ValueError("not a record of a row")
+        raise ValueError("unexpected prefix of a record")
     return np.ascontiguousarray(table[:, len(prefix) :]).view(spec.dtype)

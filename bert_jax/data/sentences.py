@@ -1,20 +1,20 @@
-"""A paragraph to its sentences."""
+"""Split a paragraph into sentences."""
 
 from collections.abc import Callable
 
 import sentencex
 
-# sentencex takes time quadratic in the number of sentences of text that is not ASCII (32,000 Chinese characters: 80 ms,
-# 4,000: 1.3 ms), so a longer paragraph goes through it in windows.
+# sentencex needs time quadratic in the number of sentences for non-ASCII text (80 ms for 32,000 Chinese characters,
+# 1.3 ms for 4,000), so longer paragraphs are split in windows.
 WINDOW = 4096  # characters
 
-_native_segment: Callable[[str, str], list[str]] = getattr(sentencex, "segment")  # noqa: B009  it has no type stubs
+_native_segment: Callable[[str, str], list[str]] = getattr(sentencex, "segment")  # noqa: B009  no type stubs
 
 
 def split_paragraph(text: str, *, language: str) -> list[str]:
-    """Split a paragraph into its sentences, in order, without white space around them.
+    """Return the sentences of a paragraph, in order, stripped of white space.
 
-    `language` is an ISO 639 code; a language that sentencex has no rules for gets those of its nearest relative.
+    `language` is an ISO 639 code; sentencex falls back to a related language if it has no rules for it.
     """
     segments = _segment(language, text) if len(text) <= WINDOW else _segment_long(language, text)
     return [sentence for segment in segments if (sentence := segment.strip())]
@@ -31,8 +31,8 @@ def _segment_long(language: str, text: str) -> list[str]:
     segments: list[str] = []
     start = 0
     while start + WINDOW < len(text):
-        # The last segment of a window may go on after it, so the next window starts with it. Where there is no other
-        # (an open quotation mark keeps sentencex from splitting), the window is cut: longer than a row of a data set.
+        # The last segment of a window may be incomplete, so the next window starts with it. If it is the only one (an
+        # open quotation mark prevents splitting), the window is split anyway: it is longer than any sequence.
         window = text[start : start + WINDOW]
         whole = _segment(language, window)[:-1] or [window[: window.rfind(" ") + 1] or window]
         segments += whole

@@ -1,4 +1,4 @@
-"""Make one shard of the data set: a pure function of the spool, the configuration and the shard's range."""
+"""Build one shard of the data set: a pure function of the intermediate shards, the config and the shard's range."""
 
 import dataclasses
 import errno
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # a C++ module
 
+from bert_jax.data.intermediate import IntermediateShards, StoredDocument
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
 from bert_jax.data.records import encode_rows, instance_lengths, record_prefix, row_spec
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.spool import Spool, SpooledDocument
 from bert_jax.data.statistics import LengthCounts, ShardCounts
 from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -25,28 +25,28 @@ from bert_jax.rows.packing import best_fit, one_per_row
 
 DATASET_NAME = "bert_pretraining"
 VERSION = "1.0.0"
-# One record a group is what readers with random access expect; rows of ids compress by 4 % only and read half as fast.
+# Random-access readers expect one record per group. Compression saves only 4 % on ids and halves the reading speed.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_NUM_LENDERS = 8  # documents that lend a random B to a shard that holds parts of a single one
+_NUM_DONORS = 8  # documents to sample a random B from, for a shard that contains only one document
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSpec:
-    """Say what shards are made of and where they go: all that a worker needs."""
+    """Inputs and outputs of shards: all that a worker needs."""
 
     out: str
-    results: str  # the folder of finished shards' counts
+    results: str  # folder with the counts of finished shards
     vocab_directory: str
-    spool: Spool
+    intermediate: IntermediateShards
     max_seq_lengths: tuple[int, ...]
     objective: str
     recipe: str
     short_seq_prob: float
     seed: int
     language: str
-    paragraphs_below: int  # hashes of paragraphs kept to find duplicates
-    instances_per_row: tuple[int, ...]  # of each length; 1: rows are not packed
-    max_instance_length: int  # of packed rows; 0: as long as the row
+    paragraphs_below: int  # paragraph hashes below this are kept to find duplicates
+    instances_per_row: tuple[int, ...]  # per length; 1: no packing
+    max_instance_length: int  # with packing; 0: max_seq_length
 
 
 def dataset_directory(out: str | Path, *, max_seq_length: int) -> Path:
@@ -60,7 +60,7 @@ def shard_name(shard: Shard) -> str:
 
 
 def read_result(plan: ShardSpec, shard: Shard) -> ShardCounts | None:
-    """Return the counts of a shard if it is finished and its files are there."""
+    """Return the counts of a shard if it is finished and its files are complete, else None."""
     try:
         value = load_json(_result_path(plan, shard))
     except (FileNotFoundError, ValueError):
@@ -68,22 +68,22 @@ def read_result(plan: ShardSpec, shard: Shard) -> ShardCounts | None:
     counts = ShardCounts.from_json(value)
     for max_seq_length in plan.max_seq_lengths:
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(shard)
-        found = counts.lengths.get(max_seq_length)
-        if found is None or not file.exists() or file.stat().st_size != found.file_bytes:
+        expected = counts.lengths.get(max_seq_length)
+        if expected is None or not file.exists() or file.stat().st_size != expected.file_bytes:
             return None
     return counts
 
 
-def write_shard(piece: Shard, *, plan: ShardSpec, advance: Advance) -> None:
-    """Write the files of a shard, one for each length, and its counts, unless they are there already."""
-    if read_result(plan, piece) is not None:
-        advance(piece.text_bytes)
+def write_shard(item: Shard, *, plan: ShardSpec, advance: Advance) -> None:
+    """Write the files of a shard, one per length, and its counts, unless they are complete already."""
+    if read_result(plan, item) is not None:
+        advance(item.text_bytes)
         return
     tokenizer = _tokenizer(plan.vocab_directory)
-    documents, counts = _tokenize(piece, plan, tokenizer, advance)
+    documents, counts = _tokenize(item, plan, tokenizer, advance)
     for max_seq_length, per_row in zip(plan.max_seq_lengths, plan.instances_per_row, strict=True):
         spec = row_spec(max_seq_length, vocab_size=tokenizer.vocab_size, instances_per_row=per_row)
-        rng = _generator(plan.seed, piece, max_seq_length)
+        rng = _generator(plan.seed, item, max_seq_length)
         instances = make_instances(
             documents,
             max_seq_length=min(max_seq_length, plan.max_instance_length or max_seq_length),
@@ -97,8 +97,8 @@ def write_shard(piece: Shard, *, plan: ShardSpec, advance: Advance) -> None:
         if per_row == 1:
             placement = one_per_row(len(instances))
         else:
-            # Packing numbers the rows by their longest instance; evaluation, which takes the first rows of a split,
-            # must see rows like the others.
+            # Packing orders sequences by their longest instance. Evaluation takes the first sequences of a split:
+            # shuffled, they are representative.
             packed = best_fit(lengths, max_seq_length=max_seq_length, instances_per_row=per_row)
             placement = packed.shuffled(rng)
         rows = encode_rows(
@@ -109,7 +109,7 @@ def write_shard(piece: Shard, *, plan: ShardSpec, advance: Advance) -> None:
             special=tokenizer.special_ids,
             spec=spec,
         )
-        file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(piece)
+        file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(item)
         _write_records(file, rows, record_prefix(spec))
         counts.lengths[max_seq_length] = LengthCounts(
             num_rows=len(rows),
@@ -119,35 +119,35 @@ def write_shard(piece: Shard, *, plan: ShardSpec, advance: Advance) -> None:
             num_labels=int(instances.labels.sum()),
             file_bytes=file.stat().st_size,
         )
-    write_json(_result_path(plan, piece), dataclasses.asdict(counts))
+    write_json(_result_path(plan, item), dataclasses.asdict(counts))
 
 
 def _result_path(plan: ShardSpec, shard: Shard) -> Path:
     return Path(plan.results) / f"{shard.split}-{shard.index:05d}-of-{shard.count:05d}.json"
 
 
-@functools.lru_cache(maxsize=1)  # a process makes many shards with one vocabulary
+@functools.lru_cache(maxsize=1)  # a process builds many shards with one vocabulary
 def _tokenizer(directory: str) -> Tokenizer:
     return load_tokenizer(directory)
 
 
 def _generator(seed: int, shard: Shard, max_seq_length: int) -> random.Random:
-    """Return the generator of a shard's draws at a length, unlike those of any other."""
-    named = f"{seed} {shard.split} {shard.index} {shard.count} {max_seq_length}".encode()
-    return random.Random(int.from_bytes(hashlib.blake2b(named, digest_size=16).digest()))
+    """Return the random generator of a shard at a length; no two share a seed."""
+    text = f"{seed} {shard.split} {shard.index} {shard.count} {max_seq_length}".encode()
+    return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest()))
 
 
 def _tokenize(
     shard: Shard, plan: ShardSpec, tokenizer: Tokenizer, advance: Advance
 ) -> tuple[TokenizedDocuments, ShardCounts]:
-    """Read and tokenize a shard's documents, and others that lend a random B where the shard holds only one."""
-    found = plan.spool.read(split=shard.split, low=shard.low, high=shard.high)
-    counts = ShardCounts(num_documents=sum(document.is_first_part for document in found))
+    """Read and tokenize a shard's documents, plus donors of a random B if the shard contains only one document."""
+    remaining = plan.intermediate.read(split=shard.split, low=shard.low, high=shard.high)
+    counts = ShardCounts(num_documents=sum(document.is_first_part for document in remaining))
     dtype = np.dtype(tokenizer.ids_dtype)
     ids, lengths, segments, keys = [], [], [], []
     num_own, paragraphs = 0, bytearray()
 
-    def add(document: SpooledDocument) -> None:
+    def add(document: StoredDocument) -> None:
         encoded_ids, encoded_lengths = _encode(document, tokenizer, plan.language)
         if len(encoded_ids):
             ids.append(encoded_ids)
@@ -155,16 +155,16 @@ def _tokenize(
             segments.append(len(encoded_lengths))
             keys.append(document.key)
 
-    found.reverse()
-    while found:
-        document = found.pop()  # its text goes as its ids come
+    remaining.reverse()
+    while remaining:
+        document = remaining.pop()  # frees the text once it is tokenized
         add(document)
         num_own = len(keys)
         paragraphs += _sampled_hashes(document.texts, plan.paragraphs_below)
         advance(sum(map(len, document.texts)))
     if plan.objective == "mlm+nsp" and num_own and len(set(keys)) == 1:
-        others = plan.spool.read_others(
-            key=keys[0], split=shard.split, start=shard.high % (1 << 64), count=_NUM_LENDERS
+        others = plan.intermediate.read_others(
+            key=keys[0], split=shard.split, start=shard.high % (1 << 64), count=_NUM_DONORS
         )
         for document in others:
             add(document)
@@ -183,8 +183,8 @@ def _tokenize(
     return documents, counts
 
 
-def _encode(document: SpooledDocument, tokenizer: Tokenizer, language: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a document's ids and the lengths of its sentences, without empty ones."""
+def _encode(document: StoredDocument, tokenizer: Tokenizer, language: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a document's ids and the lengths of its non-empty sentences."""
     sentences = document.texts
     if not document.is_split:
         sentences = [sentence for text in sentences for sentence in split_paragraph(text, language=language)]
@@ -193,10 +193,10 @@ def _encode(document: SpooledDocument, tokenizer: Tokenizer, language: str) -> t
 
 
 def _sampled_hashes(texts: list[str], below: int) -> bytes:
-    """Return the hashes of those texts whose hash, read as a number, is smaller than `below`."""
+    """Return the concatenated hashes of the texts whose hash, as a number, is below `below`."""
     hashes = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     if below < 1 << 64:
-        limit = below.to_bytes(8)  # big-endian bytes are ordered as the numbers are
+        limit = below.to_bytes(8)  # big-endian bytes sort like the numbers
         hashes = [item for item in hashes if item < limit]
     return b"".join(hashes)
 
@@ -219,9 +219,11 @@ def _write_records(file: Path, rows: np.ndarray, prefix: bytes) -> None:
             reader = array_record_module.ArrayRecordReader(str(partial))
             complete = reader.num_records() == len(rows)
             reader.close()
-        except (RuntimeError, ValueError, OSError) as error:  # of the C++ library: RuntimeError, whatever it was
+        except (RuntimeError, ValueError, OSError) as error:  # the C++ library raises RuntimeError for everything
             if os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, str(error)) from None
             raise UserError(f"{file} cannot be written: {error}") from None
         if not complete:
-            raise UserError(f"{file} could not be written whole: is the disk full? Free some and run again")
+            raise UserError(
+                f"{file} was not written completely: check that the disk is not full, then run the same command again"
+            )

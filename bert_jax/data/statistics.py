@@ -1,4 +1,4 @@
-"""Count what a data set is made of: by shard, then together."""
+"""Statistics of a data set: counts per shard, then totals."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,19 +8,19 @@ import numpy as np
 
 from bert_jax.progress import format_bytes
 
-# Paragraph hashes kept over the whole corpus to find duplicates: 2 MB of memory. With fewer paragraphs the share of
-# duplicates is exact; with more it is an estimate from this many, standard error below 0.1 points.
+# Paragraph hashes kept for the whole corpus to find duplicates: 2 MB of memory. With fewer paragraphs the fraction of
+# duplicates is exact; with more it is an estimate from this sample, standard error below 0.1 percentage points.
 DUPLICATE_SAMPLE = 1 << 18
 
 
 @dataclasses.dataclass
 class LengthCounts:
-    """Hold what a shard has at one max_seq_length; `num_tokens` includes special tokens, but no padding."""
+    """Counts of a shard at one max_seq_length; `num_tokens` includes special tokens, but not padding."""
 
     num_rows: int = 0
     num_instances: int = 0
     num_tokens: int = 0
-    num_token_pairs: int = 0  # the squares of the instances' lengths: pairs of tokens that see each other
+    num_token_pairs: int = 0  # sum of squared instance lengths: pairs of tokens that attend to each other
     num_labels: int = 0  # instances with next_sentence_label 1
     file_bytes: int = 0
 
@@ -32,9 +32,9 @@ class LengthCounts:
 
 @dataclasses.dataclass
 class ShardCounts:
-    """Hold what a shard has; `num_tokens` counts the text once, without special tokens.
+    """Counts of a shard; `num_tokens` counts the text once, without special tokens.
 
-    `paragraphs` holds the 64-bit hashes below the sampling threshold, one an occurrence, end to end in hexadecimal.
+    `paragraphs` contains the 64-bit hashes below the sampling threshold, one per occurrence, as one hexadecimal string.
     """
 
     num_documents: int = 0
@@ -46,23 +46,23 @@ class ShardCounts:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ShardCounts":
-        """Return what `dataclasses.asdict` and a JSON file made of it."""
+        """Return the counts from the JSON form of `dataclasses.asdict`."""
         lengths = {int(length): LengthCounts(**counts) for length, counts in value["lengths"].items()}
         return cls(**{**value, "lengths": lengths})
 
 
 def sampling_threshold(num_paragraphs: int) -> int:
-    """Return the hash value below which paragraphs are kept, so that about `DUPLICATE_SAMPLE` are."""
+    """Return the hash threshold that keeps about `DUPLICATE_SAMPLE` paragraphs."""
     return (1 << 64) * min(DUPLICATE_SAMPLE, max(num_paragraphs, 1)) // max(num_paragraphs, 1)
 
 
 def summarize(
     counts: Mapping[str, Sequence[ShardCounts]], *, max_seq_length: int, num_paragraphs: int
 ) -> dict[str, Any]:
-    """Return the statistics of a data set at one length as JSON values; `counts` has the shards of each split.
+    """Return the statistics of a data set at one length as JSON values; `counts` lists the shards of each split.
 
-    Shares lie between 0 and 1. `duplicate_paragraph_share` is the share of paragraphs that occurred before;
-    `attended_share` is that of the pairs of positions of a row that lie in one instance.
+    Every `*_share` is a fraction between 0 and 1. `duplicate_paragraph_share`: paragraphs that are repetitions.
+    `attended_share`: pairs of positions of a sequence that are within one instance.
     """
     every = [shard for shards in counts.values() for shard in shards]
     sample = np.frombuffer(bytes.fromhex("".join(shard.paragraphs for shard in every)), np.uint64)
@@ -73,11 +73,11 @@ def summarize(
         "rows": {split: _total(shards, max_seq_length).num_rows for split, shards in counts.items()},
         "instances": {split: _total(shards, max_seq_length).num_instances for split, shards in counts.items()},
         "paragraphs": num_paragraphs,
-        "unknown_share": _share(sum(shard.num_unknown for shard in every), num_tokens),
-        "duplicate_paragraph_share": _share(len(sample) - len(np.unique(sample)), len(sample)),
-        "padding_share": 1 - _share(total.num_tokens, total.num_rows * max_seq_length),
-        "attended_share": _share(total.num_token_pairs, total.num_rows * max_seq_length**2),
-        "next_sentence_label_share": _share(total.num_labels, total.num_instances),
+        "unknown_share": _fraction(sum(shard.num_unknown for shard in every), num_tokens),
+        "duplicate_paragraph_share": _fraction(len(sample) - len(np.unique(sample)), len(sample)),
+        "padding_share": 1 - _fraction(total.num_tokens, total.num_rows * max_seq_length),
+        "attended_share": _fraction(total.num_token_pairs, total.num_rows * max_seq_length**2),
+        "next_sentence_label_share": _fraction(total.num_labels, total.num_instances),
         "file_bytes": total.file_bytes,
     }
 
@@ -89,23 +89,24 @@ def _total(shards: Iterable[ShardCounts], max_seq_length: int) -> LengthCounts:
     return total
 
 
-def _share(part: int, whole: int) -> float:
+def _fraction(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
 def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int) -> list[str]:
-    """Return the statistics of one length as lines for a person; only the last one is about the length."""
+    """Return the statistics of one length as log lines; only the last one depends on the length."""
     documents, tokens, rows = (statistics[name] for name in ("documents", "tokens", "rows"))
     lines = [
-        f"documents: {documents['train']:,} to train on, {documents['validation']:,} held out",
-        f"tokens: {tokens['train']:,} and {tokens['validation']:,}; {statistics['unknown_share']:.3%} unknown",
-        f"paragraphs: {statistics['paragraphs']:,}; {statistics['duplicate_paragraph_share']:.2%} occurred before",
-        f"rows of {max_seq_length}: {rows['train']:,} and {rows['validation']:,} in "
+        f"documents: {documents['train']:,} training, {documents['validation']:,} held out",
+        f"tokens: {tokens['train']:,} training, {tokens['validation']:,} held out; "
+        f"{statistics['unknown_share']:.3%} unknown",
+        f"paragraphs: {statistics['paragraphs']:,}; {statistics['duplicate_paragraph_share']:.2%} duplicates",
+        f"sequences of {max_seq_length}: {rows['train']:,} training, {rows['validation']:,} held out, "
         f"{format_bytes(statistics['file_bytes'])}; {statistics['padding_share']:.1%} padding",
     ]
     num_rows, num_instances = sum(rows.values()), sum(statistics["instances"].values())
     if num_instances > num_rows:
-        lines[-1] += f", {num_instances / num_rows:.2f} instances a row"
+        lines[-1] += f", {num_instances / num_rows:.2f} instances per sequence"
     if objective != "mlm":
         meaning = "a random B" if objective == "mlm+nsp" else "swapped segments"
         lines[-1] += f", {statistics['next_sentence_label_share']:.1%} with {meaning}"

@@ -1,4 +1,4 @@
-"""Look a finished spool over: divide held-out from training documents and cut both into shards."""
+"""Survey complete intermediate shards: split off held-out documents, and divide both splits into shards."""
 
 import dataclasses
 import itertools
@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.config import DataConfig
+from bert_jax.data.intermediate import IS_FIRST_PART, Chunk, IntermediateShards
 from bert_jax.data.pairs import ONE_DOCUMENT
 from bert_jax.data.source import ReadReport
-from bert_jax.data.spool import IS_FIRST_PART, Portion, Spool
 from bert_jax.errors import UserError
 from bert_jax.files import load_json
 
-SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 10 MB of rows of uint16; bounds what a worker holds
+SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 10 MB of records in uint16; bounds a worker's memory
 _MIN_SHARD_BYTES = 1 << 20
-_SMALL_CORPUS_SHARDS = 8  # so that a small corpus, too, keeps several cores busy
+_SMALL_CORPUS_SHARDS = 8  # keeps several cores busy for a small corpus too
 _BINS = 1 << 16  # of positions; shards end between bins
 _DIGEST_BITS = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Name a shard: a range of positions of a split. `low` is inclusive, `high` is not."""
+    """A shard: the range [low, high) of positions of a split."""
 
     split: str
     index: int
@@ -35,21 +35,21 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Hold what is known once everything is spooled."""
+    """What is known about the corpus once all of it is read."""
 
-    spool: Spool
+    intermediate: IntermediateShards
     shards: tuple[Shard, ...]
     num_documents: int
     num_paragraphs: int
     text_bytes: int
-    text_digest: str  # of all documents, whatever their order
+    text_digest: str  # of all documents, independent of their order
     report: ReadReport
 
     def training_texts(self, max_bytes: int) -> Iterator[str]:
-        """Yield paragraphs of training documents, in the order of their positions, which is random, up to a size."""
+        """Yield paragraphs of training documents up to `max_bytes`, ordered by position, which is a random order."""
         for shard in self.shards:
             if shard.split == "train":
-                for document in self.spool.read(split=shard.split, low=shard.low, high=shard.high):
+                for document in self.intermediate.read(split=shard.split, low=shard.low, high=shard.high):
                     for text in document.texts:
                         if max_bytes <= 0:
                             return
@@ -57,34 +57,34 @@ class Survey:
                         yield text
 
 
-def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) -> Survey:
-    """Look over the spool in `directory`, which is finished.
+def survey(directory: Path, *, chunks: Sequence[Chunk], config: DataConfig) -> Survey:
+    """Return the survey of the complete intermediate shards in `directory`.
 
-    Both splits get at least one document where `heldout_fraction` is not 0 and there are two; under mlm+nsp two each,
-    so that no random B of the held-out rows is text that was trained on.
+    Unless `heldout_fraction` is 0, both splits get at least one document if there are two. With mlm+nsp both get two:
+    a random B of a held-out instance must not be training text.
 
     Raises:
-      UserError: when there is no text, or too few documents for that.
+      UserError: if there is no text, or there are too few documents.
     """
     report, digest, paragraphs, blocks = ReadReport(), 0, 0, []
-    for portion in portions:
-        done = load_json(directory / f"{portion.index:06d}" / "done.json")
+    for chunk in chunks:
+        done = load_json(directory / f"{chunk.index:06d}" / "done.json")
         report.merge(ReadReport(**done["report"]))
         digest += done["digest"]
         paragraphs += done["paragraphs"]
-        blocks += [f"{portion.index:06d}/{block:06d}" for block in range(done["blocks"])]
+        blocks += [f"{chunk.index:06d}/{block:06d}" for block in range(done["blocks"])]
     report.require_text(config.input)
-    spool = Spool(directory=str(directory), blocks=tuple(blocks), heldout_below=0)
+    intermediate = IntermediateShards(directory=str(directory), blocks=tuple(blocks), heldout_below=0)
     at_least = 2 if config.objective == "mlm+nsp" else 1
-    num_documents, below = _divide(spool, heldout_fraction=config.heldout_fraction, at_least=at_least)
-    spool = dataclasses.replace(spool, heldout_below=below)
+    num_documents, below = _divide(intermediate, heldout_fraction=config.heldout_fraction, at_least=at_least)
+    intermediate = dataclasses.replace(intermediate, heldout_below=below)
     shards, text_bytes = [], 0
     for split in ("train", "validation"):
-        histogram = _histogram(spool, split)
+        histogram = _histogram(intermediate, split)
         shards += _cut(histogram, split)
         text_bytes += int(histogram.sum())
     return Survey(
-        spool=spool,
+        intermediate=intermediate,
         shards=tuple(shards),
         num_documents=num_documents,
         num_paragraphs=paragraphs,
@@ -94,10 +94,10 @@ def survey(directory: Path, *, portions: Sequence[Portion], config: DataConfig) 
     )
 
 
-def _divide(spool: Spool, *, heldout_fraction: float, at_least: int) -> tuple[int, int]:
+def _divide(intermediate: IntermediateShards, *, heldout_fraction: float, at_least: int) -> tuple[int, int]:
     """Return the number of documents and the key hash below which they are held out."""
     count, smallest, largest = 0, np.empty(0, np.uint64), np.empty(0, np.uint64)
-    for _, index in spool.indexes():
+    for _, index in intermediate.indexes():
         keys = index["key"][index["flags"] & IS_FIRST_PART > 0]
         count += len(keys)
         smallest = np.sort(np.concatenate([smallest, keys]))[:at_least]
@@ -108,26 +108,27 @@ def _divide(spool: Spool, *, heldout_fraction: float, at_least: int) -> tuple[in
         return count, 0
     if count < 2 * at_least:
         raise UserError(
-            f"{count} documents are too few: two to train on and two to hold out draw each other's random next "
-            "sentences; give more documents, or set config.data.objective=mlm, or config.data.heldout_fraction=0"
+            f"{count} documents are too few: next-sentence prediction needs two to train on and two to hold "
+            "out, because a random next sentence comes from another document; give more documents, or set "
+            "config.data.objective=mlm or config.data.heldout_fraction=0"
         )
-    # Hash values are uniform, so the share below fraction * 2**64 is the fraction; the bounds matter for small corpora.
-    wanted = int(heldout_fraction * float(1 << 64))
-    return count, min(max(wanted, int(smallest[-1]) + 1), int(largest[0]))
+    # Hash values are uniform: `fraction` of them are below fraction * 2**64. The bounds matter for small corpora.
+    threshold = int(heldout_fraction * float(1 << 64))
+    return count, min(max(threshold, int(smallest[-1]) + 1), int(largest[0]))
 
 
-def _histogram(spool: Spool, split: str) -> np.ndarray:
-    """Return the bytes of text of a split in each bin of positions."""
+def _histogram(intermediate: IntermediateShards, split: str) -> np.ndarray:
+    """Return the bytes of text of a split per bin of positions."""
     histogram = np.zeros(_BINS, np.int64)
-    for _, index in spool.indexes():
-        some = index[spool.in_split(index["key"], split)]
-        bins = (some["position"] >> np.uint64(64 - 16)).astype(np.int64)
-        histogram += np.bincount(bins, weights=some["length"], minlength=_BINS).astype(np.int64)
+    for _, index in intermediate.indexes():
+        entries = index[intermediate.in_split(index["key"], split)]
+        bins = (entries["position"] >> np.uint64(64 - 16)).astype(np.int64)
+        histogram += np.bincount(bins, weights=entries["length"], minlength=_BINS).astype(np.int64)
     return histogram
 
 
 def _cut(histogram: np.ndarray, split: str) -> list[Shard]:
-    """Cut the positions into shards of nearly equal text, none of them empty."""
+    """Divide the positions into non-empty shards with nearly equal amounts of text."""
     total = int(histogram.sum())
     if total == 0:
         return []

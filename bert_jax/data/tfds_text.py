@@ -1,4 +1,4 @@
-"""Text data sets of TFDS, by registered name or by directory, read at random and without TensorFlow."""
+"""Text data sets of TFDS, by registered name or directory, with random access and without TensorFlow."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from bert_jax.errors import UserError
 
 PREFIX = "tfds:"
 RANGE_BYTES = 1 << 26  # a source is a range of records of about this size
-_BATCH_BYTES = 1 << 22  # records are read in batches: reading one alone costs time in proportion to its whole file
+_BATCH_BYTES = 1 << 22  # records are read in batches: reading a single one takes time proportional to its file
 
-# A name may end in ":1.2.3" (a version) and a directory begin with "gs://": neither looks like a feature.
+# A name may end with ":1.2.3" (a version), a directory may start with "gs://": neither looks like a feature.
 _INPUT = re.compile(r"tfds:(?P<path>.+?)(?::(?P<feature>[A-Za-z_]\w*))?")
 
 
 def find_tfds_sources(item: str) -> list[TextSource]:
-    """Divide the split `train` of a data set (or its only split) into ranges of records.
+    """Return the split `train` of a data set (or its only split) as sources, one per range of records.
 
     Raises:
-        UserError: the data set, its split or the feature is missing, or its files cannot be read at random.
+        UserError: if the data set, its split or the feature is missing, or its files do not allow random access.
     """
     match = _INPUT.fullmatch(item)
     if match is None:
-        raise UserError(f"data.input: '{item}' names no data set: type tfds:NAME/CONFIG or tfds:DIRECTORY")
+        raise UserError(f"data.input: '{item}' does not name a data set: type tfds:NAME/CONFIG or tfds:DIRECTORY")
     path, feature = match["path"], match["feature"] or "text"
     builder = _open_builder(path)
     _check_feature(builder, path, feature)
@@ -56,14 +56,14 @@ def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str 
     """Yield the paragraphs of a range of records, and None after each record.
 
     Raises:
-        UserError: the data set is no longer there, or its files are damaged.
+        UserError: if the data set no longer exists, or its files are damaged.
     """
     records = _open_records(_open_builder(source.path), source.path, source.split)
     step = max(1, len(records) * _BATCH_BYTES // max(source.size, 1))
     for start in range(0, len(records), step):
         try:
             batch = records.__getitems__(range(start, min(start + step, len(records))))
-        except (ValueError, IndexError, OSError, RuntimeError) as error:  # what ArrayRecord's readers raise
+        except (ValueError, IndexError, OSError, RuntimeError) as error:  # the errors of ArrayRecord's readers
             raise UserError(f"TFDS data set '{source.path}' is damaged ({error}): prepare it again") from error
         for record in batch:
             value = record[source.feature]
@@ -73,18 +73,18 @@ def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str 
 
 
 def _open_builder(path: str) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and needed for such inputs alone
+    import tensorflow_datasets as tfds  # imported late: slow, and needed only for such inputs
 
     directory = Path(path).expanduser()
     try:
         if "://" in path or directory.is_dir():
             return tfds.builder_from_directory(path if "://" in path else str(directory))
         return tfds.builder(path)
-    except Exception as error:  # whatever the data set's own code raises; the reason is in the message
+    except Exception as error:  # the data set's code may raise anything; the message gives the reason
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data.input: no TFDS data set '{path}' ({reason}): type tfds:DIRECTORY with the folder that holds its "
-            "dataset_info.json, or set TFDS_DATA_DIR to the folder that holds data sets by name"
+            f"data.input: no TFDS data set '{path}' ({reason}): type tfds:DIRECTORY with the folder of its "
+            "dataset_info.json, or set TFDS_DATA_DIR to the folder that contains data sets by name"
         ) from error
 
 
@@ -102,13 +102,15 @@ def _find_split(builder: Any, path: str) -> str:
 
 def _check_feature(builder: Any, path: str, feature: str) -> None:
     known = builder.info.features or {}
-    texts = [name for name in sorted(known) if known[name].shape == () and np.dtype(known[name].np_dtype).hasobject]
-    if feature not in texts:
+    text_features = [
+        name for name in sorted(known) if known[name].shape == () and np.dtype(known[name].np_dtype).hasobject
+    ]
+    if feature not in text_features:
         what = "is not text" if feature in known else "does not exist"
-        there = ", ".join(texts) or "none"
+        available = ", ".join(text_features) or "none"
         raise UserError(
             f"data.input: feature '{feature}' of TFDS data set '{path}' {what}: type tfds:{path}:FEATURE "
-            f"(text features: {there})"
+            f"(text features: {available})"
         )
 
 

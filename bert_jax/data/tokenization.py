@@ -1,7 +1,7 @@
-"""Turn text into ids: WordPiece exactly as google-research/bert's tokenization.py, or a SentencePiece model.
+"""Tokenizers: WordPiece, identical to google-research/bert's tokenization.py, or a SentencePiece model.
 
-The fast path is `encode_batch_arrays`: the texts of a batch are joined, split once at white space, and each word looked
-up in a memo of words met before; the rules of wordpiece.py run only for new words.
+The fast path is `encode_batch_arrays`: it joins the texts of a batch, splits them once at white space, and looks up
+each word in a cache; the rules of wordpiece.py run only for new words.
 """
 
 import abc
@@ -34,13 +34,13 @@ from bert_jax.errors import UserError
 from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
-_BATCH_CHARS = 1 << 18  # characters joined at a time: words and ids of a batch stay in a core's cache
-_LONGEST_MEMOISED = 32  # characters; a longer "word" is a line of Chinese, an address or noise, and does not come back
+_BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
+_MAX_CACHED_CHARS = 32  # a longer "word" is a line of Chinese, an address or noise, and rarely occurs again
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """Hold the ids of a text and the half-open span of characters of the original text that each comes from."""
+    """The ids of a text, each with its half-open span of characters in the original text."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -48,14 +48,14 @@ class Encoding:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedBatch:
-    """Hold the ids of several texts end to end: `ids` uint16 or int32 [N], `lengths` int64 [B], N their sum."""
+    """The concatenated ids of several texts: `ids` uint16 or int32 [N], `lengths` int64 [B] with sum N."""
 
     ids: np.ndarray
     lengths: np.ndarray
 
 
 class Tokenizer(abc.ABC):
-    """Turn text into ids and back. No method adds special pieces, and none in the text is taken for one."""
+    """Conversion of text to ids and back. No method adds special tokens or recognizes them in text."""
 
     do_lower_case: bool
     pad_id: int
@@ -63,9 +63,9 @@ class Tokenizer(abc.ABC):
     cls_id: int
     sep_id: int
     mask_id: int
-    fingerprint: str  # SHA-256 in hexadecimal: equal where ids mean the same
-    is_word_start: np.ndarray  # bool [V]: False for pieces that go on within a word
-    pieces: tuple[str, ...]  # in the order of their ids
+    fingerprint: str  # SHA-256 in hexadecimal: equal if ids mean the same
+    is_word_start: np.ndarray  # bool [V]: False for pieces inside a word
+    pieces: tuple[str, ...]  # ordered by id
 
     @property
     def vocab_size(self) -> int:
@@ -74,7 +74,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def special_ids(self) -> SpecialIds:
-        """Return the ids that frame, mask and fill what this tokenizer encodes."""
+        """Return the special ids of this tokenizer."""
         return SpecialIds(
             cls_id=self.cls_id,
             sep_id=self.sep_id,
@@ -85,7 +85,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def ids_dtype(self) -> type:
-        """Return the smallest type that holds every id: uint16, or int32 from 65,536 pieces on."""
+        """Return the smallest type that holds every id: uint16, or int32 for 65,536 pieces or more."""
         return np.uint16 if self.vocab_size < 1 << 16 else np.int32
 
     def encode(self, text: str) -> list[int]:
@@ -100,19 +100,19 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
-        """Return the ids of all texts as one array: the fastest way."""
+        """Return the ids of all texts as one array: the fastest method."""
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> Encoding:
-        """Return the ids of a text and the span of each."""
+        """Return the ids of a text with their spans."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, as far as ids tell it; special pieces stand as they are named."""
+        """Return the text of ids, up to the information that ids lose; special tokens appear by name."""
 
     @abc.abstractmethod
     def save(self, directory: str | os.PathLike) -> None:
-        """Write the files from which `load_tokenizer(directory)` makes an equal tokenizer."""
+        """Write the files from which `load_tokenizer(directory)` restores this tokenizer."""
 
     def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
         """Return the piece of each id."""
@@ -122,11 +122,11 @@ class Tokenizer(abc.ABC):
 _Value = TypeVar("_Value")
 
 
-class _Memo(dict[str, _Value]):
-    """Remember `compute(word)` for the last `size` to `2 * size` words; `memo[word]` computes what is missing.
+class _Cache(dict[str, _Value]):
+    """Cache of `compute(word)` for the last `size` to `2 * size` words; `cache[word]` computes missing values.
 
-    Two generations: when the young one is full it becomes the old one, and a word found there is young again. That
-    keeps frequent words at the cost of one lookup in C for each of them.
+    It has two generations: when the young one is full it becomes the old one, and a hit in the old one moves the word
+    back to the young one. Frequent words stay cached and cost one dictionary lookup each.
     """
 
     def __init__(self, compute: Callable[[str], _Value], *, size: int):
@@ -139,7 +139,7 @@ class _Memo(dict[str, _Value]):
         value = self._old.pop(word, None)
         if value is None:
             value = self._compute(word)
-        if len(word) <= _LONGEST_MEMOISED:
+        if len(word) <= _MAX_CACHED_CHARS:
             if len(self) >= self._size:
                 self._old = dict(self)
                 self.clear()
@@ -148,14 +148,14 @@ class _Memo(dict[str, _Value]):
 
 
 class WordPieceTokenizer(Tokenizer):
-    """Cut text into the pieces of a vocabulary, with ids equal to the original's for every text.
+    """WordPiece tokenizer, with the same ids as the original for every text.
 
-    `cache_size` words, up to twice over, are remembered (about 200 bytes each). A word of more than
-    `max_input_chars_per_word` characters, counted after normalization, is [UNK] (200 in the original).
+    Between `cache_size` and twice as many words are cached (about 200 bytes each). A word of more than
+    `max_input_chars_per_word` characters after normalization is [UNK] (200 in the original).
     """
 
     def __init__(self, vocabulary: Vocabulary, *, max_input_chars_per_word: int = 200, cache_size: int = 1 << 17):
-        """Make a tokenizer; it is cheap to pickle: the memo stays behind."""
+        """Create a tokenizer; pickling is cheap and drops the cache."""
         self.vocabulary = vocabulary
         self.pieces = vocabulary.pieces
         self.do_lower_case = vocabulary.do_lower_case
@@ -167,18 +167,18 @@ class WordPieceTokenizer(Tokenizer):
         self._max_chars = max_input_chars_per_word
         self._matcher = GreedyMatcher(vocabulary.pieces)
         self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
-        # One value more than ids need parts the texts of a batch: 65,535 of uint16, -1 of int32.
+        # A value that no id uses separates the texts of a batch: 65,535 in uint16, -1 in int32.
         self._break = np.array(-1, np.int32).astype(self.ids_dtype)
-        self._ids_of_basic_word = _Memo(self._encode_basic_word, size=cache_size)
-        self._ids_of_word = _Memo(self._encode_word, size=cache_size)
-        self._encoding_of_word = _Memo(self._encode_word_with_offsets, size=cache_size)
+        self._ids_of_basic_word = _Cache(self._encode_basic_word, size=cache_size)
+        self._ids_of_word = _Cache(self._encode_word, size=cache_size)
+        self._encoding_of_word = _Cache(self._encode_word_with_offsets, size=cache_size)
 
     def __reduce__(self):
-        """Pickle the vocabulary and the options only."""
+        """Pickle only the vocabulary and the options."""
         return functools.partial(WordPieceTokenizer, self.vocabulary, **self._options), ()
 
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
-        """Return the ids of all texts as one array: the fastest way."""
+        """Return the ids of all texts as one array: the fastest method."""
         ids: list[np.ndarray] = []
         lengths: list[int] = []
         for group in _groups(texts):
@@ -189,7 +189,7 @@ class WordPieceTokenizer(Tokenizer):
                 continue
             if any("\0" in text for text in group):
                 group = [text.replace("\0", "") for text in group]
-            # NUL, which the rules drop, is free to mark the end of a text.
+            # The rules drop NUL, so it can separate the texts.
             joined = self._lookup(_drop_controls(" \0 ".join(group)))
             breaks = np.flatnonzero(joined == self._break)
             lengths += (np.diff(breaks, prepend=-1, append=len(joined)) - 1).tolist()
@@ -214,10 +214,10 @@ class WordPieceTokenizer(Tokenizer):
         return [self.unk_id] if ids is None else ids
 
     def encode_with_offsets(self, text: str) -> Encoding:
-        """Return the ids of a text and the span of each.
+        """Return the ids of a text with their spans.
 
-        [UNK] spans its word. An accent that normalization drops is in the span of its letter. Pieces cut from one
-        character of the text (Hangul under NFD) share its span.
+        [UNK] spans its word. An accent removed by normalization belongs to the span of its letter. Pieces of a single
+        character (Hangul under NFD) share its span.
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
@@ -242,7 +242,7 @@ class WordPieceTokenizer(Tokenizer):
         return Encoding(ids, offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the pieces with a space between words; the spaces of the text are not told by ids."""
+        """Return the pieces with a space between words; ids do not keep the original spaces."""
         return " ".join(self.convert_ids_to_pieces(ids)).replace(" ##", "")
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -250,7 +250,7 @@ class WordPieceTokenizer(Tokenizer):
         save_vocabulary(self.vocabulary, directory=directory)
 
 
-# White space as str.split() has it, less the control characters that the rules drop.
+# White space as in str.split(), without the control characters that the rules drop.
 _WORD = re.compile(rf"[\S{CONTROL_WHITE_SPACE}]+")
 
 
@@ -262,7 +262,7 @@ def _drop_controls(text: str) -> str:
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Gather texts until they have _BATCH_CHARS characters; one text of more is a group alone."""
+    """Yield groups of texts with at most _BATCH_CHARS characters; a longer text is its own group."""
     group: list[str] = []
     chars = 0
     for text in texts:
@@ -276,21 +276,21 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Cut text by a SentencePiece model in ALBERT's layout: [CLS], [SEP], [MASK] and the padding are control symbols.
+    """SentencePiece tokenizer in ALBERT's layout: [CLS], [SEP], [MASK] and the padding are control symbols.
 
-    Normalization is the model's own; `do_lower_case` lowers the text before it and does no more. Where it is None, a
-    model with no upper-case letter in its pieces is taken to want lower case.
+    The model normalizes the text; `do_lower_case` lower-cases it before that and does nothing else. If it is None, text
+    is lower-cased if no piece of the model has an upper-case letter.
 
-    Raises UserError where the bytes are no model, or a special piece is missing or could be matched by text.
+    Raises UserError if the bytes are not a model, or a special token is missing or is not a control symbol.
     """
 
     def __init__(self, model: bytes, *, do_lower_case: bool | None = None):
-        """Make a tokenizer from the bytes of a .model file."""
+        """Create a tokenizer from the bytes of a .model file."""
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
         except (RuntimeError, ValueError, OSError):
-            raise UserError("this is no SentencePiece model; name a file written by sentencepiece") from None
+            raise UserError("not a SentencePiece model: name a file written by sentencepiece") from None
         self._model = model
         self.pieces = tuple(self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size()))
         self.pad_id, self.cls_id, self.sep_id, self.mask_id = map(
@@ -304,7 +304,7 @@ class SentencePieceTokenizer(Tokenizer):
             do_lower_case = all(p == p.lower() for p, is_text in zip(self.pieces, ordinary, strict=True) if is_text)
         self.do_lower_case = do_lower_case
         self.fingerprint = hashlib.sha256(f"do_lower_case={do_lower_case}\n".encode() + model).hexdigest()
-        # The unknown piece goes on within a word: at its start sentencepiece puts a lone "▁" before it.
+        # The unknown piece is never a word start: at the start of a word sentencepiece puts a single "▁" before it.
         self.is_word_start = np.array(
             [p.startswith("▁") or self._processor.is_control(i) for i, p in enumerate(self.pieces)], bool
         )
@@ -315,25 +315,25 @@ class SentencePieceTokenizer(Tokenizer):
             if self._processor.is_control(piece_id):
                 return piece_id
         raise UserError(
-            f"the SentencePiece model has no control symbol {' or '.join(names)}; train it with --pad_id=0 --unk_id=1 "
+            f"the SentencePiece model has no control symbol {' or '.join(names)}: train it with --pad_id=0 --unk_id=1 "
             "--bos_id=-1 --eos_id=-1 --control_symbols=[CLS],[SEP],[MASK]"
         )
 
     def __reduce__(self):
-        """Pickle the model and its casing only."""
+        """Pickle only the model and its casing."""
         return functools.partial(SentencePieceTokenizer, self._model, do_lower_case=self.do_lower_case), ()
 
     def _prepare(self, text: str) -> str:
         return _SURROGATE.sub("\ufffd", text.lower() if self.do_lower_case else text)
 
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
-        """Return the ids of all texts as one array: the fastest way."""
+        """Return the ids of all texts as one array: the fastest method."""
         encoded = self._processor.encode([self._prepare(text) for text in texts], out_type=int, num_threads=1)
         lengths = np.array([len(ids) for ids in encoded], np.int64)
         return EncodedBatch(np.fromiter(chain.from_iterable(encoded), self.ids_dtype, count=lengths.sum()), lengths)
 
     def encode_with_offsets(self, text: str) -> Encoding:
-        """Return the ids of a text and the span of each, less the white space before it; a lone "▁" spans nothing."""
+        """Return the ids of a text with their spans, without leading white space; a single "▁" has an empty span."""
         encoded = self._processor.encode(self._prepare(text), out_type="offset_mapping")
         sources = list(range(len(text) + 1))
         if self.do_lower_case:
@@ -342,12 +342,12 @@ class SentencePieceTokenizer(Tokenizer):
         for piece, (start, end) in zip(encoded["pieces"], encoded["offsets"], strict=True):
             first, last = sources[start], (sources[end - 1] + 1 if end > start else sources[start])
             first = last - len(text[first:last].lstrip())
-            # Of the pieces of a ligature only the last is given its span; the others too come from that character.
+            # sentencepiece gives the span of a ligature only to its last piece; the other pieces share the character.
             offsets.append((first, last + (first == last < len(text) and piece != "▁")))
         return Encoding(list(encoded["ids"]), offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; control symbols stand as they are named."""
+        """Return the text of ids; control symbols appear by name."""
         return "".join(self.convert_ids_to_pieces(ids)).replace("▁", " ").strip()
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -357,23 +357,23 @@ class SentencePieceTokenizer(Tokenizer):
         write_whole(pathlib.Path(directory, CONFIG_FILE), content=(json.dumps(settings, indent=2) + "\n").encode())
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair: not to be written as UTF-8
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a lone surrogate cannot be encoded in UTF-8
 
 
 def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None) -> Tokenizer:
-    """Load the tokenizer that a path names: a vocab.txt, a SentencePiece .model, or a directory that holds one of them.
+    """Load the tokenizer of a vocab.txt, a SentencePiece .model, or a directory that contains one of them.
 
-    Casing as in `load_vocabulary`.
+    Casing is determined as in `load_vocabulary`.
 
-    Raises UserError naming the path where it holds neither, or both, or what it holds is broken.
+    Raises UserError naming the path if it contains neither or both, or the file is invalid.
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        found = sorted(path.glob(VOCABULARY_FILE)) + sorted(path.glob("*.model"))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or f"neither {VOCABULARY_FILE} nor a .model file"
-            raise UserError(f"directory {path} holds {names}; name the one tokenizer file to use")
-        path = found[0]
+        files = sorted(path.glob(VOCABULARY_FILE)) + sorted(path.glob("*.model"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or f"neither {VOCABULARY_FILE} nor a .model file"
+            raise UserError(f"directory {path} contains {names}: name the tokenizer file to use")
+        path = files[0]
     if path.suffix != ".model":
         return WordPieceTokenizer(load_vocabulary(path, do_lower_case=do_lower_case))
     casing = read_casing(path.parent / CONFIG_FILE, do_lower_case=do_lower_case)

@@ -1,4 +1,4 @@
-"""Hold a vocabulary, read it, write it, learn it: pieces in the order of their ids, and their casing."""
+"""WordPiece vocabulary: read, write and learn it."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ CONFIG_FILE = "tokenizer_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Hold pieces in the order of their ids, and whether text is lower-cased before it is cut into them.
+    """Pieces ordered by id, and whether text is lower-cased.
 
-    Raises UserError where a special piece is missing or a piece stands twice.
+    Raises UserError if a special token is missing or a piece occurs twice.
     """
 
     pieces: tuple[str, ...]
@@ -33,13 +33,13 @@ class Vocabulary:
         if len(self._ids) != len(self.pieces):
             first, piece = next((i, piece) for i, piece in enumerate(self.pieces) if self._ids[piece] != i)
             raise UserError(
-                f"the piece {piece!r} stands twice, in lines {first + 1} and {self._ids[piece] + 1}: "
-                "ids would be ambiguous; remove one"
+                f"{piece!r} occurs twice, in lines {first + 1} and {self._ids[piece] + 1}: remove one, because ids "
+                "must be unique"
             )
         missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
         if missing:
             raise UserError(
-                f"the special pieces {' '.join(missing)} are missing; BERT needs {' '.join(SPECIAL_PIECES)}"
+                f"the special tokens {' '.join(missing)} are missing: add them; BERT needs {' '.join(SPECIAL_PIECES)}"
             )
 
     @functools.cached_property
@@ -78,24 +78,24 @@ class Vocabulary:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of casing and pieces: equal where ids mean the same."""
+        """Return the SHA-256, in hexadecimal, of casing and pieces: equal if ids mean the same."""
         header = f"do_lower_case={self.do_lower_case}\n"
         return hashlib.sha256((header + "\n".join(self.pieces)).encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
     def is_word_start(self) -> np.ndarray:
-        """Return bool [V]: False for the pieces that go on within a word (`##`)."""
+        """Return bool [V]: False for pieces inside a word (`##`)."""
         return np.array([not piece.startswith("##") for piece in self.pieces], bool)
 
 
 def load_vocabulary(path: str | os.PathLike, *, do_lower_case: bool | None = None) -> Vocabulary:
-    """Read a vocabulary: a file with a piece a line (its line is its id), or a directory that holds vocab.txt.
+    """Read a vocabulary file, one piece per line (the line number is the id), or a directory that contains vocab.txt.
 
-    Casing comes from tokenizer_config.json beside the file, else from `do_lower_case`, else from the pieces: cased
-    where one that is not special has an upper-case letter.
+    Casing comes from tokenizer_config.json in the same folder, else from `do_lower_case`, else from the pieces: cased
+    if a piece other than the special tokens has an upper-case letter.
 
-    Raises UserError naming the file: not there, not text, empty, a blank or a repeated line, a special piece missing,
-    or a casing that the two sources give differently.
+    Raises UserError naming the file if it is missing, not text or empty; has a blank or repeated line; lacks a special
+    token; or if the two sources disagree about casing.
     """
     path = pathlib.Path(path)
     file = path / VOCABULARY_FILE if path.is_dir() else path
@@ -112,62 +112,62 @@ def _read_pieces(file: pathlib.Path) -> tuple[str, ...]:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
-            f"vocabulary {file} does not exist; name a {VOCABULARY_FILE} or a directory that holds one"
+            f"vocabulary {file} does not exist: name a {VOCABULARY_FILE} or a directory that contains one"
         ) from None
     except OSError as error:
         raise UserError(f"vocabulary {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"vocabulary {file} is not UTF-8 text (byte {error.start}); name a file with a piece a line"
+            f"vocabulary {file} is not UTF-8 text (byte {error.start}): name a file with one token per line"
         ) from None
     if "\0" in text:
-        raise UserError(f"vocabulary {file} is a binary file; name a text file with a piece a line")
+        raise UserError(f"vocabulary {file} is a binary file: name a text file with one token per line")
     if not text.strip():
-        raise UserError(f"vocabulary {file} is empty; name a file with a piece a line")
+        raise UserError(f"vocabulary {file} is empty: name a file with one token per line")
     lines = text.removesuffix("\n").split("\n")
     pieces = []
     for number, line in enumerate(lines, start=1):
-        # The released Chinese vocabulary has U+2028 and ##U+2028: stripped they would lose their names, and as no word
-        # holds white space, what they are called changes no ids.
+        # The released Chinese vocabulary contains U+2028 and ##U+2028, which stripping would turn into blank and "##".
+        # No word contains white space, so their names do not affect ids.
         piece = line.strip()
         if piece in ("", "##"):
             piece = line.strip(" \t\r")
         if not piece:
-            raise UserError(f"vocabulary {file}: line {number} of {len(lines)} is blank; remove it or name its piece")
+            raise UserError(f"vocabulary {file}: line {number} of {len(lines)} is blank: remove it or write its token")
         pieces.append(piece)
     return tuple(pieces)
 
 
 def read_casing(config_file: pathlib.Path, *, do_lower_case: bool | None) -> bool | None:
-    """Return `do_lower_case` as a tokenizer_config.json and the caller have it; None where neither says.
+    """Return `do_lower_case` from a tokenizer_config.json or the caller; None if neither sets it.
 
-    Raises UserError where the two differ, or where the file asks for rules that are not the original's.
+    Raises UserError if the two differ, or if the file sets rules other than the original's.
     """
     try:
         settings = load_json(config_file)
     except FileNotFoundError:
         return do_lower_case
     except (OSError, ValueError) as error:
-        raise UserError(f"{config_file} cannot be read as JSON ({error}); mend or remove it") from None
+        raise UserError(f"{config_file} cannot be read as JSON ({error}): fix or remove it") from None
     if not isinstance(settings, dict):
-        raise UserError(f"{config_file} must hold a JSON object; mend or remove it")
-    found = settings.get("do_lower_case")
-    if found is not None and not isinstance(found, bool):
-        raise UserError(f"{config_file}: do_lower_case is {found!r}; write true or false")
-    if found is not None and do_lower_case is not None and found != do_lower_case:
+        raise UserError(f"{config_file} must contain a JSON object: fix or remove it")
+    saved = settings.get("do_lower_case")
+    if saved is not None and not isinstance(saved, bool):
+        raise UserError(f"{config_file}: do_lower_case is {saved!r}: write true or false")
+    if saved is not None and do_lower_case is not None and saved != do_lower_case:
         raise UserError(
-            f"do_lower_case={do_lower_case} was asked for, but {config_file} says {found}; "
-            f"type do_lower_case={found} or use another vocabulary"
+            f"do_lower_case={do_lower_case} is set, but {config_file} says {saved}: type do_lower_case={saved}, or "
+            "use another vocabulary"
         )
-    casing = do_lower_case if found is None else found
+    casing = do_lower_case if saved is None else saved
     strip_accents = settings.get("strip_accents")
     if strip_accents is not None and casing is not None and strip_accents != casing:
         raise UserError(
-            f"{config_file}: strip_accents={strip_accents} with do_lower_case={casing} is not supported; "
-            "BERT strips accents exactly where it lower-cases"
+            f"{config_file}: strip_accents={strip_accents} with do_lower_case={casing} is not supported: write "
+            f"strip_accents={casing}; BERT strips accents if and only if it lower-cases"
         )
     if settings.get("tokenize_chinese_chars") is False:
-        raise UserError(f"{config_file}: tokenize_chinese_chars=False is not supported; BERT sets CJK characters apart")
+        raise UserError(f"{config_file}: tokenize_chinese_chars=False is not supported: write true")
     return casing
 
 
@@ -177,9 +177,9 @@ def _looks_uncased(pieces: Iterable[str]) -> bool:
 
 
 def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> None:
-    """Write vocab.txt and tokenizer_config.json, each whole or not at all; the directory is made where it is missing.
+    """Write vocab.txt and tokenizer_config.json, each atomically; create the directory if necessary.
 
-    Raises UserError where the directory cannot be written.
+    Raises UserError if the directory cannot be written.
     """
     settings = {
         "tokenizer_class": "BertTokenizer",
@@ -194,12 +194,14 @@ def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> 
 
 
 def write_whole(file: pathlib.Path, *, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new one, never a part."""
+    """Write a file atomically: readers see the old or the new content, never a part."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, content)
     except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}; name a directory you may write to") from None
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}: choose a directory that you may write to"
+        ) from None
 
 
 def learn_vocabulary(
@@ -212,12 +214,12 @@ def learn_vocabulary(
     character_coverage: float = 0.99999,
     max_distinct_words: int = 1_000_000,
 ) -> Vocabulary:
-    """Learn a vocabulary of exactly `vocab_size` pieces from texts; how is told in vocabulary_learning.py.
+    """Learn a vocabulary of exactly `vocab_size` pieces from texts; vocabulary_learning.py describes the method.
 
     The same texts in the same order give the same pieces, for any `num_threads`. `num_unused` slots [unused0] ...
-    follow the special pieces. Memory grows with `max_distinct_words`, not with the texts.
+    follow the special tokens. Memory grows with `max_distinct_words`, not with the texts.
 
-    Raises UserError where the texts support no vocabulary of that size, naming the nearest size they do.
+    Raises UserError if the texts do not support a vocabulary of that size; the message gives the closest size.
     """
     reserved = (*SPECIAL_PIECES, *(f"[unused{i}]" for i in range(num_unused)))
     pieces = learn_pieces(

@@ -1,11 +1,11 @@
-"""Learn word pieces from text: count words, let sentencepiece propose pieces by BPE, keep those that matching uses.
+"""Learn word pieces from text: count words, propose pieces with sentencepiece's BPE, keep the most used.
 
-Words come out of the tokenizer's own rules, so that pieces never cross what the tokenizer cuts. BPE rather than the
-unigram model: matched greedily, its pieces cut held-out English into fewer tokens at 4,096 and at 30,522 pieces,
-and it learns them tens of times faster. sentencepiece proposes a quarter more pieces than wanted; those that greedy
-matching uses least on the counted words are dropped, in rounds, because dropping one sends its words to others. Without
-this one piece in nine of 30,522 would occur fewer than ten times in 65 MB of English: steps on BPE's way to longer
-pieces, which training hardly sees.
+Words come from the tokenizer's own rules, so pieces never cross its splits. BPE instead of the unigram model: with
+greedy matching, its pieces split held-out English into fewer tokens at 4,096 and at 30,522 pieces, and learning is tens
+of times faster. sentencepiece proposes 25 % more pieces than necessary. Those that greedy matching uses least on the
+counted words are dropped, in rounds, because dropping a piece increases the use of others. Without this, one in nine of
+30,522 pieces would occur fewer than ten times in 65 MB of English: intermediate merges of BPE that training hardly
+sees.
 """
 
 import io
@@ -18,17 +18,17 @@ import sentencepiece
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, basic_words, is_cjk, is_punctuation, segments
 from bert_jax.errors import UserError
 
-_SURPLUS = 1.25  # pieces proposed for each wanted; 1.5 gave no shorter text
-_KEPT_A_ROUND = 0.93  # of the pieces; four rounds from 1.25 to 1
-_LETTER_SHARE = 0.5  # of all pieces, at most, single letters; in 30,522 pieces of English it is under 1 %
-_RAW_WORDS = 1 << 17  # distinct words between white space that are counted before they are cut into basic words
-_MAX_WORD_CHARS = 200  # longer words are [UNK] to the tokenizer
-_MAX_PIECE_CHARS = 24  # "##" not counted; sentencepiece's default of 16 holds no "##representatives"
-_SENTENCEPIECE_SYMBOLS = "▁▅"  # U+2581 stands for the start of a word in sentencepiece, U+2585 for the unknown
+_SURPLUS = 1.25  # proposed pieces per final piece; 1.5 did not shorten the text further
+_KEPT_PER_ROUND = 0.93  # fraction of the pieces; four rounds from 1.25 to 1
+_MAX_LETTER_FRACTION = 0.5  # of all pieces may be single letters; in 30,522 pieces of English under 1 % are
+_RAW_WORDS = 1 << 17  # distinct white-space words counted before they are split into basic words
+_MAX_WORD_CHARS = 200  # the tokenizer maps longer words to [UNK]
+_MAX_PIECE_CHARS = 24  # without "##"; sentencepiece's default of 16 excludes "##representatives"
+_SENTENCEPIECE_SYMBOLS = "▁▅"  # in sentencepiece, U+2581 marks the start of a word, U+2585 the unknown
 
 
 def count_words(texts: Iterable[str], *, do_lower_case: bool, max_distinct_words: int) -> Counter[str]:
-    """Count the basic words of texts; above `max_distinct_words` different ones the rarest quarter is forgotten."""
+    """Count the basic words of texts; above `max_distinct_words` distinct words, drop the rarest quarter."""
     words: Counter[str] = Counter()
     raw_words: Counter[str] = Counter()
 
@@ -38,9 +38,9 @@ def count_words(texts: Iterable[str], *, do_lower_case: bool, max_distinct_words
                 words[word] += count
         raw_words.clear()
         if len(words) > max_distinct_words:
-            kept = _most_frequent(words, number=max_distinct_words * 3 // 4)
+            frequent = _most_frequent(words, number=max_distinct_words * 3 // 4)
             words.clear()
-            words.update(kept)
+            words.update(frequent)
 
     drop_controls = str.maketrans("", "", CONTROL_WHITE_SPACE)
     for text in texts:
@@ -55,17 +55,17 @@ def count_words(texts: Iterable[str], *, do_lower_case: bool, max_distinct_words
 
 
 def _most_frequent(counts: dict[str, int], *, number: int) -> dict[str, int]:
-    """Return the most frequent entries, most frequent first, ties in code point order."""
+    """Return the most frequent entries in descending order, ties in code point order."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number])
 
 
 def choose_characters(
-    words: dict[str, int], *, num_slots: int, coverage: float, letter_share: float = _LETTER_SHARE
+    words: dict[str, int], *, num_slots: int, coverage: float, max_letter_fraction: float = _MAX_LETTER_FRACTION
 ) -> list[str]:
-    """Choose the characters that become pieces, most frequent first, until `coverage` of the running text is covered.
+    """Return the characters that become pieces, most frequent first, until they cover `coverage` of the text.
 
-    A letter takes two slots (`x` and `##x`), a character that is always a word of its own takes one. Letters get no
-    more than `letter_share` of the slots: the rest is for pieces made of them.
+    A letter takes two slots (`x` and `##x`), a character that is always a separate word takes one. Letters get at most
+    `max_letter_fraction` of the slots: the rest is for longer pieces.
     """
     counts: Counter[str] = Counter()
     for word, count in words.items():
@@ -73,14 +73,14 @@ def choose_characters(
             counts[char] += count
     chosen: list[str] = []
     covered, letter_slots, free = 0, 0, num_slots
-    wanted = coverage * sum(counts.values())
+    target = coverage * sum(counts.values())
     for char, count in _most_frequent(counts, number=len(counts)).items():
-        if covered >= wanted:
+        if covered >= target:
             break
-        if "\ud800" <= char <= "\udfff":  # half a surrogate pair: no UTF-8 file can hold it
+        if "\ud800" <= char <= "\udfff":  # a lone surrogate cannot be encoded in UTF-8
             continue
         slots = len(_forms(char))
-        if slots > free or (slots == 2 and letter_slots + slots > num_slots * letter_share):
+        if slots > free or (slots == 2 and letter_slots + slots > num_slots * max_letter_fraction):
             continue
         chosen.append(char)
         covered += count
@@ -99,7 +99,7 @@ def single_character_pieces(characters: Iterable[str]) -> list[str]:
 
 
 def known_words(words: dict[str, int], *, characters: Iterable[str]) -> dict[str, int]:
-    """Return the words that pieces can help, most frequent first: any other is [UNK] whatever the pieces."""
+    """Return the words made of `characters`, most frequent first; all others are [UNK] for any vocabulary."""
     known = set(characters)
     return {
         word: count
@@ -111,9 +111,9 @@ def known_words(words: dict[str, int], *, characters: Iterable[str]) -> dict[str
 def propose_pieces(
     words: dict[str, int], *, number: int, singles: list[str], num_threads: int = 1, model_type: str = "bpe"
 ) -> list[str]:
-    """Let sentencepiece learn at least `number` pieces of several characters, as far as the words support them.
+    """Return at least `number` multi-character pieces learned by sentencepiece, as far as the words support them.
 
-    They are named as WordPiece does: `▁x` is `x`, `x` is `##x`.
+    Names follow WordPiece: `▁x` becomes `x`, `x` becomes `##x`.
     """
     lines = [f"{word}\t{count}" for word, count in words.items() if not any(c in word for c in _SENTENCEPIECE_SYMBOLS)]
     if not lines or number <= 0:
@@ -124,15 +124,15 @@ def propose_pieces(
         input_format="tsv",
         model_writer=model,
         model_type=model_type,
-        # Its own count holds the unknown, "▁", and up to two pieces for each single character besides.
+        # sentencepiece's count includes the unknown, "▁", and up to two pieces per single character.
         vocab_size=number + 2 * len(singles) + 2,
-        hard_vocab_limit=False,  # a text that supports fewer is our error to tell
+        hard_vocab_limit=False,  # learn_pieces reports a text that supports fewer
         normalization_rule_name="identity",
         character_coverage=1.0,
         byte_fallback=False,
         split_by_number=False,  # "1990s", "19th"
         split_by_unicode_script=False,
-        max_sentencepiece_length=_MAX_PIECE_CHARS + 1,  # with the mark of a word's start
+        max_sentencepiece_length=_MAX_PIECE_CHARS + 1,  # with the word-start mark
         num_threads=num_threads,
         bos_id=-1,
         eos_id=-1,
@@ -141,26 +141,26 @@ def propose_pieces(
     )
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     learned = [processor.id_to_piece(i) for i in range(processor.get_piece_size()) if not processor.is_unknown(i)]
-    # Single characters are chosen by count and not here; sentencepiece would also have punctuation within words.
+    # Single characters are chosen by count instead; sentencepiece would also allow punctuation inside words.
     return [
         piece[1:] if piece.startswith("▁") else f"##{piece}" for piece in learned if len(piece.removeprefix("▁")) > 1
     ]
 
 
 def keep_most_used(proposed: list[str], *, number: int, singles: list[str], words: dict[str, int]) -> list[str]:
-    """Drop the pieces that greedy matching uses least, in rounds, until `number` are left; most used first."""
-    kept = list(proposed)
+    """Return the `number` pieces that greedy matching uses most, most used first; the others are dropped in rounds."""
+    candidates = list(proposed)
     while True:
-        pieces = [*singles, *kept]
+        pieces = [*singles, *candidates]
         uses = count_uses(pieces, words=words)
-        kept.sort(key=lambda piece: (-uses[piece], piece))
-        if len(kept) <= number:
-            return kept
-        del kept[max(number, int(len(kept) * _KEPT_A_ROUND)) :]
+        candidates.sort(key=lambda piece: (-uses[piece], piece))
+        if len(candidates) <= number:
+            return candidates
+        del candidates[max(number, int(len(candidates) * _KEPT_PER_ROUND)) :]
 
 
 def count_uses(pieces: list[str], *, words: dict[str, int]) -> dict[str, int]:
-    """Count how often greedy matching of the words uses each piece."""
+    """Return how often greedy matching of the words uses each piece."""
     matcher = GreedyMatcher(pieces)
     used = [0] * len(pieces)
     for word, count in words.items():
@@ -179,25 +179,25 @@ def learn_pieces(
     character_coverage: float,
     max_distinct_words: int,
 ) -> tuple[str, ...]:
-    """Learn exactly `num_pieces` pieces: single characters in code point order, then pieces by falling use.
+    """Return exactly `num_pieces` pieces: single characters in code point order, then longer pieces by descending use.
 
-    `num_reserved` is only for messages, which speak of the whole vocabulary.
+    `num_reserved` is only for messages, which give the size of the whole vocabulary.
 
-    Raises UserError where the texts hold no word, or support fewer pieces.
+    Raises UserError if the texts contain no word or support fewer pieces.
     """
     counts = count_words(texts, do_lower_case=do_lower_case, max_distinct_words=max_distinct_words)
     if not counts:
-        raise UserError("no vocabulary can be learned: the texts hold no word; give more text")
-    for letter_share in (_LETTER_SHARE, 1.0):  # where half the slots is too few for pieces of a small text, all may go
+        raise UserError("cannot learn a vocabulary: the texts contain no word; give more text")
+    for fraction in (_MAX_LETTER_FRACTION, 1.0):  # a small text may need more letters than half the slots
         characters = choose_characters(
-            counts, num_slots=num_pieces, coverage=character_coverage, letter_share=letter_share
+            counts, num_slots=num_pieces, coverage=character_coverage, max_letter_fraction=fraction
         )
         singles = single_character_pieces(characters)
         words = known_words(counts, characters=characters)
-        wanted = num_pieces - len(singles)
-        proposed = propose_pieces(words, number=round(wanted * _SURPLUS), singles=singles, num_threads=num_threads)
-        if characters and len(proposed) >= wanted:
-            return (*singles, *keep_most_used(proposed, number=wanted, singles=singles, words=words))
+        number = num_pieces - len(singles)
+        proposed = propose_pieces(words, number=round(number * _SURPLUS), singles=singles, num_threads=num_threads)
+        if characters and len(proposed) >= number:
+            return (*singles, *keep_most_used(proposed, number=number, singles=singles, words=words))
     characters = choose_characters(counts, num_slots=sys.maxsize, coverage=character_coverage)
     singles = single_character_pieces(characters)
     words = known_words(counts, characters=characters)
@@ -205,10 +205,10 @@ def learn_pieces(
     smallest, largest = num_reserved + len(singles), num_reserved + len(singles) + len(everything)
     if num_pieces + num_reserved > largest:
         raise UserError(
-            f"vocab_size={num_pieces + num_reserved} is more than the text supports; give more text or "
-            f"type vocab_size={largest}, the largest possible"
+            f"vocab_size={num_pieces + num_reserved} is more than the text supports: give more text, or type "
+            f"vocab_size={largest}, the largest possible"
         )
     raise UserError(
-        f"vocab_size={num_pieces + num_reserved} is too small for the characters of the text; "
-        f"type vocab_size={smallest} or more, up to {largest}"
+        f"vocab_size={num_pieces + num_reserved} is too small for the characters of the text: type "
+        f"vocab_size={smallest} or more, up to {largest}"
     )

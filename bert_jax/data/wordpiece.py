@@ -1,15 +1,15 @@
-"""Turn text into words and words into pieces, by the rules of google-research/bert's tokenization.py.
+"""Split text into words and words into pieces, by the rules of google-research/bert's tokenization.py.
 
-Everything here is a pure function of the text. The rules, in their order:
+Everything here is a pure function of the text. The rules, in order:
 
-1. Drop NUL, U+FFFD and every control or format character (Cc, Cf) but tab, line feed and carriage return.
-2. Set each character of the CJK blocks apart; Hangul, Hiragana and Katakana are ordinary letters.
+1. Drop NUL, U+FFFD and all control and format characters (Cc, Cf) except tab, line feed and carriage return.
+2. Make each character of the CJK blocks a word; Hangul, Hiragana and Katakana are ordinary letters.
 3. Split at white space: Zs, tab, line feed, carriage return, U+2028 and U+2029.
-4. Lower-casing vocabularies only: lower, decompose (NFD), drop non-spacing marks (Mn).
-5. Make each punctuation character a word: category P and every ASCII character that is no letter or digit.
-6. Match greedily, longest piece first; a word with a part that matches nothing is unknown as a whole.
+4. For uncased vocabularies only: lower-case, decompose (NFD), drop non-spacing marks (Mn).
+5. Make each punctuation character a word: category P and all ASCII characters other than letters and digits.
+6. Match greedily, longest piece first; a word with an unmatched part is unknown as a whole.
 
-Steps 1 to 5 of a word do not look past the white space around it: tokenization.py memoises by word because of this.
+Steps 1 to 5 depend only on the text between white space, so tokenization.py can cache results by word.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
-# Characters that str.split() takes for white space and the original drops (Cc). All other characters that split() knows
-# are white space to the original too, so split() is exact once these are gone.
+# Characters that str.split() treats as white space and the original drops (Cc). All other white space of split() is
+# white space in the original too, so split() is exact once these are removed.
 CONTROL_WHITE_SPACE = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 
 _CJK_BLOCKS = (
@@ -31,12 +31,12 @@ _CJK_BLOCKS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-# A text may be cut behind these with no word changed: both sides are words of their own.
+# A text can be split after these without changing a word: they never join two sides.
 _SAFE_CUT = re.compile("[ \t\n\r\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 class _CodePointTable(dict[int, int | str | None]):
-    """Serve str.translate, classifying each code point when it is first met: a full table would cost 0.5 s at start."""
+    """Table for str.translate that classifies code points on first use: a full table would take 0.5 s at start-up."""
 
     def __init__(self, classify: Callable[[str], str | None]):
         super().__init__()
@@ -50,13 +50,13 @@ class _CodePointTable(dict[int, int | str | None]):
 
 
 def is_cjk(char: str) -> bool:
-    """Return whether a character is always a word of its own because it is of a CJK block."""
+    """Return whether a character is always a separate word because it is in a CJK block."""
     code_point = ord(char)
     return any(first <= code_point <= last for first, last in _CJK_BLOCKS)
 
 
 def is_punctuation(char: str) -> bool:
-    """Return whether a character is always a word of its own because it is punctuation."""
+    """Return whether a character is always a separate word because it is punctuation."""
     return (char.isascii() and char.isprintable() and not char.isalnum() and char != " ") or (
         unicodedata.category(char)[0] == "P"
     )
@@ -72,21 +72,21 @@ def _clean(char: str) -> str | None:
     return f" {char} " if is_cjk(char) else char
 
 
-def _set_apart(char: str) -> str:
+def _separate(char: str) -> str:
     return f" {char} " if is_punctuation(char) else char
 
 
-def _strip_marks_and_set_apart(char: str) -> str | None:
-    return None if unicodedata.category(char) == "Mn" else _set_apart(char)
+def _strip_marks_and_separate(char: str) -> str | None:
+    return None if unicodedata.category(char) == "Mn" else _separate(char)
 
 
 _CLEANED = _CodePointTable(_clean)
-_CASED = _CodePointTable(_set_apart)
-_UNCASED = _CodePointTable(_strip_marks_and_set_apart)
+_CASED = _CodePointTable(_separate)
+_UNCASED = _CodePointTable(_strip_marks_and_separate)
 
 
 def segments(text: str, *, max_chars: int = 1 << 20) -> Iterator[str]:
-    """Cut a long text where no word changes, so that memory follows `max_chars` and not the text; short texts whole."""
+    """Split a long text where no word changes, so memory depends on `max_chars` and not on the text."""
     start = 0
     while len(text) - start > max_chars:
         cut = _SAFE_CUT.search(text, start + max_chars)
@@ -99,12 +99,12 @@ def segments(text: str, *, max_chars: int = 1 << 20) -> Iterator[str]:
 
 
 def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
-    """Split text into words, normalized: what the original's BasicTokenizer returns.
+    """Return the normalized words of a text, equal to the original's BasicTokenizer.
 
-    Lower-casing and NFD run on the whole text at once; white space is neither cased nor skipped by the final-sigma rule
-    nor reordered by NFD, so the outcome is that of every word alone.
+    Lower-casing and NFD run on the whole text at once. White space has no case, stops the final-sigma rule, and is not
+    reordered by NFD, so the result equals that of each word alone.
     """
-    if text.isascii() and text.isalnum():  # most words of English: nothing to drop, to part or to decompose
+    if text.isascii() and text.isalnum():  # most English words: nothing to drop, split or decompose
         return [text.lower() if do_lower_case else text]
     cleaned = text.translate(_CLEANED)
     if do_lower_case:
@@ -114,7 +114,7 @@ def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class AlignedWord:
-    """Hold a normalized word and, for each of its characters, the half-open span of the text it comes from."""
+    """A normalized word, each of its characters with its half-open span in the text."""
 
     text: str
     starts: list[int]
@@ -122,10 +122,10 @@ class AlignedWord:
 
 
 def aligned_words(text: str, *, do_lower_case: bool) -> list[AlignedWord]:
-    """Split text into the words of `basic_words`, each character with its span in `text`.
+    """Return the words of `basic_words`, each character with its span in `text`.
 
-    A dropped mark belongs to the character before it in its word, so that a span never cuts an accent off its letter.
-    Where one character of the text becomes several (Hangul under NFD), all of them have its span.
+    A dropped mark belongs to the preceding character of its word, so a span never separates an accent from its letter.
+    If one character becomes several (Hangul under NFD), all of them have its span.
     """
     words: list[AlignedWord] = []
     chars: list[str] = []
@@ -155,26 +155,26 @@ def _align_run(run: str, sources: list[int], *, do_lower_case: bool) -> list[Ali
     table = _UNCASED if do_lower_case else _CASED
     chars, chars_sources = _lower_and_decompose(run, sources) if do_lower_case else (run, sources)
     words: list[tuple[list[str], list[int], list[int]]] = []
-    goes_on = False
+    continues = False
     for char, source in zip(chars, chars_sources, strict=True):
-        placed = char.translate(table)
-        if not placed:
+        separated = char.translate(table)
+        if not separated:
             if words:
                 ends = words[-1][2]
                 ends[-1] = max(ends[-1], source + 1)
             continue
-        if not goes_on or placed != char:
+        if not continues or separated != char:
             words.append(([], [], []))
         letters, starts, ends = words[-1]
         letters.append(char)
         starts.append(source)
         ends.append(source + 1)
-        goes_on = placed == char
+        continues = separated == char
     return [AlignedWord("".join(letters), starts, ends) for letters, starts, ends in words]
 
 
 def _lower_and_decompose(run: str, sources: list[int]) -> tuple[str, list[int]]:
-    # Only the final sigma depends on its neighbors, and both sigmas are one character: lengths can be taken singly.
+    # Only the final sigma depends on its neighbors, and both sigmas have length 1: lengths are per character.
     lowered = run.lower()
     lowered_sources = [s for char, s in zip(run, sources, strict=True) for _ in char.lower()]
     pairs = [
@@ -182,29 +182,29 @@ def _lower_and_decompose(run: str, sources: list[int]) -> tuple[str, list[int]]:
         for char, s in zip(lowered, lowered_sources, strict=True)
         for part in unicodedata.normalize("NFD", char)
     ]
-    # NFD's canonical ordering: a stable sort of each stretch of combining characters by their class.
+    # NFD's canonical ordering: a stable sort of each run of combining characters by class.
     ordered: list[tuple[str, int]] = []
-    stretch: list[tuple[str, int]] = []
+    marks: list[tuple[str, int]] = []
     for pair in pairs:
         if unicodedata.combining(pair[0]):
-            stretch.append(pair)
+            marks.append(pair)
             continue
-        ordered += sorted(stretch, key=lambda p: unicodedata.combining(p[0]))
-        stretch = []
+        ordered += sorted(marks, key=lambda p: unicodedata.combining(p[0]))
+        marks = []
         ordered.append(pair)
-    ordered += sorted(stretch, key=lambda p: unicodedata.combining(p[0]))
+    ordered += sorted(marks, key=lambda p: unicodedata.combining(p[0]))
     return "".join(char for char, _ in ordered), [s for _, s in ordered]
 
 
 class GreedyMatcher:
-    """Cut words into pieces, longest match first; `##` marks a piece that goes on within a word."""
+    """Matcher of words against pieces, longest match first; `##` marks word-internal pieces."""
 
     def __init__(self, pieces: Iterable[str]):
-        """Index the pieces; ids are their places."""
+        """Index the pieces; ids are their indices."""
         self._initial: dict[str, int] = {}
         self._inner: dict[str, int] = {}
         for piece_id, piece in enumerate(pieces):
-            # No word but "#" itself begins with "#", which is punctuation: "##x" can only match within a word.
+            # "#" is punctuation and a separate word, so "##x" can only match inside a word.
             if piece.startswith("##"):
                 self._inner[piece[2:]] = piece_id
             else:
@@ -213,7 +213,7 @@ class GreedyMatcher:
         self._longest_inner = max(map(len, self._inner), default=0)
 
     def match(self, word: str) -> list[int] | None:
-        """Return the ids of the pieces of a word, or None where some part of it matches no piece."""
+        """Return the ids of a word's pieces, or None if a part of it matches no piece."""
         whole = self._initial.get(word)
         if whole is not None:
             return [whole]

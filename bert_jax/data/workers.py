@@ -1,8 +1,7 @@
-"""Run tasks in worker processes, or as an Apache Beam map, so that the result does not depend on which.
+"""Run work in worker processes or as an Apache Beam map, with the same result.
 
-The pool is the project's own because the standard ones fall short here: `multiprocessing.Pool` waits for ever for a
-worker that the kernel killed, and both it and `ProcessPoolExecutor` import the caller's `__main__` again in every
-worker, which for a training script means importing jax.
+The standard pools do not work here: `multiprocessing.Pool` waits forever for a worker that the kernel killed, and both
+it and `ProcessPoolExecutor` import the caller's `__main__` in every worker, so a training script would import jax.
 """
 
 import contextlib
@@ -26,42 +25,42 @@ def default_num_workers() -> int:
     return os.cpu_count() or 1
 
 
-@runtime_checkable  # Beam compares types
+@runtime_checkable  # Beam checks types
 class WorkFunction(Protocol):
-    """Do one picklable piece of work, calling `advance` with the bytes done since the last call."""
+    """A function that processes one picklable item and calls `advance` with the bytes done since the last call."""
 
-    def __call__(self, piece: Any, *, advance: Advance) -> None:
-        """Do `piece`."""
+    def __call__(self, item: Any, *, advance: Advance) -> None:
+        """Process `item`."""
         ...
 
 
-def run_local(task: WorkFunction, pieces: Sequence[Any], *, num_workers: int, advance: Advance) -> None:
-    """Do `task` for every piece, in `num_workers` processes, or in this one if that is enough.
+def run_local(task: WorkFunction, items: Sequence[Any], *, num_workers: int, advance: Advance) -> None:
+    """Run `task` for every item in `num_workers` processes, or in this process if one is enough.
 
     Raises:
-      UserError, OSError: what a worker raised; a UserError, too, when a worker was killed.
-      RuntimeError: another failure in a worker, with its traceback.
+      UserError, OSError: as raised by a worker; UserError also if a worker was killed.
+      RuntimeError: for any other failure in a worker, with its traceback.
     """
-    if min(num_workers, len(pieces)) <= 1:
-        for piece in pieces:
-            task(piece, advance=advance)
+    if min(num_workers, len(items)) <= 1:
+        for item in items:
+            task(item, advance=advance)
         return
     workers: dict[connection.Connection, process.BaseProcess] = {}
     try:
-        workers.update(_start(task, min(num_workers, len(pieces))))
-        _distribute(pieces, workers, advance)
+        workers.update(_start(task, min(num_workers, len(items))))
+        _distribute(items, workers, advance)
     except BaseException:
         for worker in workers.values():
             worker.terminate()
         raise
     finally:
         for end, worker in workers.items():
-            end.close()  # a waiting worker reads the end of its pipe and stops
+            end.close()  # an idle worker sees the end of its pipe and stops
             worker.join()
 
 
-def run_beam(task: WorkFunction, pieces: Sequence[Any], *, arguments: Sequence[str]) -> None:
-    """Do `task` for every piece as an Apache Beam map; `arguments` choose and configure Beam's runner.
+def run_beam(task: WorkFunction, items: Sequence[Any], *, arguments: Sequence[str]) -> None:
+    """Run `task` for every item as an Apache Beam map; `arguments` select and configure Beam's runner.
 
     Raises:
       UserError: if Apache Beam is not installed.
@@ -72,38 +71,38 @@ def run_beam(task: WorkFunction, pieces: Sequence[Any], *, arguments: Sequence[s
     except ImportError as error:
         raise UserError("--runner=beam needs Apache Beam: pip install 'bert_jax[beam]'") from error
     with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
-        _ = pipeline | beam.Create(list(pieces)) | beam.Reshuffle() | beam.Map(_do_silently, task)
+        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.Map(_run_silently, task)
 
 
-def _do_silently(piece: Any, task: WorkFunction) -> None:
-    task(piece, advance=lambda _: None)
+def _run_silently(item: Any, task: WorkFunction) -> None:
+    task(item, advance=lambda _: None)
 
 
 def _start(task: WorkFunction, count: int) -> Iterator[tuple[connection.Connection, process.BaseProcess]]:
     context = multiprocessing.get_context("spawn")
     with _without_main_module():
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=_serve, args=(theirs, task), daemon=True)
-            with _interrupts_held():
+            parent_end, worker_end = context.Pipe()
+            worker = context.Process(target=_serve, args=(worker_end, task), daemon=True)
+            with _blocked_interrupts():
                 worker.start()
-            theirs.close()  # so that the worker's death closes the pipe
-            yield ours, worker
+            worker_end.close()  # the pipe then closes when the worker dies
+            yield parent_end, worker
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait while a process starts, which inherits that: it would print a traceback until it has begun."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _blocked_interrupts() -> Iterator[None]:
+    """Block SIGINT while a process starts and inherits the mask: Ctrl-C would print a traceback until then."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Hide `__main__` while processes start, so that they do not import it."""
+    """Hide `__main__` while processes start, to keep them from importing it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -113,12 +112,12 @@ def _without_main_module() -> Iterator[None]:
 
 
 def _distribute(
-    pieces: Sequence[Any], workers: dict[connection.Connection, process.BaseProcess], advance: Advance
+    items: Sequence[Any], workers: dict[connection.Connection, process.BaseProcess], advance: Advance
 ) -> None:
-    waiting = iter(pieces)
+    waiting = iter(items)
     busy = list(workers)
     for end in busy:
-        end.send(next(waiting))  # there are at most as many workers as pieces
+        end.send(next(waiting))  # there are at most as many workers as items
     while busy:
         for end in connection.wait(busy):
             assert isinstance(end, connection.Connection)
@@ -127,35 +126,35 @@ def _distribute(
             except (EOFError, ConnectionResetError):
                 workers[end].join()
                 raise UserError(
-                    f"a worker process was killed (exit status {workers[end].exitcode}), perhaps for want of memory: "
-                    "run again with fewer workers (num_workers), what is finished is kept"
+                    f"a worker process was killed (exit status {workers[end].exitcode}), possibly because memory ran "
+                    "out: run again with fewer workers (num_workers); finished work is kept"
                 ) from None
             if kind == "advance":
                 advance(value)
-            elif kind == "mendable":
+            elif kind == "user error":
                 raise value
             elif kind == "failure":
                 raise RuntimeError(f"in a worker process: {value}")
             else:
-                piece = next(waiting, None)
-                if piece is None:
+                item = next(waiting, None)
+                if item is None:
                     busy.remove(end)
                 else:
-                    end.send(piece)
+                    end.send(item)
 
 
 def _serve(end: connection.Connection, task: WorkFunction) -> None:
-    """Do the pieces that arrive until the pipe is closed; Ctrl-C is the parent's business."""
+    """Process items from the pipe until it is closed; the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
-            piece = end.recv()
+            item = end.recv()
         except EOFError:
             return
         try:
-            task(piece, advance=lambda amount: end.send(("advance", amount)))
+            task(item, advance=lambda amount: end.send(("advance", amount)))
         except (UserError, OSError) as error:
-            end.send(("mendable", error))
+            end.send(("user error", error))
         except Exception:
             end.send(("failure", traceback.format_exc()))
         else:

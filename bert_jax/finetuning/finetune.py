@@ -75,10 +75,10 @@ def finetune(
     source.require_tokenizer()
     check_command(config, params=source.params, hosts=hosts, own=("data.directory",))
     runtime = open_runtime(
-        config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, begun=begun
+        config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=begun
     )
     try:
-        with runtime.heeding_signals():
+        with runtime.handling_signals():
             try:
                 _run_tasks(config, source=source, request=request, runtime=runtime)
             except Stopped as stopped:

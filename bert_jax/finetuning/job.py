@@ -113,7 +113,7 @@ class TaskJob(Job):
         self._best.wait()
         return {"history": [dataclasses.asdict(item) for item in self.history]}
 
-    def take_up(self, metadata: Mapping[str, Any]) -> None:
+    def resume(self, metadata: Mapping[str, Any]) -> None:
         """Continue the list of evaluations; what was kept after the state was saved is lost work."""
         self.history = [Evaluation(**item) for item in metadata["history"]]
         last = self.history[-1].step if self.history else 0

@@ -74,8 +74,8 @@ class Evaluator:
             split="validation",
             batch_size=batch_size,
             seed=0,
-            shares=shares,
-            share_count=share_count,
+            shards=shares,
+            num_shards=share_count,
             shuffle=False,
         )
 

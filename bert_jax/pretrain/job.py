@@ -56,7 +56,7 @@ class PretrainingJob(Job):
         self._params = None  # else they would stay in host memory for the whole run
         return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
 
-    def take_up(self, metadata: Mapping[str, Any]) -> None:
+    def resume(self, metadata: Mapping[str, Any]) -> None:
         """Free the parameters to start from: the checkpoint replaces them."""
         del metadata
         self._params = None
@@ -73,8 +73,8 @@ class PretrainingJob(Job):
                 max_seq_length=phase.max_seq_length,
                 batch_size=phase.batch_size,
                 seed=self.config.seed * 1000 + index,
-                shares=shares,
-                share_count=share_count,
+                shards=shares,
+                num_shards=share_count,
             )
             first = max(start, phase.start) - phase.start
             for local in loader.iterate(start=first, stop=phase.end - phase.start):

@@ -95,7 +95,7 @@ def _open(
             save_vocabulary_of(source, workdir=path)
 
     return open_runtime(
-        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, begun=started_at
+        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
     )
 
 
@@ -110,7 +110,7 @@ def _open_job(program: PretrainingProgram, *, runtime: Runtime, params: Any) -> 
 def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
     config, path, end = job.config, runtime.path, job.num_steps
     options = SessionOptions(config.checkpoint, config.log, config.profile.steps, config.train.max_nonfinite_steps)
-    with Session(job, runtime=runtime, directory=path, options=options) as session, runtime.heeding_signals():
+    with Session(job, runtime=runtime, directory=path, options=options) as session, runtime.handling_signals():
         start = session.start
         if start >= end:
             runtime.report(

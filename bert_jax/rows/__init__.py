@@ -1,1 +1,1 @@
-"""What a record of training data is: packing, layout, truncation, special ids."""
+"""The layout of training records: packing, segments and positions, truncation, special ids."""

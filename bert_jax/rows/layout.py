@@ -1,4 +1,4 @@
-"""Lay stored rows out as what the encoder reads; inside the jitted step, so that little travels to the device."""
+"""Expand stored records to encoder inputs, inside the jitted step: less data is transferred to the device."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -9,8 +9,8 @@ from bert_jax.types import EncoderInputs, InstanceRows
 def encoder_inputs(rows: InstanceRows, *, padding_at_zero: bool = False) -> EncoderInputs:
     """Return token types, positions and instance numbers, derived from the segment lengths.
 
-    Padding has token type 0 (as create_pretraining_data.py writes it), segment 0, and as position its index in the
-    row. With `padding_at_zero` its position is 0: for rows that may be longer than the model's position table.
+    Padding has token type 0 (as in create_pretraining_data.py), segment 0, and its index in the sequence as position.
+    With `padding_at_zero` its position is 0: for sequences that may be longer than the position table.
     """
     index = jnp.arange(rows.input_ids.shape[1], dtype=jnp.int32)[None, None, :]
     starts = instance_starts(rows)[..., None]
@@ -32,12 +32,12 @@ def encoder_inputs(rows: InstanceRows, *, padding_at_zero: bool = False) -> Enco
 
 
 def instance_starts(rows: InstanceRows) -> Int[Array, "B S"]:
-    """Return the position of each instance's [CLS]; that of an empty instance is the first position of the padding."""
+    """Return the position of each instance's [CLS]; for an empty instance, the first position of the padding."""
     lengths = rows.segment_lengths.sum(-1)
     return jnp.cumsum(lengths, axis=1) - lengths
 
 
 def cls_positions(rows: InstanceRows) -> Int[Array, "B S"]:
-    """Return the position of each instance's [CLS], 0 where the instance is empty: for heads to gather at."""
+    """Return the position of each instance's [CLS], 0 for an empty instance: the indices that heads gather."""
     exists = rows.segment_lengths.sum(-1) > 0
     return jnp.where(exists, instance_starts(rows), 0).astype(jnp.int32)

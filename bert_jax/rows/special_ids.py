@@ -1,4 +1,4 @@
-"""The ids that frame segments, mask tokens and fill rows."""
+"""The ids that frame segments, mask tokens and pad sequences."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class SpecialIds:
     sep_id: int
     mask_id: int
     pad_id: int
-    vocab_size: int  # random replacements come from all of it, special pieces included, as in the original
+    vocab_size: int  # random replacements are sampled from all of it, special tokens included, as in the original
 
     def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], int]:
         """Return the ids of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, and the length of `[CLS] A [SEP]`."""

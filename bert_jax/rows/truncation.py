@@ -1,8 +1,8 @@
-"""Truncate a pair of segments that is too long: the longer one loses tokens, one by one.
+"""Truncate a pair of segments that is too long, token by token from the longer segment.
 
-Of two equally long segments the second loses one (`truncate_seq_pair` of google-research/bert's
-create_pretraining_data.py, `_truncate_seq_pair` of its run_classifier.py). The loops of the original have a closed
-form, so that a pair costs the same whatever its excess.
+Of two equally long segments the second one is cut (`truncate_seq_pair` of google-research/bert's
+create_pretraining_data.py, `_truncate_seq_pair` of its run_classifier.py). The original's loops are replaced by a
+closed form, so the cost does not depend on how long the pair is.
 """
 
 import random
@@ -14,24 +14,24 @@ Spans = tuple[int, int, int, int]  # start and end of A, start and end of B
 
 
 def tokens_to_cut(length_a: int, length_b: int, *, limit: int) -> tuple[int, int]:
-    """Return how many tokens A and B lose until both have `limit` tokens together."""
+    """Return how many tokens A and B lose until they have at most `limit` tokens together."""
     excess = max(length_a + length_b - limit, 0)
     from_longer = min(excess, abs(length_a - length_b))
-    rest = excess - from_longer  # both are equally long by now and take turns, B first
+    rest = excess - from_longer  # both are equally long now and alternate, B first
     from_a, from_b = rest // 2, rest - rest // 2
     return (from_a + from_longer, from_b) if length_a > length_b else (from_a, from_b + from_longer)
 
 
 def truncate_pair(a: Tokens, b: Tokens, *, limit: int) -> tuple[Tokens, Tokens]:
-    """Return A and B with at most `limit` tokens together, cut at their ends: for fine-tuning and prediction."""
+    """Return A and B with at most `limit` tokens together, truncated at their ends: for fine-tuning and prediction."""
     from_a, from_b = tokens_to_cut(len(a), len(b), limit=limit)
     return a[: len(a) - from_a], b[: len(b) - from_b]  # type: ignore[return-value]  # a slice has its sequence's type
 
 
 def truncate_spans(spans: Spans, *, limit: int, rng: random.Random) -> Spans:
-    """Return spans of at most `limit` tokens together, each token cut at the front or the back by a fair coin.
+    """Return spans of at most `limit` tokens together, a fair coin per token decides between front and back.
 
-    For pre-training, recipe `modern`: all coins of a segment are thrown at once.
+    For pre-training, recipe `modern`: all coins of a segment are sampled at once.
     """
     a, a_end, b, b_end = spans
     from_a, from_b = tokens_to_cut(a_end - a, b_end - b, limit=limit)
@@ -41,14 +41,14 @@ def truncate_spans(spans: Spans, *, limit: int, rng: random.Random) -> Spans:
 
 
 def truncate_spans_one_by_one(spans: Spans, *, limit: int, rng: random.Random) -> Spans:
-    """Return what `truncate_spans` returns, with the coins of the original: one per token, in its order.
+    """Return spans like `truncate_spans`, sampling one coin per token in the order of the original.
 
     For pre-training, recipe `original`.
     """
     a, a_end, b, b_end = spans
     from_a, from_b = tokens_to_cut(a_end - a, b_end - b, limit=limit)
     coins = [rng.random() < 0.5 for _ in range(from_a + from_b)]
-    turns = min(len(coins), abs((a_end - a) - (b_end - b)))  # coins of the longer segment before they take turns
+    turns = min(len(coins), abs((a_end - a) - (b_end - b)))  # coins of the longer segment before they alternate
     fronts_a, fronts_b = sum(coins[turns + 1 :: 2]), sum(coins[turns::2])
     if a_end - a > b_end - b:
         fronts_a += sum(coins[:turns])

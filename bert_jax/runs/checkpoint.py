@@ -1,7 +1,7 @@
 """Save and restore {state, metadata} with Orbax: asynchronous, atomic, verified.
 
-Every checkpoint carries a checksum a parameter, taken on the device from the bits that were trained with, and checked
-when it is read back: a damaged checkpoint is set aside by name and the last good one is used.
+Every checkpoint contains a checksum per parameter, computed on the device from the bits in use and verified on restore.
+A damaged checkpoint is quarantined by renaming it, and the last good one is used.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ from bert_jax.jax_internals import UNFINISHED_CHECKPOINT, is_abandoned_read
 from bert_jax.parallel.distributed import Hosts, is_lost_host_error
 from bert_jax.training.policy import parameter_names
 
-# What TensorStore and the device runtime say when files may be whole but cannot be had now.
+# Messages of TensorStore and the device runtime for files that are unavailable now but may be intact.
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Input/output error")
 
-_LISTINGS, _LISTING_SECONDS = 30, 2.0  # NFS clients keep a listing for up to a minute
+_LISTINGS, _LISTING_SECONDS = 30, 2.0  # NFS clients cache a listing for up to a minute
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Hold what a checkpoint held."""
+    """A restored checkpoint."""
 
     step: int
     state: Any
@@ -45,7 +45,7 @@ class Restored:
 
 
 class Checkpointer:
-    """Keep the checkpoints of one workdir."""
+    """The checkpoints of one directory."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Checkpointer:
         report: Callable[[str], None] = print,
         hosts: Hosts | None = None,
     ):
-        """Open `directory`; without `config` for reading only. Every one of several `hosts` opens it.
+        """Open `directory`, read-only without `config`. All `hosts` must open it.
 
         Raises:
-          UserError: if the directory cannot be made.
+          UserError: if the directory cannot be created.
         """
         self._directory = Path(directory).absolute()
         self._report = report
@@ -66,7 +66,7 @@ class Checkpointer:
         self._read_only = config is None
         if config is not None and self._hosts.is_main:
             self._remove_unfinished()
-        # Orbax's own log lines (dozens a save) would bury the run's; what fails is raised, and reported here in a line.
+        # Orbax logs dozens of lines per save, which would hide the run's own. Failures are raised and reported here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_latest if config else None,
@@ -74,28 +74,31 @@ class Checkpointer:
             create=config is not None,
             read_only=self._read_only,
             enable_async_checkpointing=config is not None,
-            # Two managers of one run save at the same time, and their hosts wait for each other by name.
+            # Two managers of one run may save at the same time; their barriers need distinct names.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._directory.name),
         )
         try:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
-            raise UserError(f"checkpoints cannot be kept in {self._directory}: {error.strerror or error}") from error
+            raise UserError(
+                f"checkpoints cannot be written to {self._directory} ({error.strerror or error}): choose another "
+                "--workdir"
+            ) from error
 
     @property
     def last_good(self) -> int | None:
-        """Return the newest step whose checkpoint is whole on disk (one that is being written has another name)."""
+        """Return the newest step with a complete checkpoint on disk (one being written has another name)."""
         steps = [int(path.name) for path in self._directory.glob("*") if path.name.isdecimal()]
         return max(steps, default=None)
 
     def settle(self) -> int | None:
-        """Wait for the save under way, whatever becomes of it, and return the newest step that is whole on disk."""
+        """Wait for the current save, ignore its failure, and return the newest step with a complete checkpoint."""
         with contextlib.suppress(UserError):
             self.wait()
         return self.last_good
 
     def save(self, step: int, *, state: Any, metadata: dict[str, Any]) -> None:
-        """Begin to save; returns once the state is copied off the devices, or at once if `step` is saved already.
+        """Start to save; return when the state is copied off the devices, or immediately if `step` is saved already.
 
         Raises:
           UserError: if this or the previous checkpoint could not be written.
@@ -108,115 +111,117 @@ class Checkpointer:
         self._guard(lambda: self._manager.save(step, args=items, force=True))
 
     def wait(self) -> None:
-        """Wait until every checkpoint begun is on disk.
+        """Wait until all started checkpoints are on disk.
 
         Raises:
           UserError: if one could not be written.
         """
         self._guard(self._manager.wait_until_finished)
 
-    def keep_only(self, wanted: Callable[[int], bool]) -> None:
-        """Remove the checkpoints of all other steps; every host calls this."""
+    def keep_only(self, is_kept: Callable[[int], bool]) -> None:
+        """Remove the checkpoints of all steps for which `is_kept` is False. All hosts call this."""
         self.wait()
         with self._hosts.main_first("checkpoints removed"):
             if self._hosts.is_main:
                 for step in self.steps():
-                    if not wanted(step):
+                    if not is_kept(step):
                         shutil.rmtree(self._directory / str(step))
         self._manager.reload()
 
     def __enter__(self) -> "Checkpointer":
-        """Return the checkpoints, to be closed at the end."""
+        """Return the checkpointer; leaving the context closes it."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish writing; after an error, that one is what the user must hear of."""
+        """Finish writing; after an error, suppress failures of writing, so the user sees the first one."""
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
             self.close()
 
     def close(self) -> None:
-        """Wait, then release the threads."""
+        """Finish writing and release the threads."""
         self.wait()
         self._manager.close()
 
     def steps(self) -> list[int]:
-        """Return the steps that have a complete checkpoint, in order."""
+        """Return the steps with a complete checkpoint, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """Return the metadata of one checkpoint without its arrays.
+        """Return the metadata of one checkpoint, without reading its arrays.
 
         Raises:
-          ValueError: if it is not what was written.
+          ValueError: if it is damaged.
         """
-        # Not through the manager, here and below: it ends with a collective, to which a host that fails does not come.
+        # Here and below, the manager is not used to read: it ends with a collective, which a failed host does not join.
         record = load_json(self._directory / str(step) / "metadata" / "metadata")
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record
 
     def restore(self, target: Callable[[dict[str, Any]], Any] | Any, *, step: int | None = None) -> Restored | None:
-        """Return the newest good checkpoint (or that of `step`), or None if there is none at all.
+        """Return the newest good checkpoint (or that of `step`), or None if there are no checkpoints.
 
-        `target` is the abstract state with its shardings, or a function that makes it from the metadata. A damaged
-        checkpoint is reported, and the one before it is tried; once that is read, unless reading only, the
-        damaged one is renamed to `STEP.damaged-N`.
+        `target` is the abstract state with its shardings, or a function that returns it for given metadata. A damaged
+        checkpoint is reported, and the previous one is tried. If that succeeds, and unless read-only, the damaged one
+        is renamed to `STEP.damaged-N`.
 
         Raises:
-          UserError: if there are checkpoints but none can be read, memory or permission to read one is lacking, or
-            hosts see different ones.
+          UserError: if there are checkpoints but none can be read, if memory or permissions are insufficient, or if
+            hosts see different checkpoints.
         """
-        seen = self._agreed_steps() if self._hosts.count > 1 else self.steps()
-        steps = [s for s in reversed(seen) if step is None or s == step]
+        all_steps = self._agreed_steps() if self._hosts.count > 1 else self.steps()
+        steps = [s for s in reversed(all_steps) if step is None or s == step]
         if step is not None and not steps:
-            raise UserError(f"no checkpoint of step {step} in {self._directory}: there are {seen or 'none'}")
+            raise UserError(
+                f"no checkpoint of step {step} in {self._directory}: available steps are {all_steps or 'none'}"
+            )
         for index, candidate in enumerate(steps):
-            restored = self._read_or_reason(candidate, target)
+            restored = self._read_or_diagnose(candidate, target)
             if isinstance(restored, Restored):
                 for damaged in steps[:index]:
-                    self._set_aside(damaged)
+                    self._quarantine(damaged)
                 return restored
-            self._report(f"checkpoint of step {candidate} is damaged and is passed over: {restored}")
-        aside = sorted(path.name for path in self._directory.glob("*.damaged-*"))
-        if steps or aside:
-            which = f"steps {sorted(steps)}" if steps else f"set aside before: {', '.join(aside)}"
+            self._report(f"checkpoint of step {candidate} is damaged and skipped: {restored}")
+        quarantined = sorted(path.name for path in self._directory.glob("*.damaged-*"))
+        if steps or quarantined:
+            which = f"steps {sorted(steps)}" if steps else f"quarantined earlier: {', '.join(quarantined)}"
             raise UserError(
                 f"none of the checkpoints in {self._directory} can be read ({which}; all damaged): restore the "
-                "directory from a backup, or start anew with another --workdir"
+                "directory from a backup, or start from scratch with another --workdir"
             )
         return None
 
     def _remove_unfinished(self) -> None:
-        """Remove what a killed process had not finished writing: on spot machines a checkpoint for each preemption."""
+        """Remove partial checkpoints of killed processes: on spot machines there may be one per preemption."""
         for path in self._directory.glob(f"*{UNFINISHED_CHECKPOINT}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _agreed_steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, as all hosts see them; a network disk may show one late.
+        """Return the steps with a checkpoint once all hosts see the same; a network disk may show one late.
 
         Raises:
-          UserError: if the hosts go on seeing different ones.
+          UserError: if the hosts still see different ones after a minute.
         """
         for _ in range(_LISTINGS):
             self._manager.reload()
             steps = self.steps()
-            told = self._hosts.exchange(self._hosts.numbered("checkpoints seen"), json.dumps(steps))
-            if len(set(told)) == 1:
+            listings = self._hosts.exchange(self._hosts.numbered("checkpoints seen"), json.dumps(steps))
+            if len(set(listings)) == 1:
                 return steps
             time.sleep(_LISTING_SECONDS)
-        other = next(index for index, seen in enumerate(told) if seen != told[0])
+        other = next(index for index, listing in enumerate(listings) if listing != listings[0])
         raise UserError(
-            f"{self._hosts.name(other)} sees checkpoints {told[other]} in {self._directory}, {self._hosts.name(0)} "
-            f"{told[0]}: --workdir must be one folder that all hosts share"
+            f"{self._hosts.name(other)} sees checkpoints {listings[other]} in {self._directory}, but "
+            f"{self._hosts.name(0)} sees {listings[0]}: --workdir must be one folder shared by all hosts"
         )
 
-    def _read_or_reason(self, step: int, target: Any) -> Restored | str:
+    def _read_or_diagnose(self, step: int, target: Any) -> Restored | str:
         quiet_abandoned_reads()
         try:
             return self._read(step, target)
         except UserError:
             raise
-        except Exception as error:  # whatever a damaged file makes the reader raise
+        except Exception as error:  # a damaged file may raise anything
             return damage(error, step=step, directory=self._directory)
 
     def _read(self, step: int, target: Any) -> Restored:
@@ -233,29 +238,29 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        """Fail on every host if the body fails on one, before any of them waits for the others' part."""
+        """Fail on every host if the body fails on one, before any host waits for the others."""
         failure: Exception | None = None
         try:
             yield
-        except Exception as error:  # whatever a damaged file makes the reader raise
+        except Exception as error:  # a damaged file may raise anything
             failure = error
-        told = self._hosts.exchange(self._hosts.numbered("checkpoint read"), _reason(failure) if failure else "")
+        reasons = self._hosts.exchange(self._hosts.numbered("checkpoint read"), _reason(failure) if failure else "")
         if failure is not None:
             raise failure
-        for index, reason in enumerate(told):
+        for index, reason in enumerate(reasons):
             if reason:
                 raise ValueError(f"{self._hosts.name(index)}: {reason}")
 
-    def _set_aside(self, step: int) -> None:
+    def _quarantine(self, step: int) -> None:
         if self._read_only:
             return
         if self._hosts.is_main:
             path = self._directory / str(step)
             number = 0
-            while (aside := self._directory / f"{step}.damaged-{number}").exists():
+            while (new_path := self._directory / f"{step}.damaged-{number}").exists():
                 number += 1
-            path.rename(aside)
-            self._report(f"kept as {aside} for inspection")
+            path.rename(new_path)
+            self._report(f"damaged checkpoint quarantined as {new_path} for inspection")
         self._hosts.barrier(self._hosts.numbered("damaged checkpoint renamed"))
         self._manager.reload()
 
@@ -267,41 +272,41 @@ class Checkpointer:
                 raise
             reason = " ".join(str(error).split())[:200]
             last = self.last_good
-            good = "there is none before it" if last is None else f"the last good one is of step {last}"
+            good = "there is no earlier one" if last is None else f"the last good one is of step {last}"
             raise UserError(
-                f"checkpoint could not be written to {self._directory} ({reason}); {good}: free disk space or mend the "
+                f"checkpoint could not be written to {self._directory} ({reason}); {good}: free disk space or fix the "
                 "permissions, then run the same command again to resume"
             ) from error
 
 
 @functools.cache
 def quiet_abandoned_reads() -> None:
-    """Print nothing of the errors of reads that Orbax has given up, from now on.
+    """Suppress the errors of reads that Orbax has abandoned, from now on.
 
-    It reads arrays concurrently and gives up at the first error: the reads still under way then fail on TensorStore's
-    threads ("Event loop is closed") and, at any later time, when they are collected, each with a traceback of a
-    hundred lines about a file that is reported in one. Everything else goes to the hook that was there.
+    Orbax reads arrays concurrently and stops at the first error. The remaining reads then fail on TensorStore's threads
+    ("Event loop is closed") and again when they are garbage-collected, each with a traceback of a hundred lines about a
+    file that is already reported in one line. All other errors go to the previous hook.
     """
-    before = sys.unraisablehook
+    previous = sys.unraisablehook
 
     def hook(event: "sys.UnraisableHookArgs", /) -> None:
         if not is_abandoned_read(event):
-            before(event)
+            previous(event)
 
     sys.unraisablehook = hook
 
 
 def damage(error: Exception, *, step: int, directory: Path) -> str:
-    """Return in a line how a checkpoint is damaged whose reading raised `error`.
+    """Return a one-line description of the damage, for a checkpoint whose reading raised `error`.
 
     Raises:
-      UserError: if its files may be whole but cannot be had now.
+      UserError: if its files may be intact but are unavailable now.
     """
     reason = _reason(error)
     if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
         raise UserError(
-            f"checkpoint of step {step} in {directory} could not be read, and is not taken for damaged ({reason}): "
-            "mend that and run the same command again"
+            f"checkpoint of step {step} in {directory} could not be read, but it may be intact ({reason}): fix the "
+            "cause, then run the same command again"
         ) from error
     return reason
 
@@ -311,7 +316,7 @@ def _reason(error: Exception) -> str:
 
 
 def _digest(record: dict[str, Any]) -> str:
-    """Return the SHA-256 of metadata, whatever the order of its names."""
+    """Return the SHA-256 of metadata, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -325,6 +330,6 @@ def _sums(leaves: list[jax.Array]) -> jax.Array:
 
 
 def checksums(state: Any) -> dict[str, int]:
-    """Return the sum modulo 2^32 of every array's bits: the same for any sharding, changed by any flipped bit."""
+    """Return the sum modulo 2^32 of every array's bits: independent of sharding, changed by any flipped bit."""
     sums = jax.device_get(_sums(jax.tree.leaves(state)))
     return dict(zip(parameter_names(state), map(int, sums), strict=True))

@@ -1,4 +1,4 @@
-"""Keep compiled programs in the workdir, so that a restart reaches its first step without the compiler."""
+"""Cache compiled programs in the workdir, so a restart reaches its first step without compiling."""
 
 from pathlib import Path
 
@@ -11,27 +11,29 @@ DIRECTORY = "compilation_cache"  # in the workdir; may be deleted at any time
 
 
 class CompilationCache:
-    """Compiled programs in WORKDIR/compilation_cache, and a count of what was found there.
+    """The cache of compiled programs in WORKDIR/compilation_cache, with counts of hits and requests.
 
-    Where the user has chosen a cache (JAX_COMPILATION_CACHE_DIR, or `jax_compilation_cache_dir`), that one serves.
+    A cache chosen by the user (JAX_COMPILATION_CACHE_DIR, or `jax_compilation_cache_dir`) is used instead.
     """
 
     def __init__(self, workdir: str | Path):
-        """Begin to use the cache for all that is compiled from now on. Of several hosts the first one writes."""
+        """Use the cache for all compilations from now on. Only the first host writes."""
         self.hits = self.requests = 0
         jax.monitoring.register_event_listener(self._count)
         jax_internals.quiet("compilation cache")
-        self._is_ours = not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        if self._is_ours:
+        self._is_in_workdir = not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        if self._is_in_workdir:
             jax.config.update("jax_compilation_cache_dir", str(Path(workdir) / DIRECTORY))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a start has a dozen small programs
-            compilation_cache.reset_cache()  # what was compiled before has settled that there is no cache
+            jax.config.update(
+                "jax_persistent_cache_min_compile_time_secs", 0
+            )  # a start compiles a dozen small programs
+            compilation_cache.reset_cache()  # an earlier compilation may have recorded that there is no cache
         if jax.process_count() > 1 and jax.default_backend() == "cpu":
             jax_internals.share_programs_between_cpu_hosts()
 
     def close(self) -> None:
-        """Compile without the workdir's cache again: another run of this process has another workdir."""
-        if self._is_ours:
+        """Stop using the workdir's cache: the next run in this process has another workdir."""
+        if self._is_in_workdir:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
 

@@ -1,7 +1,7 @@
-"""Tell where a run's wall time goes, over all its starts: useful steps, and what is not.
+"""Goodput: how a run's wall time splits into useful steps and overhead, over all its starts.
 
-WORKDIR/goodput.json is rewritten with every log line and every save. A start that finds there steps beyond the
-checkpoint that it resumes from counts them as lost; the time from the last writing to the new start was down.
+WORKDIR/goodput.json is rewritten with every log line and every save. A start that resumes counts the steps recorded
+there beyond its checkpoint as lost, and the time from the last write to the new start as down.
 """
 
 import array
@@ -18,7 +18,7 @@ from bert_jax.progress import duration
 
 FILE = "goodput.json"
 PERCENTILES = (50, 90, 99)
-# What wall time is spent on, and how the closing line calls it; "other" is what nothing claims.
+# The kinds of wall time, with their names in the closing line; "other" is the unaccounted rest.
 KINDS = {
     "useful": "useful steps",
     "startup": "start-up",
@@ -33,19 +33,19 @@ KINDS = {
 
 
 class Goodput:
-    """Add up seconds by what they were spent on; those of earlier starts are read from the file."""
+    """Seconds by kind, summed over this start and the earlier starts recorded in the file."""
 
-    def __init__(self, directory: Path | None, *, begun: float, start: int):
-        """Begin at step `start`; the process began at `begun` (seconds since the epoch). `directory` is the workdir."""
+    def __init__(self, directory: Path | None, *, started_at: float, start: int):
+        """Start at step `start`; the process started at `started_at` (seconds since the epoch)."""
         self._path = directory / FILE if directory else None
         self._seconds = dict.fromkeys(KINDS, 0.0)
-        self._begun, self._start, self._step = begun, start, start
-        self._times = array.array("f")  # of the steps since this start: 4 MB a million
+        self._started_at, self._start, self._step = started_at, start, start
+        self._times = array.array("f")  # step times since this start: 4 MB per million steps
         self.starts, self.lost_steps, self.most_lost_steps = 1, 0, 0
         self._before = dict.fromkeys(KINDS, 0.0)
         if self._path and self._path.exists():
-            self._take_up(self._path)
-        self.add("startup", time.time() - begun)
+            self._add_earlier_starts(self._path)
+        self.add("startup", time.time() - started_at)
         self.first_step_after: float | None = None
 
     def add(self, kind: str, seconds: float) -> None:
@@ -59,46 +59,46 @@ class Goodput:
     @contextlib.contextmanager
     def spending(self, kind: str) -> Iterator[None]:
         """Count the time of the body."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.add(kind, time.perf_counter() - begun)
+        self.add(kind, time.perf_counter() - start)
 
     def finished_step(self, step: int, *, seconds: float, compiled: bool) -> None:
-        """Count a step; the time of one that was `compiled` meanwhile is the compiler's."""
+        """Count a step. If its program was `compiled` meanwhile, its time counts as compiling."""
         self._step = step
         if self.first_step_after is None:
-            self.first_step_after = time.time() - self._begun
+            self.first_step_after = time.time() - self._started_at
         if compiled:
             self.add("compile", seconds)
         else:
             self.add("useful", seconds)
             self._times.append(seconds)
 
-    def figures(self) -> dict[str, float | None]:
-        """Return the share of useful steps in all wall time so far, and the seconds of each kind."""
+    def metrics(self) -> dict[str, float | None]:
+        """Return the fraction of wall time spent on useful steps so far, and the seconds of each kind."""
         seconds = self._total()
-        figures: dict[str, float | None] = {"perf/goodput": self._share(seconds)}
-        return figures | {f"perf/{kind}_seconds": value for kind, value in seconds.items()}
+        metrics: dict[str, float | None] = {"perf/goodput": self._fraction(seconds)}
+        return metrics | {f"perf/{kind}_seconds": value for kind, value in seconds.items()}
 
     def describe(self) -> str:
         """Return the closing line."""
         seconds = self._total()
         wall = max(sum(seconds.values()), 1e-9)
-        shares = {name: f"{seconds[kind] / wall:.1%}" for kind, name in KINDS.items()}
-        shares = {name: share for name, share in shares.items() if name != KINDS["useful"] and share != "0.0%"}
+        percent = {name: f"{seconds[kind] / wall:.1%}" for kind, name in KINDS.items()}
+        percent = {name: text for name, text in percent.items() if name != KINDS["useful"] and text != "0.0%"}
         if self.lost_steps:
-            shares[KINDS["lost"]] = (
+            percent[KINDS["lost"]] = (
                 f"{seconds['lost'] / wall:.1%} ({self.lost_steps} steps, at most {self.most_lost_steps} at once)"
             )
-        rest = ", ".join(f"{name} {share}" for name, share in shares.items())
+        rest = ", ".join(f"{name} {text}" for name, text in percent.items())
         starts = f"{self.starts} start{'s' if self.starts > 1 else ''}"
-        line = f"goodput {self._share(seconds):.1%} of {duration(wall)} in {starts}; {rest}"
+        line = f"goodput {self._fraction(seconds):.1%} of {duration(wall)} in {starts}; {rest}"
         if not self._times:
             return line
         return f"{line}; step time {', '.join(f'p{p} {t:.3g} s' for p, t in percentiles(self._times).items())}"
 
     def write(self) -> None:
-        """Keep the figures for the next start.
+        """Save the totals for the next start.
 
         Raises:
           UserError: if the file cannot be written.
@@ -113,11 +113,11 @@ class Goodput:
             "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
         }
         with writing(self._path, remedy=RESUME):
-            # Written with every log line, so not forced onto the disk.
+            # Written with every log line, so without fsync.
             write_json(self._path, record, indent=None, durable=False)
 
-    def _take_up(self, path: Path) -> None:
-        """Add what earlier starts spent; figures that cannot be read are begun anew, the run matters more."""
+    def _add_earlier_starts(self, path: Path) -> None:
+        """Add the seconds of earlier starts; an unreadable file is ignored rather than stopping the run."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record: dict[str, Any] = load_json(path)
             before = {kind: float(record["seconds"][kind]) for kind in KINDS}
@@ -127,21 +127,21 @@ class Goodput:
             seconds = min(lost * float(last["useful"]) / done, before["useful"])
             before["useful"] -= seconds
             before["lost"] += seconds
-            before["down"] += max(self._begun - float(last["seen"]), 0.0)
+            before["down"] += max(self._started_at - float(last["seen"]), 0.0)
             starts, lost_before = int(record["starts"]), int(record["lost_steps"])
             self.most_lost_steps = max(int(record["most_lost_steps"]), lost)
             self.starts, self.lost_steps, self._before = starts + 1, lost_before + lost, before
 
     def _total(self) -> dict[str, float]:
         now = dict(self._seconds)
-        now["other"] = max(time.time() - self._begun - sum(now.values()), 0.0)
+        now["other"] = max(time.time() - self._started_at - sum(now.values()), 0.0)
         return {kind: now[kind] + self._before[kind] for kind in KINDS}
 
     @staticmethod
-    def _share(seconds: dict[str, float]) -> float:
+    def _fraction(seconds: dict[str, float]) -> float:
         return seconds["useful"] / max(sum(seconds.values()), 1e-9)
 
 
 def percentiles(times: Any) -> dict[int, float]:
-    """Return the percentiles of step times in seconds, by number."""
+    """Return the percentiles of step times in seconds, by percentile."""
     return dict(zip(PERCENTILES, map(float, np.percentile(np.asarray(times), PERCENTILES)), strict=True))

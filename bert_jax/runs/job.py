@@ -1,4 +1,4 @@
-"""What a session trains. Pre-training, fine-tuning and feature-based training differ in this and in nothing else."""
+"""The job that a session trains: the only difference between pre-training, fine-tuning and feature-based training."""
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,25 +13,25 @@ StepFunction = Callable[[TrainState, Any], tuple[TrainState, StepOutput]]
 
 
 class Job(abc.ABC):
-    """State, batches and steps of one run from step 0 to `num_steps`; `run_config` is what its writers record."""
+    """State, batches and steps of one run, from step 0 to `num_steps`; writers record `run_config`."""
 
     num_steps: int
     run_config: Mapping[str, Any]
-    remedy: str  # what to change where the loss is not finite
-    saves_final_state: bool = True  # False: what the run was for is kept elsewhere, and its state is of no more use
-    evaluates_initial_state: bool = False  # True where it comes from a model: what that knows before it is trained
+    remedy: str  # what to change if the loss is not finite
+    saves_final_state: bool = True  # False: the result is saved elsewhere, and the final state is not needed
+    evaluates_initial_state: bool = False  # True if it comes from a model: its metrics before training
 
     @abc.abstractmethod
     def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
         """Return shapes, dtypes and shardings of the state to restore.
 
         Raises:
-          UserError: if `metadata` says that the checkpoint belongs to other data or another vocabulary.
+          UserError: if, by `metadata`, the checkpoint belongs to other data or another vocabulary.
         """
 
     @abc.abstractmethod
     def initial_state(self) -> TrainState:
-        """Return the state before step 0; asked for once, and not when a checkpoint is restored."""
+        """Return the state before step 0; called once, and not if a checkpoint is restored."""
 
     @abc.abstractmethod
     def batches(self, start: int) -> Iterator[Any]:
@@ -39,28 +39,28 @@ class Job(abc.ABC):
 
     @abc.abstractmethod
     def train_step(self, step: int) -> StepFunction:
-        """Return the compiled step that takes the state of `step` to that of `step + 1`."""
+        """Return the compiled function that maps the state of `step` to that of `step + 1`."""
 
     @abc.abstractmethod
     def compiles_at(self, step: int) -> bool:
-        """Return whether `train_step(step)` is about to compile a step of another shape."""
+        """Return whether `train_step(step)` will compile a step of another shape."""
 
     @abc.abstractmethod
     def learning_rate(self, step: int) -> float:
-        """Return the rate of the update from `step` to `step + 1`."""
+        """Return the learning rate of the update from `step` to `step + 1`."""
 
     @abc.abstractmethod
     def cost_of_step(self, step: int) -> Mapping[str, float]:
-        """Return `sequences`, `tokens` (padding counted) and `flops` of the batch of `step`."""
+        """Return `sequences`, `tokens` (including padding) and `flops` of the batch of `step`."""
 
     @abc.abstractmethod
     def evaluations(self, start: int, *, recorder: Recorder) -> Sequence[Callback]:
-        """Return what the loop calls before it saves; opened, and checked, before the first step."""
+        """Return the evaluations that the loop calls before saving; opened and checked before the first step."""
 
     def metadata(self) -> dict[str, Any]:
-        """Return what travels with every checkpoint, in JSON's types, beside the session's own."""
+        """Return the job's metadata for every checkpoint, in JSON types; the session adds its own."""
         return {}
 
-    def take_up(self, metadata: Mapping[str, Any]) -> None:
-        """Continue from what `metadata` returned when the restored checkpoint was saved."""
+    def resume(self, metadata: Mapping[str, Any]) -> None:
+        """Resume from the metadata of the restored checkpoint."""
         del metadata

@@ -1,8 +1,8 @@
-"""The loop and nothing else.
+"""The training loop.
 
-Its order is law: log what is pending, evaluate, save, next batch, step, log the previous step. Whatever is due runs on
-the state of a step boundary whose figures are written, so a checkpoint and metrics.jsonl always agree, and a killed run
-repeats exactly what the undisturbed one did. The previous step's figures are fetched after the next is dispatched: the
+Its order is fixed: log the pending step, evaluate, save, next batch, step, log the previous step. Callbacks run at a
+step boundary whose metrics are written, so a checkpoint and metrics.jsonl always agree, and a killed run repeats
+exactly what an undisturbed run does. The previous step's metrics are fetched after the next step is dispatched: the
 device never waits for the host.
 """
 
@@ -16,7 +16,7 @@ from bert_jax.training.steps import StepOutput
 
 @runtime_checkable
 class Callback(Protocol):
-    """Do something on the state every so many steps and at the end; in the order given to the loop."""
+    """An action on the state every `every` steps and at the end; callbacks run in their given order."""
 
     every: int
 
@@ -36,9 +36,9 @@ def run_loop(
     callbacks: Sequence[Callback],
     should_stop: Callable[[], bool],
 ) -> tuple[TrainState, int]:
-    """Train from step `start` to `end`, or to the boundary at which `should_stop` says so; return state and step.
+    """Train from step `start` to `end`, or until `should_stop` returns True; return state and step.
 
-    What is due at `start` is not done again: it was done before the checkpoint of that step.
+    Callbacks do not run at `start`: they ran before the checkpoint of that step was saved.
     """
     pending: tuple[int, StepOutput] | None = None
     step = start

@@ -1,4 +1,4 @@
-"""Trace chosen steps for the profiler (TensorBoard's profile plugin or Perfetto read WORKDIR/profile)."""
+"""Profile selected steps (view WORKDIR/profile with TensorBoard's profile plugin or Perfetto)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +8,10 @@ import jax
 
 
 class StepTracer:
-    """Wrap the choice of a step function so that steps `first` to `end - 1` are traced."""
+    """Wrapper of `train_step` that traces steps FIRST to END - 1."""
 
     def __init__(self, train_step: Callable[[int], Callable[..., Any]], *, steps: str, directory: str | Path):
-        """Trace the steps written as "FIRST:END", or none if empty."""
+        """Trace the steps "FIRST:END", none if empty."""
         self._train_step = train_step
         first, _, end = steps.partition(":")
         self._first, self._end = (int(first), int(end)) if steps else (-1, -1)
@@ -24,7 +24,7 @@ class StepTracer:
         return self._traced(function, step) if self._first <= step < self._end else function
 
     def close(self) -> None:
-        """Write the trace of a run that ends within the traced steps."""
+        """Write the trace if the run ends within the traced steps."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()

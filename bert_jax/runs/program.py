@@ -16,10 +16,10 @@ Boxed = Any  # a tree that carries Flax's logical axis names
 
 
 class Program:
-    """Layout of the state on `mesh`. Building it compiles nothing."""
+    """The layout of the state on `mesh`. Creating it compiles nothing."""
 
     def __init__(self, boxed_state: Callable[[], Boxed], *, mesh: Mesh, rules: tuple[tuple[str, Any], ...]):
-        """Lay out what `boxed_state` returns, a `TrainState`; it is traced, not computed."""
+        """Lay out the `TrainState` that `boxed_state` returns; it is traced, not computed."""
         self.mesh, self.rules = mesh, rules
         self._boxed_state = boxed_state
         boxed = jax.eval_shape(boxed_state)
@@ -40,14 +40,14 @@ class Program:
             return jax.jit(lambda: nn.meta.unbox(self._boxed_state()), out_shardings=self.state_shardings)()
 
     def place_params(self, params: Any) -> Any:
-        """Return host arrays as parameters on the mesh, in buffers of their own.
+        """Return host arrays as parameters on the mesh, in new buffers.
 
-        Copied, since `device_put` may hand out the very buffer of the host's array, and a step donates its state.
+        They are copied, because `device_put` may return the host array's own buffer, and a step donates its state.
         """
         return jax.tree.map(jnp.copy, jax.tree.map(jax.device_put, params, self.state_shardings.params))
 
     def compile_step(self, step: Callable[..., Any], *others: Any) -> Callable[..., Any]:
-        """Return the jitted `step(state, rows, *rest)`, which donates the state; `others` are shardings of `rest`."""
+        """Return the jitted `step(state, rows, *rest)`, which donates the state; `rest` has the shardings `others`."""
         return self.in_mesh(
             jax.jit(
                 step,
@@ -58,7 +58,7 @@ class Program:
         )
 
     def compile_evaluation(self, evaluate: Callable[..., Any], *others: Any) -> Callable[..., Any]:
-        """Return the jitted `evaluate(params, rows, *rest)`, whose results are whole on every device."""
+        """Return the jitted `evaluate(params, rows, *rest)`, whose results are replicated on every device."""
         return self.in_mesh(
             jax.jit(
                 evaluate,
@@ -68,7 +68,7 @@ class Program:
         )
 
     def in_mesh(self, function: Any) -> Any:
-        """Return `function`, traced and run inside the mesh; `lower` is that of a jitted one."""
+        """Return `function`, traced and run inside the mesh; `lower` is copied from a jitted function."""
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Show how far a run is: a bar with its metrics on a terminal, one line per interval elsewhere."""
+"""Progress of a run: a bar with metrics on a terminal, otherwise one line per interval."""
 
 from collections.abc import Mapping
 
@@ -6,24 +6,24 @@ from bert_jax.progress import ProgressBar
 
 
 class Progress:
-    """The steps of a run; silent where `enabled` is False (every host but the first)."""
+    """Progress display of a run; silent if `enabled` is False (on all hosts except the first)."""
 
     def __init__(self, *, start: int, end: int, enabled: bool = True):
-        """Begin at step `start` of `end`."""
+        """Start at step `start` of `end`."""
         self._end, self._enabled = end, enabled
         self._bar = ProgressBar(total=end, done=start, unit="step", enabled=enabled)
         self._is_timed = False
 
     def advance(self, step: int) -> None:
-        """Note that `step` steps are done."""
+        """Record that `step` steps are done."""
         self._bar.reach(step)
-        if not self._is_timed:  # the first step's time is the compiler's
+        if not self._is_timed:  # the first step includes compilation
             self._is_timed = True
             self._bar.begin()
 
-    def line(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Show the metrics of an interval that ends at `step`."""
-        text = summary(figures)
+    def line(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
+        """Show the metrics of the interval that ends at `step`."""
+        text = summary(metrics)
         if self._bar.is_shown:
             self._bar.note(text)
         else:
@@ -36,12 +36,12 @@ class Progress:
             self._bar.write(text)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the screen."""
         self._bar.close()
 
 
-def summary(figures: Mapping[str, float | None]) -> str:
-    """Return the metrics that fit on a line."""
+def summary(metrics: Mapping[str, float | None]) -> str:
+    """Return the most important metrics as one line."""
     shown = (
         ("train/loss", "loss {:.3f}"),
         ("train/mlm_loss", "mlm {:.3f}"),
@@ -51,4 +51,4 @@ def summary(figures: Mapping[str, float | None]) -> str:
         ("perf/sequences_per_second", "{:.1f} seq/s"),
         ("perf/mfu", "mfu {:.1%}"),
     )
-    return "  ".join(form.format(value) for name, form in shown if (value := figures.get(name)) is not None)
+    return "  ".join(form.format(value) for name, form in shown if (value := metrics.get(name)) is not None)

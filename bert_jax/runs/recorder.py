@@ -1,4 +1,4 @@
-"""The place where a run's metrics and lines go: metric writers, the progress bar, and the account of wall time."""
+"""Output of a run: metric writers, progress and log lines, and wall-time accounting."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ from bert_jax.runs.writers import Writer
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """Writers (none on a host that does not write), progress and goodput of one run."""
+    """Writers (none on hosts other than the first), progress and goodput of one run."""
 
     writers: Sequence[Writer]
     progress: Progress
@@ -20,7 +20,7 @@ class Recorder:
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Write metrics with slash-grouped names."""
         for writer in self.writers:
-            writer.write(step, figures=metrics)
+            writer.write(step, metrics=metrics)
 
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
@@ -33,7 +33,7 @@ class Recorder:
             yield
 
     def close(self) -> None:
-        """Leave the bar as it is and close the writers."""
+        """Close the bar and the writers."""
         self.progress.close()
         for writer in self.writers:
             writer.close()

@@ -1,4 +1,4 @@
-"""What a command that trains holds open while it runs: hosts, the workdir's lock, compiled programs, signals."""
+"""Resources of a training command while it runs: hosts, the workdir's lock, compiled programs, signals."""
 
 import contextlib
 import dataclasses
@@ -20,16 +20,16 @@ FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
 
 @dataclasses.dataclass
 class Runtime:
-    """The open parts that all runs of one command share.
+    """The resources shared by all runs of one command.
 
     Attributes:
       path: the workdir, one folder on all hosts.
       hosts: the hosts of the command.
       cache: compiled programs of the workdir.
-      lock: held by host 0, so that no other command trains in the workdir.
-      report: prints a line, on host 0 alone.
+      lock: held by host 0; keeps other commands out of the workdir.
+      report: prints a line on host 0 only.
       command: what the user types to resume.
-      begun: when the process began, in seconds since the epoch.
+      started_at: when the process started, in seconds since the epoch.
     """
 
     path: Path
@@ -38,23 +38,23 @@ class Runtime:
     lock: IO[str] | None
     report: Callable[[str], None] = print
     command: str = "the same command"
-    begun: float = dataclasses.field(default_factory=time.time)
+    started_at: float = dataclasses.field(default_factory=time.time)
     _stop: AgreedStop | None = None
 
     @property
     def devices(self) -> str:
-        """Return the devices and hosts in words."""
+        """Return a description of devices and hosts."""
         plural = "s" if self.hosts.count > 1 else ""
         return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {self.hosts.count} host{plural}"
 
     def start_run(self) -> float:
-        """Return when the run that starts now began: the first of a command begins with its process."""
-        begun, self.begun = self.begun, 0.0
-        return begun or time.time()
+        """Return the start time of a new run: for the first run of a command, that of its process."""
+        started_at, self.started_at = self.started_at, 0.0
+        return started_at or time.time()
 
     @contextlib.contextmanager
-    def heeding_signals(self) -> Iterator[None]:
-        """Turn SIGTERM and Ctrl-C into a request to stop at a step boundary, the same one on every host."""
+    def handling_signals(self) -> Iterator[None]:
+        """Turn SIGTERM and Ctrl-C into a request to stop, at the same step boundary on every host."""
         with StopRequest() as request, AgreedStop(request, hosts=self.hosts) as stop:
             self._stop = stop
             try:
@@ -63,15 +63,15 @@ class Runtime:
                 self._stop = None
 
     def should_stop(self) -> bool:
-        """Return whether to stop at this step boundary; every host asks once a boundary."""
+        """Return whether to stop at this step boundary; every host calls this once per boundary."""
         return self._stop is not None and self._stop()
 
     def stopped_status(self) -> int:
-        """Return the exit status after a request to stop; inside `heeding_signals`."""
+        """Return the exit status after a request to stop; call it inside `handling_signals`."""
         return PREEMPTED if self._stop is not None and self._stop.received == signal.SIGTERM else INTERRUPTED
 
     def close(self) -> None:
-        """Let another command have the workdir."""
+        """Release the workdir for other commands."""
         self.cache.close()
         if self.lock is not None:
             self.lock.close()

@@ -1,10 +1,10 @@
-"""One run on a machine or a pod, whatever is trained: restore, loop, evaluate, save, stop.
+"""One training run on a machine or a pod: restore, loop, evaluate, save, stop.
 
-A session keeps in its directory:
+Files in a session's directory:
 
-    checkpoints/ (or another name)   the state, and with it the metric window and what the job wants to know again
-    metrics.jsonl, tb/               metrics; those of steps after the restored checkpoint are removed and written again
-    goodput.json                     where wall time went, over all starts
+    checkpoints/ (or another name)   the state, the metric window, and the job's metadata
+    metrics.jsonl, tb/               metrics; lines after the restored checkpoint are removed and written again
+    goodput.json                     wall time by kind, over all starts
     profile/                         traces of `profile.steps`
 """
 
@@ -34,7 +34,7 @@ from bert_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class SessionOptions:
-    """The options that every config of a command that trains has; `checkpoints` names the folder of the states."""
+    """The options common to all training commands; `checkpoints` names the folder of the checkpoints."""
 
     checkpoint: CheckpointConfig
     log: LogConfig
@@ -45,7 +45,7 @@ class SessionOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How the loop ended: at `step`, with `state`, after `train_seconds` of all starts, evaluations not counted."""
+    """The end of the loop: `step`, `state`, and `train_seconds` over all starts, without evaluations."""
 
     step: int
     state: TrainState
@@ -54,7 +54,7 @@ class Ended:
 
 
 class Session:
-    """Run one job in `directory`, or resume it there. Every host of the runtime opens it; used as a context manager."""
+    """One job in `directory`, new or resumed. A context manager that every host of the runtime opens."""
 
     def __init__(self, job: Job, *, runtime: Runtime, directory: Path, options: SessionOptions):
         """Restore the newest good checkpoint, if there is one.
@@ -63,7 +63,7 @@ class Session:
           UserError: if checkpoints cannot be read, or belong to other data.
         """
         self._job, self._runtime, self._directory, self._options = job, runtime, directory, options
-        self._begun = runtime.start_run()
+        self._started_at = runtime.start_run()
         self._checkpointer = Checkpointer(
             directory / options.checkpoints, config=options.checkpoint, report=runtime.report, hosts=runtime.hosts
         )
@@ -75,11 +75,11 @@ class Session:
         self.start = self._restored.step if self._restored else 0
         self._metadata: Mapping[str, Any] = self._restored.metadata if self._restored else {}
         if self._restored:
-            job.take_up(self._metadata)
+            job.resume(self._metadata)
 
     @property
     def is_resumed(self) -> bool:
-        """Return whether there was a checkpoint."""
+        """Return whether a checkpoint was restored."""
         return self._restored is not None
 
     def __enter__(self) -> "Session":
@@ -91,22 +91,22 @@ class Session:
         self._checkpointer.__exit__(*error)
 
     def train(self) -> Ended:
-        """Train to the job's end, or to the step boundary at which the runtime says to stop; the state is saved there.
+        """Train to the job's end, or until the runtime requests a stop; save the state there.
 
         Raises:
-          UserError: if the loss is not finite once more than is allowed, or something cannot be written.
+          UserError: if more steps than allowed have a non-finite loss, or a file cannot be written.
         """
         job, runtime, options, start = self._job, self._runtime, self._options, self.start
         state = self._restored.state if self._restored else job.initial_state()
         self._restored = None if self._restored is None else dataclasses.replace(self._restored, state=None)
-        began, before = time.monotonic(), float(self._metadata.get("seconds", 0.0))
+        loop_start, earlier_seconds = time.monotonic(), float(self._metadata.get("seconds", 0.0))
         recorder = self._recorder()
         window = MetricWindow(self._metadata.get("window"))
         nonfinite = NonfiniteSteps(options.max_nonfinite_steps, self._metadata.get("nonfinite_steps", 0))
         log = self._log(window, recorder=recorder, nonfinite=nonfinite)
 
         def seconds() -> float:
-            return before + time.monotonic() - began - recorder.goodput.spent("evaluation")
+            return earlier_seconds + time.monotonic() - loop_start - recorder.goodput.spent("evaluation")
 
         def save(step: int, state: TrainState) -> None:
             own = {"window": window.to_json(), "nonfinite_steps": nonfinite.count, "seconds": seconds()}
@@ -165,7 +165,7 @@ class Session:
     def _recorder(self) -> Recorder:
         is_main, options = self._runtime.hosts.is_main, self._options
         directory = self._directory
-        resume_step = self.start if self.is_resumed else -1  # a run that begins again writes step 0 again
+        resume_step = self.start if self.is_resumed else -1  # a new run writes step 0 again
         writers = (
             make_writers(directory, config=options.log, run_config=self._job.run_config, resume_step=resume_step)
             if is_main
@@ -174,7 +174,7 @@ class Session:
         return Recorder(
             writers=writers,
             progress=Progress(start=self.start, end=self._job.num_steps, enabled=is_main),
-            goodput=Goodput(directory if is_main else None, begun=self._begun, start=self.start),
+            goodput=Goodput(directory if is_main else None, started_at=self._started_at, start=self.start),
         )
 
     @staticmethod
@@ -188,7 +188,7 @@ class Session:
 
 
 class _SaveState:
-    """Save every `every` steps, and at the end if the job's final state is of use."""
+    """Callback that saves every `every` steps, and at the end if the job needs its final state."""
 
     def __init__(self, every: int, *, job: Job, save: Callable[[int, TrainState], None], goodput: Goodput):
         self.every = every

@@ -1,4 +1,4 @@
-"""Start a command that trains: hosts agree on what they run, host 0 opens the workdir, all see the same folder."""
+"""Start-up of a training command: hosts compare what they run, open the workdir, and check that they share it."""
 
 import hashlib
 import time
@@ -19,17 +19,17 @@ from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.runs.workdir import SameRun, open_workdir
 
-_SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets remember for up to a minute that a file is not there
+_SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets may show a new file only after a minute
 _SEEN = ".seen-by-all-"
 
 
 def check_command(config: Any, *, params: Any, hosts: Hosts, own: Iterable[str] = ()) -> None:
-    """Check that all hosts were given the same config and the same `params` to begin from, and run the same code.
+    """Check that all hosts have the same config, the same initial `params`, and the same code.
 
-    Fields named in `own` may differ: a data set may lie on each host's own disk.
+    Fields named in `own` may differ: a data set may be on each host's local disk.
 
     Raises:
-      UserError: naming the host that differs, or if the accelerator has hosts that did not start.
+      UserError: naming the host that differs, or if some hosts of the accelerator did not start.
     """
     check_all_joined(hosts)
     if hosts.count == 1:
@@ -47,9 +47,9 @@ def open_runtime(
     hosts: Hosts,
     prepare: Callable[[Path], None] | None = None,
     command: str = "the same command",
-    begun: float | None = None,
+    started_at: float | None = None,
 ) -> Runtime:
-    """Open the workdir on every host; host 0 makes it, locks it and lets `prepare` write what all are to find there.
+    """Open the workdir on every host. Host 0 creates and locks it, and runs `prepare` in it.
 
     Raises:
       UserError: for anything the user can fix.
@@ -69,12 +69,12 @@ def open_runtime(
         lock,
         report=print if hosts.is_main else silent,
         command=command,
-        begun=begun or time.time(),
+        started_at=started_at or time.time(),
     )
 
 
 def code_digest() -> str:
-    """Return a digest of the package's sources."""
+    """Return a digest of the package's source code."""
     root = Path(bert_jax.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -91,7 +91,7 @@ def weights_digest(params: Any) -> str:
 
 
 def check_shared(path: Path, *, hosts: Hosts) -> None:
-    """Check that all hosts see the same folder, by a file that host 0 makes there for the moment.
+    """Check that all hosts see the same folder, with a temporary file of host 0.
 
     Raises:
       UserError: naming the host that does not see it.
@@ -103,7 +103,7 @@ def check_shared(path: Path, *, hosts: Hosts) -> None:
         if hosts.is_main:
             (path / name).touch()
         _look_for(path / hosts.exchange("file in the workdir", name)[0], hosts=hosts)
-        # Whoever waits for the file tells of it late.
+        # A host that waits for the file reports late.
         hosts.exchange("workdir seen by all", seconds=hosts.seconds + _SHOWN_WITHIN)
     finally:
         if hosts.is_main:
@@ -117,7 +117,7 @@ def _look_for(file: Path, *, hosts: Hosts) -> None:
         if time.monotonic() > deadline:
             raise UserError(
                 f"{hosts.name(hosts.index)} does not see the file {file.name} that {hosts.name(0)} wrote to "
-                f"{file.parent}: --workdir must be a folder that all hosts share (a network disk, or a bucket mounted "
+                f"{file.parent}: --workdir must be a folder shared by all hosts (a network disk, or a bucket mounted "
                 "at the same path)"
             )
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Turn Ctrl-C and SIGTERM into a request to stop at the next step boundary, the same one on every host."""
+"""Turn Ctrl-C and SIGTERM into a request to stop, at the same step boundary on every host."""
 
 import contextlib
 import os
@@ -11,27 +11,27 @@ from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.parallel.rendezvous import HostMissing
 
-_POLL_SECONDS = 0.25  # a preemption notice comes 30 seconds ahead
+_POLL_SECONDS = 0.25  # a preemption notice comes 30 seconds in advance
 
 
 class StopRequest:
-    """Notice SIGINT and SIGTERM while in use; a second Ctrl-C interrupts at once."""
+    """A context manager that records SIGINT and SIGTERM; a second Ctrl-C interrupts immediately."""
 
     def __init__(self) -> None:
-        """Hold no request yet."""
+        """Start without a request."""
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Take over the signals."""
+        """Install the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
-            # None stands for a handler that was not set in Python (jax < 0.8 sets one on several hosts).
+            # None means a handler that was not set by Python (jax < 0.8 sets one with several hosts).
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
     def __call__(self) -> bool:
@@ -44,20 +44,20 @@ class StopRequest:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         # os.write: printing is not safe in the middle of another print.
-        os.write(2, b"\nstopping behind this step, then saving; a second Ctrl-C stops at once, without\n")
+        os.write(2, b"\nstopping after this step, then saving; a second Ctrl-C stops immediately without saving\n")
 
 
 class AgreedStop:
-    """Answer on every host with the same step boundary once any of them has a request to stop.
+    """Agreement of all hosts to stop at the same step boundary, once any of them has a request.
 
-    A thread watches for requests. When there is one, each host's thread tells the number of the boundary that its loop
-    has passed, and all stop at the one behind the largest. Threads, because a loop may be inside a step that ends only
-    when the other hosts take it too: no thread waits for a loop, so no host waits for ever. A message that fails on its
-    way is sent again, until the time limit of a barrier.
+    A thread watches for requests. When there is one, each host's thread publishes the number of the last boundary that
+    its loop passed, and all hosts stop at the boundary after the largest. Threads are necessary because a loop may be
+    inside a step that ends only when the other hosts run it too: no thread waits for a loop, so no host waits forever.
+    A message that fails is sent again, until the time limit of a barrier.
     """
 
     def __init__(self, request: StopRequest, *, hosts: Hosts):
-        """Watch `request` while in use; every host calls once a boundary, from the same one on."""
+        """Watch `request` inside the context; all hosts call this once per boundary, from the same one on."""
         self._request, self._hosts = request, hosts
         self._passed = 0
         self._stop_at: int | None = None
@@ -68,14 +68,14 @@ class AgreedStop:
 
     @property
     def received(self) -> signal.Signals | None:
-        """Return the signal, wherever it was received."""
+        """Return the signal, received by any host."""
         if self._hosts.count == 1 or self._request.received is not None:
             return self._request.received
-        told = self._hosts.get("stop requested")
-        return signal.Signals(int(told)) if told else None
+        number = self._hosts.get("stop requested")
+        return signal.Signals(int(number)) if number else None
 
     def __enter__(self) -> "AgreedStop":
-        """Begin to watch."""
+        """Start the thread."""
         if self._hosts.count > 1:
             self._thread.start()
         return self
@@ -91,7 +91,7 @@ class AgreedStop:
 
         Raises:
           HostMissing: if the hosts could not agree within the time limit.
-          HostFailed: if another host stopped with an error meanwhile.
+          HostFailed: if another host stopped with an error.
         """
         if self._hosts.count == 1:
             return self._request()
@@ -102,18 +102,18 @@ class AgreedStop:
             return self._stop_at is not None and self._passed >= self._stop_at
 
     def _watch(self) -> None:
-        asked = False
-        while not asked and not self._closed.wait(_POLL_SECONDS):
-            with contextlib.suppress(RuntimeError):  # a call that failed on its way; the next may not
+        is_requested = False
+        while not is_requested and not self._closed.wait(_POLL_SECONDS):
+            with contextlib.suppress(RuntimeError):  # a failed call; the next one may succeed
                 if self._request():
                     assert self._request.received is not None
                     self._hosts.set_once("stop requested", str(int(self._request.received)))
-                asked = self._hosts.get("stop requested") is not None
-        if asked:
+                is_requested = self._hosts.get("stop requested") is not None
+        if is_requested:
             self._agree()
 
     def _agree(self) -> None:
-        """Hold the loop at its boundary while all tell theirs."""
+        """Block the loop at its boundary while all hosts exchange theirs."""
         deadline = time.monotonic() + self._hosts.seconds
         with self._agreeing:
             while not self._closed.is_set():
@@ -127,7 +127,7 @@ class AgreedStop:
                     return
                 except RuntimeError as error:
                     if left == 0.0:
-                        self._failure = HostMissing(f"the hosts could not agree where to stop: {error}")
+                        self._failure = HostMissing(f"the hosts could not agree on a step to stop at: {error}")
                         return
                     time.sleep(_POLL_SECONDS)
                     continue

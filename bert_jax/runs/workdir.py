@@ -1,4 +1,4 @@
-"""Keep a run's config in its workdir, refuse a workdir that belongs to another run, and keep other commands out."""
+"""The workdir of a run: its config, its lock, and the check that it does not belong to another run."""
 
 import dataclasses
 import fcntl
@@ -17,14 +17,14 @@ _PARTIAL = [f"{folder}.*{SUFFIX}" for folder in ("", "runs/*/", "*/runs/*/")]
 
 @dataclasses.dataclass(frozen=True)
 class SameRun:
-    """What makes two starts in one workdir the same run.
+    """The definition of the same run, for two starts in one workdir.
 
     Attributes:
-      command: what the command does, for error lines.
-      read: returns the config that a config.json holds, or raises `UserError`.
-      free: matches the names of fields that may change from one start to the next: they change neither the data nor,
-        but for rounding, the result.
-      has_begun: returns whether a workdir holds something that its config binds; before, its config may be corrected.
+      command: what the command does, for errors.
+      read: returns the config of a config.json, or raises `UserError`.
+      free: matches the fields that may change between starts: they change neither the data nor, except for rounding,
+        the result.
+      has_begun: returns whether a workdir contains results of its config; before that, the config may change.
     """
 
     command: str
@@ -34,13 +34,13 @@ class SameRun:
 
 
 def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[str]:
-    """Create `workdir` if need be and write `config.json`, or check that the one there is of the same run.
+    """Create `workdir` if necessary and write `config.json`, or check that an existing one describes the same run.
 
-    Other commands are kept out until the returned file is closed, or the process ends.
+    The workdir is locked until the returned file is closed or the process ends.
 
     Raises:
-      UserError: if another process trains there, the directory cannot be written, or belongs to another config; the
-        line names fields and both values.
+      UserError: if another process trains there, the directory cannot be written, or it belongs to another config; the
+        message gives fields with both values.
     """
     path = Path(workdir).absolute()
     try:
@@ -49,9 +49,9 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
     except OSError as error:
         raise _cannot_be_written(workdir, error) from error
     try:
-        for pattern in _PARTIAL:  # of killed processes: this one holds the lock
-            for left in path.glob(pattern):
-                left.unlink(missing_ok=True)
+        for pattern in _PARTIAL:  # left by killed processes: this one holds the lock
+            for partial in path.glob(pattern):
+                partial.unlink(missing_ok=True)
         if (path / CONFIG).exists() and same_run.has_begun(path):
             _check_same_run(config, workdir=path, same_run=same_run)
         write_text(path / CONFIG, to_json(config))
@@ -75,24 +75,24 @@ def _lock(path: Path) -> IO[str]:
     except BlockingIOError as error:
         file.close()
         raise UserError(
-            f"--workdir={path}: another process trains in it: wait for that one, or choose another --workdir"
+            f"--workdir={path}: another process trains in it: wait until it ends, or choose another --workdir"
         ) from error
-    except OSError:  # a file system without locks
+    except OSError:  # the file system does not support locks
         pass
     return file
 
 
 def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """Return the config of the run that `workdir` belongs to.
+    """Return the config of the run in `workdir`.
 
     Raises:
-      UserError: if there is none or it cannot be read.
+      UserError: if it does not exist or cannot be read.
     """
     path = Path(workdir) / CONFIG
     try:
         return read(load_json(path))
     except FileNotFoundError as error:
-        raise UserError(f"{workdir}: not a workdir of bert_jax, it holds no config.json") from error
+        raise UserError(f"{workdir}: not a workdir of bert_jax: it contains no config.json") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}): restore it, or choose another --workdir") from error
 
@@ -102,10 +102,10 @@ def _check_same_run(config: Any, *, workdir: Path, same_run: SameRun) -> None:
         before = flatten(read_config(workdir, read=same_run.read))
     except UserError as error:
         raise UserError(
-            f"--workdir={workdir} belongs to something else than {same_run.command}: choose another ({error})"
+            f"--workdir={workdir} does not belong to {same_run.command}: choose another --workdir ({error})"
         ) from error
     now = flatten(config)
-    # Options that one side alone has follow from fields that differ too: a task, a kind.
+    # Options that only one side has follow from other fields that differ: a task, a kind.
     shared = sorted(before.keys() & now.keys())
     names = [name for name in shared if before[name] != now[name] and not same_run.free.fullmatch(name)]
     if names:
@@ -113,5 +113,5 @@ def _check_same_run(config: Any, *, workdir: Path, same_run: SameRun) -> None:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
             f"--workdir={workdir} belongs to a run with another config ({shown}{more}): choose another --workdir, or "
-            "give the old values to resume"
+            "type the old values to resume"
         )

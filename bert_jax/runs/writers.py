@@ -1,4 +1,4 @@
-"""Write figures: always to metrics.jsonl, by choice to TensorBoard and Weights & Biases."""
+"""Write metrics: always to metrics.jsonl, optionally to TensorBoard and Weights & Biases."""
 
 import errno
 import json
@@ -15,10 +15,10 @@ from bert_jax.files import RESUME, parse_object, write_bytes, write_text, writin
 
 @runtime_checkable
 class Writer(Protocol):
-    """Take the figures of one step."""
+    """A destination of metrics."""
 
-    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Write figures with slash-grouped names."""
+    def write(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
+        """Write the metrics of one step, with slash-grouped names."""
         ...
 
     def close(self) -> None:
@@ -27,12 +27,12 @@ class Writer(Protocol):
 
 
 class JsonLinesWriter:
-    """Append a JSON object a line, each with `step`; NaN and infinity become null, which is JSON."""
+    """Writer of JSON lines, one object with `step` per line; NaN and infinity become null, as JSON has neither."""
 
     def __init__(self, path: str | Path, *, resume_step: int = 0):
-        """Open for appending; lines of later steps than `resume_step`, and a half-written last one, are removed.
+        """Open for appending; remove lines of steps after `resume_step` and a partial last line.
 
-        They belong to work that was lost with a kill and is about to be done again.
+        Those lines belong to work that was lost in a kill and will be repeated.
 
         Raises:
           UserError: here and when writing, if the file cannot be written.
@@ -42,12 +42,12 @@ class JsonLinesWriter:
             if self._path.exists():
                 lines = self._path.read_bytes().splitlines(keepends=True)
                 write_bytes(self._path, b"".join(line for line in lines if _step(line) <= resume_step))
-            # Unbuffered: what could not be written is not tried again when the file is closed.
+            # Unbuffered: closing the file must not retry a failed write.
             self._file = self._path.open("ab", buffering=0)
 
-    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
+    def write(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
         """Append one line."""
-        finite = {name: _finite(value) for name, value in figures.items()}
+        finite = {name: _finite(value) for name, value in metrics.items()}
         line = json.dumps({"step": step, **finite}) + "\n"
         with writing(self._path, remedy=RESUME):
             written = self._file.write(line.encode())
@@ -60,10 +60,10 @@ class JsonLinesWriter:
 
 
 class TensorBoardWriter:
-    """Write event files to WORKDIR/tb, through tensorboardX (extra `tensorboard`)."""
+    """Writer of event files to WORKDIR/tb, with tensorboardX (extra `tensorboard`)."""
 
     def __init__(self, directory: str | Path, *, resume_step: int = 0):
-        """Open the directory; figures of a step after `resume_step` written before are hidden by TensorBoard."""
+        """Open the directory; TensorBoard hides earlier metrics of steps after `resume_step`."""
         try:
             from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -72,9 +72,9 @@ class TensorBoardWriter:
             ) from error
         self._writer = SummaryWriter(str(directory), purge_step=resume_step + 1)
 
-    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Add one scalar a figure."""
-        for name, value in figures.items():
+    def write(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
+        """Add one scalar per metric."""
+        for name, value in metrics.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
@@ -84,10 +84,10 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Log to Weights & Biases (extra `wandb`); a resumed run goes on in the same W&B run."""
+    """Writer to Weights & Biases (extra `wandb`); a resumed run continues in the same W&B run."""
 
     def __init__(self, workdir: str | Path, *, config: Mapping[str, Any]):
-        """Start or go on with the run whose id is kept in WORKDIR/wandb_id."""
+        """Start the run, or resume the one with the id in WORKDIR/wandb_id."""
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -104,9 +104,9 @@ class WandbWriter:
             name=Path(workdir).name,
         )
 
-    def write(self, step: int, *, figures: Mapping[str, float | None]) -> None:
-        """Log the figures."""
-        self._run.log({name: value for name, value in figures.items() if value is not None}, step=step)
+    def write(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
+        """Log the metrics."""
+        self._run.log({name: value for name, value in metrics.items() if value is not None}, step=step)
 
     def close(self) -> None:
         """Finish the run."""
@@ -116,14 +116,14 @@ class WandbWriter:
 def make_writers(
     workdir: str | Path, *, config: LogConfig, run_config: Mapping[str, Any], resume_step: int
 ) -> list[Writer]:
-    """Return the writers that the config asks for."""
+    """Return the writers that the config enables."""
     workdir = Path(workdir)
     writers: list[Writer] = []
     if config.tensorboard:
         writers.append(TensorBoardWriter(workdir / "tb", resume_step=resume_step))
     if config.wandb:
         writers.append(WandbWriter(workdir, config=run_config))
-    # Last, so that a missing extra leaves no file open and no line removed.
+    # Last: a missing extra must neither leave a file open nor remove lines.
     writers.append(JsonLinesWriter(workdir / "metrics.jsonl", resume_step=resume_step))
     return writers
 

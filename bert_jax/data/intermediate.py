@@ -1,11 +1,11 @@
-"""Spool a corpus: bring its documents into an order that any shard can be read from, in constant memory.
+"""Intermediate shards: the documents of a corpus, shuffled on disk in constant memory.
 
-A document (or part of a long one) gets a position, a 64-bit hash of its key and part. A process that reads sources
-collects documents to blocks, sorts each block by position and writes it: one file of text, one of index entries. A
-shard is a range of positions, so its documents lie side by side in every block, and reading it costs one short read a
-block. Neither positions nor blocks depend on the number of processes.
+A document (or part of a long one) gets a position: a 64-bit hash of its key and part. A process that reads sources
+collects documents into blocks, sorts each block by position, and writes it as a file of text and a file of index
+entries. A shard of the data set is a range of positions: its documents are contiguous in every block, so reading it
+costs one short read per block. Positions and blocks do not depend on the number of processes.
 
-A second hash, of the key alone, divides held-out from training documents, so that no document has parts in both.
+A second hash, of the key alone, splits documents into held-out and training: no document has parts in both.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from bert_jax.data.source import ReadReport, TextSource
 from bert_jax.data.workers import Advance
 from bert_jax.files import write_json
 
-BLOCK_BYTES = 16 << 20  # of text a block: what a process holds in memory
-PORTION_BYTES = 16 << 20  # of sources a portion, at least: many small files make one block, not one each
+BLOCK_BYTES = 16 << 20  # of text per block, which a process holds in memory
+CHUNK_BYTES = 16 << 20  # of sources per chunk, at least: many small files share a block
 _ADVANCE_BYTES = 1 << 20
 IS_SPLIT, IS_FIRST_PART = 1, 2  # flags of an entry
 
@@ -32,16 +32,16 @@ INDEX = np.dtype(
 
 
 @dataclasses.dataclass(frozen=True)
-class Portion:
-    """Hold sources that one process spools: the unit of resuming."""
+class Chunk:
+    """Sources that one process reads in one go: the unit of resuming."""
 
     index: int
     sources: tuple[TextSource, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class SpoolSpec:
-    """Say where to spool and what decides on the documents and their order."""
+class ChunkSpec:
+    """The output directory, and the settings that determine the documents and their order."""
 
     directory: str
     format: str
@@ -50,8 +50,8 @@ class SpoolSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class SpooledDocument:
-    """Hold a document, or a part of one: sentences if `is_split`, else paragraphs."""
+class StoredDocument:
+    """A document, or a part of one: sentences if `is_split`, else paragraphs."""
 
     key: int
     is_first_part: bool
@@ -59,32 +59,32 @@ class SpooledDocument:
     texts: list[str]
 
 
-def portions(sources: Sequence[TextSource]) -> list[Portion]:
-    """Group neighboring sources to portions of at least `PORTION_BYTES`."""
+def make_chunks(sources: Sequence[TextSource]) -> list[Chunk]:
+    """Group adjacent sources into chunks of at least `CHUNK_BYTES`."""
     groups: list[list[TextSource]] = []
-    size = PORTION_BYTES
+    size = CHUNK_BYTES
     for source in sources:
-        if size >= PORTION_BYTES:
+        if size >= CHUNK_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(source)
         size += source.size
-    return [Portion(index, tuple(group)) for index, group in enumerate(groups)]
+    return [Chunk(index, tuple(group)) for index, group in enumerate(groups)]
 
 
-def write_portion(piece: Portion, *, plan: SpoolSpec, advance: Advance) -> None:
-    """Spool the sources of a portion, unless that is done already."""
-    directory = Path(plan.directory) / f"{piece.index:06d}"
+def write_chunk(item: Chunk, *, spec: ChunkSpec, advance: Advance) -> None:
+    """Write the blocks of a chunk, unless they are complete already."""
+    directory = Path(spec.directory) / f"{item.index:06d}"
     if (directory / "done.json").exists():
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     report, blocks = ReadReport(), _BlockWriter(directory)
     paragraphs = digest = unreported = 0
-    for source in piece.sources:
+    for source in item.sources:
         previous, part = "", -1
         for document in read_source(
-            source, format=plan.format, language=plan.language, split_sentences=False, report=report
+            source, format=spec.format, language=spec.language, split_sentences=False, report=report
         ):
             text = "\n".join(item.replace("\n", " ") for item in document.sentences).encode("utf-8", "replace")
             if not text:
@@ -92,7 +92,7 @@ def write_portion(piece: Portion, *, plan: SpoolSpec, advance: Advance) -> None:
             part = part + 1 if document.key == previous else 0
             previous = document.key
             flags = IS_SPLIT * document.is_split + IS_FIRST_PART * (part == 0)
-            position, key = _hash(plan.seed, document.key, part), _hash(plan.seed, document.key)
+            position, key = _hash(spec.seed, document.key, part), _hash(spec.seed, document.key)
             blocks.append(position, key, flags, text)
             paragraphs += len(document.sentences)
             digest += int.from_bytes(
@@ -111,12 +111,12 @@ def write_portion(piece: Portion, *, plan: SpoolSpec, advance: Advance) -> None:
 
 
 def _hash(seed: int, key: str, part: int = -1) -> int:
-    named = f"{seed}\0{part}\0{key}".encode("utf-8", "backslashreplace")
-    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest())
+    text = f"{seed}\0{part}\0{key}".encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 class _BlockWriter:
-    """Collect documents and write a block whenever enough are there."""
+    """Writer of blocks: collects documents and writes a block when it is full."""
 
     def __init__(self, directory: Path):
         self.count = 0
@@ -153,11 +153,11 @@ class _BlockWriter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spool:
-    """Read a finished spool.
+class IntermediateShards:
+    """Complete intermediate shards.
 
     Attributes:
-      directory: where it is.
+      directory: their folder.
       blocks: names of the blocks, in the order of the sources.
       heldout_below: documents whose key hash is smaller are held out.
     """
@@ -167,45 +167,45 @@ class Spool:
     heldout_below: int
 
     def indexes(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each block's name and entries, from the disk."""
+        """Yield each block's name and its index entries, memory-mapped."""
         for block in self.blocks:
             yield block, np.load(Path(self.directory) / f"{block}.npy", mmap_mode="r")
 
     def in_split(self, keys: np.ndarray, split: str) -> np.ndarray:
-        """Return which of the documents with these keys belong to `split`."""
+        """Return a mask of the documents with these keys that belong to `split`."""
         heldout = keys < np.uint64(self.heldout_below)
         return heldout if split == "validation" else ~heldout
 
-    def read(self, *, split: str, low: int, high: int) -> list[SpooledDocument]:
+    def read(self, *, split: str, low: int, high: int) -> list[StoredDocument]:
         """Return the documents of a split with positions in [low, high), in the order of their positions."""
         entries, texts = [], []
         for block, index in self.indexes():
             start = np.searchsorted(index["position"], np.uint64(low), side="left")
             end = np.searchsorted(index["position"], np.uint64(high - 1), side="right")
-            some = index[start:end]
-            some = some[self.in_split(some["key"], split)]
-            if len(some):
-                entries.append(some)
-                texts += self._read_texts(block, some)
+            selected = index[start:end]
+            selected = selected[self.in_split(selected["key"], split)]
+            if len(selected):
+                entries.append(selected)
+                texts += self._read_texts(block, selected)
         return _in_order(entries, texts)
 
-    def read_others(self, *, key: int, split: str, start: int, count: int) -> list[SpooledDocument]:
-        """Return up to `count` documents that are not `key`'s, the next ones from position `start` on, cyclically.
+    def read_others(self, *, key: int, split: str, start: int, count: int) -> list[StoredDocument]:
+        """Return up to `count` documents with another key than `key`: the next ones from position `start`, cyclically.
 
-        Those of `split` come first; when it has none, the training documents serve.
+        They come from `split`, or from the training documents if `split` has no other.
         """
-        for lender in dict.fromkeys((split, "train")):
+        for donor_split in dict.fromkeys((split, "train")):
             entries, texts = [], []
             for _, index in self.indexes():
-                some = index[(index["key"] != np.uint64(key)) & self.in_split(index["key"], lender)]
-                nearest = np.argsort(some["position"] - np.uint64(start), kind="stable")[:count]
-                entries.append(some[nearest])
+                others = index[(index["key"] != np.uint64(key)) & self.in_split(index["key"], donor_split)]
+                nearest = np.argsort(others["position"] - np.uint64(start), kind="stable")[:count]
+                entries.append(others[nearest])
             together = np.concatenate(entries)
             if len(together):
                 limit = np.sort(together["position"] - np.uint64(start))[:count][-1]
-                entries = [some[some["position"] - np.uint64(start) <= limit] for some in entries]
-                for block, some in zip(self.blocks, entries, strict=True):
-                    texts += self._read_texts(block, some)
+                entries = [part[part["position"] - np.uint64(start) <= limit] for part in entries]
+                for block, part in zip(self.blocks, entries, strict=True):
+                    texts += self._read_texts(block, part)
                 return _in_order(entries, texts)
         return []
 
@@ -218,13 +218,13 @@ class Spool:
             return texts
 
 
-def _in_order(entries: list[np.ndarray], texts: list[bytes]) -> list[SpooledDocument]:
+def _in_order(entries: list[np.ndarray], texts: list[bytes]) -> list[StoredDocument]:
     if not texts:
         return []
     index = np.concatenate(entries)
-    order = np.lexsort((index["key"], index["position"]))  # stable: equal ones stay in the order of the sources
+    order = np.lexsort((index["key"], index["position"]))  # stable: ties keep the order of the sources
     return [
-        SpooledDocument(
+        StoredDocument(
             key=int(index["key"][number]),
             is_first_part=bool(index["flags"][number] & IS_FIRST_PART),
             is_split=bool(index["flags"][number] & IS_SPLIT),
