@@ -45,7 +45,7 @@ from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.job import TaskJob
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Evaluation
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.parallel.distributed import Hosts
@@ -199,8 +199,8 @@ def open_experiment(config: FinetuneConfig, run: RunSettings, *, model: str, wor
     return Experiment(
         config,
         task=open_config_task(config),
-        source=load_pretrained(model, report=lambda line: None),
-        wanted=Wanted(runs=(run,)),
+        pretrained=load_pretrained(model, report=lambda line: None),
+        options=ExperimentOptions(runs=(run,)),
         runtime=Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=silent),
         directory=workdir,
     )
