@@ -38,7 +38,7 @@ _IMPLEMENTATIONS = flags.DEFINE_list("implementations", ["reference", "pallas"],
 def compile_layer(
     implementation: str, *, topology: Topology, length: int, batch: int
 ) -> tuple[jax.stages.Compiled, Path | None]:
-    """Compile a layer's forward and backward pass for one chip of `topology`. Return it with its folder of schedules."""
+    """Compile a layer's forward and backward pass for one chip of `topology`; also return its folder of schedules."""
     config = dataclasses.replace(model_preset("large"), attention_implementation=implementation)
     layer = BertLayer(config, parent=None)
     one = jnp.zeros((1, 1), jnp.int32)
