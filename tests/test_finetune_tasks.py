@@ -100,7 +100,7 @@ def test_a_wrong_file_of_the_last_task_is_said_before_the_first_is_trained(tmp_p
 
 
 def test_the_diagnostics_are_answered_by_the_model_of_mnli_and_scored_by_their_labels(tmp_path: Path, source: Path):
-    with pytest.raises(UserError, match="ax has no train set, so the model of mnli predicts it: .* type --task=mnli"):
+    with pytest.raises(UserError, match=r"ax has no train set, so the model of mnli predicts it: .* type --task=mnli"):
         run(config_of("ax", tmp_path), source, tmp_path / "work")
     full = tmp_path / "diagnostic-full.tsv"
     full.write_text("Domain\tPremise\tHypothesis\tLabel\n" + "".join(f"\tg\tb\t{n}\n" for n in glue.TASKS["ax"].labels))

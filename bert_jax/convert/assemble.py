@@ -37,7 +37,7 @@ def assemble(
     model: ModelConfig,
     architecture: str,
     num_labels: int,
-    where: Path,
+    path: Path,
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
 ) -> Assembled:
@@ -51,12 +51,12 @@ def assemble(
       UserError: if a tensor is missing, unexpected, not finite, or has a wrong shape or dtype. The message lists names.
     """
     names = architecture_of(model).names
-    known = _known_names(tensors, side=side, model=model, where=where)
+    known = _known_names(tensors, side=side, model=model, path=path)
     dropped = {name for name, entry in known.items() if matches(entry.ours, drop) or matches(name, drop)}
     tensors = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in tensors}
     parts = _expected_parts(present, model=model, declared=architecture, init_missing=init_missing, drop=drop)
-    problems = _Problems(where)
+    problems = _Problems(path)
     problems.add("unexpected", sorted(name for name in tensors if name not in known), drop="NAME")
     labels = _count_labels(tensors, classifier=names.of(("classifier",)), side=side, default=num_labels)
     if num_labels and labels != num_labels:
@@ -79,15 +79,15 @@ def assemble(
         arrays = [tensors[name] for name in layer_names]
         problems.add_shapes(layer_names, arrays, shape)
         if not problems:
-            whole = entry.shape(model, num_labels=labels)
-            flat[entry.ours] = from_theirs(entry, arrays, side=side, shape=whole)
+            stacked_shape = entry.shape(model, num_labels=labels)
+            flat[entry.ours] = from_theirs(entry, arrays, side=side, shape=stacked_shape)
             if not np.isfinite(flat[entry.ours]).all():
                 problems.add("not finite (damaged)", layer_names)
     problems.raise_if_any()
     # After the checks: if the config's sizes are wrong, the tensors in the file show it before huge ones are made.
     for entry in random_entries:
         flat[entry.ours] = random_parameter(entry, model=model, num_labels=labels or 2)
-    exact = name_architecture(parts, model=model, declared=architecture, where=where)
+    exact = name_architecture(parts, model=model, declared=architecture, path=path)
     return Assembled(params=nest(flat), architecture=exact, dtype=_common_dtype(tensors))
 
 
@@ -97,7 +97,7 @@ def _common_dtype(tensors: Mapping[str, np.ndarray]) -> str:
     return next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
 
 
-def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str, where: Path) -> str:
+def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str, path: Path) -> str:
     """Return the HuggingFace class that has exactly `parts`, preferably `declared`.
 
     Raises:
@@ -116,7 +116,7 @@ def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str
     expected = classes.get(declared, ("encoder",))
     extra = sorted(set(parts) - set(expected))
     raise UserError(
-        f"{where}: no {architecture.title} class has exactly these parts: {', '.join(parts)}; remove parts with "
+        f"{path}: no {architecture.title} class has exactly these parts: {', '.join(parts)}; remove parts with "
         f"--drop={','.join(extra)}, or add missing ones with --init_missing=PART"
     )
 
@@ -145,10 +145,10 @@ def random_parameter(entry: Entry, *, model: ModelConfig, num_labels: int) -> np
     return values * np.float32(model.initializer_range)
 
 
-def _known_names(tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, where: Path) -> dict[str, Entry]:
+def _known_names(tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, path: Path) -> dict[str, Entry]:
     if model.num_hidden_layers > len(tensors):
         raise UserError(
-            f"{where}: the config says num_hidden_layers={model.num_hidden_layers}, but there are only {len(tensors)} "
+            f"{path}: the config says num_hidden_layers={model.num_hidden_layers}, but there are only {len(tensors)} "
             "tensors: restore the config, or copy the weights again"
         )
     return {
@@ -181,8 +181,8 @@ def _count_labels(tensors: Mapping[str, np.ndarray], *, classifier: Sequence[Ent
 class _Problems:
     """The problems with a model's tensors, collected for a single error message."""
 
-    def __init__(self, where: Path):
-        self._where = where
+    def __init__(self, path: Path):
+        self._path = path
         self._names: dict[str, list[str]] = {}
         self._advice: dict[str, dict[str, None]] = {}
 
@@ -211,4 +211,4 @@ class _Problems:
             descriptions.append(f"{len(names)} {kind}: {', '.join(name[:120] for name in names[:_SHOWN])}{more}")
         flags = " ".join(f"--{flag}={','.join(values)}" for flag, values in self._advice.items())
         remedy = f"to load it anyway, type {flags}" if flags else "restore the config, or copy the files again"
-        raise UserError(f"{self._where}: the tensors do not fit the config: {'; '.join(descriptions)}; {remedy}")
+        raise UserError(f"{self._path}: the tensors do not fit the config: {'; '.join(descriptions)}; {remedy}")

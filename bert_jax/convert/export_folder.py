@@ -125,18 +125,20 @@ def _compare(source: PretrainedModel, folder: Path, *, tensors: dict[str, np.nda
     Raises:
       UserError: if anything differs.
     """
-    read = read_tensors(folder)
+    stored = read_tensors(folder)
     wrong = sorted(
-        name for name in tensors.keys() | read.keys() if name not in read or not same_bits(read[name], tensors[name])
+        name
+        for name in tensors.keys() | stored.keys()
+        if name not in stored or not same_bits(stored[name], tensors[name])
     )
-    back = load_pretrained(folder)
-    again = to_tensors(back, dtype=back.dtype)
-    wrong += sorted(name for name, array in tensors.items() if not same_bits(again[name], array))
+    reloaded = load_pretrained(folder)
+    reloaded_tensors = to_tensors(reloaded, dtype=reloaded.dtype)
+    wrong += sorted(name for name, array in tensors.items() if not same_bits(reloaded_tensors[name], array))
     for field, original, copy in (
-        ("architecture", source.architecture, back.architecture),
-        ("config", source.model, dataclasses.replace(back.model, **_compute_options(source))),
-        ("vocabulary", source.require_tokenizer().fingerprint, back.require_tokenizer().fingerprint),
-        ("labels", source.labels, back.labels),
+        ("architecture", source.architecture, reloaded.architecture),
+        ("config", source.model, dataclasses.replace(reloaded.model, **_compute_options(source))),
+        ("vocabulary", source.require_tokenizer().fingerprint, reloaded.require_tokenizer().fingerprint),
+        ("labels", source.labels, reloaded.labels),
     ):
         if original != copy:
             wrong.append(field)
@@ -145,7 +147,7 @@ def _compare(source: PretrainedModel, folder: Path, *, tensors: dict[str, np.nda
             f"the exported folder differs from what was written ({', '.join(wrong[:6])}): check the disk and export "
             "again"
         )
-    difference = _output_difference(back, folder, read)
+    difference = _output_difference(reloaded, folder, stored)
     if not difference < _TOLERANCE:
         raise UserError(
             f"the outputs of the exported model differ by {difference:.1e} from the original's: this is a bug, please "
@@ -160,19 +162,19 @@ def _compute_options(source: PretrainedModel) -> dict[str, Any]:
     return {name: getattr(model, name) for name in ("dtype", "attention_implementation", "scan_layers", "remat")}
 
 
-def _output_difference(back: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
-    tokenizer = back.require_tokenizer()
-    framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
-    ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]
-    if back.model.type_vocab_size == 1 or first_length > len(ids):
+def _output_difference(reloaded: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
+    tokenizer = reloaded.require_tokenizer()
+    token_ids, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
+    ids = np.array(token_ids, np.int32)[: min(reloaded.model.max_position_embeddings, 64)]
+    if reloaded.model.type_vocab_size == 1 or first_length > len(ids):
         first_length = len(ids)
     types = (np.arange(len(ids)) >= first_length).astype(np.int64)
     rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
-    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    actual = compute(place(back.params), encoder_inputs(rows))
+    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=reloaded.model, positions=positions))
+    actual = compute(place(reloaded.params), encoder_inputs(rows))
     config = load_json(folder / "config.json")
-    outputs = architecture_of(back.model).huggingface.outputs
+    outputs = architecture_of(reloaded.model).huggingface.outputs
     expected = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
         float(np.abs(np.asarray(getattr(actual, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))

@@ -77,7 +77,7 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
 
 
 def canonical(
-    tensors: Mapping[str, np.ndarray], *, names: NameTable, where: Path, drop: Sequence[str] = ()
+    tensors: Mapping[str, np.ndarray], *, names: NameTable, path: Path, drop: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Return the tensors by the table's names, without buffers and without duplicates of tied parameters.
 
@@ -90,7 +90,7 @@ def canonical(
     for name, array in tensors.items():
         full = names.full_name(name, prefixed=prefixed)
         if full in result:
-            raise UserError(f"{where}: two tensors have the name {full}: drop one with --drop=NAME")
+            raise UserError(f"{path}: two tensors have the name {full}: drop one with --drop=NAME")
         result[full] = array
     for buffer in names.buffers:
         result.pop(buffer, None)
@@ -100,8 +100,7 @@ def canonical(
         copy = result.pop(second)
         if not same_bits(result.setdefault(first, copy), copy):
             raise UserError(
-                f"{where}: {second} differs from {first}, but BERT ties them: to load only {first}, type "
-                f"--drop={second}"
+                f"{path}: {second} differs from {first}, but BERT ties them: to load only {first}, type --drop={second}"
             )
     return result
 

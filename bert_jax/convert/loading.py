@@ -79,10 +79,10 @@ def initial_params(
     """
     architecture = architecture_of(model)
     parts = tuple(parts or architecture.pretraining_parts)
-    decisive = ("architecture", *architecture.shape_fields)
-    different = [field for field in decisive if getattr(model, field) != getattr(source.model, field)]
-    if different:
-        flags = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in different)
+    shape_fields = ("architecture", *architecture.shape_fields)
+    differing = [field for field in shape_fields if getattr(model, field) != getattr(source.model, field)]
+    if differing:
+        flags = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in differing)
         raise UserError(f"--init={source.path} has other shapes than config.model: type {flags}")
     missing = [part for part in parts if part not in source.params and part not in init_missing]
     if missing:
@@ -106,14 +106,14 @@ def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
 def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> PretrainedModel:
     config = read_config(folder)
     names = architecture_of(config.model).names
-    tensors = canonical(read_tensors(folder), names=names, where=folder, drop=drop)
+    tensors = canonical(read_tensors(folder), names=names, path=folder, drop=drop)
     assembled = assemble(
         tensors,
         side="huggingface",
         model=config.model,
         architecture=config.huggingface_class,
         num_labels=len(config.labels),
-        where=folder,
+        path=folder,
         init_missing=init_missing,
         drop=drop,
     )

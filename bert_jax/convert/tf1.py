@@ -48,9 +48,9 @@ def find_prefix(path: Path) -> Path | None:
     if (path / "bert_config.json").is_file():
         indexes = sorted(path.glob("*.index"))
         if len(indexes) > 1:
-            listed = ", ".join(index.stem for index in indexes[:5])
+            names = ", ".join(index.stem for index in indexes[:5])
             raise UserError(
-                f"{path}: contains several TF1 checkpoints ({listed}): give one, for example {path / indexes[0].stem}"
+                f"{path}: contains several TF1 checkpoints ({names}): give one, for example {path / indexes[0].stem}"
             )
         if indexes:
             return indexes[0].with_suffix("")
@@ -75,7 +75,7 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
         model=model,
         architecture="",
         num_labels=0,
-        where=prefix,
+        path=prefix,
         init_missing=init_missing,
         drop=drop,
     )

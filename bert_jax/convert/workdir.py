@@ -87,7 +87,7 @@ def _source(
         path=path,
         kind="workdir",
         model=model,
-        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), where=path),
+        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), path=path),
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
@@ -103,17 +103,17 @@ def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, An
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(state).item_metadata.tree["params"]
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        claimed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
         # Orbax compresses (zstd): trained weights by about a tenth, constant arrays of zeros or ones by much more.
-        if claimed > 1000 * size:
-            raise _Damaged(f"it claims {claimed} bytes of parameters in {size} bytes of files")
+        if num_bytes > 1000 * size:
+            raise _Damaged(f"it claims {num_bytes} bytes of parameters in {size} bytes of files")
         item = {"params": shapes}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         request = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
         params = reader.restore(state, args=request)["params"]
-    recorded = record.get("checksums", {})
+    expected = record.get("checksums", {})
     for name, checksum in checksums({"params": params}).items():
-        if recorded.get(name, checksum) != checksum:
+        if expected.get(name, checksum) != checksum:
             raise _Damaged(f"the checksum of {name} differs")
     return jax.tree.map(np.asarray, params)
 

@@ -22,7 +22,7 @@ from bert_jax.finetuning.initial import baseline_score
 from bert_jax.finetuning.job import BEST, TaskJob, open_best, restore_best
 from bert_jax.finetuning.learner import Learner
 from bert_jax.finetuning.origin import settle_origin
-from bert_jax.finetuning.results import TaskResults, ExperimentOptions
+from bert_jax.finetuning.results import ExperimentOptions, TaskResults
 from bert_jax.finetuning.run_result import RunResult, Stopped
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.finetuning.task_data import load_task_data

@@ -69,9 +69,9 @@ def _class_for(task: Task, *, model: ModelConfig) -> str:
 
 def _check_labels(pretrained: PretrainedModel, task: Task, *, head: str) -> None:
     expected = len(task.labels) or 1
-    named = "id2label" in pretrained.label_fields
-    labels = pretrained.labels if named else [f"{pretrained.num_labels} labels without names"]
-    same_names = not named or not task.labels or pretrained.labels == list(task.labels)
+    has_names = "id2label" in pretrained.label_fields
+    labels = pretrained.labels if has_names else [f"{pretrained.num_labels} labels without names"]
+    same_names = not has_names or not task.labels or pretrained.labels == list(task.labels)
     if pretrained.num_labels != expected or not same_names:
         raise UserError(
             f"--init={pretrained.path} has a head for the labels {', '.join(labels)}, {task.name} has "

@@ -45,16 +45,16 @@ def settle_origin(
 def _settle(directory: Path, origin: dict[str, str]) -> None:
     file = directory / ORIGIN
     if file.exists() and has_runs(directory):
-        before = read_json(file)
-        other = [name for name, value in origin.items() if before.get(name, value) != value]
-        if other:
-            name = other[0]
+        previous = read_json(file)
+        changed = [name for name, value in origin.items() if previous.get(name, value) != value]
+        if changed:
+            name = changed[0]
             raise UserError(
-                f"--workdir={directory}: its runs have {name} {before[name] or 'none'}, this command has "
+                f"--workdir={directory}: its runs have {name} {previous[name] or 'none'}, this command has "
                 f"{origin[name] or 'none'}: choose another --workdir, or give the previous "
                 f"{_FLAGS.get(name, '--data_dir')}"
             )
-        origin = before | origin
+        origin = previous | origin
     write_json(file, origin)
 
 

@@ -135,8 +135,8 @@ class Task(abc.ABC):
         if split.startswith("dev"):  # not test: a submission must contain all of its rows
             limit = self.data.max_eval_examples
         if 0 < limit < len(examples):
-            chosen = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
-            examples = [examples[i] for i in np.sort(chosen)]
+            sample = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
+            examples = [examples[i] for i in np.sort(sample)]
         if not examples:
             raise UserError(f"the {split} set of {self.name} is empty: check its file, or config.data.dev_fraction")
         features = self.featurize(examples, tokenizer=tokenizer, training=split == "train")

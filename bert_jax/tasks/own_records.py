@@ -89,8 +89,8 @@ class Record:
         """
         if isinstance(value, str | int | float) and value == value:  # not NaN, which pandas writes for a missing value
             return str(value)
-        shown = json.dumps(value)[:60]
-        raise UserError(f"{self.location}: column {name!r} holds {shown}, expected a text: fix the record")
+        value_text = json.dumps(value)[:60]
+        raise UserError(f"{self.location}: column {name!r} holds {value_text}, expected a text: fix the record")
 
     def label_id(self, label: str, *, labels: Sequence[str]) -> int:
         """Return the id of a label: its index in `labels`.
