@@ -64,7 +64,7 @@ def crc32c(data: bytes | np.ndarray, *, initial: int = 0) -> int:
 
 
 def masked_crc32c(data: bytes | np.ndarray) -> int:
-    """Return the checksum as LevelDB's tables store it: rotated by 15 bits, plus a number."""
+    """Return the checksum as LevelDB's tables store it: rotated by 15 bits, plus a constant."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

@@ -14,8 +14,9 @@ from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
 
 ORIGIN = "origin.json"
-_RANDOM = "randomly initialized parts"
+_RANDOM = "parts drawn anew"  # the key of earlier versions' files
 _FLAGS = {"weights": "--init", "vocabulary": "--init", _RANDOM: "--init_missing"}
+_TITLES = {_RANDOM: "randomly initialized parts"}
 
 
 def settle_origin(
@@ -50,8 +51,8 @@ def _settle(directory: Path, origin: dict[str, str]) -> None:
         if changed:
             name = changed[0]
             raise UserError(
-                f"--workdir={directory}: its runs have {name} {previous[name] or 'none'}, this command has "
-                f"{origin[name] or 'none'}: choose another --workdir, or give the previous "
+                f"--workdir={directory}: its runs have {_TITLES.get(name, name)} {previous[name] or 'none'}, this "
+                f"command has {origin[name] or 'none'}: choose another --workdir, or give the previous "
                 f"{_FLAGS.get(name, '--data_dir')}"
             )
         origin = previous | origin

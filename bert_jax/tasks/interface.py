@@ -114,7 +114,7 @@ class Task(abc.ABC):
         return (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:
-        """Return the splits to predict; those without a file are skipped."""
+        """Return the test sets that `--predict_test` predicts."""
         return ()
 
     def group_of(self, example: Any, index: int) -> Any:
