@@ -1,10 +1,10 @@
-"""Print the cost of attention in one BERT-Large layer, forward and backward, by the TPU compiler, with no TPU.
+"""Print the cost of attention in one BERT-Large layer, forward and backward, by the TPU compiler, without a TPU.
 
     python benchmarks/attention_tpu.py [--chips=v5e,v5p,v6e] [--lengths=128,512] [--implementations=reference,pallas]
 
-Needs `libtpu`. For each chip, length and implementation it compiles a layer with dropout 0.1 everywhere in bfloat16 and
-prints thousands of cycles a sequence: what XLA estimates for its own operations, and what our kernels take by the final
-schedule that the compiler writes out (`bert_jax/planning/kernels.py`).
+Compiles a layer in bfloat16 with dropout 0.1 everywhere, for each chip, length and implementation. Prints thousands of
+cycles per sequence: XLA's estimate for its own operations, and the cycles of our kernels in the final schedule that the
+compiler writes out (`bert_jax/planning/kernels.py`). Needs `libtpu`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from bert_jax.planning.kernels import find_kernels
 from bert_jax.planning.topology import Topology, parse_topology
 
 TOPOLOGIES = {"v5e": "v5e:4x4", "v5p": "v5p:2x2x1", "v6e": "v6e:4x4"}
-BATCH = {128: 32, 256: 16, 384: 8, 512: 8}  # rows a chip
+BATCH = {128: 32, 256: 16, 384: 8, 512: 8}  # sequences per chip
 
 _CHIPS = flags.DEFINE_list("chips", ["v5e"], "Chips: v5e, v5p, v6e.")
 _LENGTHS = flags.DEFINE_list("lengths", ["128", "512"], "Sequence lengths.")
@@ -38,7 +38,7 @@ _IMPLEMENTATIONS = flags.DEFINE_list("implementations", ["reference", "pallas"],
 def compile_layer(
     implementation: str, *, topology: Topology, length: int, batch: int
 ) -> tuple[jax.stages.Compiled, Path | None]:
-    """Compile forward and backward pass of a layer for one chip of `topology`; also say where its schedules lie."""
+    """Compile a layer's forward and backward pass for one chip of `topology`; also return its folder of schedules."""
     config = dataclasses.replace(model_preset("large"), attention_implementation=implementation)
     layer = BertLayer(config, parent=None)
     one = jnp.zeros((1, 1), jnp.int32)

@@ -1,11 +1,9 @@
-"""Time a CPU training step beside HuggingFace PyTorch `BertForPreTraining`.
-
-Same shapes, float32, same threads, one run; `sides.py` says what a step is:
+"""Compare a training step on a CPU with HuggingFace PyTorch's `BertForPreTraining`.
 
     python benchmarks/cpu_step.py --model=mini --max_seq_length=128 --batch_size=32
 
-The sides take turns, so a machine whose speed drifts does not favor one; medians and their ratio are printed. Needs
-the parity extra.
+Both sides have the same shapes and threads, compute in float32, and take turns, so that a drift of the machine's speed
+affects both. `sides.py` defines a step. Prints medians and their ratio. Needs the parity extra.
 """
 
 import dataclasses
@@ -24,16 +22,16 @@ from benchmarks import sides
 from bert_jax.config import Config, PhaseConfig, TrainConfig, model_preset
 
 MODEL = flags.DEFINE_string("model", "mini", "Model preset.")
-LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
-BATCH = flags.DEFINE_integer("batch_size", 32, "Rows a step.")
+LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens per sequence.")
+BATCH = flags.DEFINE_integer("batch_size", 32, "Sequences per step.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each side.")
-STEPS = flags.DEFINE_integer("steps", 2, "Steps a round.")
-THREADS = flags.DEFINE_integer("threads", 2, "Threads of PyTorch; ours takes the cores that the process may use.")
+STEPS = flags.DEFINE_integer("steps", 2, "Steps per round.")
+THREADS = flags.DEFINE_integer("threads", 2, "Threads of PyTorch; ours uses the cores available to the process.")
 UNROLL = flags.DEFINE_bool("unroll", True, "Unroll the layers (faster than scanned ones on a CPU).")
 
 
 def main(argv: list[str]) -> None:
-    """Time both sides in turns and print medians and ratio."""
+    """Time both sides alternately, and print medians and ratio."""
     del argv
     import torch
 
@@ -54,11 +52,11 @@ def main(argv: list[str]) -> None:
         take(1)
     for _ in range(ROUNDS.value):
         for name, take in both.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             take(STEPS.value)
-            times[name].append((time.perf_counter() - begun) / STEPS.value)
+            times[name].append((time.perf_counter() - start) / STEPS.value)
     speed = {name: BATCH.value / statistics.median(values) for name, values in times.items()}
-    ratios = [theirs / ours for ours, theirs in zip(times["bert_jax"], times["huggingface"], strict=True)]
+    ratios = [peer / own for own, peer in zip(times["bert_jax"], times["huggingface"], strict=True)]
     result = {
         "model": MODEL.value,
         "max_seq_length": LENGTH.value,

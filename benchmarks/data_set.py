@@ -1,12 +1,14 @@
-"""Time text to finished data set beside a faithful run of the original's algorithm, and take the builder's peak memory.
+"""Compare the data set builder with the original's algorithm, and measure the builder's peak memory.
 
     python benchmarks/data_set.py --data=../shared/data
 
-Prints medians over rounds and one JSON object. Both sides read the same files, a sentence a line, with the released
-uncased vocabulary, at max_seq_length 128. The original's side gets `--original_megabytes` of them, as it is slow, the
-builder all (`--megabytes`), in one process and in two, with start-up and everything else included. The ratio a core is
-that of text by CPU second: it does not depend on what else the machine does. Peak memory is that of one process
-building from a corpus and from one four times as large.
+* Both sides read the same files, one sentence per line, with the released uncased vocabulary, at max_seq_length 128.
+* The original's algorithm is slow, so it gets only `--original_megabytes` of text. The builder gets `--megabytes`, with
+  one process and with two. Its start-up is included.
+* The ratio per core is that of text per CPU second, which does not depend on other programs on the machine.
+* Peak memory is that of one process, for a corpus and for one four times as large.
+
+Prints medians over rounds and one JSON object.
 """
 
 import json
@@ -29,15 +31,15 @@ from bert_jax.data.documents import split_paragraph
 
 DATA = flags.DEFINE_string("data", "../shared/data", "The folder of genuine data.")
 MEGABYTES = flags.DEFINE_float("megabytes", 75, "Text for the builder.")
-ORIGINAL_MEGABYTES = flags.DEFINE_float("original_megabytes", 10, "Text for the original's side, a part of the same.")
+ORIGINAL_MEGABYTES = flags.DEFINE_float("original_megabytes", 10, "Part of this text for the original's algorithm.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of each side.")
-MEMORY = flags.DEFINE_bool("memory", True, "Take the peak memory, too.")
+MEMORY = flags.DEFINE_bool("memory", True, "Also measure peak memory.")
 
 LENGTH = 128
 
 
 def write_text(folder: Path, novels: Path, *, max_bytes: float) -> int:
-    """Write novels as a sentence a line, a file each, up to a size; return the bytes written."""
+    """Write novels up to a total size, one file each, one sentence per line. Return the number of bytes."""
     folder.mkdir()
     written = 0
     with tarfile.open(novels) as archive:
@@ -55,19 +57,19 @@ def write_text(folder: Path, novels: Path, *, max_bytes: float) -> int:
 
 
 def timed_original(text: Path, vocabulary: Path) -> dict[str, float]:
-    """Run the original's side in this process; return seconds."""
-    begun, cpu = time.perf_counter(), time.process_time()
+    """Run the original's algorithm in this process. Return its seconds."""
+    start, cpu = time.perf_counter(), time.process_time()
     count = make_features(sorted(text.iterdir()), vocabulary_file=vocabulary, max_seq_length=LENGTH, max_predictions=20)
-    return {"wall": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "rows": count}
+    return {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "rows": count}
 
 
 def timed_builder(texts: list[Path], vocabulary: Path, out: Path, *, num_workers: int) -> dict[str, float]:
-    """Run `prepare` as a user does; return seconds of it and its workers, and its peak memory in bytes."""
-    flags_given = [f"--input={','.join(map(str, texts))}", f"--vocab={vocabulary}", f"--out={out}"]
-    flags_given += [f"--max_seq_length={LENGTH}", f"--num_workers={num_workers}", "--format=sentences"]
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    """Run the `prepare` command. Return the seconds of the command and its workers, and its peak memory in bytes."""
+    arguments = [f"--input={','.join(map(str, texts))}", f"--vocab={vocabulary}", f"--out={out}"]
+    arguments += [f"--max_seq_length={LENGTH}", f"--num_workers={num_workers}", "--format=sentences"]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bert_jax.prepare", *flags_given],
+        [sys.executable, "-m", "bert_jax.prepare", *arguments],
         stdout=subprocess.DEVNULL,
         cwd=Path(__file__).resolve().parents[1],
     )
@@ -76,7 +78,7 @@ def timed_builder(texts: list[Path], vocabulary: Path, out: Path, *, num_workers
         raise RuntimeError("prepare failed")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": time.perf_counter() - begun, "cpu": cpu, "peak": usage.ru_maxrss * 1024}
+    return {"wall": time.perf_counter() - start, "cpu": cpu, "peak": usage.ru_maxrss * 1024}
 
 
 def main(argv: list[str]) -> None:
@@ -91,21 +93,21 @@ def main(argv: list[str]) -> None:
         small = write_text(work / "small", novels, max_bytes=ORIGINAL_MEGABYTES.value * 1e6)
         rates: dict[str, list[tuple[float, float]]] = {"original": [], "1 process": [], "2 processes": []}
         for number in range(ROUNDS.value):
-            found = timed_original(work / "small", vocabulary)
-            rates["original"].append((small / found["wall"] / 1e6, small / found["cpu"] / 1e6))
+            times = timed_original(work / "small", vocabulary)
+            rates["original"].append((small / times["wall"] / 1e6, small / times["cpu"] / 1e6))
             for num_workers, name in ((1, "1 process"), (2, "2 processes")):
                 out = work / f"out{number}-{num_workers}"
-                found = timed_builder([work / "text"], vocabulary, out, num_workers=num_workers)
-                rates[name].append((size / found["wall"] / 1e6, size / found["cpu"] / 1e6))
+                times = timed_builder([work / "text"], vocabulary, out, num_workers=num_workers)
+                rates[name].append((size / times["wall"] / 1e6, size / times["cpu"] / 1e6))
         result: dict[str, object] = {"megabytes": size / 1e6, "original_megabytes": small / 1e6, "rounds": ROUNDS.value}
         medians = {
-            name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in rates.items()
+            name: [statistics.median(column) for column in zip(*pairs, strict=True)] for name, pairs in rates.items()
         }
         for name, (wall, cpu) in medians.items():
-            print(f"{name:12} {wall:8.3f} MB/s by the clock {cpu:8.3f} MB a CPU second")
+            print(f"{name:12} {wall:8.3f} MB/s of wall time {cpu:8.3f} MB per CPU second")
             result[name] = {"mb_per_second": wall, "mb_per_cpu_second": cpu}
         result["ratio_per_core"] = medians["1 process"][1] / medians["original"][1]
-        print(f"the builder makes {result['ratio_per_core']:.1f} times as much of a core as the original's algorithm")
+        print(f"per core, the builder is {result['ratio_per_core']:.1f} times as fast as the original's algorithm")
         if MEMORY.value:
             copies = []
             for number in range(4):
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> None:
                 for texts in (copies[:1], copies)
             ]
             result["peak_bytes"], result["peak_bytes_of_4_times_the_text"] = peaks
-            print(f"peak memory {peaks[0] / 1e6:.0f} MB, with four times the text {peaks[1] / 1e6:.0f} MB")
+            print(f"peak memory {peaks[0] / 1e6:.0f} MB, for four times the text {peaks[1] / 1e6:.0f} MB")
         print(json.dumps(result))
 
 

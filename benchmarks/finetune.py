@@ -1,27 +1,29 @@
-"""Fine-tune beside HuggingFace PyTorch: the same weights, data, hyper-parameters and seeds, quality and speed.
+"""Compare fine-tuning with HuggingFace PyTorch, in quality and speed: same weights, data, hyperparameters and seeds.
 
     python benchmarks/finetune.py --model=HF_FOLDER --data=GLUE_DIR --out=runs.jsonl
     python benchmarks/finetune.py ... --steps=120 --dtype=bfloat16 --systems=ours,huggingface --seeds=1
     python benchmarks/finetune.py --out=runs.jsonl --table
 
-Every finished (task, system, seed) is one JSON line of `--out`; started again, it does what is missing, so it may be
-killed at any moment. `--table` prints what is there. Several may run at once, each with an `--out` of its own.
+`--out` gets one JSON line per finished (task, system, seed). Started again, the script runs only what is missing, so it
+may be killed at any moment. `--table` prints the results. Several processes may run at once with different `--out`.
 
-Both train on the same instances with AdamW (bias correction, epsilon 1e-8, decay 0.01 but for biases and LayerNorm),
-10 % warm-up, linear decay, clipping at 1 and the model's dropout; each shuffles by itself. The figure is that of the
-last epoch on both sides: nothing is selected. HuggingFace pads each batch to its longest row. Only one system runs at
-a time, on all cores; they take turns seed by seed. Ours runs on JAX's default backend, HuggingFace on a GPU where
-PyTorch sees one, there with the fused AdamW and pinned batches.
+Quality:
+* Both sides train on the same instances with AdamW (bias correction, epsilon 1e-8, weight decay 0.01 except for biases
+  and LayerNorm), 10% warmup, linear decay, clipping at 1, and the model's dropout. Each shuffles by itself.
+* The score is that after the last epoch on both sides. Nothing is selected.
+* HuggingFace pads each batch to its longest instance.
+* One system runs at a time, on all cores. They take turns after each seed.
+* Ours runs on JAX's default backend, HuggingFace on a GPU if PyTorch sees one, with fused AdamW and pinned batches.
+* `--dtype=bfloat16` has float32 parameters and optimizer and bfloat16 computation on both sides (PyTorch's autocast, in
+  training and evaluation, as in HuggingFace's Trainer). In float32 both may use a GPU's TF32, which is JAX's default.
 
-`--dtype=bfloat16` means the same on both sides: float32 parameters and optimizer, bfloat16 computation (PyTorch's
-autocast, in training and evaluation, as HuggingFace's own Trainer does). In float32 both may use a GPU's TF32, which is
-JAX's default.
-
-Two speeds, both of training alone: sequences a second of wall time, the median over stretches of `WINDOW` steps (so
-without compilation; a GPU is waited for at the end of each), and sequences a second of CPU time over the whole run
-(compilation included; other programs on the machine hardly disturb it). `--steps` measures speed alone, for machines
-where the runs that give the scores share one GPU: so many updates, done twice, of which the second time counts, and no
-score. Nothing else should run meanwhile. Such lines have the steps among their settings, so the two are never mixed.
+Speed, of training alone:
+* Sequences per second of wall time: the median over windows of `WINDOW` steps, so without compilation. A window ends
+  when the GPU has finished.
+* Sequences per second of CPU time over the whole run, with compilation. Other programs hardly disturb it.
+* `--steps=N` measures only speed, for machines where the runs with scores share a GPU. It trains N steps twice and
+  measures the second time. Nothing else should run meanwhile. N is part of the settings in the JSON lines, so these
+  lines are not mixed with others.
 """
 
 import argparse
@@ -45,7 +47,7 @@ from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.job import TaskJob
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Evaluation
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.parallel.distributed import Hosts
@@ -53,7 +55,7 @@ from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.tasks.interface import Split, Task
 
-# The split that is reported on: where GLUE's list of MRPC's dev ids is not at hand, train on train and test on test.
+# The split to evaluate on. Without GLUE's list of MRPC's dev ids, MRPC is trained on train and evaluated on test.
 DEV = {"mrpc": "test"}
 LIMIT = {"sst2": 10_000}
 SYSTEMS = ("ours", "huggingface")
@@ -64,10 +66,10 @@ _PEER_EVAL_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """Hold what one run gave."""
+class Measurement:
+    """The result of one run."""
 
-    score: float | None  # None: speed was measured alone
+    score: float | None  # None: only speed was measured
     metrics: dict[str, float]
     sequences_per_second: float
     sequences_per_cpu_second: float
@@ -75,28 +77,28 @@ class Figures:
 
 
 def main() -> None:
-    """Run what is missing from `--out`, then print the table; or only print it."""
-    parser = argparse.ArgumentParser(description="Fine-tune beside HuggingFace PyTorch.")
+    """Run what is missing in `--out`, then print the table; or only print it."""
+    parser = argparse.ArgumentParser(description="Compare fine-tuning with HuggingFace PyTorch.")
     parser.add_argument("--model")
     parser.add_argument("--data")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--tasks", default="cola,sst2,rte,stsb,mrpc", help="In this order; the cheapest first.")
+    parser.add_argument("--tasks", default="cola,sst2,rte,stsb,mrpc", help="In this order.")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--max_train_examples", type=int, default=0, help="Of each task; 0: all, of SST-2 10,000.")
-    parser.add_argument("--max_eval_examples", type=int, default=0, help="Of each task; 0: all.")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="Of the computation.")
-    parser.add_argument("--unroll", action="store_true", help="Unroll our layers: more to compile, less to run.")
-    parser.add_argument("--steps", type=int, default=0, help="Measure speed alone, over so many updates.")
-    parser.add_argument("--table", action="store_true", help="Print what --out holds, and run nothing.")
+    parser.add_argument("--max_train_examples", type=int, default=0, help="Per task; 0: all, but 10,000 of SST-2.")
+    parser.add_argument("--max_eval_examples", type=int, default=0, help="Per task; 0: all.")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="Of computation.")
+    parser.add_argument("--unroll", action="store_true", help="Unroll our layers: slower to compile, faster to run.")
+    parser.add_argument("--steps", type=int, default=0, help="N > 0: measure only speed, over N steps.")
+    parser.add_argument("--table", action="store_true", help="Print the results in --out, and run nothing.")
     arguments = parser.parse_args()
     out = Path(arguments.out)
     if not arguments.table:
         if not arguments.model or not arguments.data:
-            parser.error("--model and --data are needed, or --table")
+            parser.error("give --model and --data, or --table")
         try:
             run_missing(arguments, out)
         except UserError as error:
@@ -105,16 +107,16 @@ def main() -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the finished runs of a file; a last line that a kill cut short is none."""
+    """Return the finished runs in a file. A last line truncated by a kill is ignored."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def run_missing(arguments: argparse.Namespace, out: Path) -> None:
-    """Run each (task, seed, system) that `out` does not hold with these settings, and append its line."""
+    """Run each (task, seed, system) that is missing in `out` with these settings, and append its line."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = read_lines(out)
-    if done:  # a line that was cut short goes
+    if done:  # removes a truncated line
         out.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
     for name in arguments.tasks.split(","):
         for line in run_task(name, arguments, done):
@@ -128,7 +130,7 @@ def run_missing(arguments: argparse.Namespace, out: Path) -> None:
 
 
 def run_task(name: str, arguments: argparse.Namespace, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a task that `done` lacks; the data is read, and our step compiled, once for all of them."""
+    """Yield the lines of a task that `done` lacks. The data are read and our step is compiled once."""
     config = config_of(name, arguments)
     settings = {
         "epochs": 0 if arguments.steps else arguments.epochs,
@@ -149,29 +151,29 @@ def run_task(name: str, arguments: argparse.Namespace, done: list[dict[str, Any]
         return
     first = RunSettings(arguments.batch_size, arguments.learning_rate, arguments.epochs, 0)
     with tempfile.TemporaryDirectory() as folder:
-        ours = open_experiment(config, first, model=arguments.model, workdir=Path(folder))
-        examples = len(ours.data.train.examples)
+        experiment = open_experiment(config, first, model=arguments.model, workdir=Path(folder))
+        examples = len(experiment.data.train.examples)
         epochs = arguments.steps * arguments.batch_size / examples if arguments.steps else arguments.epochs
         for key in missing:
             run = dataclasses.replace(first, num_epochs=epochs, seed=key["seed"])
             scored = not arguments.steps
             for _ in range(1 if scored else 2):
                 if key["system"] == "ours":
-                    trained = train_ours(ours, run, scored=scored)
+                    measurement = train_ours(experiment, run, scored=scored)
                 else:
-                    trained = train_torch(ours, run, arguments.model, dtype=arguments.dtype, scored=scored)
+                    measurement = train_torch(experiment, run, arguments.model, dtype=arguments.dtype, scored=scored)
             yield {
                 **key,
                 "unrolled": arguments.unroll,
-                "selection": ours.task.selection,
-                "split": ours.data.evals[0].name,
+                "selection": experiment.task.selection,
+                "split": experiment.data.evals[0].name,
                 "train_examples": examples,
-                **dataclasses.asdict(trained),
+                **dataclasses.asdict(measurement),
             }
 
 
 def config_of(name: str, arguments: argparse.Namespace) -> FinetuneConfig:
-    """Return our config of a task."""
+    """Return our config for a task."""
     return from_config_dict(
         {
             "task": name,
@@ -195,19 +197,19 @@ def config_of(name: str, arguments: argparse.Namespace) -> FinetuneConfig:
 
 
 def open_experiment(config: FinetuneConfig, run: RunSettings, *, model: str, workdir: Path) -> Experiment:
-    """Return our side, which reads the data for both."""
+    """Return our experiment, which reads the data for both sides."""
     return Experiment(
         config,
         task=open_config_task(config),
-        source=load_pretrained(model, report=lambda line: None),
-        wanted=Wanted(runs=(run,)),
+        pretrained=load_pretrained(model, report=lambda line: None),
+        options=ExperimentOptions(runs=(run,)),
         runtime=Runtime(workdir, Hosts(), CompilationCache(workdir), None, report=silent),
         directory=workdir,
     )
 
 
-def train_ours(experiment: Experiment, run: RunSettings, *, scored: bool) -> Figures:
-    """Train by this project."""
+def train_ours(experiment: Experiment, run: RunSettings, *, scored: bool) -> Measurement:
+    """Train with bert_jax."""
     evaluating = [0.0]
 
     class Timed(TaskJob):
@@ -216,39 +218,39 @@ def train_ours(experiment: Experiment, run: RunSettings, *, scored: bool) -> Fig
                 evaluation = Evaluation(step, {experiment.task.selection: 0.0})
                 self.history.append(evaluation)
                 return evaluation
-            begun = time.process_time()
+            start = time.process_time()
             evaluation = super().evaluate(step, params)
-            evaluating.append(time.process_time() - begun)
+            evaluating.append(time.process_time() - start)
             return evaluation
 
     with tempfile.TemporaryDirectory(dir=experiment.directory) as folder:
-        begun = time.process_time()
+        start = time.process_time()
         result, _ = experiment.train(run, directory=Path(folder), job_class=Timed)
-        cpu = time.process_time() - begun - sum(evaluating)
+        cpu = time.process_time() - start - sum(evaluating)
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    measured = [record[SPEED] for record in map(json.loads, lines) if record.get(SPEED)]
+    speeds_logged = [record[SPEED] for record in map(json.loads, lines) if record.get(SPEED)]
     metrics = result.history[-1].metrics
-    trained = result.num_steps * run.batch_size
-    return Figures(
+    sequences = result.num_steps * run.batch_size
+    return Measurement(
         score=metrics[experiment.task.selection] if scored else None,
         metrics=metrics if scored else {},
-        sequences_per_second=statistics.median(measured),
-        sequences_per_cpu_second=trained / cpu,
+        sequences_per_second=statistics.median(speeds_logged),
+        sequences_per_cpu_second=sequences / cpu,
         seconds=result.train_seconds,
     )
 
 
-def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, scored: bool) -> Figures:
-    """Train HuggingFace's class on the very same instances."""
+def train_torch(experiment: Experiment, run: RunSettings, model: str, *, dtype: str, scored: bool) -> Measurement:
+    """Train HuggingFace's class on the same instances."""
     import torch
     from transformers import BertForSequenceClassification, get_linear_schedule_with_warmup
 
     torch.manual_seed(run.seed)
-    torch.set_float32_matmul_precision("high")  # TF32 where the chip has it, as JAX does
+    torch.set_float32_matmul_precision("high")  # TF32 if the chip has it, as in JAX
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     autocast = functools.partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-    task, train, dev = ours.task, ours.data.train, ours.data.evals[0]
+    task, train, dev = experiment.task, experiment.data.train, experiment.data.evals[0]
     labels = max(len(task.labels), 1)
     network = BertForSequenceClassification.from_pretrained(model, num_labels=labels, dtype=torch.float32)
     network.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
@@ -261,9 +263,9 @@ def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, s
     network.train()
     wait()
     times, cpu = [time.monotonic()], time.process_time()
-    for step, chosen in enumerate(shuffled_batches(len(train.examples), run=run, steps=total), start=1):
+    for step, indices in enumerate(shuffled_batches(len(train.examples), run=run, steps=total), start=1):
         with autocast():
-            loss = network(**tensors(train, chosen, task=task, device=device)).loss
+            loss = network(**tensors(train, indices, task=task, device=device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -281,11 +283,11 @@ def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, s
         outputs: list[np.ndarray] = []
         with torch.no_grad(), autocast():
             for start in range(0, len(dev.examples), _PEER_EVAL_BATCH):
-                chosen = np.arange(start, min(start + _PEER_EVAL_BATCH, len(dev.examples)))
-                logits = network(**tensors(dev, chosen, task=task, device=device)).logits
+                indices = np.arange(start, min(start + _PEER_EVAL_BATCH, len(dev.examples)))
+                logits = network(**tensors(dev, indices, task=task, device=device)).logits
                 outputs.extend(logits.float().cpu().numpy())
         metrics = task.score(dev, outputs)
-    return Figures(
+    return Measurement(
         score=metrics[task.selection] if scored else None,
         metrics=metrics,
         sequences_per_second=WINDOW * run.batch_size / float(np.median(windows)),
@@ -295,7 +297,7 @@ def train_torch(ours: Experiment, run: RunSettings, model: str, *, dtype: str, s
 
 
 def shuffled_batches(examples: int, *, run: RunSettings, steps: int) -> Iterator[np.ndarray]:
-    """Yield the examples of each step from one shuffle an epoch, the shuffles standing one behind the other."""
+    """Yield the indices of each step's examples, from a concatenation of shuffled epochs."""
     rng = np.random.default_rng(run.seed)
     left = np.zeros(0, np.int64)
     for _ in range(steps):
@@ -305,38 +307,38 @@ def shuffled_batches(examples: int, *, run: RunSettings, steps: int) -> Iterator
         left = left[run.batch_size :]
 
 
-def tensors(split: Split, chosen: np.ndarray, *, task: Task, device: Any) -> dict[str, Any]:
-    """Return a batch padded to its longest row; `device` is PyTorch's."""
+def tensors(split: Split, indices: np.ndarray, *, task: Task, device: Any) -> dict[str, Any]:
+    """Return a batch padded to its longest instance, on a PyTorch device."""
     import torch
 
     features = split.features
-    longest = max(len(features.ids[i]) for i in chosen)
-    ids, mask, types = (np.zeros((len(chosen), longest), np.int64) for _ in range(3))
-    for row, i in enumerate(chosen):
+    longest = max(len(features.ids[i]) for i in indices)
+    ids, mask, types = (np.zeros((len(indices), longest), np.int64) for _ in range(3))
+    for row, i in enumerate(indices):
         size = len(features.ids[i])
         ids[row, :size], mask[row, :size] = features.ids[i], 1
         types[row, features.first_lengths[i] : size] = 1
     assert features.targets is not None
     labels = np.array(
-        [features.targets[i] for i in chosen], np.float32 if task.kind.target_dtype is np.float32 else np.int64
+        [features.targets[i] for i in indices], np.float32 if task.kind.target_dtype is np.float32 else np.int64
     )
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": labels}
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if device.type == "cuda":  # pinned, the copy waits for nothing
+    if device.type == "cuda":  # a copy from pinned memory is asynchronous
         return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
     return batch
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: scores in per cent as mean ± standard deviation (best), medians of the speeds."""
-    rows = ["| task | figure | runs | ours | HuggingFace | ours, HuggingFace, sequences/s | a CPU second |"]
+    """Return a Markdown table: mean ± standard deviation (best) of the scores in percent, medians of the speeds."""
+    rows = ["| task | metric | runs | ours | HuggingFace | ours, HuggingFace, sequences/s | per CPU second |"]
     rows.append("|---|---|---|---|---|---|---|")
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(json.dumps([line["task"], line["settings"]]), []).append(line)
-    for some in groups.values():
-        first = some[0]
-        of = {system: [line for line in some if line["system"] == system] for system in SYSTEMS}
+    for group in groups.values():
+        first = group[0]
+        of = {system: [line for line in group if line["system"] == system] for system in SYSTEMS}
         settings = ", ".join(f"{name} {value}" for name, value in first["settings"].items() if value)
         rows.append(
             f"| {first['task']}, {first['train_examples']} rows ({settings}) "
@@ -349,20 +351,20 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def scores(lines: list[dict[str, Any]]) -> str:
-    """Return mean, standard deviation (of a sample) and best."""
-    found = [100 * line["score"] for line in lines if line["score"] is not None]
-    if not found:
+    """Return mean, standard deviation (of a sample) and best score."""
+    values = [100 * line["score"] for line in lines if line["score"] is not None]
+    if not values:
         return "-"
-    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return f"{statistics.fmean(found):.2f} ± {deviation:.2f} ({max(found):.2f})"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.2f} ± {deviation:.2f} ({max(values):.2f})"
 
 
 def speeds(of: dict[str, list[dict[str, Any]]], name: str) -> str:
     """Return both medians and their ratio."""
     if not all(of.values()):
         return "-"
-    ours, theirs = (statistics.median(line[name] for line in of[system]) for system in SYSTEMS)
-    return f"{ours:.1f}, {theirs:.1f} ({ours / theirs:.2f})"
+    own, peer = (statistics.median(line[name] for line in of[system]) for system in SYSTEMS)
+    return f"{own:.1f}, {peer:.1f} ({own / peer:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Time the host side of a fine-tuning step: choose the examples, pack them, fill the rows.
+"""Time the host's part of a fine-tuning step: choose the examples, pack them, fill the arrays.
 
     python benchmarks/finetune_packing.py
 
-With `--before=FILE`, also a former version of bert_jax/finetuning/packing.py; the two take turns and must agree:
+`--before=FILE` also times an earlier version of bert_jax/finetuning/packing.py. Both must give the same arrays:
 
     git show COMMIT:bert_jax/finetuning/packing.py > before.py
     python benchmarks/finetune_packing.py --before=before.py
 
-Lengths are random, with the means, spreads and limits that MRPC's pairs and SQuAD's windows of 384 have with the
-released uncased vocabulary. Prints for every batch size the medians of rounds of `--steps` steps, in milliseconds per
-step of CPU time, and one JSON object. A step's transfer to the device is not part of it.
+Lengths are random, with the means, standard deviations and limits of MRPC's pairs and SQuAD's windows of 384 tokens
+under the released uncased vocabulary. Prints CPU milliseconds per step for each batch size, medians over rounds of
+`--steps` steps, and one JSON object. The transfer to the device is not measured.
 """
 
 import importlib.util
@@ -30,15 +30,15 @@ from bert_jax.tasks.interface import Instances
 
 BATCHES = flags.DEFINE_list("batch_size", ["32", "64", "512"], "Examples per step.")
 STEPS = flags.DEFINE_integer("steps", 30, "Steps per round.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of each size.")
-BEFORE = flags.DEFINE_string("before", "", "A former version of bert_jax/finetuning/packing.py.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds per batch size.")
+BEFORE = flags.DEFINE_string("before", "", "An earlier version of bert_jax/finetuning/packing.py.")
 
 EXAMPLES = 20_000
 TASKS = {"mrpc": "classification", "squad": "span"}
 
 
 def random_features(task: str) -> Instances:
-    """Return instances of random ids, as long as the task's."""
+    """Return instances of random ids with the lengths of the task."""
     rng = np.random.default_rng(0)
     if task == "mrpc":
         lengths = np.clip(rng.normal(53, 14, EXAMPLES), 20, 103).astype(int)
@@ -50,25 +50,25 @@ def random_features(task: str) -> Instances:
 
 
 def load_before(path: str) -> Any:
-    """Return the module in a file."""
+    """Import the module in a file."""
     spec = importlib.util.spec_from_file_location("packing_before", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # needed by dataclasses
     spec.loader.exec_module(module)
     return module
 
 
 def milliseconds_per_step(module: Any, features: Instances, *, kind: str, batch_size: int, seed: int) -> float:
-    """Return the CPU time of a step, mean over `--steps` of them."""
+    """Return the mean CPU time of `--steps` steps."""
     shape = module.row_shape([features], batch_size=batch_size)
     order = np.random.default_rng(seed).permutation(EXAMPLES)  # once per epoch
-    begun = time.process_time()
+    start = time.process_time()
     for step in range(STEPS.value):
-        chosen = order[(step * batch_size + np.arange(batch_size)) % EXAMPLES]
-        module.packed_batch(features, chosen.tolist(), shape=shape, kind=kind, multiple=1)
-    return 1000 * (time.process_time() - begun) / STEPS.value
+        indices = order[(step * batch_size + np.arange(batch_size)) % EXAMPLES]
+        module.packed_batch(features, indices.tolist(), shape=shape, kind=kind, multiple=1)
+    return 1000 * (time.process_time() - start) / STEPS.value
 
 
 def check_equal(first: Any, second: Any, features: Instances, *, kind: str, batch_size: int) -> None:
@@ -104,10 +104,10 @@ def main(argv: list[str]) -> None:
                     times[name].append(
                         milliseconds_per_step(module, features, kind=kind, batch_size=batch_size, seed=seed)
                     )
-            found = {name: statistics.median(values) for name, values in times.items()}
-            results.append({"task": task, "batch_size": batch_size, **found})
-            line = f"{task:6} batch {batch_size:4}  " + "  ".join(f"{n} {v:8.3f} ms" for n, v in found.items())
-            print(line + (f"  {found['before'] / found['now']:5.1f} times as fast" if "before" in found else ""))
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            results.append({"task": task, "batch_size": batch_size, **medians})
+            line = f"{task:6} batch {batch_size:4}  " + "  ".join(f"{n} {v:8.3f} ms" for n, v in medians.items())
+            print(line + (f"  {medians['before'] / medians['now']:5.1f} times as fast" if "before" in medians else ""))
     print(json.dumps(results))
 
 

@@ -1,15 +1,17 @@
-"""Time a GPU training step beside HuggingFace PyTorch (SDPA, bfloat16 autocast, `torch.compile`, fused AdamW).
+"""Compare a GPU training step with HuggingFace PyTorch (SDPA, bfloat16 autocast, `torch.compile`, fused AdamW).
 
     python benchmarks/gpu_step.py --model=large --max_seq_length=128 --batch_size=256
     python benchmarks/gpu_step.py --max_seq_length=512 --batch_size=64 --data=PACKED_DATA_SET --side=ours
 
-`sides.py` says what a step is. Each side is a process of its own; both are compiled first and then take turns, round by
-round, so both must fit in memory together. Prints one JSON object: medians of the rounds, their ratio, and the model
-FLOP/s (`model/bert/flops.py`; masked-LM head at the chosen positions only, for both sides) as a share of the ceiling,
-which is the rate of a bfloat16 matmul of 8,192 x 8,192 x 8,192 measured between the rounds.
+`sides.py` defines a step. Each side is a separate process. Both are compiled first and then take turns, so both must
+fit in memory together. Prints one JSON object:
 
-With `--data` ours takes its rows from a data set made by `prepare` (packed or not) and the figures count its instances.
-Needs torch, transformers and a CUDA build of jax.
+* medians of the rounds and their ratio;
+* model FLOP/s (`model/bert/flops.py`; the masked-LM head only at the masked positions, for both sides) relative to the
+  ceiling, the speed of a bfloat16 matmul of 8,192 x 8,192 x 8,192 measured between the rounds.
+
+With `--data` our side reads its sequences from a data set of `prepare` (packed or not), and the results count its
+instances. Needs torch, transformers and a CUDA build of jax.
 """
 
 import dataclasses
@@ -33,33 +35,33 @@ from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, model_
 from bert_jax.model.architectures import architecture_of
 
 MODEL = flags.DEFINE_string("model", "large", "Model preset.")
-LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
-BATCH = flags.DEFINE_integer("batch_size", 256, "Rows a step.")
+LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens per sequence.")
+BATCH = flags.DEFINE_integer("batch_size", 256, "Sequences per step.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds of each side.")
-STEPS = flags.DEFINE_integer("steps", 10, "Steps a round.")
-SIDES = flags.DEFINE_list("side", ["ours", "huggingface"], "Which to time.")
-DATA = flags.DEFINE_string("data", "", "A data set whose rows ours takes instead of random words.")
+STEPS = flags.DEFINE_integer("steps", 10, "Steps per round.")
+SIDES = flags.DEFINE_list("side", ["ours", "huggingface"], "Sides to time.")
+DATA = flags.DEFINE_string("data", "", "A data set for our side instead of random tokens.")
 SCAN = flags.DEFINE_bool("scan", False, "Ours with scanned layers.")
 ATTENTION = flags.DEFINE_string("attention", "auto", "model.attention_implementation of ours.")
-REMAT = flags.DEFINE_string("remat", "none", "What ours recomputes.")
-MEMORY = flags.DEFINE_float("memory_fraction", 0.45, "Share of the GPU's memory that ours may take.")
+REMAT = flags.DEFINE_string("remat", "none", "model.remat of ours.")
+MEMORY = flags.DEFINE_float("memory_fraction", 0.45, "Fraction of the GPU's memory for ours.")
 PROFILE = flags.DEFINE_string("profile", "", "Write a profile of three steps of ours to this folder.")
-WORKER = flags.DEFINE_bool("worker", False, "For itself: be a side, and take so many steps for each line of input.")
+WORKER = flags.DEFINE_bool("worker", False, "Internal: run one side, and for each line of input that many steps.")
 
 CEILING_SIZE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """Hold what a row is, on average, and its model FLOPs."""
+    """The average content of a sequence."""
 
     instances: float
-    real_share: float
-    flops: float
+    real_share: float  # fraction of tokens that are not padding
+    flops: float  # model FLOPs
 
 
 def load_rows() -> dict[str, np.ndarray]:
-    """Return the rows of a step."""
+    """Return the batch of a step."""
     if not DATA.value:
         return sides.make_rows(BATCH.value, LENGTH.value)
     from bert_jax.data.loader import PretrainingBatches
@@ -68,7 +70,7 @@ def load_rows() -> dict[str, np.ndarray]:
 
 
 def our_config(rows: dict[str, np.ndarray]) -> Config:
-    """Return our config for rows like these."""
+    """Return our config for batches like `rows`."""
     slots = rows["segment_lengths"].shape[1]
     model = dataclasses.replace(
         model_preset(MODEL.value),
@@ -87,7 +89,7 @@ def our_config(rows: dict[str, np.ndarray]) -> Config:
 
 
 def contents_of(rows: dict[str, np.ndarray]) -> Contents:
-    """Count instances, real tokens and model FLOPs of a row; an instance attends to itself alone."""
+    """Count instances, real tokens and model FLOPs per sequence. An instance attends only to itself."""
     lengths = rows["segment_lengths"].sum(-1)
     instances = float((lengths > 0).sum(1).mean())
     model = model_preset(MODEL.value)
@@ -102,52 +104,52 @@ def contents_of(rows: dict[str, np.ndarray]) -> Contents:
 
 
 def serve(side: str) -> None:
-    """Compile a side, then take so many steps for each line of input and print their seconds a step."""
+    """Compile a side. Then for each line of input, the number of steps, run the steps and print seconds per step."""
     rows = load_rows()
-    begun = time.monotonic()
+    start = time.monotonic()
     if side == "ours":
         take: Callable[[int], float] = sides.our_step(rows, config=our_config(rows))
     else:
         take = sides.their_step(rows, model=MODEL.value, device="cuda", autocast=True, compiled=True)
     loss = take(3)
-    say(ready=True, loss=loss, compile_seconds=round(time.monotonic() - begun, 1))
+    say(ready=True, loss=loss, compile_seconds=round(time.monotonic() - start, 1))
     if PROFILE.value and side == "ours":
         import jax
 
         with jax.profiler.trace(PROFILE.value):
             take(3)
     for line in sys.stdin:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         loss = take(int(line))
-        seconds = (time.perf_counter() - begun) / int(line)
+        seconds = (time.perf_counter() - start) / int(line)
         say(seconds=seconds, loss=loss, **(measure_ceiling() if side == "ours" else {}))
 
 
 def measure_ceiling() -> dict[str, float]:
-    """Return the FLOP/s of a large matmul."""
+    """Return the FLOP/s of a large matmul, as `ceiling`."""
     import jax
     import jax.numpy as jnp
 
     left, right = (jax.random.normal(jax.random.key(n), (CEILING_SIZE,) * 2, jnp.bfloat16) for n in range(2))
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(left, right))
-    begun, products = time.perf_counter(), 20
+    start, products = time.perf_counter(), 20
     for _ in range(products):
         last = multiply(left, right)
     jax.block_until_ready(last)
-    return {"ceiling": 2 * CEILING_SIZE**3 * products / (time.perf_counter() - begun)}
+    return {"ceiling": 2 * CEILING_SIZE**3 * products / (time.perf_counter() - start)}
 
 
-def say(**figures: Any) -> None:
-    """Print a line for the parent."""
-    print(json.dumps(figures), flush=True)
+def say(**values: Any) -> None:
+    """Print a line for the parent process."""
+    print(json.dumps(values), flush=True)
 
 
 class Side:
-    """Speak with a side's process."""
+    """The process of a side."""
 
     def __init__(self, name: str):
-        """Start it; it compiles while others start."""
+        """Start the process. It compiles while others start."""
         environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(MEMORY.value)}
         arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--side")]
         self.process = subprocess.Popen(
@@ -164,10 +166,10 @@ class Side:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit(f"a side ended with status {self.process.wait()}; its messages are above")
+        raise SystemExit(f"a side failed with status {self.process.wait()}: see its messages above")
 
     def take(self, steps: int) -> dict[str, Any]:
-        """Take so many steps and return their figures."""
+        """Run `steps` steps and return their measurements."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
@@ -175,19 +177,19 @@ class Side:
 
 
 def main(argv: list[str]) -> None:
-    """Time the sides in turns and print medians, ratio and shares of the ceiling."""
+    """Time the sides alternately; print medians, ratio and FLOP/s relative to the ceiling."""
     del argv
     if WORKER.value:
         serve(SIDES.value[0])
         return
-    started = {name: Side(name) for name in SIDES.value}
-    starts = {name: side.read() for name, side in started.items()}
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in started}
+    sides_by_name = {name: Side(name) for name in SIDES.value}
+    starts = {name: side.read() for name, side in sides_by_name.items()}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in sides_by_name}
     for _ in range(ROUNDS.value):
-        for name, side in started.items():
+        for name, side in sides_by_name.items():
             rounds[name].append(side.take(STEPS.value))
     contents = contents_of(load_rows())
-    ceilings = [one["ceiling"] for one in rounds.get("ours", [])]
+    ceilings = [measurement["ceiling"] for measurement in rounds.get("ours", [])]
     result: dict[str, Any] = {
         "model": MODEL.value,
         "max_seq_length": LENGTH.value,
@@ -196,25 +198,24 @@ def main(argv: list[str]) -> None:
         "real_token_share": round(contents.real_share, 4),
         "ceiling_tflops": round(statistics.median(ceilings) / 1e12, 1) if ceilings else None,
     }
-    for name, figures in rounds.items():
-        seconds = [one["seconds"] for one in figures]
+    for name, measurements in rounds.items():
+        seconds = [measurement["seconds"] for measurement in measurements]
         rows_per_second = BATCH.value / statistics.median(seconds)
         rate = contents.flops * rows_per_second
         result[name] = {
             "step_ms": round(statistics.median(seconds) * 1e3, 2),
-            "step_ms_of_rounds": [round(one * 1e3, 2) for one in seconds],
+            "step_ms_of_rounds": [round(value * 1e3, 2) for value in seconds],
             "rows_per_second": round(rows_per_second, 1),
             "sequences_per_second": round(rows_per_second * contents.instances, 1),
             "model_tflops": round(rate / 1e12, 1),
             "share_of_ceiling": round(rate / statistics.median(ceilings), 3) if ceilings else None,
-            "loss": figures[-1]["loss"],
+            "loss": measurements[-1]["loss"],
             "compile_seconds": starts[name]["compile_seconds"],
         }
     if len(rounds) == 2:
-        ours, theirs = (result[name]["rows_per_second"] for name in ("ours", "huggingface"))
-        result["ratio"] = round(ours / theirs, 3)
+        result["ratio"] = round(result["ours"]["rows_per_second"] / result["huggingface"]["rows_per_second"], 3)
     print(json.dumps(result, indent=2))
-    for side in started.values():
+    for side in sides_by_name.values():
         side.process.stdin.close()  # type: ignore[union-attr]
         side.process.wait()
 

@@ -1,10 +1,13 @@
-"""Lower the training step of HuggingFace Flax `FlaxBertForPreTraining` as its users write it, for `tpu_step.py`.
+"""The training step of HuggingFace Flax's `FlaxBertForPreTraining` as its users write it, for `tpu_step.py`.
 
-What a user of transformers 4.57.6 (the last version with Flax models) gets by following its documentation and its
-language-modeling example: the class with its defaults (erf GELU, dropout 0.1, attention dropout shared by rows and
-heads, jax's default random numbers) and `dtype=bfloat16`, float32 parameters and `optax.adamw`, a state that is
-donated, masked-LM logits at every position against one-hot labels, next-sentence loss added. Data parallel: the state
-replicated, rows sharded, the reduction of the gradients left to the compiler.
+The step follows the documentation and the language-modeling example of transformers 4.57.6, the last version with Flax
+models:
+
+* the class with its defaults: erf GELU, dropout 0.1, attention dropout shared by sequences and heads, JAX's default
+  random numbers; `dtype=bfloat16`;
+* float32 parameters, `optax.adamw`, a donated state;
+* masked-LM logits at all positions against one-hot labels, plus the next-sentence loss;
+* data parallelism: replicated state, sharded batch, gradients reduced by the compiler.
 """
 
 import importlib
@@ -26,7 +29,7 @@ _SHAPE = (
 
 
 class State(struct.PyTreeNode):
-    """Hold what a step takes and gives back."""
+    """The training state."""
 
     params: Any
     opt_state: Any
@@ -43,7 +46,7 @@ def lower_step(
     prng: str = "threefry2x32",
     remat: bool = False,
 ) -> jax.stages.Lowered:
-    """Return the step on `batch_size` rows over all of `devices`, lowered from shapes alone."""
+    """Return the step on `batch_size` sequences over all `devices`, lowered from shapes only."""
     transformers: Any = importlib.import_module("transformers")
     config = transformers.BertConfig(hidden_act=hidden_act, **{name: getattr(shape, name) for name in _SHAPE.split()})
     model = transformers.FlaxBertForPreTraining(
@@ -59,10 +62,10 @@ def lower_step(
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
         output = model(**inputs, params=params, dropout_rng=dropout_rng, train=True)
         labels, answers = batch["labels"], batch["next_sentence_label"]
-        chosen = labels >= 0  # -100 elsewhere
+        is_masked = labels >= 0  # -100 elsewhere
         losses = optax.softmax_cross_entropy(output.prediction_logits, jax.nn.one_hot(labels, config.vocab_size))
         next_sentence = optax.softmax_cross_entropy(output.seq_relationship_logits, jax.nn.one_hot(answers, 2))
-        return (losses * chosen).sum() / chosen.sum() + next_sentence.mean()
+        return (losses * is_masked).sum() / is_masked.sum() + next_sentence.mean()
 
     def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, jax.Array]:
         dropout_rng, next_rng = jax.random.split(state.dropout_rng)

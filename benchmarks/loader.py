@@ -1,9 +1,9 @@
-"""Time the loader at max_seq_length 128 on shards of 10,000 and of 400,000 rows.
+"""Time the loader at max_seq_length 128, with shards of 10,000 and of 400,000 records.
 
     python benchmarks/loader.py
 
-Makes both data sets of random rows, then reads shuffled batches in one thread, as `PretrainingBatches` gives them to a
-training loop; the two take turns. Prints medians of sequences a CPU second (one core) and one JSON object.
+Writes both data sets with random records, then reads shuffled batches alternately from both with `PretrainingBatches`,
+in one thread, as a training loop does. Prints medians of sequences per CPU second (one core) and one JSON object.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.data.records import record_prefix, row_spec
 from bert_jax.data.shards import _write_records, dataset_directory
 
-SHARDS = flags.DEFINE_list("rows_a_shard", ["10000", "400000"], "Sizes of shards.")
-NUM_SHARDS = flags.DEFINE_integer("num_shards", 2, "Shards of each data set.")
-BATCH = flags.DEFINE_integer("batch_size", 256, "Rows a batch.")
-BATCHES = flags.DEFINE_integer("num_batches", 100, "Batches a round.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each data set.")
+SHARDS = flags.DEFINE_list("rows_a_shard", ["10000", "400000"], "Records per shard.")
+NUM_SHARDS = flags.DEFINE_integer("num_shards", 2, "Shards per data set.")
+BATCH = flags.DEFINE_integer("batch_size", 256, "Sequences per batch.")
+BATCHES = flags.DEFINE_integer("num_batches", 100, "Batches per round.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds per data set.")
 
 LENGTH, VOCAB = 128, 30522
 
 
 def write_random_data_set(out: Path, *, rows_a_shard: int, num_shards: int) -> None:
-    """Write a data set of full rows of random ids."""
+    """Write a data set of full sequences of random ids."""
     spec = row_spec(LENGTH, vocab_size=VOCAB)
     directory = dataset_directory(out, max_seq_length=LENGTH)
     shards = []
@@ -67,31 +67,31 @@ def main(argv: list[str]) -> None:
     """Measure and print."""
     del argv
     with tempfile.TemporaryDirectory() as folder:
-        batches, rates, clock = {}, {}, {}
+        batches, cpu_rates, wall_rates = {}, {}, {}
         for rows in map(int, SHARDS.value):
             out = Path(folder) / str(rows)
             write_random_data_set(out, rows_a_shard=rows, num_shards=NUM_SHARDS.value)
             batches[rows] = PretrainingBatches(out, max_seq_length=LENGTH, batch_size=BATCH.value, seed=0)
             batches[rows][0]
-            rates[rows], clock[rows] = [], []
+            cpu_rates[rows], wall_rates[rows] = [], []
         for number in range(ROUNDS.value):
             for rows, loader in batches.items():
-                start = 1 + number * BATCHES.value
-                begun, cpu = time.perf_counter(), time.process_time()
-                for batch in range(start, start + BATCHES.value):
+                first = 1 + number * BATCHES.value
+                start, cpu = time.perf_counter(), time.process_time()
+                for batch in range(first, first + BATCHES.value):
                     loader[batch]
                 count = BATCHES.value * BATCH.value
-                rates[rows].append(count / (time.process_time() - cpu))
-                clock[rows].append(count / (time.perf_counter() - begun))
+                cpu_rates[rows].append(count / (time.process_time() - cpu))
+                wall_rates[rows].append(count / (time.perf_counter() - start))
         result = {}
         for rows in batches:
             result[str(rows)] = {
-                "sequences_per_cpu_second": statistics.median(rates[rows]),
-                "sequences_per_second": statistics.median(clock[rows]),
+                "sequences_per_cpu_second": statistics.median(cpu_rates[rows]),
+                "sequences_per_second": statistics.median(wall_rates[rows]),
             }
             print(
-                f"shards of {rows:7,} rows: {statistics.median(rates[rows]):9,.0f} sequences a CPU second, "
-                f"{statistics.median(clock[rows]):9,.0f} a second by the clock"
+                f"shards of {rows:7,} records: {statistics.median(cpu_rates[rows]):9,.0f} sequences per CPU second, "
+                f"{statistics.median(wall_rates[rows]):9,.0f} per second of wall time"
             )
         print(json.dumps(result))
 

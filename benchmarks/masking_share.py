@@ -1,8 +1,8 @@
-"""Measure which share of a training step masking takes: the step's own function, alone and within.
+"""Measure the fraction of a training step's time that masking takes.
 
     python benchmarks/masking_share.py --model=base --max_seq_length=128 --batch_size=8
 
-Measured on whatever device jax finds; medians of `--rounds` rounds.
+Times masking alone and the whole step on JAX's default device; medians of `--rounds` rounds.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ WHOLE_WORD = flags.DEFINE_bool("whole_word", False, "Mask whole words.")
 
 
 def seconds(call: Callable[[], Any], *, rounds: int) -> float:
-    """Return the median time of `call`, compiled before."""
+    """Return the median time of `call`, without compilation."""
     jax.block_until_ready(call())
     times = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(call())
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def main(argv: list[str]) -> None:
-    """Time masking and the step."""
+    """Time masking and the step, and print the result."""
     del argv
     options = flags.FLAGS
     phase = PhaseConfig(
@@ -51,16 +51,16 @@ def main(argv: list[str]) -> None:
     rows = Rows(**meshes.to_global(make_rows(options.batch_size, options.max_seq_length), mesh=program.mesh))
     objective = program.objective(program.phases[0], special=SPECIAL)
     key = jax.random.key(0)
-    mask = jax.jit(lambda given: objective.prepare(given, key=key))
+    mask = jax.jit(lambda batch: objective.prepare(batch, key=key))
     step = program.train_step(program.phases[0], special=SPECIAL)
     state = program.random_state()
 
-    def take() -> Any:
+    def train() -> Any:
         nonlocal state
         state, output = step(state, rows)
         return output
 
-    masking, whole = seconds(lambda: mask(rows), rounds=options.rounds), seconds(take, rounds=options.rounds)
+    masking, whole = seconds(lambda: mask(rows), rounds=options.rounds), seconds(train, rounds=options.rounds)
     result = {
         "device": jax.devices()[0].device_kind,
         "model": options.model,

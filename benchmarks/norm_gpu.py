@@ -1,9 +1,9 @@
-"""Time the GPU kernel of what stands behind a sub-layer (bias, dropout, residual, LayerNorm) beside XLA's plain form.
+"""Compare the GPU kernel for bias, dropout, residual and LayerNorm after a sublayer with the plain form by XLA.
 
     python benchmarks/norm_gpu.py --batch_size=128 --max_seq_length=128 --hidden_size=1024
 
-Prints errors against the plain form in float32 (output and gradients, relative to the largest value), and microseconds
-of a forward, and of a forward and backward pass. Needs a CUDA build of jax.
+Prints the errors of output and gradients against the plain form in float32, relative to the largest value, and
+microseconds of the forward pass, and of forward and backward pass. Needs a CUDA build of jax.
 """
 
 import sys
@@ -21,14 +21,14 @@ from benchmarks.gpu_timing import microseconds, with_gradients
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.residual_norm import Sublayer, residual_norm
 
-LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
-BATCH = flags.DEFINE_integer("batch_size", 128, "Rows.")
-WIDTH = flags.DEFINE_integer("hidden_size", 1024, "Features of a token.")
+LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens per sequence.")
+BATCH = flags.DEFINE_integer("batch_size", 128, "Sequences.")
+WIDTH = flags.DEFINE_integer("hidden_size", 1024, "Features per token.")
 RATE = 0.1
 
 
 def random_arrays() -> list[jax.Array]:
-    """Return input, product, its bias, scale, bias and a cotangent."""
+    """Return hidden states, the sublayer's product and its bias, scale and bias of the norm, and a cotangent."""
     tokens, features = (BATCH.value, LENGTH.value, WIDTH.value), (WIDTH.value,)
     keys = jax.random.split(jax.random.key(0), 6)
     shapes = [tokens, tokens, features, features, features, tokens]
@@ -37,7 +37,7 @@ def random_arrays() -> list[jax.Array]:
 
 
 def norm(*, plain: bool) -> Callable[..., jax.Array]:
-    """Return the function of input, product, its bias, scale and bias."""
+    """Return the function of hidden states, product, its bias, scale and bias."""
     dropout = Dropout.create(jax.random.key(1), rows=jnp.arange(BATCH.value))
 
     def call(hidden: jax.Array, product: jax.Array, product_bias: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
@@ -48,17 +48,17 @@ def norm(*, plain: bool) -> Callable[..., jax.Array]:
 
 
 def main(argv: list[str]) -> None:
-    """Print errors and times of both."""
+    """Print errors and times of kernel and plain form."""
     del argv
     arrays = random_arrays()
     wide = [array.astype(jnp.float32) for array in arrays]
     expected = jax.tree.leaves(with_gradients(norm(plain=True))(*wide))
     for name, plain in (("kernel", False), ("plain", True)):
         function = norm(plain=plain)
-        found = jax.tree.leaves(with_gradients(function)(*arrays))
+        actual = jax.tree.leaves(with_gradients(function)(*arrays))
         errors = [
-            float(jnp.abs(one.astype(jnp.float32) - other).max() / jnp.abs(other).max())
-            for one, other in zip(found, expected, strict=True)
+            float(jnp.abs(a.astype(jnp.float32) - e).max() / jnp.abs(e).max())
+            for a, e in zip(actual, expected, strict=True)
         ]
         forward, both = (
             microseconds(jax.jit(function), arrays[:5], calls=20),

@@ -1,8 +1,8 @@
-"""Follow the original's way from text to instances, with its data structures: the slow side of data_set.py.
+"""The original's algorithm from text to instances, with its data structures: the peer in data_set.py.
 
-The algorithm of google-research/bert's tokenization.py and create_pretraining_data.py with dupe_factor 1: text is
-walked character by character, every document is held in memory as lists of strings, instances are lists of strings,
-masks are drawn while the data are made. It is spared the writing of TFRecord files: features stop at lists of numbers.
+It is that of google-research/bert's tokenization.py and create_pretraining_data.py with dupe_factor 1. Text is
+processed character by character. All documents are in memory as lists of strings, and so are instances. Masks are
+sampled while the data are made. Features are lists of numbers; the original also writes them to TFRecord files.
 """
 
 import random
@@ -40,17 +40,17 @@ def _is_cjk(code: int) -> bool:
 
 
 class PurePythonTokenizer:
-    """Tokenise to strings, lower-casing."""
+    """The original's tokenizer, which lower-cases and returns strings."""
 
     def __init__(self, vocabulary: dict[str, int]):
         self.vocabulary = vocabulary
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the pieces of a line."""
-        pieces = []
+        """Return the tokens of a line."""
+        tokens = []
         for word in self._words(text):
-            pieces.extend(self._pieces(word))
-        return pieces
+            tokens.extend(self._word_tokens(word))
+        return tokens
 
     def _words(self, text: str) -> list[str]:
         cleaned = []
@@ -88,35 +88,35 @@ class PurePythonTokenizer:
                 parts[-1].append(char)
         return ["".join(part) for part in parts]
 
-    def _pieces(self, word: str) -> list[str]:
+    def _word_tokens(self, word: str) -> list[str]:
         chars = list(word)
         if len(chars) > 200:
             return ["[UNK]"]
-        pieces, start = [], 0
+        tokens, start = [], 0
         while start < len(chars):
             end = len(chars)
-            found = None
+            match = None
             while start < end:
                 candidate = "".join(chars[start:end])
                 if start > 0:
                     candidate = "##" + candidate
                 if candidate in self.vocabulary:
-                    found = candidate
+                    match = candidate
                     break
                 end -= 1
-            if found is None:
+            if match is None:
                 return ["[UNK]"]
-            pieces.append(found)
+            tokens.append(match)
             start = end
-        return pieces
+        return tokens
 
 
 def make_features(
     files: Iterable[Path], *, vocabulary_file: Path, max_seq_length: int, max_predictions: int, seed: int = 12345
 ) -> int:
-    """Make every instance of `files` (a sentence a line, blank lines between documents); return how many."""
-    pieces = vocabulary_file.read_text(encoding="utf-8").split("\n")
-    vocabulary = {piece.strip(): number for number, piece in enumerate(pieces) if piece.strip()}
+    """Make all instances of `files` (one sentence per line, blank lines between documents). Return their number."""
+    entries = vocabulary_file.read_text(encoding="utf-8").split("\n")
+    vocabulary = {entry.strip(): number for number, entry in enumerate(entries) if entry.strip()}
     tokenizer, rng = PurePythonTokenizer(vocabulary), random.Random(seed)
     documents: list[list[list[str]]] = [[]]
     for file in files:
@@ -140,10 +140,10 @@ def make_features(
 
 
 def _document_instances(documents, number, max_seq_length, max_predictions, words, rng):
-    room = max_seq_length - 3
-    target = room
+    max_tokens = max_seq_length - 3
+    target = max_tokens
     if rng.random() < 0.1:
-        target = rng.randint(2, room)
+        target = rng.randint(2, max_tokens)
     document, instances, chunk, length, i = documents[number], [], [], 0, 0
     while i < len(document):
         chunk.append(document[i])
@@ -157,7 +157,7 @@ def _document_instances(documents, number, max_seq_length, max_predictions, word
                 i -= len(chunk) - split
             else:
                 side_b = [token for segment in chunk[split:] for token in segment]
-            while len(side_a) + len(side_b) > room:
+            while len(side_a) + len(side_b) > max_tokens:
                 longer = side_a if len(side_a) > len(side_b) else side_b
                 if rng.random() < 0.5:
                     del longer[0]
@@ -171,7 +171,7 @@ def _document_instances(documents, number, max_seq_length, max_predictions, word
     return instances
 
 
-def _random_side(documents, number, wanted, rng):
+def _random_side(documents, number, target, rng):
     other = number
     for _ in range(10):
         other = rng.randint(0, len(documents) - 1)
@@ -180,7 +180,7 @@ def _random_side(documents, number, wanted, rng):
     side = []
     for segment in documents[other][rng.randint(0, len(documents[other]) - 1) :]:
         side.extend(segment)
-        if len(side) >= wanted:
+        if len(side) >= target:
             break
     return side
 
@@ -189,13 +189,13 @@ def _mask(tokens, max_predictions, words, rng):
     candidates = [position for position, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     rng.shuffle(candidates)
     count = min(max_predictions, max(1, round(len(tokens) * 0.15)))
-    masked, chosen = list(tokens), sorted(candidates[:count])
-    for position in chosen:
+    masked, positions = list(tokens), sorted(candidates[:count])
+    for position in positions:
         if rng.random() < 0.8:
             masked[position] = "[MASK]"
         elif rng.random() >= 0.5:
             masked[position] = words[rng.randint(0, len(words) - 1)]
-    return masked, chosen, [tokens[position] for position in chosen]
+    return masked, positions, [tokens[position] for position in positions]
 
 
 def _features(instance, vocabulary, max_seq_length, max_predictions):

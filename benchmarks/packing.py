@@ -1,13 +1,19 @@
-"""Build rows with and without packing from real text; say how full they are and what packing costs.
+"""Build data sets with and without sequence packing from real text, and report padding and the cost of packing.
 
     python benchmarks/packing.py --data=../shared/data
 
-Builds from Wikipedia and 100 novels with the released uncased vocabulary, in one process: one length a build, each
-plain and packed; with `--max_instance_length` once more, packed from shorter instances. Prints for every build the
-share of padding, rows, instances a row (mean and bound), the predictions a row may need beside those an unpacked row
-needs, instances and real tokens for every 1,000 token positions that a step computes, and CPU seconds; then a JSON
-object. The instances are the same, plain and packed: only the rows differ. The original recipe draws one target length
-a document, so with few documents much depends on the draw: give several `--seeds`.
+Builds from Wikipedia and 100 novels with the released uncased vocabulary, in one process. For each length it builds one
+data set without packing, one with packing, and with `--max_instance_length` one packed from shorter instances. The
+instances with and without packing are the same. Prints for each build, and as a JSON object:
+
+* sequences, and the fraction of padding;
+* instances per sequence (mean and maximum), and prediction slots per sequence;
+* the fraction of position pairs that are in the same instance;
+* instances and real tokens per 1,000 token positions that a step computes;
+* CPU seconds.
+
+The original recipe samples one target length per document, so with few documents the results depend on the seed: give
+several `--seeds`.
 """
 
 import dataclasses
@@ -29,15 +35,15 @@ from bert_jax.data.builder import build_dataset
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 
 DATA = flags.DEFINE_string("data", "../shared/data", "The folder of genuine data.")
-LENGTHS = flags.DEFINE_list("max_seq_length", ["128", "512", "1024"], "Lengths of the rows.")
-SHORT = flags.DEFINE_integer("max_instance_length", 128, "Also pack instances of this length; 0: do not.")
+LENGTHS = flags.DEFINE_list("max_seq_length", ["128", "512", "1024"], "Sequence lengths.")
+SHORT = flags.DEFINE_integer("max_instance_length", 128, "Also pack instances of at most this length; 0: do not.")
 RECIPE = flags.DEFINE_enum("recipe", "modern", CHOICES["recipe"], "How pairs are made.")
-SEEDS = flags.DEFINE_list("seeds", [str(DataConfig().seed)], "Data seeds; of several, also the mean and the range.")
+SEEDS = flags.DEFINE_list("seeds", [str(DataConfig().seed)], "Data seeds; for several, also prints mean and range.")
 
 
 def build(data: Path, config: DataConfig, *, length: int) -> dict[str, Any]:
-    """Build one data set in a folder of its own and return what it is like."""
-    given = dataclasses.replace(
+    """Build one data set in a temporary folder and return its statistics."""
+    data_config = dataclasses.replace(
         config,
         input=f"{data / 'pretrain_en' / 'wiki_0?'},{data / 'pretrain_en' / '100_english_novels.tar.xz'}",
         vocab=str(data / "vocab" / "bert-base-uncased-vocab.txt"),
@@ -46,7 +52,7 @@ def build(data: Path, config: DataConfig, *, length: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_SELF)
         info = build_dataset(
-            given,
+            data_config,
             out=Path(folder) / "out",
             max_seq_lengths=[length],
             vocab_size=0,
@@ -75,10 +81,10 @@ def build(data: Path, config: DataConfig, *, length: int) -> dict[str, Any]:
 
 
 def _grouped(results: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Return the builds that differ by their seed alone, together."""
+    """Return groups of builds that differ only by their seed."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for found in results:
-        groups.setdefault((found["length"], found["pack"], found["max_instance_length"]), []).append(found)
+    for result in results:
+        groups.setdefault((result["length"], result["pack"], result["max_instance_length"]), []).append(result)
     return groups
 
 
@@ -86,25 +92,25 @@ def main(argv: list[str]) -> None:
     """Measure and print."""
     del argv
     data, results = Path(DATA.value).resolve(), []
-    print("length   packed from       rows  padding  a row  bound  slots  attended  instances  tokens  CPU s")
+    print("length   packed from  sequences  padding  inst/seq  max  slots  attended  instances  tokens  CPU s")
     for length, seed in itertools.product(map(int, LENGTHS.value), map(int, SEEDS.value)):
         configs = [DataConfig(), DataConfig(pack=True)]
         if 0 < SHORT.value < length:
             configs.append(DataConfig(pack=True, max_instance_length=SHORT.value))
         for config in configs:
-            found = build(data, dataclasses.replace(config, seed=seed), length=length)
-            results.append(found)
-            packed = f"up to {found['max_instance_length']}" if config.pack else "-"
+            result = build(data, dataclasses.replace(config, seed=seed), length=length)
+            results.append(result)
+            packed = f"up to {result['max_instance_length']}" if config.pack else "-"
             print(
-                f"{length:6}  {packed:>12}  {found['rows']:9,}  {found['padding_share']:7.2%}  "
-                f"{found['instances_per_row']:5.2f}  {found['bound']:5}  {found['predictions']:5}  "
-                f"{found['attended_share']:8.1%}  {found['instances_a_1000_positions']:9.3f}  "
-                f"{found['tokens_a_1000_positions']:6.1f}  {found['cpu_seconds']:5.1f}",
+                f"{length:6}  {packed:>12}  {result['rows']:9,}  {result['padding_share']:7.2%}  "
+                f"{result['instances_per_row']:8.2f}  {result['bound']:3}  {result['predictions']:5}  "
+                f"{result['attended_share']:8.1%}  {result['instances_a_1000_positions']:9.3f}  "
+                f"{result['tokens_a_1000_positions']:6.1f}  {result['cpu_seconds']:5.1f}",
                 flush=True,
             )
     for key, builds in _grouped(results).items():
         for field in ("padding_share", "instances_per_row") if len(builds) > 1 else ():
-            values = [found[field] for found in builds]
+            values = [result[field] for result in builds]
             spread = f"mean {statistics.mean(values):.4f}, {min(values):.4f} to {max(values):.4f}"
             print(f"length {key[0]}, packed {key[1]}, up to {key[2]}: {field} {spread}")
     print(json.dumps({"recipe": RECIPE.value, "builds": results}))

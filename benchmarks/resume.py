@@ -1,8 +1,8 @@
-"""Kill a run with SIGKILL at random moments until it is through, and compare with the undisturbed run, bit by bit.
+"""Kill a run with SIGKILL at random moments, resume it to its end, and compare it with an undisturbed run bit by bit.
 
     python benchmarks/resume.py --kills=10
 
-Prints how many kills there were, the work lost at each, and whether parameters, optimizer state and metrics are equal.
+Prints the number of kills, the newest checkpoint at each, and whether parameters, optimizer state and metrics agree.
 """
 
 import json
@@ -19,21 +19,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.runs import ROOT, checksums, environment, figures, run, train_command
 
-KILLS = flags.DEFINE_integer("kills", 10, "Kills before the run is let through.")
+KILLS = flags.DEFINE_integer("kills", 10, "Kills before the run may finish.")
 STEPS = flags.DEFINE_integer("steps", 3000, "Steps of the run.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments of kills.")
 EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between checkpoints.")
 LOG_EVERY = 10
 
 
 def saved_step(workdir: Path) -> int:
-    """Return the newest complete checkpoint's step, 0 if there is none."""
+    """Return the step of the newest complete checkpoint, 0 if there is none."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")] if workdir.exists() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def interrupt(command: list[str], rng: random.Random) -> bool:
-    """Start the run and kill it: one time in five while it starts up, else at a random moment of its training.
+    """Start the run and kill it, in one of five cases during start-up, otherwise at a random moment of training.
 
     Returns whether it was still running.
     """
@@ -42,10 +42,11 @@ def interrupt(command: list[str], rng: random.Random) -> bool:
         if rng.random() < 0.2:
             time.sleep(rng.uniform(0.0, 5.0))
         else:
-            wanted = rng.randrange(STEPS.value // KILLS.value)  # so many steps, and then a moment within one
+            steps = rng.randrange(STEPS.value // KILLS.value)
             lines = (line for line in process.stdout if line.startswith("step "))
-            for _, _ in zip(range(wanted // LOG_EVERY), lines, strict=False):
+            for _, _ in zip(range(steps // LOG_EVERY), lines, strict=False):
                 pass
+            # A random moment within a step.
             time.sleep(rng.uniform(0.0, 0.2))
         running = process.poll() is None
         process.kill()
@@ -53,7 +54,7 @@ def interrupt(command: list[str], rng: random.Random) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    """Run both and compare."""
+    """Run both, compare, and print the result."""
     del argv
     rng = random.Random(SEED.value)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
             if not interrupt(command, rng):
                 break
             killed_at.append(saved_step(Path(folder) / "killed"))
-            print(f"kill {len(killed_at)}: newest checkpoint is that of step {killed_at[-1]}", flush=True)
+            print(f"kill {len(killed_at)}: the newest checkpoint is that of step {killed_at[-1]}", flush=True)
         last = run(command, timeout=3600)
         assert last.returncode == 0, last.stderr
         result = {

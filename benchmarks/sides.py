@@ -1,8 +1,11 @@
-"""The two sides of a training step that is timed beside HuggingFace PyTorch, on a CPU and on a GPU.
+"""The training steps of bert_jax and of HuggingFace PyTorch that cpu_step.py and gpu_step.py compare.
 
-Both do the whole step on the same full rows: forward, backward, gradient clipping, AdamW; dropout 0.1 as the paper
-trains. Ours also masks; HuggingFace gets masked ids and labels for free, no attention mask (rows are full, so that its
-attention may take the fastest kernel), and computes logits at every position, as its class does.
+Both run the whole step on the same full sequences: forward and backward pass, gradient clipping, AdamW; dropout 0.1 as
+in the paper. They differ in two ways:
+
+* Ours also samples the masks. HuggingFace gets masked ids and labels for free, and no attention mask, because sequences
+  are full; its attention can then use the fastest kernel.
+* HuggingFace computes logits at all positions, as its class does.
 """
 
 from collections.abc import Callable
@@ -23,12 +26,12 @@ SPECIAL = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=V
 
 
 def num_predictions(length: int) -> int:
-    """Return the predictions of a row, the paper's 15 %."""
+    """Return the number of predictions per sequence, the paper's 15%."""
     return default_max_predictions(length, rate=0.15)
 
 
 def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
-    """Return full rows of random words: [CLS] A [SEP] B [SEP]."""
+    """Return full sequences of random tokens: [CLS] A [SEP] B [SEP]."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1000, VOCAB, (batch, length), dtype=np.int32)
     half = length // 2
@@ -44,7 +47,7 @@ def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
 
 
 def our_step(rows: dict[str, np.ndarray], *, config: Config) -> Callable[[int], float]:
-    """Return a function that takes so many whole training steps, waits for them, and returns the last loss."""
+    """Return a function that runs N training steps, waits for them, and returns the last loss."""
     program = PretrainingProgram(config, mesh=meshes.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
     step = program.train_step(program.phases[0], special=SPECIAL)
     on_device = Rows(**meshes.to_global(rows, mesh=program.mesh))
@@ -63,7 +66,7 @@ def our_step(rows: dict[str, np.ndarray], *, config: Config) -> Callable[[int], 
 def their_step(
     rows: dict[str, np.ndarray], *, model: str, device: str, autocast: bool, compiled: bool
 ) -> Callable[[int], float]:
-    """Return the same for HuggingFace's class; parameters are float32, `autocast` computes in bfloat16."""
+    """Return the same for HuggingFace's class. Parameters are float32; `autocast` computes in bfloat16."""
     import torch
     import transformers
 
@@ -94,17 +97,17 @@ def their_step(
 
 
 def peer_inputs(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return masked ids, labels (-100: none) and the rest, as HuggingFace names them."""
+    """Return the inputs of HuggingFace's class: masked ids, labels (-100: none), and the others."""
     ids, predictions = rows["input_ids"].astype(np.int64), num_predictions(rows["input_ids"].shape[1])
     rng = np.random.default_rng(1)
     labels = np.full(ids.shape, -100, np.int64)
     for row in range(len(ids)):
-        chosen = rng.choice(np.arange(1, ids.shape[1] - 1), predictions, replace=False)
-        labels[row, chosen] = ids[row, chosen]
-    place = np.arange(ids.shape[1])[None]
+        masked = rng.choice(np.arange(1, ids.shape[1] - 1), predictions, replace=False)
+        labels[row, masked] = ids[row, masked]
+    positions = np.arange(ids.shape[1])[None]
     return {
         "input_ids": np.where(labels >= 0, SPECIAL.mask_id, ids),
-        "token_type_ids": (place >= rows["segment_lengths"][:, 0, :1]).astype(np.int64),
+        "token_type_ids": (positions >= rows["segment_lengths"][:, 0, :1]).astype(np.int64),
         "labels": labels,
         "next_sentence_label": rows["next_sentence_labels"][:, 0].astype(np.int64),
     }

@@ -1,20 +1,25 @@
-"""Measure the tokenizer beside HuggingFace `tokenizers`, and learned vocabularies beside the released one.
+"""Compare the tokenizer with HuggingFace `tokenizers`, and learned vocabularies with the released one.
 
     python benchmarks/tokenizer.py --data ../shared/data            # speed; needs the `parity` extra
     python benchmarks/tokenizer.py --data ../shared/data --learn    # quality of learned vocabularies
 
-DIR holds `pretrain_en/` (plain text or .tar.xz of it) and `vocab/bert-base-uncased-vocab.txt`.
+The data folder contains `pretrain_en/` (plain text, or .tar.xz of it) and `vocab/bert-base-uncased-vocab.txt`.
 
-Speed: both sides get the same lines in the same batches, the same vocabulary, no special tokens and one core (the
-process is pinned to it where the system can), and in each repeat take turns. "cold" is a new tokenizer's first pass,
-its memo empty; "warm" is its second pass. `lists` returns a list of ids for each line, as HuggingFace does; `arrays` is
-what the data set builder calls. HuggingFace's `fast` leaves out offsets.
+Speed:
+* Both sides get the same lines in the same batches, the same vocabulary, no special tokens and one core (the process is
+  pinned to it if the system allows that). They take turns in each repeat.
+* "cold" is the first pass of a new tokenizer, with an empty cache; "warm" is its second pass.
+* `lists` returns a list of ids per line, like HuggingFace; `arrays` is what the data set builder calls.
+* HuggingFace's `fast` computes no offsets.
 
-Quality: vocabularies are learned from nine novels in ten and all but the last other file; what is held out is cut
-greedily. `tokens/word` is better when lower; `rare` is the share of the pieces that greedy matching uses fewer than ten
-times on the text learned from. "dropped" means that a quarter more pieces were proposed and the least used dropped.
+Quality:
+* Vocabularies are learned from nine of ten novels and all but the last of the other files. The held-out text is split
+  greedily.
+* `tokens/word` is better if lower. `rare` is the fraction of tokens that greedy matching uses fewer than ten times on
+  the training text.
+* "dropped" means that a quarter more tokens were proposed and the least used ones were dropped.
 
-Readable text goes to standard error, one JSON object to standard output.
+Text goes to standard error, one JSON object to standard output.
 """
 
 import argparse
@@ -48,7 +53,7 @@ _BATCH = 1000  # lines
 
 
 def read_files(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of every text file, those in .tar.xz files included, by name."""
+    """Yield (name, text) of all text files, including those in .tar.xz files, sorted by name."""
     for path in sorted(folder.iterdir()):
         if path.suffixes[-2:] == [".tar", ".xz"]:
             with tarfile.open(path) as archive:
@@ -61,7 +66,7 @@ def read_files(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def huggingface(vocabulary: Vocabulary, *, method: str) -> Callable[[list[str]], list[list[int]]]:
-    """Return HuggingFace's batch encoding with the original's limit of 200 characters a word."""
+    """Return HuggingFace's batch encoding, with the original's limit of 200 characters per word."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer(
@@ -76,18 +81,18 @@ def huggingface(vocabulary: Vocabulary, *, method: str) -> Callable[[list[str]],
 
 
 def measure_speed(folder: pathlib.Path, *, megabytes: float, repeats: int) -> dict[str, float]:
-    """Return MB/s by name, the median of `repeats`."""
+    """Return the speed in MB/s of each contestant, the median of `repeats`."""
     vocabulary = load_vocabulary(folder / "vocab" / "bert-base-uncased-vocab.txt")
     lines: list[str] = []
     size = 0
-    # The short files first, then as many novels as fit.
+    # Short files first, then as many novels as fit.
     for _, text in sorted(read_files(folder / "pretrain_en"), key=lambda item: item[0].startswith("corpus")):
         if size < megabytes * 1e6:
             lines += [line for line in text.splitlines() if line.strip()]
             size += len(text.encode())
     size = sum(len(line.encode()) for line in lines)
     batches = [lines[i : i + _BATCH] for i in range(0, len(lines), _BATCH)]
-    print(f"{len(lines)} lines, {size / 1e6:.1f} MB, {vocabulary.size} pieces", file=sys.stderr)
+    print(f"{len(lines)} lines, {size / 1e6:.1f} MB, vocabulary of {vocabulary.size} tokens", file=sys.stderr)
 
     def timed(encode: Callable[[list[str]], object]) -> float:
         start = time.perf_counter()
@@ -111,7 +116,7 @@ def measure_speed(folder: pathlib.Path, *, megabytes: float, repeats: int) -> di
 
 
 def tokens_per_word(pieces: tuple[str, ...] | list[str], *, words: Counter[str]) -> tuple[float, float]:
-    """Return tokens a word and the share of unknown words."""
+    """Return the tokens per word and the fraction of unknown words."""
     matcher = GreedyMatcher(pieces)
     tokens = unknown = 0
     for word, count in words.items():
@@ -122,7 +127,7 @@ def tokens_per_word(pieces: tuple[str, ...] | list[str], *, words: Counter[str])
 
 
 def measure_learning(folder: pathlib.Path) -> list[dict[str, object]]:
-    """Return a row for each way of learning and size."""
+    """Return a record for each learning method and vocabulary size."""
     files = list(read_files(folder / "pretrain_en"))
     novels = [text for name, text in files if name.startswith("corpus")]
     others = [text for name, text in files if not name.startswith("corpus")]
@@ -152,25 +157,26 @@ def measure_learning(folder: pathlib.Path) -> list[dict[str, object]]:
         characters = choose_characters(counts, num_slots=slots, coverage=0.99999)
         singles = single_character_pieces(characters)
         words = known_words(counts, characters=characters)
-        wanted = slots - len(singles)
+        num_tokens = slots - len(singles)
         for model_type in ("bpe", "unigram"):
             for surplus in (1.0, 1.25):
                 start = time.perf_counter()
-                proposed = propose_pieces(words, number=round(wanted * surplus), singles=singles, model_type=model_type)
-                kept = (
-                    keep_most_used(proposed, number=wanted, singles=singles, words=words) if surplus > 1 else proposed
+                proposed = propose_pieces(
+                    words, number=round(num_tokens * surplus), singles=singles, model_type=model_type
                 )
+                if surplus > 1:
+                    proposed = keep_most_used(proposed, number=num_tokens, singles=singles, words=words)
                 name = model_type + (", least used dropped" if surplus > 1 else "")
-                report(name, [*SPECIAL_PIECES, *singles, *kept[:wanted]], seconds=time.perf_counter() - start)
+                report(name, [*SPECIAL_PIECES, *singles, *proposed[:num_tokens]], seconds=time.perf_counter() - start)
     return rows
 
 
 def main():
-    """Parse the flags, measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with pretrain_en/ and vocab/")
     parser.add_argument("--learn", action="store_true", help="measure learned vocabularies instead of speed")
-    parser.add_argument("--megabytes", type=float, default=40, help="text to measure speed on")
+    parser.add_argument("--megabytes", type=float, default=40, help="amount of text for measuring speed")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.learn:

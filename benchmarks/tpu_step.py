@@ -1,18 +1,21 @@
-"""Compile our training step and HuggingFace Flax's for TPUs that are not there, and compare the compiler's estimates.
+"""Compile our training step and HuggingFace Flax's for TPUs, without a TPU, and compare the compiler's estimates.
 
     python benchmarks/tpu_step.py --topology=v5e:4x4 --max_seq_length=128 --batch_size_per_chip=32 --layers=24
 
-Both sides: the same slice, rows a chip, length, widths and depth, vocabulary, bfloat16 compute, dropout 0.1 everywhere,
-AdamW; GELU as each has it by default (ours tanh, theirs erf); one parser, one table of bandwidths and one count of
-model FLOPs (masked-LM head at the chosen positions only) for both. Ours is what `plan` compiles, masking and clipping
-included; HuggingFace gets masked ids for free. See `huggingface_flax.py` for what its users run. A sequence is a row.
-Figures are estimates: what the compiler puts no cycles on is listed in "unestimated".
+* Both sides have the same slice, sequences per chip, length, widths, depth and vocabulary, bfloat16 computation,
+  dropout 0.1 everywhere, and AdamW. GELU is each side's default (ours tanh, HuggingFace's erf).
+* One parser, one table of bandwidths and one count of model FLOPs (masked-LM head only at the masked positions) serve
+  both sides.
+* Ours is the step that `plan` compiles, with masking and clipping. HuggingFace gets masked ids for free.
+  `huggingface_flax.py` describes what its users run.
+* All results are estimates. Operations without an estimate by the compiler are listed in "unestimated".
 
-Both sides run in one environment, beside the one for development because transformers 5 has no Flax models:
+Both sides run in one environment. It is not the development environment, because transformers 5 has no Flax models:
 
     python3.11 -m venv peer && peer/bin/pip install -e . jax==0.10.2 flax==0.12.8 libtpu==0.0.52 transformers==4.57.6
 
-One JSON line a side on stdout as soon as it is there, the table on stderr. 24 unrolled layers take minutes.
+Prints one JSON line per side to stdout as soon as it is measured, and a table to stderr. Compiling 24 unrolled layers
+takes minutes.
 """
 
 import dataclasses
@@ -31,27 +34,27 @@ from bert_jax.planning.scaling import Scaling
 from bert_jax.planning.topology import Topology, parse_topology
 from bert_jax.pretrain.program import PretrainingProgram
 
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Slice of TPUs.")
+TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "TPU slice.")
 MODEL = flags.DEFINE_string("model", "large", "Model preset: widths and vocabulary.")
-LAYERS = flags.DEFINE_integer("layers", 24, "Layers, compiled whole.")
-LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens a row.")
-BATCH = flags.DEFINE_integer("batch_size_per_chip", 32, "Rows a chip, and a micro-batch where ours accumulates.")
+LAYERS = flags.DEFINE_integer("layers", 24, "Layers.")
+LENGTH = flags.DEFINE_integer("max_seq_length", 128, "Tokens per sequence.")
+BATCH = flags.DEFINE_integer("batch_size_per_chip", 32, "Sequences per chip (and per micro-batch of ours).")
 PEER_BATCH = flags.DEFINE_integer(
-    "huggingface_batch_size_per_chip", 0, "Rows a chip of HuggingFace's where as many do not fit; 0: as ours."
+    "huggingface_batch_size_per_chip", 0, "HuggingFace's sequences per chip, if ours do not fit; 0: as ours."
 )
-SIDES = flags.DEFINE_list("side", ["ours", "huggingface"], "Which to compile.")
+SIDES = flags.DEFINE_list("side", ["ours", "huggingface"], "Sides to compile.")
 SCAN = flags.DEFINE_bool("scan", False, "Ours with scanned layers.")
-PACK = flags.DEFINE_bool("pack", False, "Ours with packed rows; K cycles stay those of a row.")
-REMAT = flags.DEFINE_string("remat", "none", "What ours recomputes.")
+PACK = flags.DEFINE_bool("pack", False, "Ours with sequence packing; K cycles are per packed sequence.")
+REMAT = flags.DEFINE_string("remat", "none", "model.remat of ours.")
 PEER_REMAT = flags.DEFINE_bool("huggingface_remat", False, "HuggingFace's gradient_checkpointing.")
-ACCUMULATION = flags.DEFINE_integer("gradient_accumulation_steps", 1, "Micro-batches a step of ours.")
-PEER_ACT = flags.DEFINE_string("huggingface_hidden_act", "gelu", "HuggingFace's default, erf; gelu_new is ours, tanh.")
-PRNG = flags.DEFINE_string("huggingface_prng", "threefry2x32", "Random numbers of HuggingFace's; jax's default.")
-HLO = flags.DEFINE_string("hlo", "", "Keep the compiled programs as HLO.ours and HLO.huggingface.")
+ACCUMULATION = flags.DEFINE_integer("gradient_accumulation_steps", 1, "Micro-batches per step of ours.")
+PEER_ACT = flags.DEFINE_string("huggingface_hidden_act", "gelu", "gelu: erf, its default; gelu_new: tanh, like ours.")
+PRNG = flags.DEFINE_string("huggingface_prng", "threefry2x32", "HuggingFace's random numbers; JAX's default.")
+HLO = flags.DEFINE_string("hlo", "", "Write the compiled programs to HLO.ours and HLO.huggingface.")
 
 
 def make_program(topology: Topology, *, batch_size_per_chip: int, accumulation: int, pack: bool) -> PretrainingProgram:
-    """Return our program; HuggingFace's step borrows its devices and its count of model FLOPs."""
+    """Return our program. HuggingFace's step uses its devices and its count of model FLOPs."""
     batch_size = batch_size_per_chip * accumulation * topology.num_chips
     model = dataclasses.replace(
         model_preset(MODEL.value), num_hidden_layers=LAYERS.value, scan_layers=SCAN.value, remat=REMAT.value
@@ -66,7 +69,7 @@ def make_program(topology: Topology, *, batch_size_per_chip: int, accumulation: 
 
 
 def measure(side: str, *, topology: Topology) -> dict[str, Any]:
-    """Compile one side and return its figures; cycles are of one chip."""
+    """Compile one side and return its estimates. Cycles are those of one chip."""
     peer = side == "huggingface"
     rows = BATCH.value if not peer else PEER_BATCH.value or BATCH.value
     accumulation = 1 if peer else ACCUMULATION.value
@@ -81,7 +84,7 @@ def measure(side: str, *, topology: Topology) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "instances_per_row": instances_per_row(program.config.data, max_seq_length=LENGTH.value),
     }
-    begun = time.monotonic()
+    start = time.monotonic()
     try:
         compiled = compile_peer(program) if peer else compiling.compile_step(program, phase)
     except compiling.DoesNotFit as error:
@@ -96,12 +99,12 @@ def measure(side: str, *, topology: Topology) -> dict[str, Any]:
         scaling=Scaling(program.config, topology),
         contents=row_contents(program.config, max_seq_length=LENGTH.value),
     )
-    rows_a_step = phase.batch_size / topology.num_chips
+    sequences = phase.batch_size / topology.num_chips
     peak = topology.chip.peak_flops * topology.num_chips
     return result | {
         "fits": True,
-        "kcycles_per_sequence": estimate.cycles / rows_a_step / 1e3,
-        "kcycles_per_sequence_with_collectives": estimate.step_seconds * topology.chip.clock / rows_a_step / 1e3,
+        "kcycles_per_sequence": estimate.cycles / sequences / 1e3,
+        "kcycles_per_sequence_with_collectives": estimate.step_seconds * topology.chip.clock / sequences / 1e3,
         "compute_seconds": estimate.compute_seconds,
         "exposed_collective_seconds": estimate.exposed_seconds,
         "mfu_before_collectives": estimate.model_flops / estimate.compute_seconds / peak,
@@ -110,7 +113,7 @@ def measure(side: str, *, topology: Topology) -> dict[str, Any]:
         "collectives": collectives_json(estimate),
         "kernels": [dataclasses.asdict(kernel) for kernel in estimate.kernels],
         "unestimated": estimate.unestimated,
-        "compile_seconds": round(time.monotonic() - begun, 1),
+        "compile_seconds": round(time.monotonic() - start, 1),
     }
 
 
@@ -131,10 +134,10 @@ def compile_peer(program: PretrainingProgram) -> compiling.CompiledStep:
 
 
 def as_table(results: list[dict[str, Any]]) -> str:
-    """Return the figures side by side, and how many times fewer cycles the first side takes than the second."""
+    """Return a table with one line per side."""
     lines = [
-        f"{'':<12} {'rows':>4} {'K cycles/sequence':>18} {'with collectives':>17} {'exposed ms/step':>16} "
-        f"{'MFU before':>11} {'MFU':>7} {'GiB a chip':>11}"
+        f"{'':<12} {'seqs':>4} {'K cycles/sequence':>18} {'with collectives':>17} {'exposed ms/step':>16} "
+        f"{'MFU before':>11} {'MFU':>7} {'GiB/chip':>11}"
     ]
     for result in results:
         heading = f"{result['side']:<12} {result['batch_size_per_chip']:>4} "
@@ -152,7 +155,7 @@ def as_table(results: list[dict[str, Any]]) -> str:
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Return HuggingFace's cycles a sequence over ours; nothing where a side is missing or does not fit."""
+    """Return HuggingFace's cycles per sequence divided by ours; {} if a side is missing or does not fit."""
     sides = {result["side"]: result for result in results if result["fits"]}
     if set(sides) != {"ours", "huggingface"}:
         return {}
@@ -161,7 +164,7 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    """Compile the sides one after the other; print each, then the comparison."""
+    """Compile the sides one after the other. Print each, then the comparison."""
     del argv
     compiling.prepare_environment()
     topology = parse_topology(TOPOLOGY.value)
@@ -172,7 +175,7 @@ def main(argv: list[str]) -> None:
     print(as_table(results), file=sys.stderr)
     if comparison := ratios(results):
         print(json.dumps(comparison), flush=True)
-        print("times fewer: " + ", ".join(f"{name[6:]} {value}" for name, value in comparison.items()), file=sys.stderr)
+        print("HuggingFace / ours: " + ", ".join(f"{n[6:]} {v}" for n, v in comparison.items()), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(config_file: str, model: str) -> None:
     task, source = open_config_task(config), load_pretrained(model, report=lambda line: None)
     data = load_task_data(task, tokenizer=source.require_tokenizer(), predict_test=False)
     sizes = [config.train.batch_size]
-    learner = FineTuner(config, task=task, source=source, data=data, batch_sizes=sizes, random_parts=())
+    learner = FineTuner(config, task=task, pretrained=source, data=data, batch_sizes=sizes, random_parts=())
     run = grid(config, sweep=False, seeds=1)[0]
     held: dict[str, str] = {}
     for number, rows in enumerate(learner.batches(run, start=0, end=BATCHES)):

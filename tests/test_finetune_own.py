@@ -93,20 +93,20 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("classification", '{"text": "x"', {}, r"train.jsonl line 2: not JSON"),
         ("classification", "[1]", {}, r"line 2: not a JSON object"),
         ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text' \(config.own.text\)"),
-        ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: mend column label"),
-        ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words and 1 tags: give one tag a word"),
-        ("tags", '{"text": ["a"], "label": ["PER"]}', {}, r"line 2: tag 'PER' is neither"),
+        ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: fix column label"),
+        ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words but 1 tags: give one tag per word"),
+        ("tags", '{"text": ["a"], "label": ["PER"]}', {}, r"line 2: tag 'PER' is not O, B-TYPE or I-TYPE"),
         (
             "choice",
             '{"text": "x", "c": ["a", "b"], "label": 2}',
             {"choices": "c"},
-            r"write the right choice's number, 0 to 1",
+            r"write the index of the correct choice, 0 to 1",
         ),
-        ("choice", '{"text": "x", "c": "a b", "label": 0}', {"choices": "c"}, r"column 'c' is no list"),
+        ("choice", '{"text": "x", "c": "a b", "label": 0}', {"choices": "c"}, r"column 'c' is not a list"),
         ("choice", '{"text": "x", "c": [], "label": 0}', {"choices": "c"}, r"line 2: 0 choices in column 'c'"),
         ("choice", '{"text": "x", "c": ["a", null], "label": 0}', {"choices": "c"}, r"line 2: column 'c' holds null"),
-        ("classification", '{"text": "x", "label": null}', {}, r"line 2: column 'label' holds null where a text"),
-        ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null where a text"),
+        ("classification", '{"text": "x", "label": null}', {}, r"line 2: column 'label' holds null, expected a text"),
+        ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null, expected a text"),
         ("classification", '{"text": ["x"], "label": "a"}', {}, r"line 2: column 'text' holds \["),
         ("multilabel", '{"text": "x", "label": "a"}', {}, r"line 2: column 'label' is 'a': write a list of labels"),
         ("multilabel", '{"text": "x", "label": null}', {}, r"line 2: column 'label' is None: write a list of labels"),
@@ -118,25 +118,25 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
             r"line 2: unknown label 'a': the labels are",
         ),
         ("multilabel", '{"text": "x", "label": []}', {}, r"no record of the train set has a label in column 'label'"),
-        ("regression", '{"text": "x", "label": NaN}', {}, r"line 2: nan is not a number: mend column label"),
-        ("regression", '{"text": "x", "label": Infinity}', {}, r"line 2: inf is not a number: mend column label"),
+        ("regression", '{"text": "x", "label": NaN}', {}, r"line 2: nan is not a number: fix column label"),
+        ("regression", '{"text": "x", "label": Infinity}', {}, r"line 2: inf is not a number: fix column label"),
         ("regression", '{"text": "x", "label": null}', {}, r"line 2: None is not a number"),
         ("tags", '{"text": 5, "label": ["O"]}', {}, r"line 2: column 'text' is 5: write a list of words"),
         ("tags", '{"text": ["a"], "label": null}', {}, r"line 2: column 'label' is None: write a list of words"),
-        ("tags", '{"text": [null], "label": ["O"]}', {}, r"line 2: column 'text' holds null where a text"),
+        ("tags", '{"text": [null], "label": ["O"]}', {}, r"line 2: column 'text' holds null, expected a text"),
         ("span", '{"text": "x", "c": "a b", "ladle": "a"}', {"text_pair": "c"}, r"line 2: there is no column 'label'"),
         ("span", '{"text": "x", "c": null, "label": "a"}', {"text_pair": "c"}, r"line 2: column 'c' holds null"),
         (
             "span",
             '{"text": "x", "c": "a b", "label": "a", "answer_start": null}',
             {"text_pair": "c"},
-            r"line 2: column 'answer_start' is no number of a character",
+            r"line 2: column 'answer_start' is None: write the index",
         ),
         (
             "span",
             '{"text": "x", "c": "a b", "label": ["a", "b"], "answer_start": [0]}',
             {"text_pair": "c"},
-            r"line 2: 2 answers and 1 of 'answer_start': give one an answer",
+            r"line 2: 2 answers but 1 values in 'answer_start': give one per answer",
         ),
     ],
 )
@@ -152,12 +152,12 @@ def test_records_of_another_number_of_choices_are_refused(tmp_path: Path):
     two, three = ({"text": "x", "c": list(letters), "label": 0} for letters in ("ab", "abc"))
     write_jsonl(tmp_path / "train.jsonl", [two, two, three])
     task = own(tmp_path, kind="choice", choices="c")
-    with pytest.raises(UserError, match=r"train.jsonl line 3: 3 choices where .*train.jsonl line 1 has 2"):
+    with pytest.raises(UserError, match=r"train.jsonl line 3: 3 choices, but .*train.jsonl line 1 has 2"):
         task.load("train", tokenizer=tokenizer())
     write_jsonl(tmp_path / "train.jsonl", [two, two])
     for split in ("dev", "test"):
         write_jsonl(tmp_path / f"{split}.jsonl", [three, three])
-        with pytest.raises(UserError, match=rf"{split}.jsonl line 1: 3 choices where .*train.jsonl line 1 has 2"):
+        with pytest.raises(UserError, match=rf"{split}.jsonl line 1: 3 choices, but .*train.jsonl line 1 has 2"):
             own(tmp_path, kind="choice", choices="c").load(split, tokenizer=tokenizer())
     write_jsonl(tmp_path / "test.jsonl", [{"c": ["a", "b"]}])
     with pytest.raises(UserError, match=r"test.jsonl line 1: there is no column 'text' \(config.own.text\)"):
@@ -220,8 +220,8 @@ def test_a_questions_id_stands_once_where_it_is_scored(tmp_path: Path):
         write_jsonl(tmp_path / f"{split}.jsonl", [row, row])
     task = own(tmp_path, kind="span", text_pair="c")
     assert len(task.read("train")) == 2
-    with pytest.raises(UserError, match=r"dev.jsonl line 2: id '7' stands in an earlier record too"):
+    with pytest.raises(UserError, match=r"dev.jsonl line 2: id '7' also appears in an earlier record"):
         task.read("dev")
     task.data = dataclasses.replace(task.data, dev_fraction=0.5)
-    with pytest.raises(UserError, match=r"train.jsonl line 2: id '7' stands in an earlier record too"):
+    with pytest.raises(UserError, match=r"train.jsonl line 2: id '7' also appears in an earlier record"):
         task.load("dev", tokenizer=tokenizer())

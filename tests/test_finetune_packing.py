@@ -148,5 +148,5 @@ def test_row_length_follows_the_data_and_not_the_limit():
 
 def test_an_example_longer_than_a_row_is_one_line():
     features = random_features("tags", examples=4)
-    with pytest.raises(UserError, match="longer than a row of 4"):
+    with pytest.raises(UserError, match="longer than a sequence of 4"):
         packed_batch(features, [0, 1], shape=RowShape(4, 1, 1), kind=sized("tags"))

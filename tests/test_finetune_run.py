@@ -20,7 +20,7 @@ from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, predict_outputs, save_outputs
 from bert_jax.finetuning.program import TaskProgram
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import RunSettings, grid, layerwise_decay, learning_rate, step_settings
 from bert_jax.runs.runtime import silent
@@ -36,24 +36,24 @@ from tests.finetune_data import (
 )
 
 
-def experiment(tmp_path: Path, config: FinetuneConfig, **options: Any) -> Experiment:
-    wanted = options.pop("wanted", None) or Wanted(runs=tuple(grid(config, sweep=False, seeds=1)))
+def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experiment:
+    options = changes.pop("options", None) or ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=1)))
     workdir = tmp_path / options.pop("workdir", "work")
     workdir.mkdir(exist_ok=True)
-    source = options.pop("source", None) or tiny_source(tmp_path / "source")
+    source = changes.pop("source", None) or tiny_source(tmp_path / "source")
     source.require_tokenizer().save(workdir / "vocab")
-    runtime = open_runtime(workdir, report=options.pop("report", silent))
-    runtime.should_stop = options.pop("should_stop", lambda: False)
+    runtime = open_runtime(workdir, report=changes.pop("report", silent))
+    runtime.should_stop = changes.pop("should_stop", lambda: False)
     task = finetune.open_config_task(config)
-    return Experiment(config, task=task, source=source, wanted=wanted, runtime=runtime, directory=workdir)
+    return Experiment(config, task=task, pretrained=source, options=options, runtime=runtime, directory=workdir)
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     tmp_path = tmp_path_factory.mktemp("learned")
     config = own_config(write_sentiment(tmp_path / "data"), train={"num_epochs": 6.0})
-    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
-    return tmp_path / "work", experiment(tmp_path, config, wanted=wanted).run_all()
+    options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
+    return tmp_path / "work", experiment(tmp_path, config, options=options).run_all()
 
 
 def test_a_task_is_learned_and_reported(learned: tuple[Path, dict[str, Any]]):
@@ -92,8 +92,8 @@ def test_a_finished_workdir_is_not_trained_again(
     workdir, record = learned
     config = from_config_dict(dataclasses.asdict(own_config(workdir.parent / "data", train={"num_epochs": 6.0})))
     monkeypatch.setattr(TaskProgram, "initial_state", lambda *_: pytest.fail("trained again"))
-    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
-    again = experiment(workdir.parent, config, wanted=wanted).run_all()
+    options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
+    again = experiment(workdir.parent, config, options=options).run_all()
     assert again == record
 
 
@@ -129,8 +129,8 @@ def test_a_sweep_compiles_no_more_than_one_run(tmp_path: Path, monkeypatch: Any)
         return plain(self, state, rows, settings)
 
     monkeypatch.setattr(TaskProgram, "_train_step", counted)
-    wanted = Wanted(runs=tuple(grid(config, sweep=True, seeds=2)))
-    record = experiment(tmp_path, config, wanted=wanted).run_all()
+    options = ExperimentOptions(runs=tuple(grid(config, sweep=True, seeds=2)))
+    record = experiment(tmp_path, config, options=options).run_all()
     assert len(record["runs"]) == 1 * 3 * 2 * 2
     assert len(traced) == len(set(traced))  # each shape once, whatever rate, length and seed
     assert len(traced) <= 3
@@ -138,9 +138,9 @@ def test_a_sweep_compiles_no_more_than_one_run(tmp_path: Path, monkeypatch: Any)
 
 def test_seeds_differ_and_repeat(tmp_path: Path):
     config = own_config(write_sentiment(tmp_path / "data", train=32), train={"num_epochs": 1.0})
-    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=2)))
-    first = experiment(tmp_path, config, workdir="a", wanted=wanted).run_all()
-    second = experiment(tmp_path, config, workdir="b", wanted=wanted).run_all()
+    options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=2)))
+    first = experiment(tmp_path, config, workdir="a", options=options).run_all()
+    second = experiment(tmp_path, config, workdir="b", options=options).run_all()
     assert [run["history"] for run in first["runs"]] == [run["history"] for run in second["runs"]]
     outputs = [load_outputs(tmp_path / "a" / "runs" / run["name"] / "outputs-dev.npz") for run in first["runs"]]
     assert not np.allclose(outputs[0], outputs[1])
@@ -235,7 +235,7 @@ def test_evaluation_gives_each_example_its_own_output(tmp_path: Path):
     made = experiment(tmp_path, config)
     assert isinstance(made.learner, FineTuner)
     program, dev = made.learner.program, made.data.evals[0]
-    params = made.learner.initial_state(made.wanted.runs[0]).params
+    params = made.learner.initial_state(made.options.runs[0]).params
     together = predict_outputs(program, params, features=dev.features)
     for index in (0, 7, 39):
         one = dataclasses.replace(
@@ -257,7 +257,7 @@ def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp
     again = experiment(tmp_path, config, workdir="second", source=trained, report=lines.append)
     assert isinstance(again.learner, FineTuner)
     np.testing.assert_array_equal(
-        again.learner.initial_params(again.wanted.runs[0])["classifier"]["kernel"],
+        again.learner.initial_params(again.options.runs[0])["classifier"]["kernel"],
         trained.params["classifier"]["kernel"],
     )
     rows = [{**row, "label": row["label"].upper()} for row in sentiment(40, seed=1)]
@@ -265,8 +265,8 @@ def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp
         write_jsonl(folder / f"{split}.jsonl", rows)
     with pytest.raises(UserError, match="labels bad, good, own has BAD, GOOD: type --init_missing=classifier"):
         experiment(tmp_path, config, workdir="third", source=trained)
-    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=1)), fresh_parts=("classifier",))
-    assert experiment(tmp_path, config, workdir="third", source=trained, wanted=wanted)
+    options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=1)), random_parts=("classifier",))
+    assert experiment(tmp_path, config, workdir="third", source=trained, options=options)
 
 
 def request(tmp_path: Path, **changes: Any) -> finetune.Request:
@@ -325,5 +325,5 @@ def test_a_wrong_field_is_one_line_that_names_it(changes: dict[str, Any], match:
 
 def test_a_position_table_that_is_too_short_is_one_line(tmp_path: Path):
     config = own_config(write_sentiment(tmp_path / "data", train=32), data={"max_seq_length": 128})
-    with pytest.raises(UserError, match=r"longer than the position table of .*: set it to at most 64"):
+    with pytest.raises(UserError, match=r"exceeds the position embeddings of .*: set it to at most 64"):
         experiment(tmp_path, config)

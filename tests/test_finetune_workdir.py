@@ -38,13 +38,13 @@ def test_another_origin_is_refused_and_nothing_there_is_touched(config: Finetune
     start(config, tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()}
     write_source(tmp_path / "other", num_hidden_layers=1)
-    with pytest.raises(UserError, match=r"runs that began from another weights .*give the old --init") as error:
+    with pytest.raises(UserError, match=r"its runs have weights .*give the previous --init") as error:
         start(config, tmp_path, init=str(tmp_path / "other"))
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"another parts drawn anew \(none, now pooler\).*give the old --init_missing"):
+    with pytest.raises(UserError, match=r"parts none, this command has pooler.*give the previous --init_missing"):
         start(config, tmp_path, init_missing=("pooler",))
     write_jsonl(Path(config.data.directory) / "dev.jsonl", sentiment(30, seed=5))
-    with pytest.raises(UserError, match=r"another dev set .*give the old --data_dir"):
+    with pytest.raises(UserError, match=r"its runs have dev set .*give the previous --data_dir"):
         start(config, tmp_path)
     after = {path: path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()}
     assert after == before

@@ -69,11 +69,11 @@ def test_microsofts_train_file_is_divided_by_glues_ids(tmp_path: Path):
 
 def test_a_part_of_train_is_held_out_the_same_every_time(shared_data: Path):
     task = task_of(shared_data / "glue", "mrpc", dev_fraction=0.1, max_seq_length=64)
-    train, dev = (list(task._divided(split)) for split in ("train", "dev"))
+    train, dev = (list(task._with_held_out_dev(split)) for split in ("train", "dev"))
     assert len(dev) == 408
     assert len(train) + len(dev) == 4076
     assert not {e.text + str(e.text_pair) for e in train} & {e.text + str(e.text_pair) for e in dev}
-    assert dev == list(task_of(shared_data / "glue", "mrpc", dev_fraction=0.1)._divided("dev"))
+    assert dev == list(task_of(shared_data / "glue", "mrpc", dev_fraction=0.1)._with_held_out_dev("dev"))
     assert task.eval_splits() == ("dev",)
 
 
@@ -83,19 +83,23 @@ def test_broken_rows_of_qqp_are_left_out_and_others_are_refused_by_line(tmp_path
     )
     assert [example.label for example in task_of(tmp_path, "qqp").read("train")] == [1, 0]
     (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tentailment\n")
-    with pytest.raises(UserError, match=r"train.tsv line 3: 3 columns where 4 are expected"):
+    with pytest.raises(UserError, match=r"train.tsv line 3: 3 columns, expected 4"):
         task_of(tmp_path, "rte").read("train")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n", "line 2: unknown label 'perhaps': rte has"),
+        (
+            "rte",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n",
+            "line 2: unknown label 'perhaps': fix the row; the labels of rte are",
+        ),
         ("rte", "index\tpremise\tsentence2\tlabel\n0\ta\tb\tentailment\n", "there is no column 'sentence1'"),
         ("stsb", "sentence1\tsentence2\tscore\na\tb\tvery\n", "line 2: 'very' is not a number"),
-        ("stsb", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: 'nan' is not a number: mend column score"),
+        ("stsb", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: 'nan' is not a number: fix column score"),
         ("cola", "gj04\t7\t\tA sentence.\n", "line 1: unknown label '7'"),
-        ("cola", "gj04\t1\tA sentence.\n", "line 1: 3 columns where 4 are expected"),
+        ("cola", "gj04\t1\tA sentence.\n", "line 1: 3 columns, expected 4"),
     ],
 )
 def test_a_wrong_row_is_one_line_with_its_number(tmp_path: Path, name: str, content: str, match: str):
@@ -106,9 +110,9 @@ def test_a_wrong_row_is_one_line_with_its_number(tmp_path: Path, name: str, cont
 
 
 def test_missing_files_and_bad_bytes_are_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no train\.tsv"):
+    with pytest.raises(UserError, match=r"contains no train\.tsv"):
         task_of(tmp_path, "rte").read("train")
-    with pytest.raises(UserError, match=r"config.data.directory is empty: give --data_dir"):
+    with pytest.raises(UserError, match=r"config.data.directory is empty: give the folder"):
         GlueTask("rte", data=DataOptions()).read("train")
     (tmp_path / "train.tsv").write_bytes(b"index\tsentence1\tsentence2\tlabel\n0\t\xff\xfe\tb\tentailment\n")
     with pytest.raises(UserError, match=r"train.tsv line 2: not UTF-8"):
@@ -121,7 +125,7 @@ def test_missing_files_and_bad_bytes_are_one_line(tmp_path: Path):
 def test_instances_are_cls_a_sep_b_sep(tmp_path: Path):
     task = GlueTask("rte", data=DataOptions(max_seq_length=10))
     words = tokenizer()
-    features = task.featurise(
+    features = task.featurize(
         [TextExample("the film was good", "it was", 0), TextExample("good " * 20, "bad " * 20, 1)],
         tokenizer=words,
         training=True,
@@ -242,7 +246,7 @@ def test_a_prepared_tfds_data_set_gives_the_same_rows(tmp_path: Path):
     assert task.read("dev") == [TextExample(*row) for row in rows]
     # The server goes by the number in the submission, which is the place of the row.
     assert task.read("test") == [TextExample(first, second, None) for first, second, _ in rows]
-    with pytest.raises(UserError, match="has no feature question: it has"):
+    with pytest.raises(UserError, match="has no feature question: its features are"):
         GlueTask("qnli", data=task.data).read("dev")
     with pytest.raises(UserError, match="has no split train"):
         task.read("train")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
-from bert_jax.finetuning.initial import constant_score
+from bert_jax.finetuning.initial import baseline_score
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
@@ -62,7 +62,7 @@ def test_the_baseline_of_several_labels_is_the_best_constant_answer(seed: int):
     split = Split("dev", [None] * len(targets), Instances(ids, np.full(len(ids), 3, np.int32), targets))
     every = itertools.product((-1.0, 1.0), repeat=len(labels))
     best = max(task.score(split, [np.array(answer, np.float32)] * len(targets))["micro_f1"] for answer in every)
-    assert constant_score(task, split) == best
+    assert baseline_score(task, split) == best
 
 
 def test_answers_of_several_labels_are_those_above_a_half_and_no_logit_overflows():

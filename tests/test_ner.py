@@ -38,7 +38,7 @@ def test_each_word_is_scored_once_and_gold_outputs_score_one(shared_data: Path, 
     words = load_tokenizer(shared_data / "vocab" / "bert-base-cased-vocab.txt", do_lower_case=False)
     task = ner(shared_data / "conll2003", context=context, max_seq_length=256)
     split = task.load("dev", tokenizer=words)
-    placed = [(word.sentence, word.word) for words_of in split.features.places for word in words_of]
+    placed = [(word.sentence, word.word) for words_of in split.features.alignments for word in words_of]
     assert len(placed) == len(set(placed)) == 51362
     assert max(split.features.lengths) <= 256
     assert len(split.features.ids) < 1000 if context else len(split.features.ids) >= 3250
@@ -52,7 +52,7 @@ def test_the_first_piece_carries_the_tag():
     task.__dict__["labels"] = ("O", "B-PER", "I-PER")
     words = tokenizer()
     sentence = Sentence(("film", "bob", "dob", "the"), ("O", "B-PER", "I-PER", "O"), 0)
-    features = task.featurise([sentence], tokenizer=words, training=True)
+    features = task.featurize([sentence], tokenizer=words, training=True)
     assert words.convert_ids_to_pieces(features.ids[0].tolist()) == [
         "[CLS]", "film", "b", "##o", "##b", "d", "##o", "##b", "the", "[SEP]",
     ]  # fmt: skip
@@ -63,9 +63,9 @@ def test_in_long_documents_a_word_is_tagged_where_it_has_most_context():
     task = ner(Path(), context=True, max_seq_length=18)
     task.__dict__["labels"] = ("O",)
     sentences = [Sentence(("the", "film") * 5, ("O",) * 10, 0) for _ in range(4)] + [Sentence(("good",), ("O",), 1)]
-    features = task.featurise(sentences, tokenizer=tokenizer(), training=True)
+    features = task.featurize(sentences, tokenizer=tokenizer(), training=True)
     contexts: dict[tuple[int, int], list[int]] = {}
-    for ids, places in zip(features.ids, features.places, strict=True):
+    for ids, places in zip(features.ids, features.alignments, strict=True):
         for word in places:
             contexts.setdefault((word.sentence, word.word), []).append(min(word.token - 1, len(ids) - 2 - word.token))
     assert len(contexts) == 41
@@ -79,7 +79,7 @@ def test_words_without_pieces_are_outside():
     task = ner(Path())
     task.__dict__["labels"] = ("B-PER", "O")
     sentence = Sentence(("film", "\u200d", "the"), ("O", "O", "O"), 0)
-    split = Split("dev", [sentence], task.featurise([sentence], tokenizer=tokenizer(), training=False))
+    split = Split("dev", [sentence], task.featurize([sentence], tokenizer=tokenizer(), training=False))
     outputs = [np.zeros((len(split.features.ids[0]), 2), np.float32)]
     assert task.predicted_tags(split, outputs) == [["B-PER", "O", "B-PER"]]
 
@@ -102,9 +102,9 @@ def test_written_predictions_are_what_conlleval_reads(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("Bob NNP I-NP I-PER\nsat VBD O\n", "line 2: 3 columns where 4 are expected"),
-        ("Bob NNP I-NP PER\n", "line 1: tag 'PER' is neither O nor B-TYPE nor I-TYPE"),
-        ("Bob\n", "line 1: 1 columns where 2 are expected"),
+        ("Bob NNP I-NP I-PER\nsat VBD O\n", "line 2: 3 columns, expected 4"),
+        ("Bob NNP I-NP PER\n", "line 1: tag 'PER' is not O, B-TYPE or I-TYPE"),
+        ("Bob\n", "line 1: 1 columns, expected 2"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, content: str, match: str):
@@ -113,7 +113,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, content: str, match: str):
         read_conll(tmp_path / "eng.train", tag_column=-1)
     (tmp_path / "eng.train").write_text("Bob NNP I-NP I-PER\n")
     (tmp_path / "eng.testa").write_text("-DOCSTART- -X- O O\n\nin IN I-PP O\nRome NNP I-NP I-LOC\n")
-    match = r"eng.testa sentence from line 3: unknown label 'I-LOC' \(word 2, 'Rome'\): train has O, PER: mend the tag"
+    match = r"eng.testa sentence at line 3: unknown label 'I-LOC' \(word 2, 'Rome'\); train has O, PER: fix the tag"
     with pytest.raises(UserError, match=match):
         ner(tmp_path).load("dev", tokenizer=tokenizer())
     with pytest.raises(UserError, match=r"config.ner.tag_column=5: .* has 4 columns"):

@@ -16,7 +16,7 @@ from bert_jax.finetuning.experiment import Experiment  # noqa: E402
 from bert_jax.finetuning.fine_tuner import FineTuner  # noqa: E402
 from bert_jax.finetuning.finetune import open_config_task  # noqa: E402
 from bert_jax.finetuning.packing import packed_batch  # noqa: E402
-from bert_jax.finetuning.results import Wanted  # noqa: E402
+from bert_jax.finetuning.results import ExperimentOptions  # noqa: E402
 from bert_jax.finetuning.settings import RunSettings, step_settings  # noqa: E402
 from bert_jax.tasks.interface import Instances  # noqa: E402
 from tests.finetune_data import open_runtime, sentiment, write_jsonl, write_source  # noqa: E402
@@ -73,8 +73,8 @@ def open_experiment(folder: Path, kind: str) -> Experiment:
     return Experiment(
         config,
         task=open_config_task(config),
-        source=load_pretrained(folder / "source"),
-        wanted=Wanted(runs=(RunSettings(BATCH, RATE, 1.0, 0),)),
+        pretrained=load_pretrained(folder / "source"),
+        options=ExperimentOptions(runs=(RunSettings(BATCH, RATE, 1.0, 0),)),
         runtime=open_runtime(folder / "work"),
         directory=folder / "work",
     )
@@ -130,7 +130,7 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
     ours = open_experiment(tmp_path, kind)
     assert isinstance(ours.learner, FineTuner)
     program = ours.learner.program
-    params = ours.learner.initial_params(ours.wanted.runs[0])
+    params = ours.learner.initial_params(ours.options.runs[0])
     peer = open_peer(tmp_path, ours, params)
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.01}, {"params": [], "weight_decay": 0.0}]
     for name, parameter in peer.named_parameters():
@@ -142,7 +142,7 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     state = program.initial_state(params)
-    fixed = step_settings(ours.wanted.runs[0], num_steps=STEPS, warmup_fraction=WARMUP_STEPS / STEPS)
+    fixed = step_settings(ours.options.runs[0], num_steps=STEPS, warmup_fraction=WARMUP_STEPS / STEPS)
     features = ours.data.train.features
     mine, theirs = [], []
     for step in range(STEPS):

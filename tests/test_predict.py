@@ -316,13 +316,13 @@ def test_order_is_kept_over_many_batches(pretrained, tmp_path, monkeypatch):
 
 
 def test_missing_and_empty_files_are_told(pretrained, tmp_path):
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot open the file"):
         predict_lines(pretrained, task="embed", input=str(tmp_path / "absent"))
     (tmp_path / "empty").write_text("\n\n")
     (tmp_path / "answers").write_text("kept")
-    with pytest.raises(UserError, match="has no line"):
+    with pytest.raises(UserError, match="no line in this file"):
         predict_lines(pretrained, task="embed", input=str(tmp_path / "empty"), output=str(tmp_path / "answers"))
-    with pytest.raises(UserError, match="is the input"):
+    with pytest.raises(UserError, match="this is the input file"):
         predict_lines(pretrained, task="embed", input=str(tmp_path / "answers"), output=str(tmp_path / "answers"))
     assert (tmp_path / "answers").read_text() == "kept"
     assert {path.name for path in tmp_path.iterdir()} == {"answers", "empty"}

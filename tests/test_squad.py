@@ -73,7 +73,7 @@ def test_windows_are_the_originals(shared_data: Path):
     words = load_tokenizer(shared_data / "vocab" / "bert-base-uncased-vocab.txt", do_lower_case=True)
     question = read_questions(shared_data / "squad" / "dev-v1.1.json")[3000]
     task = squad(max_seq_length=64, max_query_length=10, doc_stride=16)
-    features = task.featurise([question], tokenizer=words, training=False)
+    features = task.featurize([question], tokenizer=words, training=False)
     asked, context = words.encode(question.question)[:10], words.encode(question.context)
     # run_squad.py: spans of max_tokens_for_doc tokens, doc_stride apart, until the end is reached.
     room, start, expected = 64 - len(asked) - 3, 0, []
@@ -83,7 +83,7 @@ def test_windows_are_the_originals(shared_data: Path):
         if start + length == len(context):
             break
         start += min(length, 16)
-    assert [(w.start, w.length) for w in features.places] == expected
+    assert [(w.start, w.length) for w in features.alignments] == expected
     for ids, first, (start, length) in zip(features.ids, features.first_lengths, expected, strict=True):
         assert ids.tolist() == [words.cls_id, *asked, words.sep_id, *context[start : start + length], words.sep_id]
         assert first == len(asked) + 2
@@ -92,7 +92,7 @@ def test_windows_are_the_originals(shared_data: Path):
         scores = [min(token - s, s + n - 1 - token) + 0.01 * n if s <= token < s + n else -1 for s, n in expected]
         flags = [
             bool(w.is_max_context[token - w.start]) if w.start <= token < w.start + w.length else False
-            for w in features.places
+            for w in features.alignments
         ]
         assert flags == [index == int(np.argmax(scores)) for index in range(len(expected))]
 
@@ -102,8 +102,8 @@ def test_a_window_without_the_whole_answer_points_at_cls():
     context = "the film was very good and it was fine"
     question = Question("1", "was it", context, (Answer("very good", context.index("very")),), 0)
     task = squad(max_seq_length=11, max_query_length=4, doc_stride=2)
-    features = task.featurise([question], tokenizer=words, training=True)
-    for ids, window, (start, end) in zip(features.ids, features.places, features.targets or [], strict=True):
+    features = task.featurize([question], tokenizer=words, training=True)
+    for ids, window, (start, end) in zip(features.ids, features.alignments, features.targets or [], strict=True):
         holds = window.start <= 3 and window.start + window.length > 4
         if holds:
             assert words.convert_ids_to_pieces(ids[start : end + 1].tolist()) == ["very", "good"]
@@ -157,7 +157,7 @@ def test_the_threshold_is_tuned_on_dev_and_used_for_the_files(tmp_path: Path):
     context = "the film was very good"
     asked = [Question(str(i), "was it", context, (Answer("very good", 13),) if i < 3 else (), 0) for i in range(6)]
     task = squad("v2", max_seq_length=24, max_query_length=4)
-    split = Split("dev", asked, task.featurise(asked, tokenizer=words, training=False))
+    split = Split("dev", asked, task.featurize(asked, tokenizer=words, training=False))
     outputs = []
     for index in range(6):
         output = np.full((len(split.features.ids[index]), 2), -9.0, np.float32)
@@ -170,7 +170,7 @@ def test_the_threshold_is_tuned_on_dev_and_used_for_the_files(tmp_path: Path):
     task.calibrate(split, outputs)
     assert 1.0 <= task.threshold < 2.0
     # Another split is scored at dev's threshold and not at its own best.
-    half = Split("test", asked[3:], task.featurise(asked[3:], tokenizer=words, training=False))
+    half = Split("test", asked[3:], task.featurize(asked[3:], tokenizer=words, training=False))
     figures = task.score(half, outputs[:3])
     assert (figures["f1"], figures["null_score_threshold"]) == (0.0, task.threshold)
     files = task.write_predictions(split, outputs, directory=tmp_path)
@@ -210,18 +210,18 @@ def test_misplaced_answers_are_found_again_and_missing_ones_refused(tmp_path: Pa
     assert locate(Answer("good", -4), context) == Answer("good", 18)
     bad = Question("q7", "was it", context, (Answer("bad", 3),), 0)
     with pytest.raises(UserError, match=r"question q7: its answer 'bad' is not in its context .*skip_bad_answers=true"):
-        squad().featurise([bad], tokenizer=tokenizer(), training=True)
+        squad().featurize([bad], tokenizer=tokenizer(), training=True)
     task = squad(skip_bad_answers=True)
-    assert task.featurise([bad], tokenizer=tokenizer(), training=True).ids == []
-    assert len(task.featurise([bad], tokenizer=tokenizer(), training=False).ids) == 1
+    assert task.featurize([bad], tokenizer=tokenizer(), training=True).ids == []
+    assert len(task.featurize([bad], tokenizer=tokenizer(), training=False).ids) == 1
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
         ("{", "not JSON"),
-        ("[]", "not in SQuAD's form"),
-        ('{"data": [{"paragraphs": [{"qas": [{"id": "1"}]}]}]}', "not in SQuAD's form"),
+        ("[]", "SQuAD's format is"),
+        ('{"data": [{"paragraphs": [{"qas": [{"id": "1"}]}]}]}', "SQuAD's format is"),
         ('{"data": []}', "the dev set of squad_v1 is empty"),
     ],
 )
@@ -235,14 +235,18 @@ def test_the_place_of_what_is_malformed_is_named(tmp_path: Path):
     """Each change of a good file is one line that names the place and the form."""
     good = {"id": "1", "question": "was it", "answers": [{"text": "very good", "answer_start": 7}]}
     changes: list[tuple[object, object, str]] = [
-        ("it was very good", "text", r"data\[0\].paragraphs\[0\].qas\[0\]: holds no 'question' that is a text"),
-        (None, good, r"data\[0\].paragraphs\[0\]: holds no 'context' that is a text"),
-        ("c", good | {"question": None}, r"qas\[0\]: holds no 'question' that is a text"),
-        ("c", good | {"id": None}, r"qas\[0\]: holds no 'id' that is a text"),
-        ("c", good | {"answers": "very"}, r"qas\[0\]: holds no 'answers' that is a list"),
-        ("c", good | {"answers": ["very"]}, r"qas\[0\].answers\[0\]: holds no 'text' that is a text"),
-        ("c", good | {"answers": [{"text": 5, "answer_start": 7}]}, r"answers\[0\]: holds no 'text' that is a text"),
-        ("c", good | {"answers": [{"text": "a", "answer_start": "7"}]}, r"no 'answer_start' that is a whole number"),
+        ("it was very good", "text", r"data\[0\].paragraphs\[0\].qas\[0\]: 'question' is missing or not a text"),
+        (None, good, r"data\[0\].paragraphs\[0\]: 'context' is missing or not a text"),
+        ("c", good | {"question": None}, r"qas\[0\]: 'question' is missing or not a text"),
+        ("c", good | {"id": None}, r"qas\[0\]: 'id' is missing or not a text"),
+        ("c", good | {"answers": "very"}, r"qas\[0\]: 'answers' is missing or not a list"),
+        ("c", good | {"answers": ["very"]}, r"qas\[0\].answers\[0\]: 'text' is missing or not a text"),
+        ("c", good | {"answers": [{"text": 5, "answer_start": 7}]}, r"answers\[0\]: 'text' is missing or not a text"),
+        (
+            "c",
+            good | {"answers": [{"text": "a", "answer_start": "7"}]},
+            r"'answer_start' is missing or not a whole number",
+        ),
     ]
     path = tmp_path / "dev-v1.1.json"
     for context, item, match in changes:
@@ -275,7 +279,7 @@ def test_a_file_without_answers_is_predicted_and_not_scored(tmp_path: Path, vers
     task.write_predictions(split, outputs, directory=tmp_path / "out")
     path = tmp_path / "out" / "predictions.json"
     assert set(json.loads(path.read_text())) == {"q0", "q1"}
-    with pytest.raises(UserError, match=r"test.json: has no answers: give a labeled file"):
+    with pytest.raises(UserError, match=r"test.json: no answers in this file: give a labeled one"):
         score_predictions(task=f"squad_{version}", predictions=str(path), data=str(tmp_path / "test.json"))
 
 
@@ -296,12 +300,12 @@ def test_a_question_without_answers_among_others_is_one_line(tmp_path: Path):
     assert score_predictions(task="squad_v2", **asked)["NoAns_exact"] == 100
     write_questions(tmp_path / "dev-v2.0.json", ["very good"], [], None)
     with pytest.raises(
-        UserError, match=r"dev-v2.0.json: question q2 has no answers .*an unanswerable one has an empty"
+        UserError, match=r"dev-v2.0.json: question q2 has no answers .*an unanswerable question has an empty"
     ):
         squad("v2", folder=str(tmp_path)).load("dev", tokenizer=tokenizer())
     write_questions(tmp_path / "dev-v2.0.json", ["very good"], [])
     (tmp_path / "null_odds.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"null_odds.json: not one JSON object, question id to number"):
+    with pytest.raises(UserError, match=r"null_odds.json: not a JSON object from question id to number"):
         score_predictions(task="squad_v2", predictions=asked["predictions"], data=str(tmp_path / "dev-v2.0.json"))
 
 
@@ -310,7 +314,7 @@ def test_no_article_is_in_train_and_dev(shared_data: Path):
         directory=str(shared_data / "squad"), train_file="dev-v2.0.json", dev_fraction=0.5, max_seq_length=384
     )
     task = SquadTask("squad_v2", data=data, squad=OPTIONS)
-    train, dev = (task._divided(split) for split in ("train", "dev"))
+    train, dev = (task._with_held_out_dev(split) for split in ("train", "dev"))
     assert len(train) + len(dev) == 11873
     assert not {q.group for q in train} & {q.group for q in dev}
     assert len({q.group for q in dev}) in (17, 18)

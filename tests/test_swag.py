@@ -55,7 +55,7 @@ def test_predictions_are_written_and_scored(tmp_path: Path, shared_data: Path):
     ("row", "match"),
     [
         ("0,,,s,a,b,,1,2,3,4,5\n", "line 2: unknown label '5': write 0, 1, 2 or 3"),
-        ("0,,,s,a,b,,1,2,3,4\n", "line 2: 11 columns where 12 are expected"),
+        ("0,,,s,a,b,,1,2,3,4\n", "line 2: 11 columns, expected 12"),
         ("0,,,s,a," + "b" * 200_000 + ",,1,2,3,4,0\n", "val.csv line 2: field larger than field limit"),
     ],
 )

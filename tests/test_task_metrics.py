@@ -197,7 +197,7 @@ def test_a_part_of_an_entity_is_no_hit_and_no_entities_give_zero():
 
 @pytest.mark.parametrize("tag", ["B", "I-", "X-PER", "", "PER", "b-PER"])
 def test_a_tag_that_is_none_is_one_line(tag: str):
-    with pytest.raises(UserError, match="neither O nor B-TYPE nor I-TYPE"):
+    with pytest.raises(UserError, match="is not O, B-TYPE or I-TYPE"):
         split_tag(tag)
 
 

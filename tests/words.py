@@ -53,11 +53,13 @@ class Word(NamedTuple):
     except_in: str = r"(?!)"
 
 
+_ORIGIN_KEY = r"finetuning/origin\.py"  # a key of origin.json, which earlier versions wrote
+
 WORDS = (
     Word(r"\bmend(s|ed|ing)?\b", "fix"),
-    Word(r"\bdrawn\b|\bfresh (parameters|weights|heads?|encoder)\b", "randomly initialized; sampled"),
+    Word(r"\bdrawn\b|\bfresh (parameters|weights|heads?|encoder)\b", "randomly initialized; sampled", _ORIGIN_KEY),
     Word(r"\bbehind\b", "after, following"),
-    Word(r"\banew\b", "again, from scratch"),
+    Word(r"\banew\b", "again, from scratch", _ORIGIN_KEY),
     Word(r"\b(go|goes|going|went|gone) on\b", "resumes, continues"),
     Word(r"\bpass(ed|es|ing)? over\b", "skipped"),
     Word(r"\bpart(ed|s) by\b", "separated by"),

@@ -1,1 +1,1 @@
-"""Bring models in and out: HuggingFace folders, TF1 checkpoints, workdirs; all names derive from one table."""
+"""Import and export of models: HuggingFace folders, TF1 checkpoints, workdirs. All names derive from one table."""

@@ -1,6 +1,6 @@
-"""Write a HuggingFace folder from any SOURCE, and believe it only when it has been read back and compared.
+"""Export of any model to a HuggingFace folder, which is read back and compared before success is reported.
 
-The folder is made under another name beside `out` and renamed at the end: a reader finds all of it or nothing.
+The folder is written under a temporary name next to `out` and renamed at the end, so it is never incomplete.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
 
-MAX_SHARD_BYTES = 5_000_000_000  # what transformers writes into one file before it begins the next
-# Between our float32 outputs and the second opinion in float64, as a share of the largest output; MiniLM: 2.6e-7.
+MAX_SHARD_BYTES = 5_000_000_000  # the default of transformers
+# Between our float32 outputs and an independent float64 computation, relative to the largest output; MiniLM: 2.6e-7.
 _TOLERANCE = 1e-4
 _SAMPLE_A = "The committee asked whether the river had been measured at its source."
 _SAMPLE_B = "Nobody could say, so 2 of them went up the valley (on foot) to look."
@@ -36,7 +36,7 @@ _SAMPLE_B = "Nobody could say, so 2 of them went up the valley (on foot) to look
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """Say what was written, and how far the outputs read back lie from the model's own."""
+    """A summary of the export. `largest_difference` is that between the outputs of the folder and of the model."""
 
     folder: Path
     architecture: str
@@ -56,20 +56,20 @@ def export_folder(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Callable[[str], None] = print,
 ) -> Exported:
-    """Write `source` to the new folder `out`; `dtype` is by default that of the source.
+    """Export `source` to the new folder `out`. The default of `dtype` is the dtype of `source`.
 
     Raises:
-      UserError: if `out` exists or cannot be written, the model cannot be expressed, or what was read back differs.
+      UserError: if `out` exists or cannot be written, HuggingFace has no such model, or the folder read back differs.
     """
     dtype = dtype or source.dtype
     if dtype not in WEIGHT_DTYPES:
         raise UserError(f"--dtype={dtype}: choose one of {', '.join(WEIGHT_DTYPES)}")
     if pooling not in POOLINGS:
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
-    source.require_tokenizer()  # complains before anything is made
+    source.require_tokenizer()  # raises before anything is written
     final = Path(out).expanduser().absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UserError(f"--out={out}: exists and is not empty: name a new folder, or remove it")
+        raise UserError(f"--out={out}: this folder exists and is not empty: name a new folder, or remove it")
     with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
         final.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(final) as folder:
@@ -114,67 +114,70 @@ def _write(
 
 
 def _label_fields(source: PretrainedModel) -> dict[str, Any]:
-    """Return the fields about labels: HuggingFace takes a classifier's size from them, two without."""
+    """Return the fields about labels. HuggingFace takes the classifier's size from them; without them it is two."""
     kind = source.output_kind
     return dict(source.label_fields) | (id_fields(source.labels) if kind is not None and kind.has_label_names else {})
 
 
 def _compare(source: PretrainedModel, folder: Path, *, tensors: dict[str, np.ndarray]) -> float:
-    """Read everything back; return the largest relative difference of outputs.
+    """Read the folder back and compare it. Return the largest relative difference of outputs.
 
     Raises:
       UserError: if anything differs.
     """
-    read = read_tensors(folder)
+    stored = read_tensors(folder)
     wrong = sorted(
-        name for name in tensors.keys() | read.keys() if name not in read or not same_bits(read[name], tensors[name])
+        name
+        for name in tensors.keys() | stored.keys()
+        if name not in stored or not same_bits(stored[name], tensors[name])
     )
-    back = load_pretrained(folder)
-    again = to_tensors(back, dtype=back.dtype)
-    wrong += sorted(name for name, array in tensors.items() if not same_bits(again[name], array))
-    for what, mine, theirs in (
-        ("architecture", source.architecture, back.architecture),
-        ("shape", source.model, dataclasses.replace(back.model, **_computing(source))),
-        ("vocabulary", source.require_tokenizer().fingerprint, back.require_tokenizer().fingerprint),
-        ("labels", source.labels, back.labels),
+    reloaded = load_pretrained(folder)
+    reloaded_tensors = to_tensors(reloaded, dtype=reloaded.dtype)
+    wrong += sorted(name for name, array in tensors.items() if not same_bits(reloaded_tensors[name], array))
+    for field, original, copy in (
+        ("architecture", source.architecture, reloaded.architecture),
+        ("config", source.model, dataclasses.replace(reloaded.model, **_compute_options(source))),
+        ("vocabulary", source.require_tokenizer().fingerprint, reloaded.require_tokenizer().fingerprint),
+        ("labels", source.labels, reloaded.labels),
     ):
-        if mine != theirs:
-            wrong.append(what)
+        if original != copy:
+            wrong.append(field)
     if wrong:
         raise UserError(
-            f"the export read back differs from what was written ({', '.join(wrong[:6])}): check the disk, export again"
+            f"the exported folder differs from what was written ({', '.join(wrong[:6])}): check the disk and export "
+            "again"
         )
-    difference = _output_difference(back, folder, read)
+    difference = _output_difference(reloaded, folder, stored)
     if not difference < _TOLERANCE:
         raise UserError(
-            f"the exported tensors give outputs that differ by {difference:.1e} from the model's: this is a defect, "
-            f"report it"
+            f"the outputs of the exported model differ by {difference:.1e} from the original's: this is a bug, please "
+            "report it"
         )
     return difference
 
 
-def _computing(source: PretrainedModel) -> dict[str, Any]:
-    """Return the fields that say how to compute and not what: they are not exported."""
+def _compute_options(source: PretrainedModel) -> dict[str, Any]:
+    """Return the fields that do not change the function computed. They are not exported."""
     model = source.model
     return {name: getattr(model, name) for name in ("dtype", "attention_implementation", "scan_layers", "remat")}
 
 
-def _output_difference(back: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
-    tokenizer = back.require_tokenizer()
-    framed, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
-    ids = np.array(framed, np.int32)[: min(back.model.max_position_embeddings, 64)]
-    if back.model.type_vocab_size == 1 or first_length > len(ids):
+def _output_difference(reloaded: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
+    tokenizer = reloaded.require_tokenizer()
+    token_ids, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
+    ids = np.array(token_ids, np.int32)[: min(reloaded.model.max_position_embeddings, 64)]
+    if reloaded.model.type_vocab_size == 1 or first_length > len(ids):
         first_length = len(ids)
     types = (np.arange(len(ids)) >= first_length).astype(np.int64)
     rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
-    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=back.model, positions=positions))
-    ours = compute(to_device(back.params), encoder_inputs(rows))
+    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=reloaded.model, positions=positions))
+    actual = compute(to_device(reloaded.params), encoder_inputs(rows))
     config = load_json(folder / "config.json")
-    outputs = architecture_of(back.model).huggingface.outputs
-    theirs = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
+    outputs = architecture_of(reloaded.model).huggingface.outputs
+    expected = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
-        float(np.abs(np.asarray(getattr(ours, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))
-        for name, values in theirs.items()
+        float(np.abs(np.asarray(getattr(actual, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))
+        for name, values in expected.items()
     ]
     return max(differences)

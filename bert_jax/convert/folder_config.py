@@ -1,4 +1,4 @@
-"""Read and write the config.json of a HuggingFace folder: what is the same for every architecture."""
+"""The config.json of a HuggingFace folder: what all architectures share."""
 
 import dataclasses
 import json
@@ -11,21 +11,21 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.model.architectures import ARCHITECTURES, architecture_of
 
-# What a fine-tuned folder says of its labels, carried from one folder to the next.
+# The fields about a fine-tuned model's labels, which are copied on export.
 _LABEL_FIELDS = ("id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderConfig:
-    """What a config.json says: the shape, the class it was saved from, the fields about labels."""
+    """The content of a config.json: model config, class, and fields about labels."""
 
     model: ModelConfig
-    huggingface_class: str  # "" where the file does not say
+    huggingface_class: str  # "" if the file names none
     label_fields: dict[str, Any]
 
     @property
     def labels(self) -> list[str]:
-        """Return the names of the labels in the order of their numbers; empty where none are given."""
+        """Return the label names in the order of their ids; empty if the file has none."""
         names = self.label_fields.get("id2label") or {}
         return [str(names[key]) for key in sorted(names, key=int)]
 
@@ -34,15 +34,15 @@ def read_config(folder: Path) -> FolderConfig:
     """Read a folder's config.json.
 
     Raises:
-      UserError: if it is of no architecture of ours, or of a model that computes something else.
+      UserError: if its architecture is unknown, or the model computes something that ours does not.
     """
     file = folder / "config.json"
     raw = read_json(file)
     model_type = raw.get("model_type", "bert")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise UserError(
-            f"{file}: model_type is {str(model_type)[:40]!r}: only {', '.join(ARCHITECTURES)} is read; name a folder "
-            "of a BERT model"
+            f"{file}: model_type is {str(model_type)[:40]!r}: give a folder with a model of type "
+            f"{' or '.join(ARCHITECTURES)}"
         )
     architecture = ARCHITECTURES[model_type]
     model = architecture.huggingface.read_fields(raw, file)
@@ -55,9 +55,9 @@ def read_config(folder: Path) -> FolderConfig:
 def _read_class(raw: Mapping[str, Any], *, known: Mapping[str, Any], file: Path) -> str:
     classes = raw.get("architectures") or [""]
     if not isinstance(classes, list) or not isinstance(classes[0], str):
-        raise UserError(f"{file}: architectures is {str(classes)[:60]}: write a list of one class name")
+        raise UserError(f"{file}: architectures is {str(classes)[:60]}: write a list with one class name")
     if classes[0] and classes[0] not in known:
-        raise UserError(f"{file}: architecture {classes[0][:60]} is not read; these are: {', '.join(known)}")
+        raise UserError(f"{file}: unsupported architecture {classes[0][:60]}: supported are {', '.join(known)}")
     return classes[0]
 
 
@@ -65,7 +65,7 @@ def _check_labels(fields: Mapping[str, Any], *, file: Path) -> None:
     names = fields.get("id2label", {})
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
         raise UserError(
-            f'{file}: id2label must name every label by its number from 0 on, as in {{"0": "no", "1": "yes"}}'
+            f'{file}: id2label must map consecutive ids from 0 to names: write it as in {{"0": "no", "1": "yes"}}'
         )
 
 
@@ -80,7 +80,7 @@ def config_json(
     """Return the config.json of an exported folder.
 
     Raises:
-      UserError: if HuggingFace's classes do not compute what this model does.
+      UserError: if HuggingFace's classes cannot express this model.
     """
     architecture = architecture_of(model)
     fields = {
@@ -89,7 +89,7 @@ def config_json(
         **architecture.huggingface.write_fields(model),
         "pad_token_id": pad_id,
         "dtype": dtype,
-        "torch_dtype": dtype,  # what transformers before version 5 calls it
+        "torch_dtype": dtype,  # its name before transformers 5
         **(label_fields or {}),
     }
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"

@@ -1,4 +1,4 @@
-"""Read and write the tensors of a HuggingFace folder: model.safetensors, whole or in shards with an index."""
+"""The tensors of a HuggingFace folder: model.safetensors, or shards with an index."""
 
 import fnmatch
 import json
@@ -20,10 +20,10 @@ WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16":
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Map all tensors of a folder into memory under the names that the files give them.
+    """Return all tensors of a folder by their names in the files, as memory maps.
 
     Raises:
-      UserError: if there are no safetensors, a file is damaged, or the index points elsewhere.
+      UserError: if there are no safetensors files, one is damaged, or the index names a file outside the folder.
     """
     if (folder / WEIGHTS).is_file():
         return read_safetensors(folder / WEIGHTS)
@@ -32,18 +32,16 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     pickled = [name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if (folder / name).exists()]
     if pickled:
         raise UserError(pickle_message(folder / pickled[0]))
-    raise UserError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}: name a folder that holds one")
+    raise UserError(f"{folder}: contains neither {WEIGHTS} nor {INDEX}: give a folder with one of them")
 
 
 def pickle_message(file: Path) -> str:
-    """Return the line that refuses a pickle and says how to convert it."""
+    """Return the error message about a pickle, which says how to convert it."""
     return (
-        f"{file}: is a pickle, which can run any program when it is read, so it is not read: convert it where you "
-        f"trust it, "
+        f"{file}: pickle files are not read, because loading one can run any program: if you trust it, convert it "
         'with torch and transformers installed: python -c "from transformers import AutoModelForPreTraining as M; '
-        f"M.from_pretrained('{file.parent}').save_pretrained('{file.parent}-safetensors')\" (for a fine-tuned model "
-        f"write its "
-        "class for AutoModelForPreTraining), then name that folder"
+        f"M.from_pretrained('{file.parent}').save_pretrained('{file.parent}-safetensors')\" (replace "
+        "AutoModelForPreTraining by the class of a fine-tuned model), then give that folder"
     )
 
 
@@ -62,36 +60,37 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
             or "\0" in file
         ):
             raise UserError(
-                f"{index}: names the file {file[:100]!r}: only .safetensors files of the same folder are read"
+                f"{index}: names the file {file[:100]!r}, but only .safetensors files of the same folder are read: "
+                "restore the file"
             )
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         if not (folder / file).is_file():
-            raise UserError(f"{folder / file}: is missing, {index.name} names it: copy or download it again")
-        found = read_safetensors(folder / file)
-        promised = {name for name, place in weight_map.items() if place == file}
-        if found.keys() != promised:
-            wrong = sorted(found.keys() ^ promised)
-            raise UserError(f"{index}: and {file} disagree about {_listed(wrong)}: copy or download the folder again")
-        tensors |= found
+            raise UserError(f"{folder / file}: this file of {index.name} is missing: copy or download it again")
+        shard = read_safetensors(folder / file)
+        indexed = {name for name, shard_file in weight_map.items() if shard_file == file}
+        if shard.keys() != indexed:
+            wrong = sorted(shard.keys() ^ indexed)
+            raise UserError(f"{index} and {file} disagree about {_listed(wrong)}: copy or download the folder again")
+        tensors |= shard
     return tensors
 
 
 def canonical(
-    tensors: Mapping[str, np.ndarray], *, names: NameTable, where: Path, drop: Sequence[str] = ()
+    tensors: Mapping[str, np.ndarray], *, names: NameTable, path: Path, drop: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return the tensors under the table's names; buffers and second names are gone.
+    """Return the tensors by the table's names, without buffers and without duplicates of tied parameters.
 
     Raises:
-      UserError: if two tensors claim one name, or tied parameters differ.
+      UserError: if two tensors have the same name, or tied parameters differ.
     """
-    kept = {name: array for name, array in tensors.items() if not matches(name, drop)}
-    prefixed = any(name.startswith(names.prefix) for name in kept)
+    tensors = {name: array for name, array in tensors.items() if not matches(name, drop)}
+    prefixed = any(name.startswith(names.prefix) for name in tensors)
     result: dict[str, np.ndarray] = {}
-    for name, array in kept.items():
+    for name, array in tensors.items():
         full = names.full_name(name, prefixed=prefixed)
         if full in result:
-            raise UserError(f"{where}: two tensors are called {full}: drop one with --drop=NAME")
+            raise UserError(f"{path}: two tensors have the name {full}: drop one with --drop=NAME")
         result[full] = array
     for buffer in names.buffers:
         result.pop(buffer, None)
@@ -101,26 +100,26 @@ def canonical(
         copy = result.pop(second)
         if not same_bits(result.setdefault(first, copy), copy):
             raise UserError(
-                f"{where}: {second} differs from {first}; BERT ties them, and so does this model: drop the first with "
-                f"--drop={second} if that is what you want"
+                f"{path}: {second} differs from {first}, but BERT ties them: to load only {first}, type --drop={second}"
             )
     return result
 
 
 def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
-    """Return whether two arrays are equal in type, shape and every bit."""
+    """Return whether two arrays have the same dtype, shape and bits."""
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     if not first.size:
         return True
-    # A memory map is compared a slice at a time, so that nothing of its size is allocated.
+    # Memory maps are compared in slices, so that nothing of their size is allocated.
     bits = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (first, second)]
     step = 1 << 24
-    return all(np.array_equal(bits[0][at : at + step], bits[1][at : at + step]) for at in range(0, len(bits[0]), step))
+    slices = [slice(start, start + step) for start in range(0, len(bits[0]), step)]
+    return all(np.array_equal(bits[0][part], bits[1][part]) for part in slices)
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Return whether `name` is one of `patterns`, below one of them, or fits one with wildcards."""
+    """Return whether `name` equals one of `patterns`, is below one of them, or matches one with wildcards."""
     return any(
         name == pattern or name.startswith((f"{pattern}/", f"{pattern}.")) or fnmatch.fnmatchcase(name, pattern)
         for pattern in patterns
@@ -128,15 +127,15 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def to_tensors(source: PretrainedModel, *, dtype: str) -> dict[str, np.ndarray]:
-    """Return the tensors of a folder from a model's tree.
+    """Return a model's tensors by their HuggingFace names.
 
     Raises:
-      UserError: if a value does not survive the narrower type (an overflow to infinity).
+      UserError: if a value overflows in the narrower dtype.
     """
     architecture = architecture_of(source.model)
     names, flat = architecture.names, flatten(source.params)
     target = WEIGHT_DTYPES[dtype]
-    # The bare class saves its tensors without the prefix that they have inside of the other classes.
+    # The bare class saves its tensors without the prefix that they have in the other classes.
     bare = source.architecture == architecture.huggingface.bare_class
     tensors = {}
     for entry in names.of(source.parts):
@@ -144,7 +143,7 @@ def to_tensors(source: PretrainedModel, *, dtype: str) -> dict[str, np.ndarray]:
             with np.errstate(over="ignore"):
                 narrow = array.astype(target)
             if not np.isfinite(narrow.astype(np.float32)).all():
-                raise UserError(f"{name} holds values too large for {dtype}: export with --dtype=float32 or bfloat16")
+                raise UserError(f"{name} has values too large for {dtype}: export with --dtype=float32 or bfloat16")
             tensors[name.removeprefix(names.prefix) if bare else name] = narrow
     return tensors
 
@@ -153,16 +152,16 @@ def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], *, max_shard_
     """Write model.safetensors, or shards of at most `max_shard_bytes` and their index.
 
     Raises:
-      OSError: if the disk refuses.
+      OSError: if writing fails.
     """
     shards: list[dict[str, np.ndarray]] = [{}]
-    room = max_shard_bytes
+    free = max_shard_bytes
     for name, array in tensors.items():
-        if array.nbytes > room and shards[-1]:
+        if array.nbytes > free and shards[-1]:
             shards.append({})
-            room = max_shard_bytes
+            free = max_shard_bytes
         shards[-1][name] = array
-        room -= array.nbytes
+        free -= array.nbytes
     if len(shards) == 1:
         write_safetensors(folder / WEIGHTS, shards[0])
         return

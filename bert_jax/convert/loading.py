@@ -1,7 +1,7 @@
-"""Open a model SOURCE, written the same everywhere and found out by looking.
+"""Loading of a model from a path, whose format is detected.
 
-A SOURCE is a workdir of ours, one checkpoint `WORKDIR/checkpoints/STEP`, a HuggingFace folder, or the prefix of a TF1
-checkpoint (`DIR/bert_model.ckpt`). Nothing is fetched and no pickle is read.
+A path is a workdir, one of its checkpoints (`WORKDIR/checkpoints/STEP`), a HuggingFace folder, or the prefix of a TF1
+checkpoint (`DIR/bert_model.ckpt`). Nothing is downloaded and no pickle is read.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
-from bert_jax.convert.assemble import assemble, draw
+from bert_jax.convert.assemble import assemble, random_parameter
 from bert_jax.convert.folder_config import read_config
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
@@ -29,38 +29,38 @@ def load_pretrained(
     drop: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> PretrainedModel:
-    """Load the model that `path` names.
+    """Load the model at `path`.
 
-    `init_missing` names parts or parameters to draw where the source lacks them, `drop` those to leave out.
+    `init_missing` names parts or parameters to initialize randomly if the model lacks them, `drop` those to ignore.
 
     Raises:
-      UserError: if there is no model, or it is damaged, incomplete or of another kind; the line says what to type.
+      UserError: if there is no model, or it is damaged, incomplete or unsupported. The message says what to type.
     """
     try:
-        # Absolute, so that "." has a name, and normal, so that "checkpoints/../checkpoints/5" is a checkpoint.
-        given = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps links as they are
-        given.exists()
+        # Absolute, so that "." has a name, and normalized, so that "checkpoints/../checkpoints/5" is a checkpoint.
+        absolute = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps symbolic links
+        absolute.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{str(path)[:100]!r}: is no path ({error}): name a model") from None
+        raise UserError(f"{str(path)[:100]!r} is not a path ({error}): give {_FORMATS}") from None
     options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop)}
-    if (prefix := tf1.find_prefix(given)) is not None:
+    if (prefix := tf1.find_prefix(absolute)) is not None:
         source = tf1.load_tf1(prefix, **options)
-    elif given.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and given.is_file():
-        raise UserError(pickle_message(given))
-    elif is_workdir(given):
-        from bert_jax.convert import workdir  # start-up: it brings jax and Orbax, seconds that only a workdir needs
+    elif absolute.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and absolute.is_file():
+        raise UserError(pickle_message(absolute))
+    elif is_workdir(absolute):
+        from bert_jax.convert import workdir  # imports jax and Orbax, which take seconds and only a workdir needs
 
-        source = workdir.load_workdir(given, report=report, **options)
-    elif (given / "config.json").is_file():
-        source = _load_huggingface(given, **options)
+        source = workdir.load_workdir(absolute, report=report, **options)
+    elif (absolute / "config.json").is_file():
+        source = _load_huggingface(absolute, **options)
     else:
-        raise UserError(_nothing_found(given))
+        raise UserError(_no_model(absolute))
     _check_vocabulary(source)
     return source
 
 
 def is_workdir(path: Path) -> bool:
-    """Return whether `path` is a workdir of ours or one of its checkpoints."""
+    """Return whether `path` is a workdir or one of its checkpoints."""
     return (path / CHECKPOINTS).is_dir() or (
         path.name.isdecimal() and path.name.isascii() and path.parent.name == CHECKPOINTS
     )
@@ -69,35 +69,36 @@ def is_workdir(path: Path) -> bool:
 def initial_params(
     source: PretrainedModel, *, model: ModelConfig, init_missing: Sequence[str] = (), parts: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return the tree to begin training a `model` from: float32 arrays of exactly `parts` (default: of pre-training).
+    """Return the initial parameters of a `model` from `source`: float32 arrays of `parts` (default: of pre-training).
 
-    Parts of the source that are not wanted are left out. A part it lacks must be named in `init_missing` and is drawn.
+    Other parts of `source` are ignored. A part that it lacks must be named in `init_missing` and is initialized
+    randomly.
 
     Raises:
-      UserError: if the shapes differ (the line names the config fields to type), or a part is missing.
+      UserError: if the shapes differ (the message gives the config fields to type), or a part is missing.
     """
     architecture = architecture_of(model)
-    wanted = tuple(parts or architecture.pretraining_parts)
-    decisive = ("architecture", *architecture.shape_fields)
-    different = [field for field in decisive if getattr(model, field) != getattr(source.model, field)]
-    if different:
-        typed = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in different)
-        raise UserError(f"--init={source.path} is a model of another shape than config.model: type {typed}")
-    missing = [part for part in wanted if part not in source.params and part not in init_missing]
+    parts = tuple(parts or architecture.pretraining_parts)
+    shape_fields = ("architecture", *architecture.shape_fields)
+    differing = [field for field in shape_fields if getattr(model, field) != getattr(source.model, field)]
+    if differing:
+        flags = " ".join(f"--config.model.{field}={getattr(source.model, field)}" for field in differing)
+        raise UserError(f"--init={source.path} has other shapes than config.model: type {flags}")
+    missing = [part for part in parts if part not in source.params and part not in init_missing]
     if missing:
         raise UserError(
             f"--init={source.path} ({source.architecture}) has no {', '.join(missing)}: type "
-            f"--init_missing={','.join(missing)} to begin with fresh ones"
+            f"--init_missing={','.join(missing)} for a random initialization"
         )
     flat = {
-        entry.flax: draw(entry, model=model, num_labels=source.num_labels)
-        for entry in architecture.names.of([part for part in wanted if part not in source.params])
+        entry.flax: random_parameter(entry, model=model, num_labels=source.num_labels)
+        for entry in architecture.names.of([part for part in parts if part not in source.params])
     }
-    return {part: source.params[part] for part in wanted if part in source.params} | nest(flat)
+    return {part: source.params[part] for part in parts if part in source.params} | nest(flat)
 
 
 def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
-    """Return `model` (how to compute) with the shape of `source` (what was trained)."""
+    """Return `model` with the architecture and shapes of `source`. Other fields say how to compute, and are kept."""
     fields = ("architecture", *architecture_of(source.model).shape_fields)
     return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
 
@@ -105,14 +106,14 @@ def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
 def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> PretrainedModel:
     config = read_config(folder)
     names = architecture_of(config.model).names
-    tensors = canonical(read_tensors(folder), names=names, where=folder, drop=drop)
+    tensors = canonical(read_tensors(folder), names=names, path=folder, drop=drop)
     assembled = assemble(
         tensors,
         side="huggingface",
         model=config.model,
         architecture=config.huggingface_class,
         num_labels=len(config.labels),
-        where=folder,
+        path=folder,
         init_missing=init_missing,
         drop=drop,
     )
@@ -132,21 +133,23 @@ def _check_vocabulary(source: PretrainedModel) -> None:
     tokenizer = source.tokenizer
     if tokenizer is not None and tokenizer.vocab_size > source.model.vocab_size:
         raise UserError(
-            f"{source.path}: its vocabulary has {tokenizer.vocab_size} pieces but its word embeddings only "
-            f"{source.model.vocab_size} rows: put the vocabulary that the model was trained with beside it"
+            f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "
+            f"{source.model.vocab_size} rows: replace it by the vocabulary that the model was trained with"
         )
 
 
-def _nothing_found(path: Path) -> str:
-    forms = (
-        "a workdir, WORKDIR/checkpoints/STEP, a HuggingFace folder (config.json and model.safetensors) or a TF1 prefix "
-        "(DIR/bert_model.ckpt beside .index and .data files)"
-    )
+_FORMATS = (
+    "a workdir, one of its checkpoints (WORKDIR/checkpoints/STEP), a HuggingFace folder (config.json and "
+    "model.safetensors), or the prefix of a TF1 checkpoint (DIR/bert_model.ckpt)"
+)
+
+
+def _no_model(path: Path) -> str:
     if not path.exists():
-        return f"{path}: does not exist: name {forms}"
+        return f"{path} does not exist: give {_FORMATS}"
     if path.is_file():
-        return f"{path}: is a file: name {forms}"
+        return f"{path} is a file: give {_FORMATS}"
     weights = [name for name in (WEIGHTS, INDEX) if (path / name).exists()]
     if weights:
-        return f"{path}: holds {weights[0]} but no config.json: put the model's config.json beside it"
-    return f"{path}: holds no model: name {forms}"
+        return f"{path}: contains {weights[0]} but no config.json: copy the model's config.json into the folder"
+    return f"{path}: contains no model: give {_FORMATS}"

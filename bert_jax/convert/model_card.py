@@ -1,4 +1,4 @@
-"""Write the README.md of an exported folder: what the model is, what it learned from, how, and how well it does."""
+"""The model card (README.md) of an exported folder: model, training, evaluation, vocabulary and use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +8,17 @@ from bert_jax.files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
 
-# Pipelines of the classes that were not fine-tuned, without the architecture's name.
+# The pipelines of classes that are not fine-tuned, by their names without the architecture.
 _PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
 
 
 def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str = "") -> str:
-    """Return the card of `source` as exported in `dtype`; `pooling` is set for sentence-transformers."""
+    """Return the card of a model exported in `dtype`. `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
         sections += [_training(source.record), _metrics(source)]
     else:
-        sections.append(f"Converted from a {_ORIGINS[source.kind]}; nothing is known here of its training.")
+        sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
     sections += [_vocabulary(source), _use(source, name=name, pooling=pooling)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -70,7 +70,7 @@ def _training(record: Mapping[str, Any]) -> str:
         ),
         "optimizer": optimizer.get("name"),
         "learning rate": optimizer.get("learning_rate"),
-        "warm-up steps": optimizer.get("warmup_steps"),
+        "warmup steps": optimizer.get("warmup_steps"),
         "weight decay": optimizer.get("weight_decay"),
         "masking": f"{masking['rate']:.0%}, {masking['mask_share']:.0%} [MASK], {masking['random_share']:.0%} random, "
         f"{masking['same_share']:.0%} unchanged" + (", whole words" if masking.get("whole_word") else "")
@@ -88,20 +88,20 @@ def _training(record: Mapping[str, Any]) -> str:
 
 
 def _metrics(source: PretrainedModel) -> str:
-    """Return the newest evaluation up to the checkpoint's step, from the workdir's metrics.jsonl."""
+    """Return the last evaluation up to the checkpoint's step, from the workdir's metrics.jsonl."""
     workdir = source.path if (source.path / "metrics.jsonl").exists() else source.path.parent.parent
-    measured: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     step = source.record["step"]
-    for split, figures in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint carries its own
-        measured |= {f"{split}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+    for split, values in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint contains its metrics
+        metrics |= {f"{split}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
     for line in read_log(workdir / "metrics.jsonl"):
-        evaluated = {key: value for key, value in line.items() if key.startswith("eval/")}
-        if evaluated and line.get("step", 0) <= source.record["step"]:
-            measured, step = evaluated, line["step"]
-    if not measured:
+        evaluation = {key: value for key, value in line.items() if key.startswith("eval/")}
+        if evaluation and line.get("step", 0) <= source.record["step"]:
+            metrics, step = evaluation, line["step"]
+    if not metrics:
         return ""
-    rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(measured.items())]
-    head = ["## Evaluation", "", f"On held-out data, at step {step:,}:", "", "| figure | value |", "| --- | --- |"]
+    rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(metrics.items())]
+    head = ["## Evaluation", "", f"On held-out data, at step {step:,}:", "", "| metric | value |", "| --- | --- |"]
     return "\n".join(head + rows)
 
 
@@ -110,10 +110,10 @@ def _vocabulary(source: PretrainedModel) -> str:
     casing = "uncased" if tokenizer.do_lower_case else "cased"
     return (
         "## Vocabulary\n\n"
-        f"WordPiece, {tokenizer.vocab_size:,} pieces, {casing}, fingerprint `{tokenizer.fingerprint}`. Words of up to "
-        "200 characters are cut into pieces, as in the original. The `tokenizers` library differs from the original on "
-        "private-use characters and some CJK code points, and takes a literal "
-        '"[MASK]" in raw text for the mask.'
+        f"WordPiece, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`. Words of more "
+        "than 200 characters become `[UNK]`, as in the original. The `tokenizers` library differs from the original "
+        "on private-use characters and some CJK code points, and reads a literal "
+        '"[MASK]" in raw text as the mask token.'
     )
 
 

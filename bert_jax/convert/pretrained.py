@@ -1,4 +1,4 @@
-"""A model that came from somewhere: what every reader of models returns, and every writer takes."""
+"""A pretrained model: the result of all importers and the input of all exporters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ CHECKPOINTS = "checkpoints"
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedModel:
-    """Hold a model that came from somewhere.
+    """A model loaded from a workdir, a HuggingFace folder or a TF1 checkpoint.
 
     Attributes:
-      path: what the user named.
+      path: the path that the user gave.
       kind: "workdir", "huggingface" or "tf1".
-      model: its shape, to be computed in float32.
-      architecture: the HuggingFace class that has its parts.
-      params: our tree of float32 NumPy arrays.
-      dtype: the width its weights came in.
-      tokenizer: None where nothing beside the weights says.
-      label_fields: `id2label` and its like, as HuggingFace's config.json has them.
-      record: what a checkpoint of ours knows of its training: step, config, fingerprints, metrics.
+      model: its config, with dtype float32.
+      architecture: the HuggingFace class with the same parts.
+      params: our parameter tree, float32 NumPy arrays.
+      dtype: the dtype of the weights in the file.
+      tokenizer: None if there is no vocabulary next to the weights.
+      label_fields: the fields about labels (`id2label`, ...) of HuggingFace's config.json.
+      record: metadata of a workdir's checkpoint: step, config, fingerprints, metrics.
     """
 
     path: Path
@@ -42,24 +42,24 @@ class PretrainedModel:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Return the parts that it has: encoder, pooler, heads."""
+        """Return the names of the model's parts: encoder, pooler, heads."""
         return tuple(self.params)
 
     @property
     def num_labels(self) -> int:
-        """Return the number of labels of its classifier, 0 without one."""
+        """Return the number of labels of the classifier, 0 without one."""
         classifier = self.params.get("classifier")
         return classifier["bias"].shape[-1] if classifier else 0
 
     @property
     def labels(self) -> list[str]:
-        """Return the names of the labels in order; LABEL_0, LABEL_1 ... where none were given."""
-        given = self.label_fields.get("id2label", {})
-        return [str(given.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
+        """Return the label names in order; LABEL_0, LABEL_1, ... if the model has no names."""
+        names = self.label_fields.get("id2label", {})
+        return [str(names.get(str(index), f"LABEL_{index}")) for index in range(self.num_labels)]
 
     @property
     def output_kind(self) -> type[OutputKind] | None:
-        """Return what its task head computes, None without one."""
+        """Return the kind of the task head's output, None without a head."""
         problem = str(self.label_fields.get("problem_type", ""))
         return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
 
@@ -70,5 +70,5 @@ class PretrainedModel:
           UserError: if there is none.
         """
         if self.tokenizer is None:
-            raise UserError(f"{self.path}: has no vocabulary: put the model's vocab.txt into the folder")
+            raise UserError(f"{self.path}: there is no vocabulary: put the model's vocab.txt into the folder")
         return self.tokenizer

@@ -1,7 +1,7 @@
-"""Read and write safetensors files by the `safetensors` library, which checks that a header and its file agree.
+"""safetensors files with checksums, read and written by the `safetensors` library, which checks the header.
 
-The format has no checksums. Files written here carry a CRC-32 per tensor in the header's `__metadata__` (string to
-string, which every reader skips), and they are checked when such a file is read.
+The format has no checksums. Files written here contain a CRC-32 per tensor in the header's `__metadata__`, which other
+readers ignore. It is checked when such a file is read.
 """
 
 import json
@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 
 CHECKSUMS = "bert_jax.crc32"
 _MAX_RANK = 8
-# What a BERT folder may hold: weights in three widths; integers only in buffers that importers skip.
+# The dtypes in BERT folders: three of weights; the others only occur in buffers, which importers skip.
 DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -35,29 +35,29 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class _Bad(Exception):
-    """What is wrong with a file."""
+    """A damaged file."""
 
 
 def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Map the file's tensors into memory, read-only; nothing is copied.
+    """Return the file's tensors as read-only memory maps.
 
     Raises:
-      UserError: if the file cannot be read, contradicts itself, or differs from its checksums.
+      UserError: if the file cannot be read, is inconsistent, or differs from its checksums.
     """
     path = Path(file)
     try:
-        # Opening checks the header against the file: its length, types and offsets, and that tensors cover all bytes.
+        # Opening compares the header with the file: length, dtypes, offsets, and that tensors cover all bytes.
         with safe_open(path, framework="np"):
             return _read(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from error
     except (_Bad, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: is no safetensors file or is damaged ({reason}): copy or download it again") from None
+        raise UserError(f"{path}: not a safetensors file, or damaged ({reason}): copy or download it again") from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Map the tensors of a file whose header is known to agree with it."""
+    """Return the tensors of a file whose header has been checked."""
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = _parse(handle.read(length))
@@ -70,10 +70,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _parse(raw: bytes) -> dict[str, Any]:
     def no_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):  # the library takes the last one
+        fields = dict(pairs)
+        if len(fields) != len(pairs):  # the library would use the last one
             raise _Bad("a name is in its header twice")
-        return found
+        return fields
 
     try:
         return json.loads(raw, object_pairs_hook=no_repetition)
@@ -83,9 +83,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 def _view(data: np.ndarray, entry: Mapping[str, Any], *, name: str) -> np.ndarray:
     if entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _Bad(f"{name!r} is not described by dtype, shape and data_offsets alone")
+        raise _Bad(f"{name!r} has other fields than dtype, shape and data_offsets")
     if entry["dtype"] not in DTYPES:
-        raise _Bad(f"{name!r} has the type {str(entry['dtype'])[:20]}; these are read: {', '.join(DTYPES)}")
+        raise _Bad(f"{name!r} has the dtype {str(entry['dtype'])[:20]}; supported are {', '.join(DTYPES)}")
     if len(entry["shape"]) > _MAX_RANK:
         raise _Bad(f"{name!r} has too many axes")
     start, end = entry["data_offsets"]
@@ -98,8 +98,8 @@ def _compare_checksums(tensors: Mapping[str, np.ndarray], recorded: str | None) 
     expected = _parse(recorded.encode("utf-8", "replace"))
     if not isinstance(expected, dict):
         raise _Bad("its checksums are not a JSON object")
-    found = _checksums(tensors)
-    wrong = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+    actual = _checksums(tensors)
+    wrong = [name for name in sorted(expected.keys() | actual.keys()) if expected.get(name) != actual.get(name)]
     if wrong:
         raise _Bad(f"the checksum of {wrong[0][:100]!r} differs")
 
@@ -120,10 +120,10 @@ def write_safetensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]
     """Write tensors with their checksums.
 
     Raises:
-      OSError: if the disk refuses.
+      OSError: if writing fails.
     """
     path = Path(file)
-    path.touch()  # with the permissions that the user's files have: some versions of the library give others
+    path.touch()  # with the user's default permissions, which some versions of the library do not use
     mode = path.stat().st_mode
     metadata = {"format": "pt", CHECKSUMS: json.dumps(_checksums(tensors), separators=(",", ":"))}
     try:
@@ -137,7 +137,7 @@ def write_safetensors(file: str | os.PathLike, tensors: Mapping[str, np.ndarray]
 
 
 def _sort_metadata(handle: IO[bytes]) -> None:
-    """Put the metadata, which the library writes in a random order, into one: a model always gives the same file."""
+    """Sort the metadata, which the library writes in random order, so that a model always gives the same file."""
     length = int.from_bytes(handle.read(8), "little")
     header = _parse(handle.read(length))
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

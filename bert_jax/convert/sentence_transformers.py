@@ -1,4 +1,4 @@
-"""Write the files that make an exported folder a sentence-transformers model: encoder, pooling, unit length."""
+"""The additional files of a sentence-transformers model: encoder, pooling, normalization to unit length."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ POOLINGS = ("mean", "cls")
 
 
 def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, pooling: str) -> None:
-    """Write modules.json, 1_Pooling/, 2_Normalize/ and the two configs.
+    """Write modules.json, 1_Pooling/, 2_Normalize/ and two configs.
 
-    Embeddings are made by `pooling` over the tokens and scaled to length 1, as `predict --task=embed` does.
+    An embedding is the `pooling` of the token vectors, scaled to length 1, as in `predict --task=embed`.
     """
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     files: dict[str, Any] = {

@@ -1,28 +1,28 @@
-"""Read an SSTable, the table format of LevelDB that holds a TF1 checkpoint's index; nothing in the file is trusted.
+"""Reader of SSTables, LevelDB's table format, which TF1 checkpoints use for their index. Files are not trusted.
 
-Footer (48 bytes): two block handles (offset and size as varints), padding, a magic number. A handle's block is
-followed by a byte for its compression and a masked CRC-32C. A block is entries (shared prefix, rest of the key,
-value), then restart points.
+* Footer (48 bytes): two block handles (offset and size as varints), padding, a magic number.
+* Block: entries (shared prefix, rest of the key, value), then restart points. A byte with the compression and a masked
+  CRC-32C follow it.
 """
 
 from collections.abc import Iterator
 
 from bert_jax.convert.crc32c import masked_crc32c
 
-MAX_BYTES = 64 << 20  # the index of BERT-Large with its Adam slots has 60 KB
+MAX_BYTES = 64 << 20  # the index of BERT-Large with Adam's moments has 60 KB
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5
-_MOST_KEY_BYTES = 4  # for each of the file: shared prefixes are written once; a BERT's keys take 1 to 2 times the file
-_MOST_EXPANSION = 22  # of snappy: a copy of 64 bytes takes 3
+_MAX_KEY_BYTES = 4  # per byte of the file; shared prefixes are written once, so BERT's keys have 1 to 2 per byte
+_MAX_EXPANSION = 22  # of snappy: a copy of 64 bytes takes 3 bytes
 
 
 class TableError(Exception):
-    """Say what is wrong with a table."""
+    """A damaged table."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the base-128 number at `at` and the place behind it."""
+    """Return the varint (base-128 number) at offset `at`, and the offset after it."""
     value = 0
     for count, byte in enumerate(data[at : at + 10]):
         value |= (byte & 0x7F) << (7 * count)
@@ -30,19 +30,19 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
             if value >> 64:
                 break
             return value, at + count + 1
-    raise TableError("a number is cut off or has more than 64 bits")
+    raise TableError("a number is truncated or has more than 64 bits")
 
 
 def read_table(data: bytes) -> dict[bytes, bytes]:
     """Return the entries of a table.
 
     Raises:
-      TableError: if it contradicts itself or differs from its checksums.
+      TableError: if it is inconsistent or differs from its checksums.
     """
     if len(data) < _FOOTER or data[-8:] != _MAGIC:
-        raise TableError("it does not end as an SSTable does")
+        raise TableError("it does not end like an SSTable")
     footer = len(data) - _FOOTER
-    _, at = _read_handle(data, footer)  # the meta-index: filters, of which there are none
+    _, at = _read_handle(data, footer)  # the meta-index, for filters, which are not used
     index, _ = _read_handle(data, at)
     entries: dict[bytes, bytes] = {}
     last_end = key_bytes = 0
@@ -56,7 +56,7 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
                 raise TableError("its keys are not in order")
             entries[key] = content
             key_bytes += len(key)
-            if key_bytes > _MOST_KEY_BYTES * len(data) + 65536:
+            if key_bytes > _MAX_KEY_BYTES * len(data) + 65536:
                 raise TableError("its keys are far larger than the file")
     return entries
 
@@ -71,7 +71,7 @@ def _read_block(data: bytes, handle: tuple[int, int], *, limit: int) -> bytes:
     offset, size = handle
     end = offset + size
     if end + _TRAILER > limit:
-        raise TableError("a block lies outside of the file")
+        raise TableError("a block is outside the file")
     if masked_crc32c(data[offset : end + 1]) != int.from_bytes(data[end + 1 : end + _TRAILER], "little"):
         raise TableError("the checksum of a block differs")
     compression = data[end]
@@ -95,7 +95,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         rest, at = read_varint(block, at)
         size, at = read_varint(block, at)
         if shared > len(key) or at + rest + size > end:
-            raise TableError("an entry lies outside of its block")
+            raise TableError("an entry is outside its block")
         key = key[:shared] + block[at : at + rest]
         if len(key) > 4096:
             raise TableError("a key is longer than any variable's name")
@@ -105,13 +105,13 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def decompress_snappy(data: bytes) -> bytes:
-    """Decompress a snappy block (its format description: literals, and copies of 1 to 64 bytes from what came before).
+    """Decompress a snappy block: literals, and copies of 1 to 64 bytes of the preceding output.
 
     Raises:
-      TableError: if it is damaged or would become larger than 22 times what it is.
+      TableError: if it is damaged, or its output would be more than 22 times as large as the input.
     """
     size, at = read_varint(data, 0)
-    if size > _MOST_EXPANSION * len(data):
+    if size > _MAX_EXPANSION * len(data):
         raise TableError("a compressed block claims an impossible size")
     out = bytearray()
     while at < len(data):
@@ -135,7 +135,7 @@ def decompress_snappy(data: bytes) -> bytes:
             if not 0 < offset <= len(out):
                 raise TableError("a compressed block copies from before its start")
             start = len(out) - offset
-            chunk = out[start : start + length]  # shorter where source and target overlap: then it repeats
+            chunk = out[start : start + length]  # shorter if source and target overlap; then it repeats
             out += (chunk * -(-length // len(chunk)))[:length]
         if len(out) > size:
             raise TableError("a compressed block is larger than it says")

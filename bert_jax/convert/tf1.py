@@ -1,8 +1,8 @@
-"""Read a TF1 checkpoint (`PREFIX.index` and `PREFIX.data-00000-of-00001`) without TensorFlow.
+"""Reader of TF1 checkpoints (`PREFIX.index` and `PREFIX.data-00000-of-00001`) without TensorFlow.
 
-The index is an SSTable from variable names to BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto): type,
-shape, shard, offset, size and the masked CRC-32C of the bytes. Every size is checked against the files before it is
-used, and every checksum of what is read.
+The index is an SSTable from variable names to BundleEntryProto (tensorflow/core/protobuf/tensor_bundle.proto): dtype,
+shape, shard, offset, size and the masked CRC-32C of the bytes. All sizes are compared with the files before they are
+used, and all checksums of weights are verified.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from bert_jax.model.huggingface_fields import read_activation
 # tensorflow/core/framework/types.proto
 _DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
 _DTYPE_NAMES = {2: "double", 3: "int32", 7: "string", 9: "int64"}
-# What training left beside the weights: steps, and the moments of the original's Adam, LAMB and TensorFlow's Adam.
-_NO_WEIGHTS = re.compile(
+# Variables that are not weights: steps, and the moments of the original's Adam, of LAMB and of TensorFlow's Adam.
+_NOT_WEIGHTS = re.compile(
     r"global_step|good_steps|loss_scale|bad_steps|.*/((adam|lamb)_[mv](_\d+)?|Adam(_\d+)?)|beta[12]_power(_\d+)?"
     r"|_CHECKPOINTABLE_OBJECT_GRAPH"
 )
-# The original's "gelu" is the tanh form (modeling.py).
+# The original's "gelu" is the tanh approximation (modeling.py).
 _ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu"}
 _MAX_RANK = 8
 
 
 def find_prefix(path: Path) -> Path | None:
-    """Return the prefix of the TF1 checkpoint that `path`, a prefix, file or folder, names; else None."""
+    """Return the prefix of the TF1 checkpoint at `path` (a prefix, file or folder), or None if there is none."""
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
     if not name:  # the root folder
         return None
@@ -48,9 +48,9 @@ def find_prefix(path: Path) -> Path | None:
     if (path / "bert_config.json").is_file():
         indexes = sorted(path.glob("*.index"))
         if len(indexes) > 1:
-            listed = ", ".join(index.stem for index in indexes[:5])
+            names = ", ".join(index.stem for index in indexes[:5])
             raise UserError(
-                f"{path}: holds several TF1 checkpoints ({listed}): name one, for example {path / indexes[0].stem}"
+                f"{path}: contains several TF1 checkpoints ({names}): give one, for example {path / indexes[0].stem}"
             )
         if indexes:
             return indexes[0].with_suffix("")
@@ -58,24 +58,24 @@ def find_prefix(path: Path) -> Path | None:
 
 
 def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> PretrainedModel:
-    """Load a released checkpoint with the bert_config.json and the vocab.txt beside it.
+    """Load a released checkpoint with bert_config.json and vocab.txt in the same folder.
 
     Raises:
-      UserError: if a file is missing or damaged, or the variables are not those of a BERT.
+      UserError: if a file is missing or damaged, or the variables are not those of BERT.
     """
     file = prefix.with_name("bert_config.json")
     raw = read_json(file)
     activation = read_activation(raw, "hidden_act", file=file, known=_ACTIVATIONS)
     model = ARCHITECTURES["bert"].huggingface.read_fields({**raw, "hidden_act": activation}, file)
     tensors = read_bundle(prefix)
-    weights = {name: array for name, array in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
+    weights = {name: array for name, array in tensors.items() if not _NOT_WEIGHTS.fullmatch(name)}
     assembled = assemble(
         weights,
         side="tf1",
         model=model,
         architecture="",
         num_labels=0,
-        where=prefix,
+        path=prefix,
         init_missing=init_missing,
         drop=drop,
     )
@@ -93,7 +93,7 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
 
 @dataclasses.dataclass(frozen=True)
 class _Variable:
-    """Hold what the index says of a variable."""
+    """A variable in the index."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -104,7 +104,7 @@ class _Variable:
 
 
 def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
-    """Return the weights of a checkpoint; what training left beside them is listed as empty arrays.
+    """Return the weights of a checkpoint. Variables that are not weights are listed with empty arrays.
 
     Raises:
       UserError: if it is damaged or partitioned.
@@ -113,7 +113,7 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
     try:
         return _read_bundle(prefix, index)
     except OSError as error:
-        raise UserError(f"{error.filename or prefix}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{error.filename or prefix}: cannot read the file ({error.strerror or error})") from None
     except TableError as error:
         raise UserError(
             f"{prefix}: the TF1 checkpoint is damaged ({error}): copy or download its files again"
@@ -122,7 +122,7 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
 
 def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
     if index.stat().st_size > MAX_BYTES:
-        raise TableError(f"{index.name} is larger than the index of any BERT")
+        raise TableError(f"{index.name} is larger than the index of any BERT model")
     table = read_table(index.read_bytes())
     num_shards = _parse_header(table.pop(b"", b""))
     shards = _open_shards(prefix, num_shards)
@@ -132,17 +132,17 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
         name = key.decode("utf-8", "replace")
         variable = _parse_entry(value, name=name)
         if not variable.shard < num_shards:
-            raise TableError(f"{name[:100]} lies in shard {variable.shard} of {num_shards}")
+            raise TableError(f"{name[:100]} is in shard {variable.shard} of {num_shards}")
         data = shards[variable.shard]
         if variable.offset + variable.size > len(data):
-            raise TableError(f"{name[:100]} lies outside of its data file, which may be cut off")
+            raise TableError(f"{name[:100]} is outside its data file, which may be truncated")
         spans.setdefault(variable.shard, []).append((variable.offset, variable.offset + variable.size))
         variables[name] = variable
-    for shard, taken in spans.items():  # before the checksums: no byte is summed twice
-        _check_cover(sorted(taken), num_bytes=len(shards[shard]))
+    for shard, shard_spans in spans.items():  # before the checksums, so that no byte is read twice
+        _check_cover(sorted(shard_spans), num_bytes=len(shards[shard]))
     return {
         name: np.zeros(0, np.float32)
-        if _NO_WEIGHTS.fullmatch(name)
+        if _NOT_WEIGHTS.fullmatch(name)
         else _view(shards[variable.shard], variable, name=name)
         for name, variable in variables.items()
     }
@@ -151,7 +151,7 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
 def _view(data: np.ndarray, variable: _Variable, *, name: str) -> np.ndarray:
     if variable.dtype not in _DTYPES:
         kind = _DTYPE_NAMES.get(variable.dtype, f"type {variable.dtype}")
-        raise TableError(f"{name[:100]} is of {kind}, not of a type that weights have")
+        raise TableError(f"{name[:100]} has dtype {kind}, which weights do not have")
     dtype = _DTYPES[variable.dtype]
     if variable.size != math.prod(variable.shape) * dtype.itemsize:
         raise TableError(f"{name[:100]} of shape {variable.shape} does not fit {variable.size} bytes")
@@ -166,24 +166,24 @@ def _open_shards(prefix: Path, count: int) -> list[np.ndarray]:
     for number in range(count):
         file = prefix.with_name(f"{prefix.name}.data-{number:05d}-of-{count:05d}")
         if not file.is_file():
-            raise UserError(f"{file}: is missing, {prefix.name}.index names it: copy or download it again")
+            raise UserError(f"{file}: this file of {prefix.name}.index is missing: copy or download it again")
         empty = file.stat().st_size == 0
         shards.append(np.zeros(0, np.uint8) if empty else np.memmap(file, mode="r", dtype=np.uint8))
     return shards
 
 
 def _check_cover(spans: Sequence[tuple[int, int]], *, num_bytes: int) -> None:
-    reached = 0
+    last_end = 0
     for start, end in spans:
-        if start < reached:
-            raise TableError("two variables share bytes")
-        reached = end
-    if reached != num_bytes:
-        raise TableError(f"its data file has {num_bytes} bytes where the last variable ends at {reached}")
+        if start < last_end:
+            raise TableError("two variables overlap")
+        last_end = end
+    if last_end != num_bytes:
+        raise TableError(f"its data file has {num_bytes} bytes, but the last variable ends at {last_end}")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield field numbers and values of a protocol buffer: numbers, or the bytes of what is nested."""
+    """Yield the field numbers and values of a protocol buffer: numbers, or the bytes of nested messages."""
     at = 0
     while at < len(message):
         tag, at = read_varint(message, at)
@@ -197,9 +197,9 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
-            raise TableError(f"a record has a field of the unknown kind {kind}")
+            raise TableError(f"a record has the unknown wire type {kind}")
         if at + size > len(message):
-            raise TableError("a record is cut off")
+            raise TableError("a record is truncated")
         raw = message[at : at + size]
         yield tag >> 3, raw if kind == 2 else int.from_bytes(raw, "little")
         at += size
@@ -210,9 +210,9 @@ def _parse_header(message: bytes) -> int:
     values = dict(_fields(message))
     shards = values.get(1, 0)
     if not isinstance(shards, int) or not 0 < shards <= 1000:
-        raise TableError("it says nothing of its data files")
+        raise TableError("its number of data files is missing or wrong")
     if values.get(2, 0) != 0:
-        raise TableError("its numbers are big-endian, which is not read")
+        raise TableError("its numbers are big-endian, which is not supported")
     return shards
 
 
@@ -222,18 +222,17 @@ def _parse_entry(message: bytes, *, name: str) -> _Variable:
     for field, value in _fields(message):
         if field == 7:
             raise UserError(
-                f"{name[:100]} is stored in slices (a partitioned variable), which is not read: save the checkpoint "
-                f"again without "
-                "a partitioner"
+                f"{name[:100]} is a partitioned variable, which is not supported: save the checkpoint again without a "
+                "partitioner"
             )
         if field == 2 and isinstance(value, bytes):
             shape = _parse_shape(value)
         elif field in numbers and isinstance(value, int):
             numbers[field] = value
         else:
-            raise TableError(f"the record of {name[:100]} has a field {field} of the wrong kind")
+            raise TableError(f"the record of {name[:100]} has field {field} of the wrong kind")
     if max(numbers.values()) >> 62:
-        raise TableError(f"the record of {name[:100]} holds an impossible number")
+        raise TableError(f"the record of {name[:100]} has an impossible number")
     return _Variable(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6])
 
 

@@ -1,8 +1,8 @@
-"""Write the tokenizer files of a HuggingFace folder, and find the tokenizer of one.
+"""The tokenizer files of a HuggingFace folder.
 
-A fast tokenizer made from these files gives the ids of ours on ordinary text. The `tokenizers` library itself differs
-on private-use characters and some CJK code points (its tables are of another Unicode version), and it takes a literal
-"[MASK]" in raw text for the mask; our word limit of 200 characters, the original's, is written into the file.
+A fast tokenizer loaded from these files gives the same ids as ours on ordinary text. It differs on private-use
+characters and some CJK code points, because the `tokenizers` library has tables of another Unicode version. It also
+reads a literal "[MASK]" in raw text as the mask token. The original's word limit of 200 characters is in the files.
 """
 
 import json
@@ -26,14 +26,13 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
     """
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(
-            "a SentencePiece tokenizer cannot be exported: HuggingFace's BERT tokenizer is WordPiece; train with a "
-            "WordPiece "
-            "vocabulary (prepare without --vocab learns one)"
+            "a SentencePiece tokenizer cannot be exported, because HuggingFace's BERT tokenizer is WordPiece: train "
+            "with a WordPiece vocabulary (prepare without --vocab learns one)"
         )
     tokenizer.save(folder)
-    specials = {f"{name}_token": piece for name, piece in _SPECIALS.items()}
+    specials = {f"{name}_token": token for name, token in _SPECIALS.items()}
     settings = {
-        # Takes tokenizer.json as it is; transformers 5 gives BertTokenizer a word limit of its own, 100 characters.
+        # This class uses tokenizer.json unchanged. BertTokenizer of transformers 5 has a word limit of 100 characters.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "do_lower_case": tokenizer.do_lower_case,
@@ -105,10 +104,10 @@ def _sequence(name: str, type_id: int) -> dict[str, Any]:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer of a folder: of vocab.txt or a .model file, else of tokenizer.json; or None.
+    """Return the tokenizer of a folder, from vocab.txt, a .model file, or tokenizer.json; None if there is none.
 
     Raises:
-      UserError: if what is there is broken, or does what our tokenizer does not.
+      UserError: if a file is damaged, or describes a tokenizer that differs from ours.
     """
     file = folder / "tokenizer.json"
     fast = _from_fast_tokenizer(file) if file.exists() else None
@@ -116,7 +115,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
         slow = load_tokenizer(folder)
         if fast is not None and fast.pieces != slow.pieces:
             raise UserError(
-                f"{folder}: tokenizer.json and the vocabulary beside it hold other pieces ({fast.vocab_size} and "
+                f"{folder}: tokenizer.json and the vocabulary file have different tokens ({fast.vocab_size} and "
                 f"{slow.vocab_size}): keep the one that the model was trained with"
             )
         return slow
@@ -124,43 +123,43 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def _from_fast_tokenizer(file: Path) -> Tokenizer:
-    value = read_json(file)
-    model, normalizer = value.get("model"), value.get("normalizer")
+    content = read_json(file)
+    model, normalizer = content.get("model"), content.get("normalizer")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(normalizer, dict):
-        raise UserError(f"{file}: is no WordPiece tokenizer of BERT's kind: put the model's vocab.txt into the folder")
+        raise UserError(f"{file}: not a WordPiece tokenizer like BERT's: put the model's vocab.txt into the folder")
     expected = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
     lower = normalizer.get("lowercase")
-    if any(normalizer.get(name) != wanted for name, wanted in expected.items()) or not isinstance(lower, bool):
-        raise UserError(f"{file}: its normalizer is not BERT's: name a model with BERT's own tokenizer")
+    if any(normalizer.get(name) != value for name, value in expected.items()) or not isinstance(lower, bool):
+        raise UserError(f"{file}: its normalizer is not BERT's: give a model with BERT's tokenizer")
     if normalizer.get("strip_accents") not in (None, lower):
         raise UserError(
-            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer cannot do: name another model"
+            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer does not support: give another model"
         )
     expected = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
-    other = [name for name, wanted in expected.items() if model.get(name, wanted) != wanted]
-    before = value.get("pre_tokenizer")
-    if other or not isinstance(before, dict) or before.get("type") != "BertPreTokenizer":
+    different = [name for name, default in expected.items() if model.get(name, default) != default]
+    pre_tokenizer = content.get("pre_tokenizer")
+    if different or not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != "BertPreTokenizer":
         raise UserError(
-            f"{file}: its {(other or ['pre_tokenizer'])[0]} is not BERT's: name a model with BERT's own tokenizer"
+            f"{file}: its {(different or ['pre_tokenizer'])[0]} is not BERT's: give a model with BERT's tokenizer"
         )
     ids = model.get("vocab")
     if not isinstance(ids, dict) or not all(type(index) is int for index in ids.values()):
-        raise UserError(f"{file}: model.vocab must give each piece its id: restore the file")
-    pieces = dict.fromkeys(range(len(ids)), "")
-    for piece, index in ids.items():
-        if pieces.get(index) != "":
+        raise UserError(f"{file}: model.vocab must map each token to its id: restore the file")
+    tokens = dict.fromkeys(range(len(ids)), "")
+    for token, index in ids.items():
+        if tokens.get(index) != "":
             raise UserError(f"{file}: model.vocab: the ids are not 0 to {len(ids) - 1}, each once: restore the file")
-        pieces[index] = piece
-    added = value.get("added_tokens") or []
+        tokens[index] = token
+    added = content.get("added_tokens") or []
     for token in added if isinstance(added, list) else [added]:
         if not isinstance(token, dict) or ids.get(token.get("content")) != token.get("id"):
             raise UserError(
-                f"{file}: added_tokens holds what is no piece of the vocabulary ({str(token)[:60]}), which BERT's "
-                "tokenizer cannot do: add words with `python -m bert_jax.export --extend_vocab=FILE` instead"
+                f"{file}: added_tokens contains {str(token)[:60]}, which is not in the vocabulary; BERT's tokenizer "
+                "does not support this: add words with `python -m bert_jax.export --extend_vocab=FILE` instead"
             )
         if token["content"] not in _SPECIALS.values():
             raise UserError(
-                f"{file}: added_tokens takes {token['content']!r:.60} for a piece before words are cut, which BERT's "
-                "tokenizer cannot do: name a model with BERT's own tokenizer"
+                f"{file}: added_tokens contains {token['content']!r:.60}, which BERT's tokenizer does not keep whole: "
+                "give a model with BERT's tokenizer"
             )
-    return WordPieceTokenizer(Vocabulary(tuple(pieces.values()), do_lower_case=lower))
+    return WordPieceTokenizer(Vocabulary(tuple(tokens.values()), do_lower_case=lower))

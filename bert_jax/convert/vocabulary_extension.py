@@ -1,4 +1,4 @@
-"""Add words to a model's vocabulary: unused slots first, then new rows, begun as the mean of the old pieces."""
+"""Extension of a model's vocabulary: words go to unused slots first, then to new rows of the embeddings."""
 
 import dataclasses
 import re
@@ -21,42 +21,42 @@ _UNUSED = re.compile(r"\[unused\d+\]")
 def extend_source(
     source: PretrainedModel, *, words: Sequence[str], report: Callable[[str], None] = print
 ) -> PretrainedModel:
-    """Return `source` with `words` in its vocabulary; words that it has already are passed over.
+    """Return `source` with `words` in its vocabulary. Words that it already has are skipped.
 
-    Rows of the word embeddings and values of the masked-LM bias are the means over the pieces that each word was cut
-    into.
+    The embedding and the masked-LM bias of a word are the means over the tokens into which the word was split before.
 
     Raises:
-      UserError: if the vocabulary is no WordPiece, or something is not one normalized word.
+      UserError: if the vocabulary is not WordPiece, or an entry of `words` is not a single normalized word.
     """
     tokenizer = source.require_tokenizer()
     if not isinstance(tokenizer, WordPieceTokenizer):
-        raise UserError(f"{source.path}: has a SentencePiece vocabulary: only WordPiece vocabularies can be extended")
+        raise UserError(
+            f"{source.path}: cannot extend a SentencePiece vocabulary: give a model with a WordPiece vocabulary"
+        )
     known = set(tokenizer.pieces)
     new = [word for word in dict.fromkeys(words) if word not in known]
     for word in new:
         _check_word(word, tokenizer)
     if not new:
-        report("the vocabulary has all these words already")
+        report("the vocabulary already has all these words")
         return source
     old_ids = tokenizer.encode_batch(new)
     unused = [index for index, piece in enumerate(tokenizer.pieces) if _UNUSED.fullmatch(piece)]
     pieces = list(tokenizer.pieces)
-    places = unused[: len(new)]
-    places += range(len(pieces), len(pieces) + len(new) - len(places))
+    new_ids = unused[: len(new)]
+    new_ids += range(len(pieces), len(pieces) + len(new) - len(new_ids))
     pieces += [""] * (len(new) - len(unused))
-    for place, word in zip(places, new, strict=True):
-        pieces[place] = word
+    for index, word in zip(new_ids, new, strict=True):
+        pieces[index] = word
     vocab_size = max(len(pieces), source.model.vocab_size)
     report(
         f"{len(new)} new words: {min(len(new), len(unused))} in unused slots, {max(0, len(new) - len(unused))} in new "
-        f"rows; "
-        f"vocab_size {source.model.vocab_size} -> {vocab_size}"
+        f"rows; vocab_size {source.model.vocab_size} -> {vocab_size}"
     )
     flat = flatten(source.params)
     for entry in architecture_of(source.model).names.of(source.parts):
         if entry.axes[0] == "V":
-            flat[entry.flax] = _extend(flat[entry.flax], vocab_size, places, old_ids)
+            flat[entry.flax] = _extend(flat[entry.flax], vocab_size, new_ids, old_ids)
     vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
     return dataclasses.replace(
         source,
@@ -66,24 +66,24 @@ def extend_source(
     )
 
 
-def _extend(rows: np.ndarray, size: int, places: Sequence[int], old_ids: Sequence[Sequence[int]]) -> np.ndarray:
+def _extend(rows: np.ndarray, size: int, new_ids: Sequence[int], old_ids: Sequence[Sequence[int]]) -> np.ndarray:
     extended = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-    for place, ids in zip(places, old_ids, strict=True):
-        extended[place] = rows[list(ids)].mean(0)
+    for index, ids in zip(new_ids, old_ids, strict=True):
+        extended[index] = rows[list(ids)].mean(0)
     return extended
 
 
 def _check_word(word: str, tokenizer: Tokenizer) -> None:
     if word.startswith("##") or _UNUSED.fullmatch(word):
-        raise UserError(f"new word {word!r}: only whole words can be added: write the word as it stands in text")
+        raise UserError(f"new word {word!r}: only whole words can be added: write the word as it appears in text")
     normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case)
     if normalized != [word]:
-        spelling = f"write {' and '.join(map(repr, normalized))}" if normalized else "leave it out"
-        raise UserError(f"new word {word[:60]!r}: the tokenizer would never see it so: {spelling}")
+        remedy = f"write {' and '.join(map(repr, normalized))}" if normalized else "remove it"
+        raise UserError(f"new word {word[:60]!r}: the tokenizer never produces this word from text: {remedy}")
 
 
 def read_words(file: str | Path) -> list[str]:
-    """Return the words of a file, one a line; blank lines are passed over.
+    """Return the words of a file with one word per line. Blank lines are skipped.
 
     Raises:
       UserError: if it cannot be read as text.
@@ -92,5 +92,5 @@ def read_words(file: str | Path) -> list[str]:
         return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{file}: cannot be read as a list of words ({error}): name a UTF-8 file, a word a line"
+            f"{file}: cannot read a list of words ({error}): give a UTF-8 file with one word per line"
         ) from None

@@ -1,4 +1,4 @@
-"""Read a model out of a workdir of ours: its newest good checkpoint, or the one that is named."""
+"""Loading of a model from a workdir: the newest intact checkpoint, or the one in the path."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert.assemble import draw, name_architecture
+from bert_jax.convert.assemble import name_architecture, random_parameter
 from bert_jax.convert.huggingface import matches
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
@@ -24,38 +24,39 @@ from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_aban
 
 
 class _Damaged(Exception):
-    """Say what is wrong with a checkpoint."""
+    """A damaged checkpoint."""
 
 
 def load_workdir(
     path: Path, *, report: Callable[[str], None], init_missing: Sequence[str] = (), drop: Sequence[str] = ()
 ) -> PretrainedModel:
-    """Load the model of a workdir; a damaged checkpoint is reported and the one before it is tried.
+    """Load the model of a workdir. A damaged checkpoint is reported, and the previous one is tried.
 
     Raises:
-      UserError: if there is no checkpoint, none can be read, or the one that was named is damaged.
+      UserError: if there is no checkpoint, none can be read, or the one in the path is damaged.
     """
-    path = path.absolute()  # Orbax reads nothing by a relative one
-    named = None if (path / CHECKPOINTS).is_dir() else int(path.name)
-    workdir = path if named is None else path.parent.parent
+    path = path.absolute()  # Orbax does not accept relative paths
+    requested = None if (path / CHECKPOINTS).is_dir() else int(path.name)
+    workdir = path if requested is None else path.parent.parent
     directory = workdir / CHECKPOINTS
     checkpointer = Checkpointer(directory, report=report)
     quiet_abandoned_reads()
     try:
         steps = checkpointer.steps()
-        if named is not None and named not in steps:
-            raise UserError(f"{path}: is no complete checkpoint; there are {steps or 'none'}")
-        for step in [named] if named is not None else reversed(steps):
+        if requested is not None and requested not in steps:
+            available = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{path}: not a complete checkpoint: give one of the steps {available}")
+        for step in [requested] if requested is not None else reversed(steps):
             try:
                 record = checkpointer.metadata(step)
                 params = _read_params(directory / str(step), record=record)
                 break
-            except Exception as error:  # whatever a damaged file makes the reader raise
+            except Exception as error:  # the reader may raise anything if a file is damaged
                 reason = damage(error, step=step, directory=directory)
-                report(f"checkpoint of step {step} is damaged and is passed over: {reason}")
+                report(f"skipped the damaged checkpoint of step {step}: {reason}")
         else:
-            state = f"none of its checkpoints can be read (steps {steps})" if steps else "has no checkpoint yet"
-            raise UserError(f"{path}: {state}: name another SOURCE, or train it first")
+            state = f"none of its checkpoints can be read (steps {steps})" if steps else "there is no checkpoint yet"
+            raise UserError(f"{path}: {state}: give another model, or train this one first")
     finally:
         checkpointer.close()
     return _source(path, workdir, params, {**record, "step": step}, init_missing=init_missing, drop=drop)
@@ -78,7 +79,7 @@ def _source(
     flat = {name: array for name, array in flatten(params).items() if not matches(name, drop)}
     for entry in names.entries:
         if entry.flax not in flat and matches(entry.flax, init_missing):
-            flat[entry.flax] = draw(entry, model=model, num_labels=len(labels) or 2)
+            flat[entry.flax] = random_parameter(entry, model=model, num_labels=len(labels) or 2)
     params = nest(flat)
     parts = tuple(part for part in names.parts if part in params)
     _check_shapes(flat, model=model, path=path)
@@ -86,7 +87,7 @@ def _source(
         path=path,
         kind="workdir",
         model=model,
-        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), where=path),
+        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), path=path),
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
@@ -96,24 +97,23 @@ def _source(
 
 
 def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Restore the parameters alone, without the optimiser's state, and compare them with their checksums."""
+    """Restore the parameters without the optimizer state, and compare them with their checksums."""
     state = checkpoint / "state"
     size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(state).item_metadata.tree["params"]
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        claimed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        # Orbax compresses (zstd), trained weights by a tenth or so, fresh ones of zeros and ones by much more.
-        if claimed > 1000 * size:
-            raise _Damaged(f"it claims {claimed} bytes of parameters in {size} bytes of files")
+        num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        # Orbax compresses (zstd): trained weights by about a tenth, constant arrays of zeros or ones by much more.
+        if num_bytes > 1000 * size:
+            raise _Damaged(f"it claims {num_bytes} bytes of parameters in {size} bytes of files")
         item = {"params": shapes}
-        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        params = reader.restore(state, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True))[
-            "params"
-        ]
-    recorded = record.get("checksums", {})
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        request = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+        params = reader.restore(state, args=request)["params"]
+    expected = record.get("checksums", {})
     for name, checksum in checksums({"params": params}).items():
-        if recorded.get(name, checksum) != checksum:
+        if expected.get(name, checksum) != checksum:
             raise _Damaged(f"the checksum of {name} differs")
     return jax.tree.map(np.asarray, params)
 
@@ -130,6 +130,9 @@ def _check_shapes(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: P
         for name, array in flat.items()
         if name in table and array.shape != table[name].shape(model, num_labels=labels)
     ]
-    for kind, found in (("unexpected", unknown), ("missing", missing), ("of another shape", wrong)):
-        if found:
-            raise UserError(f"{path}: parameters {kind}: {', '.join(found[:6])}: name a checkpoint of this version")
+    for problem, affected in (("unexpected", unknown), ("missing", missing), ("wrong shape", wrong)):
+        if affected:
+            raise UserError(
+                f"{path}: parameters do not fit the config ({problem}: {', '.join(affected[:6])}): give a checkpoint "
+                "of this version"
+            )

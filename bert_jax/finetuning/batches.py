@@ -1,4 +1,4 @@
-"""Which examples each step of a run learns from: a function of (seed, step) alone."""
+"""The examples of each training step, a function of (seed, step) alone."""
 
 import numpy as np
 
@@ -6,27 +6,26 @@ from bert_jax.finetuning.settings import RunSettings
 
 
 def num_steps(settings: RunSettings, *, examples: int) -> int:
-    """Return the updates of a run: whole steps an epoch, at least one."""
+    """Return the number of training steps of a run, at least one."""
     return max(1, round(steps_per_epoch(settings, examples=examples) * settings.num_epochs))
 
 
 def steps_per_epoch(settings: RunSettings, *, examples: int) -> int:
-    """Return the updates of an epoch, rounded to whole ones."""
+    """Return the number of training steps per epoch, rounded, at least one."""
     return max(1, round(examples / settings.batch_size))
 
 
 def batch_examples(settings: RunSettings, *, examples: int, step: int) -> np.ndarray:
-    """Return the examples of batch number `step`: the next stretch of the shuffled epochs."""
+    """Return the indices of the examples of batch `step`. Batches divide the sequence of shuffled epochs evenly."""
     first = step * settings.batch_size
-    found: list[np.ndarray] = []
-    while sum(map(len, found)) < settings.batch_size:
-        epoch, offset = divmod(first + sum(map(len, found)), examples)
-        left = settings.batch_size - sum(map(len, found))
-        found.append(_shuffle(settings.seed, epoch, examples)[offset : offset + left])
-    return np.concatenate(found)
+    chunks: list[np.ndarray] = []
+    while (size := sum(map(len, chunks))) < settings.batch_size:
+        epoch, offset = divmod(first + size, examples)
+        chunks.append(_shuffle(settings.seed, epoch, examples)[offset : offset + settings.batch_size - size])
+    return np.concatenate(chunks)
 
 
-_SHUFFLES: dict[tuple[int, int, int], np.ndarray] = {}
+_SHUFFLES: dict[tuple[int, int, int], np.ndarray] = {}  # the last two epochs
 
 
 def _shuffle(seed: int, epoch: int, examples: int) -> np.ndarray:

@@ -1,3 +1,3 @@
-"""The name under which config files of users import the defaults of fine-tuning; they are in `bert_jax.config`."""
+"""The import path of `default_config` in users' config files. It is defined in `bert_jax.config.finetuning`."""
 
 from bert_jax.config.finetuning import default_config as default_config

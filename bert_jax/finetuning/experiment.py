@@ -1,11 +1,11 @@
-"""All runs of one task: each trained in a session, the best kept as a model, results, predictions, errors.
+"""All runs of one task: train each in a session, keep the best model, write results, predictions and errors.
 
-WORKDIR/config.json             what was asked for
-WORKDIR/origin.json, vocab/     what the runs began from, and the tokenizer
-WORKDIR/checkpoints/STEP        the best run's best parameters
+WORKDIR/config.json             the config
+WORKDIR/origin.json, vocab/     digests of the pretrained model and the data, and the tokenizer
+WORKDIR/checkpoints/STEP        the best parameters of the best run
 WORKDIR/results.json            all runs and their summary
-WORKDIR/predictions/            of the best run, and of the ensemble
-WORKDIR/errors-dev.jsonl        what it gets wrong
+WORKDIR/predictions/            predictions of the best run, and of the ensemble
+WORKDIR/errors-dev.jsonl        wrong predictions of the best run
 WORKDIR/runs/NAME/              metrics.jsonl, goodput.json, result.json and outputs of each run
 """
 
@@ -18,11 +18,11 @@ from bert_jax.convert.loading import PretrainedModel
 from bert_jax.files import RESUME, writing
 from bert_jax.finetuning.feature_based import FeatureBased
 from bert_jax.finetuning.fine_tuner import FineTuner
-from bert_jax.finetuning.initial import constant_score
+from bert_jax.finetuning.initial import baseline_score
 from bert_jax.finetuning.job import BEST, TaskJob, open_best, restore_best
 from bert_jax.finetuning.learner import Learner
 from bert_jax.finetuning.origin import settle_origin
-from bert_jax.finetuning.results import TaskResults, Wanted
+from bert_jax.finetuning.results import ExperimentOptions, TaskResults
 from bert_jax.finetuning.run_result import RunResult, Stopped
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.finetuning.task_data import load_task_data
@@ -35,61 +35,65 @@ CHECKPOINTS, STATES = "checkpoints", "states"
 
 
 class Experiment:
-    """The runs of one task in one directory; every host of the runtime takes part."""
+    """The runs of one task in one directory. All hosts of the runtime take part."""
 
     def __init__(
         self,
         config: FinetuneConfig,
         *,
         task: Task,
-        source: PretrainedModel,
-        wanted: Wanted,
+        pretrained: PretrainedModel,
+        options: ExperimentOptions,
         runtime: Runtime,
         directory: Path,
     ):
-        """Read the data and lay out the learner.
+        """Read the data and set the learner up.
 
         Raises:
-          UserError: if data, model and config do not go together.
+          UserError: if data, model and config do not fit together.
         """
-        self.config, self.task, self.wanted, self.runtime, self.directory = config, task, wanted, runtime, directory
-        self._source = source
-        self.data = load_task_data(task, tokenizer=source.require_tokenizer(), predict_test=wanted.predict_test)
+        self.config, self.task, self.options, self.runtime, self.directory = config, task, options, runtime, directory
+        self._pretrained = pretrained
+        self.data = load_task_data(task, tokenizer=pretrained.require_tokenizer(), predict_test=options.predict_test)
         self.learner = self._make_learner()
         self.results = TaskResults(
             task,
             directory=directory,
-            wanted=wanted,
+            options=options,
             data=self.data,
-            constant=constant_score(task, self.data.evals[0]),
+            baseline=baseline_score(task, self.data.evals[0]),
             report=runtime.report,
         )
 
     def run_all(self) -> dict[str, Any]:
-        """Run what has not been run, and return the results as they are in results.json; on host 0 alone.
+        """Train the runs that are not finished. Return the content of results.json on host 0, {} on the others.
 
         Raises:
           Stopped: if the user asked to stop.
         """
         runtime, hosts = self.runtime, self.runtime.hosts
         settle_origin(
-            self.directory, source=self._source, fresh=self.wanted.fresh_parts, splits=self.data.splits, hosts=hosts
+            self.directory,
+            pretrained=self._pretrained,
+            random_parts=self.options.random_parts,
+            splits=self.data.splits,
+            hosts=hosts,
         )
         runtime.report(
-            f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; constant "
-            f"{self.task.selection} {self.results.constant:.4f}"
+            f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; baseline "
+            f"{self.task.selection} {self.results.baseline:.4f}"
         )
-        is_done = hosts.from_main("finished runs", lambda: [self.results.is_done(s) for s in self.wanted.runs])
+        is_done = hosts.from_main("finished runs", lambda: [self.results.is_done(s) for s in self.options.runs])
         if not all(is_done):
             self.learner.prepare()
-        for number, (settings, done) in enumerate(zip(self.wanted.runs, is_done, strict=True), start=1):
+        for number, (settings, done) in enumerate(zip(self.options.runs, is_done, strict=True), start=1):
             if not done:
-                runtime.report(f"run {number} of {len(self.wanted.runs)}: {settings.name}")
+                runtime.report(f"run {number} of {len(self.options.runs)}: {settings.name}")
                 self._run(settings)
-            with hosts.main_first("best run kept"):
+            with hosts.main_first("best run saved"):
                 if hosts.is_main:
                     self._keep_best()
-        self._predict_what_is_missing()
+        self._predict_missing_splits()
         record: dict[str, Any] = {}
         with hosts.main_first("results"):
             if hosts.is_main:
@@ -99,27 +103,27 @@ class Experiment:
 
     def _make_learner(self) -> Learner:
         if self.config.features and isinstance(self.task, TagTask):
-            return FeatureBased(self.config, task=self.task, source=self._source, data=self.data)
+            return FeatureBased(self.config, task=self.task, pretrained=self._pretrained, data=self.data)
         return FineTuner(
             self.config,
             task=self.task,
-            source=self._source,
+            pretrained=self._pretrained,
             data=self.data,
-            batch_sizes=[run.batch_size for run in self.wanted.runs],
-            random_parts=self.wanted.fresh_parts,
+            batch_sizes=[run.batch_size for run in self.options.runs],
+            random_parts=self.options.random_parts,
         )
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"train_examples": len(self.data.train.examples)}
-        return facts if self.learner.is_kept else {**facts, "features": self.config.features}
+        return facts if self.learner.saves_best else {**facts, "features": self.config.features}
 
     def train(
         self, settings: RunSettings, *, directory: Path, job_class: type[TaskJob] = TaskJob
     ) -> tuple[RunResult, Any]:
-        """Train one run in `directory`, or resume it there; return what it gave and its best parameters.
+        """Train a run in `directory`, or resume it there. Return its result and its best parameters.
 
         Raises:
-          Stopped: if the user asked to stop; the state is saved.
+          Stopped: if the user asked to stop. The state is saved.
         """
         config = self.config
         options = SessionOptions(
@@ -142,10 +146,10 @@ class Experiment:
             with Session(job, runtime=self.runtime, directory=directory, options=options) as session:
                 if session.is_resumed:
                     self.runtime.report(f"resuming at step {session.start} of {job.num_steps}")
-                ended = session.train()
-                if ended.step < job.num_steps:
-                    raise Stopped(ended.step, job.num_steps)
-            return job.result(ended)
+                end = session.train()
+                if end.step < job.num_steps:
+                    raise Stopped(end.step, job.num_steps)
+            return job.result(end)
 
     def _run(self, settings: RunSettings) -> None:
         directory = self.results.run_directory(settings)
@@ -158,28 +162,29 @@ class Experiment:
                     self.results.add(result, outputs=outputs)
 
     def _keep_best(self) -> None:
-        """Move the best run's parameters to the directory's checkpoints; remove the others', and states of done runs.
+        """Move the best run's parameters to WORKDIR/checkpoints. Remove other parameters and states of finished runs.
 
-        The best of all that the directory holds, of this start and earlier ones: its parameters may be there already.
+        The best run is chosen among all runs in the directory, including those of earlier starts. Its parameters may
+        have been moved already.
         """
         results = self.results.all_finished()
         champion = self.results.champion(results)
         for result in results:
             shutil.rmtree(self.results.run_directory(result.settings) / STATES, ignore_errors=True)
-            kept = self.results.run_directory(result.settings) / BEST
-            if not kept.exists():
+            parameters = self.results.run_directory(result.settings) / BEST
+            if not parameters.exists():
                 continue
-            if result is champion and self.learner.is_kept:
+            if result is champion and self.learner.saves_best:
                 shutil.rmtree(self.directory / CHECKPOINTS, ignore_errors=True)
-                kept.replace(self.directory / CHECKPOINTS)
+                parameters.replace(self.directory / CHECKPOINTS)
             else:
-                shutil.rmtree(kept)
+                shutil.rmtree(parameters)
 
-    def _predict_what_is_missing(self) -> None:
-        """Predict the test sets that the best run was run without."""
+    def _predict_missing_splits(self) -> None:
+        """Predict the test sets that the best run has not predicted."""
         hosts = self.runtime.hosts
         missing = set(hosts.from_main("test sets not predicted", self.results.missing_of_champion))
-        splits = [split for split in self.data.tests if split.name in missing and self.learner.is_kept]
+        splits = [split for split in self.data.tests if split.name in missing and self.learner.saves_best]
         if not splits:
             return
         with open_best(self.directory / CHECKPOINTS, runtime=self.runtime) as best:

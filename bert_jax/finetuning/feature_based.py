@@ -1,4 +1,4 @@
-"""Table 7: freeze BERT, compute its features of every word once, train a BiLSTM on them."""
+"""The feature-based approach (paper Table 7): a BiLSTM tagger trained on features of a frozen BERT, computed once."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,26 +27,29 @@ from bert_jax.tasks.ner import TaggedWord, TagTask
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput
 
-_ROUND_WORDS = 16  # sentences of a batch are padded to a multiple of it: few shapes
+_ROUND_WORDS = 16  # the sentences of a batch are padded to a multiple of it, so that few shapes are compiled
 _EVAL_BATCH = 64
 
 
 class FeatureBased(Learner):
-    """A tagger on the layers that the config names. Taggers are not kept: results, predictions and errors are."""
+    """A tagger on the layers in the config. Its parameters are not saved, only results, predictions and errors."""
 
-    is_kept = False
+    saves_best = False
 
-    def __init__(self, config: FinetuneConfig, *, task: TagTask, source: PretrainedModel, data: TaskData):
-        """Lay out the tagger; the features are computed by `prepare`.
+    def __init__(self, config: FinetuneConfig, *, task: TagTask, pretrained: PretrainedModel, data: TaskData):
+        """Set the tagger up. `prepare` computes the features.
 
         Raises:
-          UserError: if the model has fewer layers than the config names.
+          UserError: if the model has fewer layers than the config needs.
         """
         super().__init__()
-        model, name = source.model, config.features
+        model, name = pretrained.model, config.features
         if "four" in name and model.num_hidden_layers < 4:
-            raise UserError(f"config.ner.features={name}: {source.path} has {model.num_hidden_layers} layers, not four")
-        self._config, self._task, self._source, self._data = config, task, source, data
+            raise UserError(
+                f"config.ner.features={name}: {pretrained.path} has {model.num_hidden_layers} layers, at least 4 are "
+                "needed: choose another --config.ner.features"
+            )
+        self._config, self._task, self._pretrained, self._data = config, task, pretrained, data
         self._train = data.train
         self.num_examples = len(data.train.examples)
         self.metadata: Mapping[str, Any] = {"task": task.name, "features": name}
@@ -56,60 +59,60 @@ class FeatureBased(Learner):
         self._features: dict[str, list[np.ndarray]] = {}
 
     def describe(self) -> str:
-        """Return which features are read."""
+        """Return the features in use and the number of sentences."""
         return f"features {self._config.features} of {sum(len(s.examples) for s in self._data.splits)} sentences"
 
     def prepare(self) -> None:
-        """Compute the features of every split."""
-        extractor = _Extractor(self._config, source=self._source, task=self._task, data=self._data)
+        """Compute the features of all splits."""
+        extractor = _Extractor(self._config, pretrained=self._pretrained, task=self._task, data=self._data)
         self._features = {split.name: extractor.words(split) for split in self._data.splits}
 
     def abstract_state(self) -> TrainState:
-        """Return the tagger's."""
+        """Return shapes, dtypes and shardings of the tagger's state."""
         return self._program.abstract_state()
 
     def initial_state(self, settings: RunSettings) -> TrainState:
-        """Return a tagger that is randomly initialized from the run's seed."""
+        """Return the state of a tagger initialized randomly from the run's seed."""
         return self._program.random_state_of(jax.random.key(settings.seed))
 
     def batches(self, settings: RunSettings, *, start: int, end: int) -> Iterator[WordRows]:
-        """Yield sentences with their features."""
+        """Yield the batches: sentences with their features."""
         for step in range(start, end):
             yield self._rows(self._train, batch_examples(settings, examples=self.num_examples, step=step))
 
     def train_step(self, state: TrainState, rows: WordRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:
-        """Return what the tagger's program computes."""
+        """Return the next state and the metrics."""
         return self._program.train_step(state, rows, settings)
 
     def cost(self, rows: WordRows) -> Mapping[str, float]:
-        """Return words (padding counted) and FLOPs: six for each weight and word."""
+        """Return words (padding included) and FLOPs: six per weight and word."""
         words = rows.targets.size
         weights = sum(leaf.size for leaf in jax.tree.leaves(self._program.state_shapes.params))
         return {"tokens": words, "flops": 6.0 * weights * words}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
-        """Return an output an instance, as a fine-tuned tagger gives it, which only scored tokens' rows fill."""
+        """Return one output per instance, like a fine-tuned tagger's. Tokens that are not scored have zeros."""
         width = len(self._task.labels)
         outputs = [np.zeros((len(ids), width), np.float32) for ids in split.features.ids]
         of_sentence: dict[int, list[tuple[int, TaggedWord]]] = {}
-        for number, words in enumerate(split.features.places):
+        for number, words in enumerate(split.features.alignments):
             for word in words:
                 of_sentence.setdefault(word.sentence, []).append((number, word))
-        for chosen in _by_length(split):
-            logits = np.asarray(self._program.logits(params, self._rows(split, chosen)), np.float32)
-            for b, sentence in enumerate(chosen):
+        for indices in _by_length(split):
+            logits = np.asarray(self._program.logits(params, self._rows(split, indices)), np.float32)
+            for b, sentence in enumerate(indices):
                 for number, word in of_sentence.get(int(sentence), []):
                     outputs[number][word.token] = logits[b, word.word]
         return outputs
 
-    def _rows(self, split: Split, chosen: np.ndarray) -> WordRows:
-        features = [self._features[split.name][index] for index in chosen]
+    def _rows(self, split: Split, indices: np.ndarray) -> WordRows:
+        features = [self._features[split.name][index] for index in indices]
         longest = -(-max(map(len, features)) // _ROUND_WORDS) * _ROUND_WORDS
         multiple = self._program.row_multiple * self._config.train.gradient_accumulation_steps
-        count = -(-len(chosen) // multiple) * multiple
+        count = -(-len(indices) // multiple) * multiple
         hidden = np.zeros((count, longest, *features[0].shape[1:]), np.float32)
         lengths, targets = np.zeros(count, np.int32), np.full((count, longest), -1, np.int32)
-        for b, (words, index) in enumerate(zip(features, chosen, strict=True)):
+        for b, (words, index) in enumerate(zip(features, indices, strict=True)):
             hidden[b, : len(words)] = words
             lengths[b] = len(words)
             targets[b, : len(words)] = [self._label[tag] for tag in split.examples[index].tags]
@@ -118,18 +121,18 @@ class FeatureBased(Learner):
 
 
 class _Extractor:
-    """Compute the layers that the config names at every word's first token."""
+    """The computation of the features: the hidden states of the layers in the config, at each word's first token."""
 
-    def __init__(self, config: FinetuneConfig, *, source: PretrainedModel, task: Task, data: TaskData):
+    def __init__(self, config: FinetuneConfig, *, pretrained: PretrainedModel, task: Task, data: TaskData):
         self._mesh = meshes.make_mesh(config.mesh)
-        model = task_model(source, config=config)
+        model = task_model(pretrained, config=config)
         self._shape = row_shape([split.features for split in data.splits], batch_size=32)
         devices = meshes.batch_devices(self._mesh)
         self._rows = max(1, 4096 // self._shape.length) * devices
         self._kind = task.kind(num_labels=len(task.labels))
         unfold = TaskObjective(model, kind=self._kind)
         layers = feature_layers(config.features, num_layers=model.num_hidden_layers)
-        params = jax.device_put(source.params["encoder"], meshes.replicated(self._mesh))
+        params = jax.device_put(pretrained.params["encoder"], meshes.replicated(self._mesh))
 
         def compute(params: Any, rows: PackedRows) -> Array:
             batch = unfold.prepare(rows, key=jax.random.key(0))
@@ -146,24 +149,24 @@ class _Extractor:
         self._compute = call
 
     def words(self, split: Split) -> list[np.ndarray]:
-        """Return float16 [W, K, D] a sentence: half precision keeps CoNLL with a base model's layers in memory."""
-        found: list[np.ndarray | None] = [None] * len(split.examples)
+        """Return the features of each sentence, [W, K, D]. In float16 all of CoNLL-2003 fits in memory (Base model)."""
+        features: list[np.ndarray | None] = [None] * len(split.examples)
         for batch in all_batches(split.features, shape=self._shape, kind=self._kind, rows=self._rows):
             hidden = self._compute(PackedRows(**meshes.whole_to_global(batch.arrays, mesh=self._mesh)))
             for b, row in enumerate(batch.order):
                 first = 0
                 for instance in row[row >= 0]:
-                    for word in split.features.places[instance]:
-                        if found[word.sentence] is None:
+                    for word in split.features.alignments[instance]:
+                        if features[word.sentence] is None:
                             size = (len(split.examples[word.sentence].words), hidden.shape[0], hidden.shape[-1])
-                            found[word.sentence] = np.zeros(size, np.float16)
-                        found[word.sentence][word.word] = hidden[:, b, first + word.token]  # type: ignore[index]
+                            features[word.sentence] = np.zeros(size, np.float16)
+                        features[word.sentence][word.word] = hidden[:, b, first + word.token]  # type: ignore[index]
                     first += len(split.features.ids[instance])
-        return [np.zeros((1, 1, 1), np.float16) if sentence is None else sentence for sentence in found]
+        return [np.zeros((1, 1, 1), np.float16) if sentence is None else sentence for sentence in features]
 
 
 def _by_length(split: Split) -> Iterator[np.ndarray]:
-    """Yield the numbers of all sentences in batches, the longest first."""
+    """Yield the indices of all sentences in batches, the longest sentences first."""
     order = np.argsort([-len(sentence.words) for sentence in split.examples], kind="stable")
     for start in range(0, len(order), _EVAL_BATCH):
         yield order[start : start + _EVAL_BATCH]

@@ -1,4 +1,4 @@
-"""Fine-tune a whole model: packed batches, every parameter trained."""
+"""Fine-tuning of a whole model: packed batches, all parameters trained."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,69 +24,69 @@ from bert_jax.tasks.interface import Split, Task
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput
 
-_AHEAD = 2  # batches packed before their step begins
+_AHEAD = 2  # batches packed ahead of the current step
 
 
 class FineTuner(Learner):
-    """A model with the task's head, and its compiled steps."""
+    """A model with the task's head and its compiled steps."""
 
-    is_kept = True
+    saves_best = True
 
     def __init__(
         self,
         config: FinetuneConfig,
         *,
         task: Task,
-        source: PretrainedModel,
+        pretrained: PretrainedModel,
         data: TaskData,
         batch_sizes: Sequence[int],
         random_parts: tuple[str, ...],
     ):
-        """Lay out the program for rows that hold every example; nothing is compiled yet.
+        """Set the program up for sequences that fit the longest example. Nothing is compiled yet.
 
-        `random_parts` of the model are initialized randomly even where `source` has them.
+        `random_parts` of the model are initialized randomly even if `pretrained` has them.
 
         Raises:
-          UserError: if data, model and config do not go together.
+          UserError: if data, model and config do not fit together.
         """
         super().__init__()
         self._task, self._data = task, data
-        model = initial.task_model(source, config=config)
+        model = initial.task_model(pretrained, config=config)
         shape = row_shape([split.features for split in data.splits], batch_size=max(batch_sizes))
         self.program = TaskProgram(config, model=model, task=task, shape=shape)
         self._train = data.train.features
         self.num_examples = self._train.num_examples
-        self._params = initial.source_params(
-            source, task=task, parts=tuple(self.program.state_shapes.params), fresh=random_parts
+        self._params = initial.pretrained_params(
+            pretrained, task=task, parts=tuple(self.program.state_shapes.params), random_parts=random_parts
         )
-        self.metadata = initial.checkpoint_metadata(source, task=task, model=model, config=config)
+        self.metadata = initial.checkpoint_metadata(pretrained, task=task, model=model, config=config)
 
     def describe(self) -> str:
-        """Return the shape of a row, and which parts begin randomly initialized."""
+        """Return the shape of the packed sequences, and which parts of the model are initialized randomly."""
         shape, parts = self.program.shape, self.program.state_shapes.params
         random = [part for part in parts if part not in self._params]
         return (
-            f"rows of {shape.length} tokens hold up to {shape.slots // shape.group} examples; randomly initialized: "
-            f"{', '.join(random) or 'nothing'}"
+            f"up to {shape.slots // shape.group} examples per sequence of {shape.length} tokens; randomly "
+            f"initialized: {', '.join(random) or 'nothing'}"
         )
 
     def abstract_state(self) -> TrainState:
-        """Return the program's."""
+        """Return shapes, dtypes and shardings of the state."""
         return self.program.abstract_state()
 
     def initial_params(self, settings: RunSettings) -> dict[str, Any]:
-        """Return the source's parameters, and those it lacks randomly initialized from the run's seed."""
+        """Return the pretrained parameters. Missing parts are initialized randomly from the run's seed."""
         shapes = self.program.state_shapes.params
         missing = tuple(part for part in shapes if part not in self._params)
         params = self._params | self.program.random_params(jax.random.key(settings.seed), parts=missing)
         return {part: params[part] for part in shapes}
 
     def initial_state(self, settings: RunSettings) -> TrainState:
-        """Return the state of `initial_params`."""
+        """Return the state with `initial_params`."""
         return self.program.initial_state(self.initial_params(settings))
 
     def batches(self, settings: RunSettings, *, start: int, end: int) -> Iterator[PackedRows]:
-        """Yield the batches of steps, packed a few steps ahead by a thread, while the device works."""
+        """Yield the batches. A thread packs a few ahead while the device computes."""
         with ThreadPoolExecutor(1) as pool:
             ahead = deque(pool.submit(self._pack, settings, step) for step in range(start, min(start + _AHEAD, end)))
             for step in range(start, end):
@@ -96,26 +96,26 @@ class FineTuner(Learner):
                 yield self.program.to_device(batch.arrays)
 
     def _pack(self, settings: RunSettings, step: int) -> PackedBatch:
-        chosen = batch_examples(settings, examples=self.num_examples, step=step)
+        indices = batch_examples(settings, examples=self.num_examples, step=step)
         return packed_batch(
             self._train,
-            chosen.tolist(),
+            indices.tolist(),
             shape=self.program.shape,
             kind=self.program.kind,
             multiple=self.program.row_multiple,
         )
 
     def train_step(self, state: TrainState, rows: PackedRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:
-        """Return what the program computes."""
+        """Return the next state and the metrics."""
         return self.program.train_step(state, rows, settings)
 
     def cost(self, rows: PackedRows) -> Mapping[str, float]:
-        """Return tokens and FLOPs of the rows."""
+        """Return tokens (padding included) and FLOPs of a batch."""
         count, length = rows.input_ids.shape
         model = self.program.model
         flops = architecture_of(model).train_flops_per_row(model, max_seq_length=length, max_predictions=0)
         return {"tokens": count * length, "flops": count * flops}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
-        """Return the head's outputs."""
+        """Return the head's output for each example."""
         return predict_outputs(self.program, params, features=split.features)

@@ -1,4 +1,4 @@
-"""Fine-tune: the start-up in its order, one experiment a task, the benchmark's average and submission."""
+"""The finetune command: start-up, one experiment per task, GLUE's average and submission."""
 
 import dataclasses
 import re
@@ -13,12 +13,12 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
 from bert_jax.finetuning.experiment import Experiment
-from bert_jax.finetuning.intermediate import intermediate_source
+from bert_jax.finetuning.intermediate import intermediate_model
 from bert_jax.finetuning.origin import has_runs
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
-from bert_jax.finetuning.task_data import no_labels
+from bert_jax.finetuning.task_data import missing_labels
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
@@ -31,7 +31,7 @@ from bert_jax.tasks.squad import SpanTask
 SAME_RUN = SameRun(
     command="fine-tuning",
     read=from_saved,
-    # Results do not depend on it; of the data, the digest is compared.
+    # Fields that may change on resume: results do not depend on them. The data are compared by digest.
     free=re.compile(
         r"(mesh|log|profile|checkpoint|sweep)\..*|model\.(scan_layers|remat)|data\.directory|train\.max_nonfinite_steps"
     ),
@@ -41,7 +41,7 @@ SAME_RUN = SameRun(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Hold what the flags of the door say beside the config."""
+    """The flags of the finetune command other than the config."""
 
     init: str
     workdir: str
@@ -57,9 +57,9 @@ class Request:
 def finetune(
     config: FinetuneConfig, *, request: Request, hosts: Hosts | None = None, begun: float | None = None
 ) -> int:
-    """Fine-tune on the config's tasks, or resume where it stopped; return the exit status.
+    """Fine-tune on the config's tasks, or resume, and return the exit status.
 
-    Every one of several `hosts` calls this; `begun` is when the process began, in seconds since the epoch.
+    All `hosts` call this function. `begun` is the start time of the process, in seconds since the Unix epoch.
 
     Raises:
       UserError: for anything the user can fix.
@@ -69,46 +69,48 @@ def finetune(
         if getattr(request, name) < least:
             raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
     if config.own:
-        open_config_task(config_of_task(config, "own"))  # complains of an unknown kind before a model is read
+        open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
-    source = load_pretrained(request.init, report=report)
-    source.require_tokenizer()
-    check_command(config, params=source.params, hosts=hosts, own=("data.directory",))
+    pretrained = load_pretrained(request.init, report=report)
+    pretrained.require_tokenizer()
+    check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=begun
     )
     try:
         with runtime.handling_signals():
             try:
-                _run_tasks(config, source=source, request=request, runtime=runtime)
-            except Stopped as stopped:
-                where = f"step {stopped.step} of {stopped.num_steps}"
-                report(f"stopped at {where}, state saved; {request.command} resumes there")
+                _run_tasks(config, pretrained=pretrained, request=request, runtime=runtime)
+            except Stopped as stop:
+                position = f"step {stop.step} of {stop.num_steps}"
+                report(f"stopped at {position}, state saved; {request.command} resumes there")
                 return runtime.stopped_status()
     finally:
         runtime.close()
     return FINISHED
 
 
-def _run_tasks(config: FinetuneConfig, *, source: PretrainedModel, request: Request, runtime: Runtime) -> None:
+def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: Request, runtime: Runtime) -> None:
     workdir = runtime.path
     names = _tasks(config, runtime.report)
     single = len(names) == 1 and config.task == names[0]
-    wanted = Wanted(
+    options = ExperimentOptions(
         runs=tuple(grid(config, sweep=request.sweep, seeds=request.seeds)),
         predict_test=request.predict_test,
         errors=request.errors,
         ensemble=request.ensemble,
-        fresh_parts=request.init_missing,
+        random_parts=request.init_missing,
     )
     if not single:
-        _check_files(config, names, wanted)
+        _check_files(config, names, options)
     records: dict[str, Any] = {}
     for name in names:
         task = open_config_task(config_of_task(config, name))
         directory = workdir if single else workdir / name
         directory.mkdir(parents=True, exist_ok=True)
-        records[name] = _run_task(config, task=task, source=source, directory=directory, wanted=wanted, runtime=runtime)
+        records[name] = _run_task(
+            config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
+        )
     if not runtime.hosts.is_main:
         return
     if not single:
@@ -122,18 +124,25 @@ def _run_task(
     config: FinetuneConfig,
     *,
     task: Task,
-    source: PretrainedModel,
+    pretrained: PretrainedModel,
     directory: Path,
-    wanted: Wanted,
+    options: ExperimentOptions,
     runtime: Runtime,
 ) -> dict[str, Any]:
     config = config_of_task(config, task.name)
     if config.intermediate_file and isinstance(task, SpanTask):
-        source = intermediate_source(
-            config, task=task, source=source, directory=directory, fresh=wanted.fresh_parts, runtime=runtime
+        pretrained = intermediate_model(
+            config,
+            task=task,
+            pretrained=pretrained,
+            directory=directory,
+            random_parts=options.random_parts,
+            runtime=runtime,
         )
-        wanted = dataclasses.replace(wanted, fresh_parts=())  # the second stage continues from the first's head
-    return Experiment(config, task=task, source=source, wanted=wanted, runtime=runtime, directory=directory).run_all()
+        options = dataclasses.replace(options, random_parts=())  # the second stage continues from the first's head
+    return Experiment(
+        config, task=task, pretrained=pretrained, options=options, runtime=runtime, directory=directory
+    ).run_all()
 
 
 def open_config_task(config: FinetuneConfig) -> Task:
@@ -142,32 +151,37 @@ def open_config_task(config: FinetuneConfig) -> Task:
 
 
 def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:
-    """Return the tasks to run; of "all" those whose train file is there (AX has none: MNLI's model answers it).
+    """Return the names of the tasks to run. "all" means the GLUE tasks whose train file exists.
+
+    AX has no train set; MNLI's model predicts it.
 
     Raises:
-      UserError: for AX by itself, or if "all" finds no task.
+      UserError: for AX by itself, or if "all" has no task with a train file.
     """
     if config.task != "all":
         names = config.task.split(",")
         if "ax" in names:
             raise UserError(
-                "config.task: ax has no train set, the model of mnli answers it: type --task=mnli --predict_test, with "
-                "AX's file in the folder AX beside MNLI"
+                "config.task: ax has no train set, so the model of mnli predicts it: put AX's file into the folder AX "
+                "next to MNLI, and type --task=mnli --predict_test"
             )
         return names
     root = Path(config.data.directory)
     trainable = [name for name in glue.TASKS if name != "ax"]
-    there = [name for name in trainable if config.data.directory.startswith("tfds:") or _has_train(root, name)]
-    if not there:
-        raise UserError(f"--data_dir={root}: holds none of GLUE's folders ({', '.join(_folders(trainable))})")
-    missing = [name for name in trainable if name not in there]
+    available = [name for name in trainable if config.data.directory.startswith("tfds:") or _has_train(root, name)]
+    if not available:
+        raise UserError(
+            f"--data_dir={root}: contains none of GLUE's folders ({', '.join(_folders(trainable))}): give their parent "
+            "folder"
+        )
+    missing = [name for name in trainable if name not in available]
     if missing:
-        say(f"left out, no train file in {root}: {', '.join(_folders(missing))}")
-    return there
+        say(f"skipped, because they have no train file in {root}: {', '.join(_folders(missing))}")
+    return available
 
 
-def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -> None:
-    """Read all tasks' files before the first is trained: what is wrong with the last one shows at once.
+def _check_files(config: FinetuneConfig, names: Sequence[str], options: ExperimentOptions) -> None:
+    """Read the files of all tasks before the first is trained, so that an error in the last one shows immediately.
 
     Raises:
       UserError: for the first file that is missing or wrong.
@@ -175,12 +189,12 @@ def _check_files(config: FinetuneConfig, names: Sequence[str], wanted: Wanted) -
     for name in names:
         task = open_config_task(config_of_task(config, name))
         labeled = ("train", *task.eval_splits())
-        for split in (*labeled, *(task.test_splits() if wanted.predict_test else ())):
+        for split in (*labeled, *(task.test_splits() if options.predict_test else ())):
             if split == "dev" and config.data.dev_fraction:
                 continue
             examples = task.read(split)
             if split in labeled and any(getattr(example, "label", True) is None for example in examples):
-                raise no_labels(task, split)
+                raise missing_labels(task, split)
 
 
 def _folders(names: Sequence[str]) -> list[str]:
@@ -198,7 +212,7 @@ def _finish_benchmark(workdir: Path, records: dict[str, Any], say: Callable[[str
     write_json(workdir / "results.json", {"tasks": summary, "glue": average})
     if average["numbers"]:
         say(
-            f"average of {len(average['numbers'])} of the paper's {average['of']} numbers: "
+            f"average of {len(average['numbers'])} of the paper's {average['of']} scores: "
             f"{100 * average['average']:.1f} ({', '.join(f'{k} {100 * v:.1f}' for k, v in average['numbers'].items())})"
         )
 
@@ -206,21 +220,23 @@ def _finish_benchmark(workdir: Path, records: dict[str, Any], say: Callable[[str
 def _write_submission(
     workdir: Path, names: Sequence[str], *, single: bool, prefix: str, say: Callable[[str], None]
 ) -> None:
-    """Zip the test predictions; the server wants all eleven files, so the ones that are missing are named.
+    """Zip the test predictions, and report which of the eleven files that the server expects are missing.
 
-    `prefix` is that of the folders: the best run's, or the ensemble's.
+    `prefix` is that of the folders of predictions: empty for the best run, or the ensemble's.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name in names:
         folder = (workdir if single else workdir / name) / "predictions"
         for split, file in glue.submission(name).items():
             path = folder / f"{prefix}{split}" / f"{file}.tsv"
             if path.is_file():
-                found[path.name] = path
+                files[path.name] = path
     target = workdir / "glue_submission.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file, path in sorted(found.items()):
+        for file, path in sorted(files.items()):
             archive.write(path, file)
-    wanted = [f"{file}.tsv" for spec in glue.TASKS.values() for file in spec.submission]
-    missing = [file for file in wanted if file not in found]
-    say(f"{target}: {', '.join(sorted(found))}" + (f"; the server also wants {', '.join(missing)}" if missing else ""))
+    expected = [f"{file}.tsv" for spec in glue.TASKS.values() for file in spec.submission]
+    missing = [file for file in expected if file not in files]
+    say(
+        f"{target}: {', '.join(sorted(files))}" + (f"; the server also expects {', '.join(missing)}" if missing else "")
+    )

@@ -1,4 +1,4 @@
-"""Begin from a SOURCE: its encoder, its pooler if it has one, and its head where it is of the same task."""
+"""Initialization from a pretrained model: encoder, pooler if it has one, and head if it is for the same task."""
 
 import dataclasses
 from typing import Any
@@ -13,97 +13,97 @@ from bert_jax.model.architectures import architecture_of
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 
-def task_model(source: PretrainedModel, *, config: FinetuneConfig) -> ModelConfig:
-    """Return the SOURCE's shape, computed as the config says.
+def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> ModelConfig:
+    """Return the config of the pretrained model with the dtype, dropout and layer options of the fine-tuning config.
 
     Raises:
-      UserError: if rows can be longer than its position table.
+      UserError: if instances may be longer than the model's position embeddings.
     """
-    ours = config.model
+    options = config.model
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     changes: dict[str, Any] = {
-        "dtype": auto if ours.dtype == "auto" else ours.dtype,
-        "scan_layers": ours.scan_layers,
-        "remat": ours.remat,
+        "dtype": auto if options.dtype == "auto" else options.dtype,
+        "scan_layers": options.scan_layers,
+        "remat": options.remat,
     }
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        if getattr(ours, name) >= 0:
-            changes[name] = getattr(ours, name)
-    if config.data.max_seq_length > source.model.max_position_embeddings:
+        if getattr(options, name) >= 0:
+            changes[name] = getattr(options, name)
+    if config.data.max_seq_length > pretrained.model.max_position_embeddings:
         raise UserError(
-            f"config.data.max_seq_length={config.data.max_seq_length} is longer than the position table of "
-            f"{source.path}: set it to at most {source.model.max_position_embeddings}"
+            f"config.data.max_seq_length={config.data.max_seq_length} exceeds the position embeddings of "
+            f"{pretrained.path}: set it to at most {pretrained.model.max_position_embeddings}"
         )
-    return dataclasses.replace(source.model, **changes)
+    return dataclasses.replace(pretrained.model, **changes)
 
 
-def source_params(
-    source: PretrainedModel, *, task: Task, parts: tuple[str, ...], fresh: tuple[str, ...]
+def pretrained_params(
+    pretrained: PretrainedModel, *, task: Task, parts: tuple[str, ...], random_parts: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return those of `parts` that the SOURCE gives; the rest is to be drawn.
+    """Return the `parts` that come from the pretrained model. The others are to be initialized randomly.
 
-    A head is taken over from a SOURCE fine-tuned for the same kind of task (intermediate training); parts named in
-    `fresh` are always drawn.
+    The head is used if the model was fine-tuned for the same kind of task (intermediate training). `random_parts` are
+    never used.
 
     Raises:
-      UserError: if the SOURCE's head has other labels than the task; the line shows both; if `fresh` names no part.
+      UserError: if the model's head has other labels than the task, or `random_parts` names an unknown part.
     """
     head = task.kind.head
-    for name in fresh:
+    for name in random_parts:
         if name not in parts:
             raise UserError(f"--init_missing={name}: {task.name} has no such part; its parts are {', '.join(parts)}")
-    taken = {part: source.params[part] for part in parts if part in source.params and part not in fresh}
-    if head not in taken:
-        return taken
-    if source.architecture != _class_for(task, model=source.model):
-        del taken[head]
-        return taken
+    params = {part: pretrained.params[part] for part in parts if part in pretrained.params and part not in random_parts}
+    if head not in params:
+        return params
+    if pretrained.architecture != _class_for(task, model=pretrained.model):
+        del params[head]
+        return params
     if task.kind.has_label_names:
-        _check_labels(source, task, head=head)
-    return taken
+        _check_labels(pretrained, task, head=head)
+    return params
 
 
 def _class_for(task: Task, *, model: ModelConfig) -> str:
     return architecture_of(model).huggingface.class_for(task.kind.huggingface_class)
 
 
-def _check_labels(source: PretrainedModel, task: Task, *, head: str) -> None:
-    wanted = len(task.labels) or 1
-    named = "id2label" in source.label_fields
-    theirs = source.labels if named else [f"{source.num_labels} labels without names"]
-    same = source.num_labels == wanted and (not named or not task.labels or source.labels == list(task.labels))
-    if not same:
+def _check_labels(pretrained: PretrainedModel, task: Task, *, head: str) -> None:
+    expected = len(task.labels) or 1
+    has_names = "id2label" in pretrained.label_fields
+    labels = pretrained.labels if has_names else [f"{pretrained.num_labels} labels without names"]
+    same_names = not has_names or not task.labels or pretrained.labels == list(task.labels)
+    if pretrained.num_labels != expected or not same_names:
         raise UserError(
-            f"--init={source.path} has a head for the labels {', '.join(theirs)}, {task.name} has "
-            f"{', '.join(task.labels) or 'one number'}: type --init_missing={head} to begin with a fresh head"
+            f"--init={pretrained.path} has a head for the labels {', '.join(labels)}, {task.name} has "
+            f"{', '.join(task.labels) or 'one number'}: type --init_missing={head} for a randomly initialized head"
         )
-    if source.output_kind is not task.kind:
-        theirs_kind = source.output_kind.name if source.output_kind else "another"
+    if pretrained.output_kind is not task.kind:
+        kind = pretrained.output_kind.name if pretrained.output_kind else "another kind"
         raise UserError(
-            f"--init={source.path} has a head for {theirs_kind}, {task.name} is {task.kind.name}: type "
-            f"--init_missing={head} to begin with a fresh head"
+            f"--init={pretrained.path} has a head for {kind}, {task.name} is {task.kind.name}: type "
+            f"--init_missing={head} for a randomly initialized head"
         )
 
 
 def checkpoint_metadata(
-    source: PretrainedModel, *, task: Task, model: ModelConfig, config: FinetuneConfig
+    pretrained: PretrainedModel, *, task: Task, model: ModelConfig, config: FinetuneConfig
 ) -> dict[str, Any]:
-    """Return what a checkpoint must say to be a SOURCE (`convert/workdir.py`)."""
+    """Return the metadata of a checkpoint that `convert/workdir.py` needs to load it as a model."""
     return {
         "config": {**dataclasses.asdict(config), "model": dataclasses.asdict(model)},
         "architecture": _class_for(task, model=model),
         "labels": list(task.labels),
         "task": task.name,
         "kind": task.kind.name,
-        "fingerprints": {"vocabulary": source.require_tokenizer().fingerprint},
-        "source": str(source.path),
+        "fingerprints": {"vocabulary": pretrained.require_tokenizer().fingerprint},
+        "source": str(pretrained.path),
     }
 
 
-def constant_score(task: Task, split: Split) -> float:
-    """Return the selection metric of a model that has learned nothing: always one class, no entity, one ending.
+def baseline_score(task: Task, split: Split) -> float:
+    """Return the selection metric of a model that has learned nothing, such as the majority class (see the kinds).
 
-    A run that ends no better has collapsed (Mosbach et al. 2021).
+    A run whose last evaluation is not better has collapsed (Mosbach et al. 2021).
     """
     features = split.features
     kind = task.kind(num_labels=len(task.labels), group=features.group)

@@ -1,4 +1,4 @@
-"""What learns a task: a whole model that is fine-tuned, or a tagger on frozen features."""
+"""The interface of what a run trains: a whole model (fine-tuning), or a tagger on frozen features."""
 
 import abc
 from collections.abc import Iterator, Mapping
@@ -13,29 +13,29 @@ from bert_jax.training.steps import StepOutput
 
 
 class Learner(abc.ABC):
-    """One learner for all runs of a sweep, which share its compiled steps.
+    """A learner. All runs of a sweep share it and its compiled steps.
 
     Attributes:
-      num_examples: of the train set.
-      metadata: what the checkpoint of its best parameters must say to be a model again.
-      is_kept: whether those parameters are kept when all is done.
-      compiled_shapes: the shapes of the batches that steps were compiled for.
+      num_examples: the size of the train set.
+      metadata: the metadata of the checkpoint with the best parameters.
+      saves_best: whether the best run's parameters remain in the workdir.
+      compiled_shapes: the batch shapes for which steps have been compiled.
     """
 
     num_examples: int
     metadata: Mapping[str, Any]
-    is_kept: bool
+    saves_best: bool
 
     def __init__(self) -> None:
-        """Begin with nothing compiled."""
+        """Start with no compiled step."""
         self.compiled_shapes: set[tuple[Any, ...]] = set()
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """Return the line that is printed before the first run."""
+        """Return a description for the log, before the first run."""
 
-    def prepare(self) -> None:  # noqa: B027  not every learner has something to prepare
-        """Compute what all runs need; called once, if any run is still to be done."""
+    def prepare(self) -> None:  # noqa: B027  optional
+        """Compute what all runs share. Called once, unless all runs are finished."""
 
     @abc.abstractmethod
     def abstract_state(self) -> TrainState:
@@ -43,7 +43,7 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def initial_state(self, settings: RunSettings) -> TrainState:
-        """Return the state that a run begins with."""
+        """Return the initial state of a run."""
 
     @abc.abstractmethod
     def batches(self, settings: RunSettings, *, start: int, end: int) -> Iterator[Any]:
@@ -55,8 +55,8 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def cost(self, rows: Any) -> Mapping[str, float]:
-        """Return `tokens` (padding counted) and `flops` of a step on `rows`."""
+        """Return `tokens` (padding included) and `flops` of a training step on `rows`."""
 
     @abc.abstractmethod
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
-        """Return an output for each example of `split` (`tasks/interface.py`), the same on every host."""
+        """Return the output for each example of `split` (`tasks/interface.py`), the same on all hosts."""

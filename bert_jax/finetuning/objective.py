@@ -1,4 +1,4 @@
-"""Compute the loss of a task on packed rows, and its outputs; its kind says how (`bert_jax/kinds`)."""
+"""The loss and the outputs of a task on packed sequences. The task's kind (`bert_jax/kinds`) defines both."""
 
 import dataclasses
 from typing import Any
@@ -18,38 +18,36 @@ from bert_jax.types import EncoderInputs, InstanceRows
 
 @struct.dataclass
 class PackedRows(InstanceRows):
-    """Packed instances as loaded; E examples a row, each of S / E instances.
+    """Packed sequences as loaded: E examples per sequence, each of S / E instances."""
 
-    `targets` are those of the task's kind. `weights` is 1 where an example is.
-    """
-
-    weights: Float[Array, "B E"]
-    targets: Int[Array, "B ..."] | Float[Array, "B ..."]
+    weights: Float[Array, "B E"]  # 1 for an example, 0 for an empty slot
+    targets: Int[Array, "B ..."] | Float[Array, "B ..."]  # in the form of the task's kind
 
 
 @struct.dataclass
 class TaskBatch:
-    """Hold what the model reads; `rows` numbers the rows of the global batch, for dropout."""
+    """The inputs of the model and the targets."""
 
     inputs: EncoderInputs
     cls_positions: Int[Array, "B S"]
-    rows: Int[Array, " B"]
+    rows: Int[Array, " B"]  # the indices of the sequences in the global batch, for dropout
     weights: Float[Array, "B E"]
     targets: Int[Array, "B ..."] | Float[Array, "B ..."]
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskObjective:
-    """Train a task model."""
+    """The training objective of a task model."""
 
     model: ModelConfig
     kind: OutputKind
 
     def prepare(self, rows: PackedRows, *, key: Key[Array, ""]) -> TaskBatch:
-        """Unfold the rows; nothing is drawn."""
+        """Return the model's inputs. Nothing is random."""
         del key
         return TaskBatch(
-            inputs=encoder_inputs(rows, padding_at_zero=True),  # a row of many choices may be longer than the table
+            # A sequence with many choices may be longer than the position embeddings.
+            inputs=encoder_inputs(rows, padding_at_zero=True),
             cls_positions=cls_positions(rows),
             rows=jnp.arange(len(rows.input_ids), dtype=jnp.int32),
             weights=rows.weights,
@@ -68,11 +66,11 @@ class TaskObjective:
         weights: dict[str, Float[Array, ""]],
         key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, ""], Means]:
-        """Return this part's share of the mean loss over the examples (tags: over the tokens), and its figures."""
+        """Return this micro-batch's part of the mean loss over examples (tags: over tokens), and its metrics."""
         dropout = None if key is None else Dropout.create(key, rows=batch.rows)
         outputs = self.apply(params, batch, dropout=dropout)
         scores = self.kind.scores(outputs, _gold(batch))
-        means = {} if scores.right is None else {"accuracy": Mean.of(scores.right, weights=scores.weights)}
+        means = {} if scores.correct is None else {"accuracy": Mean.of(scores.correct, weights=scores.weights)}
         empty = (batch.inputs.segment_ids == 0).astype(jnp.float32)
         means["padding_fraction"] = Mean.of(empty, weights=jnp.ones_like(empty))
         return (scores.losses * scores.weights).sum() / jnp.maximum(weights["examples"], 1), means
@@ -85,7 +83,7 @@ class TaskObjective:
         return self.kind.by_example(outputs, examples=batch.weights.shape[1])
 
     def predict(self, params: Any, rows: PackedRows) -> Float[Array, "B ..."]:
-        """Return the outputs of rows as loaded, without dropout."""
+        """Return the outputs of packed sequences, without dropout."""
         return self.apply(params, self.prepare(rows, key=jax.random.key(0)), dropout=None)
 
 

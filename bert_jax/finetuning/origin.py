@@ -1,4 +1,4 @@
-"""Say what the runs of a workdir began from, so that it never mixes runs of two SOURCEs, vocabularies or data sets."""
+"""The origin of a workdir's runs: digests that prevent mixing pretrained models, vocabularies or data sets."""
 
 import zlib
 from collections.abc import Sequence
@@ -14,28 +14,30 @@ from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
 
 ORIGIN = "origin.json"
-_WHERE = {"weights": "--init", "vocabulary": "--init", "parts drawn anew": "--init_missing"}
+_RANDOM = "parts drawn anew"  # the key of earlier versions' files
+_FLAGS = {"weights": "--init", "vocabulary": "--init", _RANDOM: "--init_missing"}
+_TITLES = {_RANDOM: "randomly initialized parts"}
 
 
 def settle_origin(
-    directory: Path, *, source: PretrainedModel, fresh: Sequence[str], splits: Sequence[Split], hosts: Hosts
+    directory: Path, *, pretrained: PretrainedModel, random_parts: Sequence[str], splits: Sequence[Split], hosts: Hosts
 ) -> None:
-    """Write DIRECTORY/origin.json and DIRECTORY/vocab, or check that the runs there began from the same.
+    """Write DIRECTORY/origin.json and DIRECTORY/vocab, or check that existing runs have the same origin.
 
-    A split that no run has seen yet (a test set) is added.
+    A split that no run has used yet (a test set) is added.
 
     Raises:
-      UserError: if a run there began from something else (the line says from what), or a host has other data.
+      UserError: if existing runs have another origin (the message says what differs), or hosts have different data.
     """
-    tokenizer = source.require_tokenizer()
+    tokenizer = pretrained.require_tokenizer()
     origin = {
-        "weights": weights_digest(source.params),
+        "weights": weights_digest(pretrained.params),
         "vocabulary": tokenizer.fingerprint[:12],
-        "parts drawn anew": ", ".join(sorted(fresh)),
+        _RANDOM: ", ".join(sorted(random_parts)),
         **{f"{split.name} set": _digest(split) for split in splits},
     }
     hosts.check_same("origin of the runs", origin)
-    with hosts.main_first("origin of the runs written"):
+    with hosts.main_first("origin.json written"):
         if hosts.is_main:
             _settle(directory, origin)
             tokenizer.save(directory / "vocab")
@@ -44,20 +46,21 @@ def settle_origin(
 def _settle(directory: Path, origin: dict[str, str]) -> None:
     file = directory / ORIGIN
     if file.exists() and has_runs(directory):
-        before = read_json(file)
-        other = [name for name, value in origin.items() if before.get(name, value) != value]
-        if other:
-            given = _WHERE.get(other[0], "--data_dir")
+        previous = read_json(file)
+        changed = [name for name, value in origin.items() if previous.get(name, value) != value]
+        if changed:
+            name = changed[0]
             raise UserError(
-                f"--workdir={directory} holds runs that began from another {other[0]} ({before[other[0]] or 'none'}, "
-                f"now {origin[other[0]] or 'none'}): choose another --workdir, or give the old {given}"
+                f"--workdir={directory}: its runs have {_TITLES.get(name, name)} {previous[name] or 'none'}, this "
+                f"command has {origin[name] or 'none'}: choose another --workdir, or give the previous "
+                f"{_FLAGS.get(name, '--data_dir')}"
             )
-        origin = before | origin
+        origin = previous | origin
     write_json(file, origin)
 
 
 def has_runs(workdir: Path) -> bool:
-    """Say whether a run has begun in `workdir`, or in the folder of a task or stage in it."""
+    """Return whether `workdir`, or the folder of a task or stage in it, contains a run."""
     return any(next(workdir.glob(pattern), None) for pattern in ("runs/*", "*/runs/*", "*/*/runs/*"))
 
 

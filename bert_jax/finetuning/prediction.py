@@ -1,4 +1,4 @@
-"""Compute the outputs of a split, in the order of its examples, and keep them on disk."""
+"""The outputs of a split, in the order of its examples, and their files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from bert_jax.tasks.interface import Instances, Outputs
 
 
 def predict_outputs(program: TaskProgram, params: Any, *, features: Instances) -> list[np.ndarray]:
-    """Return an output an example (`tasks/interface.py`); long examples are computed with long ones."""
+    """Return one output per example (`tasks/interface.py`). Examples of similar length are computed together."""
     outputs: list[np.ndarray] = [np.zeros(0)] * features.num_examples
     pending: tuple[PackedBatch, jax.Array] | None = None
     for batch in all_batches(features, shape=program.shape, kind=program.kind, rows=program.eval_rows):
@@ -42,12 +42,12 @@ def _unpack(
 
 
 def average_outputs(runs: Sequence[Outputs]) -> list[np.ndarray]:
-    """Return the mean output of several runs: the ensemble (paper section 4.2)."""
+    """Return the mean outputs of several runs, an ensemble (paper section 4.2)."""
     return [np.mean(np.stack(outputs), axis=0) for outputs in zip(*runs, strict=True)]
 
 
 def save_outputs(path: Path, *, outputs: Outputs) -> None:
-    """Write outputs as one flat array with their shapes."""
+    """Write outputs as one flat array with their lengths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width = outputs[0].shape[-1]
     lengths = np.array([output.size // width for output in outputs], np.int64)
@@ -57,7 +57,7 @@ def save_outputs(path: Path, *, outputs: Outputs) -> None:
 
 
 def load_outputs(path: Path) -> list[np.ndarray]:
-    """Return what `save_outputs` wrote."""
+    """Return the outputs in a file of `save_outputs`."""
     with np.load(path) as file:
         parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
         return [part[0] for part in parts] if bool(file["flat_examples"]) else list(parts)

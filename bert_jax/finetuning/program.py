@@ -1,4 +1,4 @@
-"""Assemble what fine-tuning computes: mesh, shardings, the steps that every run of a sweep shares."""
+"""The compiled program of fine-tuning: mesh, shardings, and the steps that all runs of a sweep share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,15 +22,15 @@ from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep, make_replicas
 from bert_jax.types import EncoderInputs
 
-# Tokens of an evaluation batch on one device: enough to fill it, little enough for any memory.
+# Tokens per device in an evaluation batch: enough to use the device fully, few enough to fit in its memory.
 _EVAL_TOKENS = 8192
 
 
 class TaskProgram(Program):
-    """The jitted steps of one task, one model and one row shape. Building it compiles nothing."""
+    """The jitted steps for one task, one model and one sequence shape. The constructor compiles nothing."""
 
     def __init__(self, config: FinetuneConfig, *, model: ModelConfig, task: Task, shape: RowShape):
-        """Lay out the state on the config's mesh.
+        """Set up the state's shardings on the config's mesh.
 
         Raises:
           UserError: if the mesh does not fit the devices or the model.
@@ -62,31 +62,31 @@ class TaskProgram(Program):
 
     @property
     def row_multiple(self) -> int:
-        """Return what the number of rows must be a multiple of."""
+        """Return the number of which the number of sequences in a batch must be a multiple."""
         return self.row_devices * self.config.train.gradient_accumulation_steps
 
     @property
     def eval_rows(self) -> int:
-        """Return the rows of an evaluation batch."""
+        """Return the number of sequences in an evaluation batch."""
         return max(1, _EVAL_TOKENS // self.shape.length) * self.row_devices
 
     def to_device(self, arrays: dict[str, np.ndarray]) -> PackedRows:
-        """Return the global batch from arrays that every host holds whole."""
+        """Return the global batch. Every host passes the same, complete arrays."""
         return PackedRows(**meshes.whole_to_global(arrays, mesh=self.mesh))
 
     def predict(self, params: Any, arrays: dict[str, np.ndarray]) -> jax.Array:
-        """Return the outputs of a batch, whole on every device."""
+        """Return the outputs of a batch, replicated on all devices."""
         return self._predict(params, self.to_device(arrays))
 
     def random_params(self, key: Key[Array, ""], *, parts: tuple[str, ...]) -> dict[str, Any]:
-        """Return randomly initialized parameters of `parts`; what is not asked for is not computed."""
+        """Return randomly initialized parameters of `parts`. Other parts are not computed."""
         return jax.tree.map(np.asarray, self._init_parts(key, parts)) if parts else {}
 
     def initial_state(self, params: dict[str, Any]) -> TrainState:
-        """Return the state that a run begins with, from host arrays."""
-        placed = self.place_params(params)
-        step, opt_state = self._rest(placed)
-        return TrainState(step=step, params=placed, opt_state=opt_state)
+        """Return the initial state of a run, from parameters in host memory."""
+        sharded = self.place_params(params)
+        step, opt_state = self._rest(sharded)
+        return TrainState(step=step, params=sharded, opt_state=opt_state)
 
     def _random_params(self, key: Key[Array, ""], parts: tuple[str, ...]) -> dict[str, Any]:
         params = nn.meta.unbox(self._boxed_params(key))

@@ -1,4 +1,4 @@
-"""Put results into words: means over seeds, tables, errors."""
+"""Summaries of results: means over seeds, text tables, GLUE's average."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,57 +9,57 @@ from bert_jax.tasks import glue
 
 
 def summarize(results: Sequence[RunResult], *, selection: str) -> list[dict[str, Any]]:
-    """Return mean, standard deviation, best and number of collapsed runs of each setting, the best setting first.
+    """Return mean, standard deviation, best score and number of collapsed runs of each setting, the best setting first.
 
-    The deviation is that of a sample (n - 1), 0 for one run.
+    The standard deviation is that of a sample (n - 1), or 0 for a single run.
     """
     settings = list(dict.fromkeys(result.settings.setting for result in results))
     rows = []
     for setting in settings:
-        some = [result for result in results if result.settings.setting == setting]
-        scores = [result.best.metrics[selection] for result in some]
+        runs = [result for result in results if result.settings.setting == setting]
+        scores = [result.best.metrics[selection] for result in runs]
         rows.append(
             {
                 "setting": setting,
-                "runs": len(some),
+                "runs": len(runs),
                 "mean": statistics.fmean(scores),
                 "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
                 "best": max(scores),
-                "collapsed": sum(result.collapsed for result in some),
+                "collapsed": sum(result.collapsed for result in runs),
             }
         )
     return sorted(rows, key=lambda row: -row["mean"])
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """Return the results of a task as text; figures in per cent."""
-    lines = [f"{record['task']}: {record['selection']} on dev, in per cent"]
+    """Return the results of a task as text. Metrics are percentages."""
+    lines = [f"{record['task']}: {record['selection']} on dev, in percent"]
     form = "{:<24} {:>4}  {:>6}  {:>5}  {:>6}  {:>9}"
     lines.append(form.format("setting", "runs", "mean", "sd", "best", "collapsed"))
     for row in record["summary"]:
-        figures = [f"{100 * row[name]:.2f}" for name in ("mean", "sd", "best")]
-        lines.append(form.format(row["setting"], row["runs"], *figures, row["collapsed"]))
+        scores = [f"{100 * row[name]:.2f}" for name in ("mean", "sd", "best")]
+        lines.append(form.format(row["setting"], row["runs"], *scores, row["collapsed"]))
     best = record["best"]
     lines.append(f"best run {best['name']}, step {best['best']['step']} of {best['num_steps']}:")
     for split, metrics in best["metrics"].items():
-        lines.append(f"  {split}: {_figures(metrics)}")
+        lines.append(f"  {split}: {_format(metrics)}")
     if "ensemble" in record:
         for split, metrics in record["ensemble"]["metrics"].items():
-            lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_figures(metrics)}")
+            lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_format(metrics)}")
     lines += _confusion(record["tables"])
     return "\n".join(lines)
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
+def _format(metrics: Mapping[str, float]) -> str:
     return ", ".join(
         f"{name} {value:.3f}" if "threshold" in name else f"{name} {100 * value:.2f}" for name, value in metrics.items()
     )
 
 
 def _confusion(tables: Mapping[str, Any]) -> list[str]:
-    """Return the confusion table, or the figures of each type, as lines."""
-    if "labels" not in tables.get("confusion", {}):  # a type of entity may be called so
-        return [f"  {name}: {_figures(figures)}" for name, figures in tables.items()]
+    """Return the confusion matrix, or the scores of each entity type, as lines."""
+    if "labels" not in tables.get("confusion", {}):  # an entity type may be called "confusion"
+        return [f"  {name}: {_format(scores)}" for name, scores in tables.items()]
     labels = tables["confusion"]["labels"]
     counts = next(value for name, value in tables["confusion"].items() if name != "labels")
     width = max(map(len, [*labels, "gold \\ predicted"])) + 2
@@ -72,15 +72,15 @@ def _confusion(tables: Mapping[str, Any]) -> list[str]:
 
 
 def glue_average(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the paper's average over the tasks that were run, and how many of its nine numbers it is made of."""
+    """Return the average of the paper's nine scores, as far as their tasks were run, with the scores."""
     numbers = {}
     for task, split in glue.AVERAGE:
         if task in records:
             metrics = records[task]["best"]["metrics"]
-            # A part of train, or the test file, may stand for dev: there is one labeled split then.
-            found = metrics.get(split, next(iter(metrics.values())) if split == "dev" else None)
-            if found is not None:
-                numbers[f"{task}/{split}"] = found[glue.TASKS[task].metrics[0]]
+            # With dev_fraction or dev_split=test, the only labeled split replaces dev.
+            scores = metrics.get(split, next(iter(metrics.values())) if split == "dev" else None)
+            if scores is not None:
+                numbers[f"{task}/{split}"] = scores[glue.TASKS[task].metrics[0]]
     return {
         "average": statistics.fmean(numbers.values()) if numbers else 0.0,
         "numbers": numbers,

@@ -1,4 +1,4 @@
-"""Keep what each run gave on disk, and make of it the results, predictions and errors of a task."""
+"""The files of a task: result and outputs of each run; results, predictions and errors of the best run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,20 +18,20 @@ RESULT, RUNS = "result.json", "runs"
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """Say what is to be done beside training."""
+class ExperimentOptions:
+    """What an experiment is to do."""
 
     runs: tuple[RunSettings, ...]
     predict_test: bool = False
-    errors: int = 0
-    ensemble: int = 0  # of so many best runs; 0: none
-    fresh_parts: tuple[str, ...] = ()
+    errors: int = 0  # number of wrong predictions to write
+    ensemble: int = 0  # number of best runs to average; 0: no ensemble
+    random_parts: tuple[str, ...] = ()  # parts of the model to initialize randomly
 
 
 class TaskResults:
-    """The runs of one task: the first of the evaluated splits selects, a model that learned nothing scores `constant`.
+    """The files of one task's runs. The first evaluated split selects the best run.
 
-    On several hosts, host 0 alone writes and reads them.
+    With several hosts, only host 0 reads and writes them. `baseline` is the score of a model that has learned nothing.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class TaskResults:
         task: Task,
         *,
         directory: Path,
-        wanted: Wanted,
+        options: ExperimentOptions,
         data: TaskData,
-        constant: float,
+        baseline: float,
         report: Callable[[str], None],
     ):
-        """Keep runs under `directory`.
+        """Set up the files in `directory`.
 
         Raises:
-          UserError: if more runs are to be averaged than there are.
+          UserError: if the ensemble has more runs than there are.
         """
-        self.task, self.directory, self.wanted, self.constant = task, directory, wanted, constant
+        self.task, self.directory, self.options, self.baseline = task, directory, options, baseline
         self._evals, self._tests, self._report = data.evals, data.tests, report
-        if len(wanted.runs) < wanted.ensemble:
+        if len(options.runs) < options.ensemble:
             raise UserError(
-                f"--ensemble={wanted.ensemble} of {len(wanted.runs)} runs: type --seeds={wanted.ensemble} or more"
+                f"--ensemble={options.ensemble} of {len(options.runs)} runs: type --seeds={options.ensemble} or more"
             )
 
     @property
     def splits(self) -> list[Split]:
-        """Return what every run is evaluated on or predicts."""
+        """Return the splits that each run is evaluated on or predicts."""
         return [*self._evals, *self._tests]
 
     def run_directory(self, settings: RunSettings) -> Path:
@@ -66,25 +66,25 @@ class TaskResults:
         return self.directory / RUNS / settings.name
 
     def is_done(self, settings: RunSettings) -> bool:
-        """Return whether a run has been run to its end."""
+        """Return whether a run is finished."""
         return (self.run_directory(settings) / RESULT).exists()
 
     def all_finished(self) -> list[RunResult]:
-        """Return what every finished run of the workdir gave: those wanted now in their order, then those of before."""
-        wanted = [self.run_directory(settings) / RESULT for settings in self.wanted.runs]
-        before = sorted((self.directory / RUNS).glob(f"*/{RESULT}"))
-        paths = [path for path in (*wanted, *(p for p in before if p not in wanted)) if path.exists()]
+        """Return the results of all finished runs: first those of `options` in order, then earlier ones."""
+        current = [self.run_directory(settings) / RESULT for settings in self.options.runs]
+        all_runs = sorted((self.directory / RUNS).glob(f"*/{RESULT}"))
+        paths = [path for path in (*current, *(p for p in all_runs if p not in current)) if path.exists()]
         return [RunResult.from_json(read_json(path)) for path in paths]
 
     def add(self, result: RunResult, *, outputs: Mapping[str, Outputs]) -> None:
-        """Save the outputs of a run's best parameters on every split, score them, and write the run's result."""
+        """Save the outputs of a run's best parameters on all splits, score them, and write the run's result."""
         for split in self.splits:
             save_outputs(self._file(result, split), outputs=outputs[split.name])
             if split.features.targets is not None:
                 if split is self._evals[0]:
                     self.task.calibrate(split, outputs[split.name])
                 result.metrics[split.name] = self.task.score(split, outputs[split.name])
-        result.collapsed = result.history[-1].metrics[self.task.selection] <= self.constant
+        result.collapsed = result.history[-1].metrics[self.task.selection] <= self.baseline
         write_json(self.run_directory(result.settings) / RESULT, result.to_json())
 
     def missing_of_champion(self) -> list[str]:
@@ -93,21 +93,21 @@ class TaskResults:
         return [split.name for split in self._tests if not self._file(champion, split).exists()]
 
     def add_to_champion(self, outputs: Mapping[str, Outputs]) -> None:
-        """Save the best run's outputs on test sets that it was run without."""
+        """Save the best run's outputs on test sets that it had not predicted."""
         champion = self.champion(self.all_finished())
         for split in self._tests:
             if split.name in outputs:
                 save_outputs(self._file(champion, split), outputs=outputs[split.name])
 
     def champion(self, results: Sequence[RunResult]) -> RunResult:
-        """Return the first run with the best dev figure."""
+        """Return the run with the best score on dev, the first of several."""
         return max(results, key=lambda result: result.best.metrics[self.task.selection])
 
     def finish(self, *, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write results.json, results.txt, predictions and errors, and return the results, `facts` among them.
+        """Write results.json, results.txt, predictions and errors, and return the results with `facts` added.
 
         Raises:
-          UserError: if a run was run without predicting what is wanted now, and its parameters are not kept.
+          UserError: if a run did not predict a split that is needed now, and its parameters are gone.
         """
         results = self.all_finished()
         champion = self.champion(results)
@@ -121,17 +121,17 @@ class TaskResults:
             "task": self.task.name,
             "labels": list(self.task.labels),
             "selection": self.task.selection,
-            "constant": self.constant,
+            "constant": self.baseline,
             **facts,
             "best": champion.to_json(),
             "summary": report.summarize(results, selection=self.task.selection),
             "tables": self.task.tables(dev, best),
             "runs": [result.to_json() for result in results],
         }
-        if self.wanted.errors:
-            found = self.task.mistakes(dev, best, count=self.wanted.errors)
-            write_json_lines(self.directory / f"errors-{dev.name}.jsonl", found)
-        if self.wanted.ensemble:
+        if self.options.errors:
+            errors = self.task.mistakes(dev, best, count=self.options.errors)
+            write_json_lines(self.directory / f"errors-{dev.name}.jsonl", errors)
+        if self.options.ensemble:
             record["ensemble"] = self._ensemble(results)
         write_json(self.directory / "results.json", record)
         text = report.table(record)
@@ -140,8 +140,8 @@ class TaskResults:
         return record
 
     def _ensemble(self, results: Sequence[RunResult]) -> dict[str, Any]:
-        """Score the mean output of the best runs, and write its predictions."""
-        ranked = sorted(results, key=lambda r: -r.best.metrics[self.task.selection])[: self.wanted.ensemble]
+        """Score the mean outputs of the best runs, and write their predictions."""
+        ranked = sorted(results, key=lambda r: -r.best.metrics[self.task.selection])[: self.options.ensemble]
         metrics = {}
         for split in self.splits:
             outputs = average_outputs([self._outputs(result, split) for result in ranked])
@@ -157,8 +157,8 @@ class TaskResults:
         file = self._file(result, split)
         if not file.exists():
             raise UserError(
-                f"{file.parent} was run without predicting {split.name}, and its parameters are not kept: choose "
-                "another --workdir, or leave out --predict_test"
+                f"{file.parent}: this run has not predicted {split.name}, and its parameters are not saved: choose "
+                "another --workdir, or omit --predict_test"
             )
         return load_outputs(file)
 

@@ -1,4 +1,4 @@
-"""What a run of a task gave: its evaluations, the best of them, and the metrics of every split."""
+"""The result of a run: its evaluations, the best of them, and the metrics of all splits."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass
 class Evaluation:
-    """The metrics of the selecting split after `step` steps."""
+    """The metrics on the selection split after `step` steps."""
 
     step: int
     metrics: Metrics
@@ -20,7 +20,7 @@ class Evaluation:
 
 @dataclasses.dataclass
 class RunResult:
-    """What a finished run gave; the best evaluation is the one whose checkpoint is kept."""
+    """The result of a finished run. The parameters of the best evaluation are those that are saved."""
 
     settings: RunSettings
     num_steps: int
@@ -28,16 +28,16 @@ class RunResult:
     best: Evaluation
     train_seconds: float
     sequences_per_second: float
-    metrics: dict[str, Metrics] = dataclasses.field(default_factory=dict)  # of every labeled split, by the best
+    metrics: dict[str, Metrics] = dataclasses.field(default_factory=dict)  # of the best parameters, by labeled split
     collapsed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for results.json."""
+        """Return the result for results.json."""
         return {"name": self.settings.name, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "RunResult":
-        """Return what `to_json` gave."""
+        """Return the result in a record of `to_json`."""
         fields = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in record.items() if name in fields}
         values["settings"] = RunSettings(**values["settings"])
@@ -47,7 +47,7 @@ class RunResult:
 
 
 def best_evaluation(history: Sequence[Evaluation], *, selection: str) -> Evaluation:
-    """Return the first of the best evaluations; one that is not finite is the worst."""
+    """Return the best evaluation, the first of several. A metric that is not finite counts as the worst."""
 
     def score(evaluation: Evaluation) -> float:
         value = evaluation.metrics[selection]
@@ -56,9 +56,9 @@ def best_evaluation(history: Sequence[Evaluation], *, selection: str) -> Evaluat
     return max(history, key=score)
 
 
-@dataclasses.dataclass  # not frozen: what raises an exception sets its traceback
+@dataclasses.dataclass  # not frozen: raising an exception sets its traceback
 class Stopped(Exception):
-    """Say that a run was stopped at a step; its state is saved."""
+    """The exception for a run that was stopped at a step. Its state is saved."""
 
     step: int
     num_steps: int

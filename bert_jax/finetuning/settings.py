@@ -1,4 +1,4 @@
-"""Hold what differs between the runs of a sweep, as arrays: one compiled step serves them all."""
+"""The settings in which the runs of a sweep differ, as arrays, so that one compiled step serves all runs."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from bert_jax.types import LAYERS
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """Hold one point of the grid, and the seed of its shuffling, its head and its dropout."""
+    """One point of the grid, and the seed of shuffling, head initialization and dropout."""
 
     batch_size: int
     learning_rate: float
@@ -27,7 +27,7 @@ class RunSettings:
 
     @property
     def name(self) -> str:
-        """Return a folder's name."""
+        """Return the name of the run's folder."""
         return f"b{self.batch_size}-lr{self.learning_rate:g}-e{self.num_epochs:g}-s{self.seed}"
 
     @property
@@ -37,7 +37,7 @@ class RunSettings:
 
 
 def grid(config: FinetuneConfig, *, sweep: bool, seeds: int) -> list[RunSettings]:
-    """Return the runs: one, or the grid of the config; each with `seeds` seeds."""
+    """Return the runs: one, or with `sweep` the grid in the config; each with `seeds` seeds."""
     train, rate = config.train, config.optimizer.learning_rate
     points: Iterator[tuple[int, float, float]] = iter([(train.batch_size, rate, train.num_epochs)])
     if sweep:
@@ -48,7 +48,7 @@ def grid(config: FinetuneConfig, *, sweep: bool, seeds: int) -> list[RunSettings
 
 @struct.dataclass
 class StepSettings:
-    """Hold what a compiled step must be told about its run."""
+    """The inputs of a compiled step that depend on the run."""
 
     key: Key[Array, ""]
     learning_rate: Float[Array, ""]
@@ -57,7 +57,7 @@ class StepSettings:
 
 
 def step_settings(run: RunSettings, *, num_steps: int, warmup_fraction: float) -> StepSettings:
-    """Return the arrays of a run; the warm-up is rounded to whole steps, as the original rounds it."""
+    """Return the arrays of a run. Warmup steps are rounded down, as in the original."""
     return StepSettings(
         key=jax.random.key(run.seed),
         learning_rate=jnp.float32(run.learning_rate),
@@ -67,13 +67,13 @@ def step_settings(run: RunSettings, *, num_steps: int, warmup_fraction: float) -
 
 
 def no_settings() -> StepSettings:
-    """Return settings for making optimizer states, which do not depend on them."""
-    nothing: Float[Array, ""] = jnp.zeros((), jnp.float32)
-    return StepSettings(jax.random.key(0), nothing, nothing, nothing)
+    """Return placeholder settings, for optimizer states, which do not depend on them."""
+    zero: Float[Array, ""] = jnp.zeros((), jnp.float32)
+    return StepSettings(jax.random.key(0), zero, zero, zero)
 
 
 def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) -> Float[Array, ""]:
-    """Return the rate of the update from `step` to `step + 1`: that of `training.schedule`, for traced settings."""
+    """Return the learning rate of the update from `step` to `step + 1`: `training.schedule` with traced settings."""
     rate = schedule.learning_rate(
         step, peak=settings.learning_rate, warmup=settings.warmup_steps, total=settings.num_steps, recipe=recipe
     )
@@ -81,7 +81,7 @@ def learning_rate(step: Int[Array, ""], *, settings: StepSettings, recipe: str) 
 
 
 def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers: int) -> optax.GradientTransformation:
-    """Return the optimizer of a run inside a traced step."""
+    """Return the optimizer of a run, inside a traced step."""
     fixed = optimizer_config(config)
     rule = optim.optimizer_rule(fixed, recipe=config.recipe)
 
@@ -95,10 +95,9 @@ def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers
 
 
 def layerwise_decay(decay: float, *, num_layers: int) -> optax.GradientTransformation:
-    """Return the scaling of updates by depth (ELECTRA, `layerwise_lr_decay`): 1 at the head, less below.
+    """Return layer-wise learning rate decay (ELECTRA, `layerwise_lr_decay`): updates are scaled by depth.
 
-    The pooler and the head have the full rate, layer l (from 0) of L `decay ** (L - l)`, the embeddings
-    `decay ** (L + 1)`.
+    The scale is 1 for pooler and head, `decay ** (L - l)` for layer l (from 0) of L, `decay ** (L + 1)` for embeddings.
     """
 
     def scale(name: str, update: jax.Array) -> jax.Array:

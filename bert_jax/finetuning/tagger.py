@@ -1,4 +1,4 @@
-"""A BiLSTM tagger on frozen word features: its objective and its compiled steps."""
+"""The BiLSTM tagger on frozen word features: its objective and its compiled steps."""
 
 import dataclasses
 from typing import Any
@@ -23,7 +23,7 @@ from bert_jax.training.steps import StepOutput, TrainStep
 
 @struct.dataclass
 class WordRows:
-    """The frozen features of sentences of W words; `targets` -1: not scored."""
+    """Sentences of W words: the frozen features of K layers, and targets (-1: not scored)."""
 
     hidden: Float[Array, "B W K D"]
     lengths: Int[Array, " B"]
@@ -32,12 +32,12 @@ class WordRows:
 
 @dataclasses.dataclass(frozen=True)
 class TaggerObjective:
-    """The tagger's mean loss over words."""
+    """The training objective of the tagger: the mean loss over words."""
 
     tagger: FeatureTagger
 
     def prepare(self, rows: WordRows, *, key: Key[Array, ""]) -> WordRows:
-        """Return the rows; nothing is random."""
+        """Return the batch unchanged. Nothing is random."""
         del key
         return rows
 
@@ -48,14 +48,14 @@ class TaggerObjective:
     def loss(
         self, params: Any, *, batch: WordRows, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
     ) -> tuple[Float[Array, ""], Means]:
-        """Return the share of the mean loss over words, and the accuracy."""
+        """Return this micro-batch's part of the mean loss over words, and the accuracy."""
         dropout = None if key is None else Dropout.create(key, rows=jnp.arange(len(batch.lengths)))
         logits = self.logits(params, batch, dropout=dropout)
-        counted = (batch.targets >= 0).astype(jnp.float32)
+        scored = (batch.targets >= 0).astype(jnp.float32)
         labels = jnp.maximum(batch.targets, 0)
-        losses, right = log_softmax_cross_entropy(logits, labels)
-        return (losses * counted).sum() / jnp.maximum(weights["words"], 1), {
-            "accuracy": Mean.of(right.astype(jnp.float32), weights=counted)
+        losses, correct = log_softmax_cross_entropy(logits, labels)
+        return (losses * scored).sum() / jnp.maximum(weights["words"], 1), {
+            "accuracy": Mean.of(correct.astype(jnp.float32), weights=scored)
         }
 
     def logits(self, params: Any, batch: WordRows, *, dropout: Dropout | None = None) -> Float[Array, "B W C"]:
@@ -66,12 +66,12 @@ class TaggerObjective:
 
 
 class TaggerProgram(Program):
-    """The tagger's state, whole on every device, and its jitted steps over sentences sharded by row."""
+    """The tagger's jitted steps. The state is replicated on all devices; the sentences of a batch are sharded."""
 
     def __init__(self, config: FinetuneConfig, *, num_labels: int, layers: int, hidden_size: int):
-        """Lay out a tagger of `num_labels` that reads `layers` frozen layers of `hidden_size`."""
+        """Set up a tagger of `num_labels` tags on `layers` frozen layers of `hidden_size`."""
         self._config = config
-        assert config.ner is not None  # a config has no features without
+        assert config.ner is not None  # only these options name features
         ner = config.ner
         tagger = FeatureTagger(ner.features, ner.bilstm_hidden_size, ner.bilstm_layers, num_labels)
         self.objective = TaggerObjective(tagger)
@@ -85,7 +85,7 @@ class TaggerProgram(Program):
 
     @property
     def row_multiple(self) -> int:
-        """Return what the number of sentences in a batch must be a multiple of."""
+        """Return the number of which the number of sentences in a batch must be a multiple."""
         return meshes.batch_devices(self.mesh)
 
     def _train_step(self, state: TrainState, rows: WordRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:

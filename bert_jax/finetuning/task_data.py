@@ -1,4 +1,4 @@
-"""The splits of a task as one experiment uses them."""
+"""The splits of a task in an experiment."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from bert_jax.tasks.interface import Split, Task
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """The train set, the labeled splits that are reported on (the first one selects), and the test sets to predict."""
+    """The train set, the labeled splits to evaluate on (the first selects the best run), the test sets to predict."""
 
     train: Split
     evals: tuple[Split, ...]
@@ -18,7 +18,7 @@ class TaskData:
 
     @property
     def splits(self) -> list[Split]:
-        """Return all of them."""
+        """Return all splits."""
         return [self.train, *self.evals, *self.tests]
 
     def describe(self) -> str:
@@ -27,32 +27,32 @@ class TaskData:
 
 
 def load_task_data(task: Task, *, tokenizer: Tokenizer, predict_test: bool) -> TaskData:
-    """Read and featurize the splits.
+    """Read the splits and build their instances.
 
     Raises:
-      UserError: if files are missing or wrong, or a split that must have labels has none.
+      UserError: if files are missing or wrong, or train or an evaluation split has no labels.
     """
     train = task.load("train", tokenizer=tokenizer)
     evals = tuple(task.load(name, tokenizer=tokenizer) for name in task.eval_splits())
     names = task.test_splits() if predict_test else ()
     tests = tuple(task.load(name, tokenizer=tokenizer) for name in names)
-    check_labelled(task, [train, *evals])
+    check_labeled(task, [train, *evals])
     return TaskData(train, evals, tests)
 
 
-def check_labelled(task: Task, splits: Sequence[Split]) -> None:
-    """Check that every split has labels.
+def check_labeled(task: Task, splits: Sequence[Split]) -> None:
+    """Check that all splits have labels.
 
     Raises:
-      UserError: for the first that has none.
+      UserError: for the first split without labels.
     """
     for split in splits:
         if split.features.targets is None:
-            raise no_labels(task, split.name)
+            raise missing_labels(task, split.name)
 
 
-def no_labels(task: Task, split: str) -> UserError:
-    """Return the complaint about a split that must have labels and has none."""
+def missing_labels(task: Task, split: str) -> UserError:
+    """Return the error about a split that lacks labels."""
     return UserError(
-        f"the {split} set of {task.name} has no labels: name a labeled file, or another --config.data.dev_split"
+        f"the {split} set of {task.name} has no labels: give a labeled file, or another --config.data.dev_split"
     )

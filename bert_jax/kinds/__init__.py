@@ -1,1 +1,1 @@
-"""Kinds of output: what a task's head computes, learns and answers; one file a kind, all of them in `table.py`."""
+"""Output kinds: the head, the loss and the answers of a task. One file per kind; `table.py` lists them all."""

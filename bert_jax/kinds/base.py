@@ -1,10 +1,10 @@
-"""What every kind of output is: a head, targets, a loss, how outputs are read back, and the names HuggingFace gives it.
+"""The interface of an output kind: its head, targets and loss, how outputs are read back, and its names in HuggingFace.
 
 A new kind is one file with one subclass of `OutputKind`, and a line in `table.py`. Tasks, training, conversion and
-prediction ask the kind. Its name is written to files and read from configs, and compared nowhere else.
+prediction call the kind's methods. They never compare its name, which only configs and files contain.
 
-Axis letters: B rows, T positions, S instances a row, E examples a row (S / group), C labels. The defaults below are
-those of kinds with one target and one output per example; kinds with one per token override them.
+Axes: B sequences, T positions, S instances per sequence, E examples per sequence (S / group), C labels.
+The default methods fit kinds with one target and one output per example. Kinds with one per token override them.
 """
 
 import abc
@@ -23,43 +23,43 @@ from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
 
 Targets = Int[Array, "B ..."] | Float[Array, "B ..."]
-Score = Callable[[Sequence[np.ndarray]], float]  # the selection metric of outputs, one per example
+Score = Callable[[Sequence[np.ndarray]], float]  # outputs, one per example -> the selection metric
 
 
 @struct.dataclass
 class Gold:
-    """What outputs are scored against: targets, weights of 1 where an example is, numbers of instances from 1."""
+    """The targets of a batch, and where its examples are."""
 
     targets: Targets
-    weights: Float[Array, "B E"]
-    segment_ids: Int[Array, "B T"]
+    weights: Float[Array, "B E"]  # 1 for an example, 0 for an empty slot
+    segment_ids: Int[Array, "B T"]  # the number of the instance, from 1; 0 is padding
 
 
 @struct.dataclass
 class Scores:
-    """Loss, correctness and weight of each example or token; `right` is None where outputs are not right or wrong."""
+    """Loss, correctness and weight of each example or token. `correct` is None for regression."""
 
     losses: Float[Array, "B ..."]
-    right: Float[Array, "B ..."] | None
+    correct: Float[Array, "B ..."] | None
     weights: Float[Array, "B ..."]
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputKind(abc.ABC):
-    """A kind of output with the sizes of one task: C labels (0 without names), `group` instances per example."""
+    """An output kind with the sizes of one task."""
 
-    num_labels: int = 0
-    group: int = 1
+    num_labels: int = 0  # C; 0 if outputs have no label names
+    group: int = 1  # instances per example
 
     name: ClassVar[str]
-    head: ClassVar[str] = "classifier"  # the parameters on top of the encoder
-    has_label_names: ClassVar[bool] = True  # a head's outputs belong to named labels
+    head: ClassVar[str] = "classifier"  # the name of the head's parameters
+    has_label_names: ClassVar[bool] = True  # each output of the head belongs to a named label
     target_dtype: ClassVar[Any] = np.int32
     huggingface_class: ClassVar[str]  # without the architecture's name: ForSequenceClassification
-    problem_type: ClassVar[str] = ""  # in HuggingFace's config.json; tells kinds of one class apart
-    pipeline_tag: ClassVar[str]  # on a model card
-    in_transformers_pipeline: ClassVar[bool] = True  # version 5 has none for questions and choices
-    prediction_tasks: ClassVar[tuple[str, ...]]  # of the predict command
+    problem_type: ClassVar[str] = ""  # in HuggingFace's config.json; distinguishes kinds that share a class
+    pipeline_tag: ClassVar[str]  # on the model card
+    in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
+    prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
 
     @abc.abstractmethod
     def model(self, config: ModelConfig) -> nn.Module:
@@ -67,49 +67,51 @@ class OutputKind(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, outputs: Float[Array, "B ..."], gold: Gold) -> Scores:
-        """Return loss, correctness and weight of what `by_example` gave."""
+        """Return loss, correctness and weight of the outputs that `by_example` returns."""
 
     @abc.abstractmethod
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of a model that has learned nothing; `lengths` are the tokens of each instance."""
+        """Return the metric of a model that has learned nothing. `lengths` are the instances' numbers of tokens."""
 
     def by_example(self, outputs: Float[Array, "B ..."], *, examples: int) -> Float[Array, "B ..."]:
-        """Return the head's outputs with an entry per example, E of them a row."""
+        """Return the head's outputs with one entry per example, E per sequence."""
         del examples
         return outputs
 
     def weights(self, gold: Gold) -> Float[Array, "B ..."]:
-        """Return the weights of what the loss is a mean of: examples."""
+        """Return the weights of the items that the loss averages: examples."""
         return gold.weights
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
-        """Return the targets of rows of `length` positions without examples: [B, E]."""
+        """Return the targets, [B, E], of `rows` sequences of `length` positions that hold no example yet."""
         del length
         return np.zeros((rows, examples), self.target_dtype)
 
     def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
-        """Write the target of each example where it is placed."""
+        """Write the target of each example into the sequence and slot that packing chose for it."""
         targets[placement.rows, placement.slots] = np.asarray(values, self.target_dtype)
 
     def unpack(self, row: np.ndarray, *, slot: int, start: int, length: int) -> np.ndarray:
-        """Return one example's output out of a row's: example number `slot`, `length` tokens from `start` on."""
+        """Return one example's output from a sequence's: example `slot`, whose tokens are `start : start + length`."""
         del start, length
         return row[slot].copy()
 
     @classmethod
     def label_fields(cls, labels: Sequence[str]) -> dict[str, Any]:
-        """Return what HuggingFace's config.json says of the head."""
+        """Return the fields of HuggingFace's config.json that describe the head."""
         fields: dict[str, Any] = {"problem_type": cls.problem_type} if cls.problem_type else {}
         return fields | id_fields(labels)
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
-        """Return what the predict command answers for one example's float64 output, as a JSON object."""
-        raise NotImplementedError(f"outputs of kind {cls.name} are answered with the text that they belong to")
+        """Return the predict command's answer for one example's float64 output, as a JSON object."""
+        raise NotImplementedError(
+            f"an answer of kind {cls.name} needs the text of its example: see prediction/spans.py"
+        )
 
 
 def id_fields(labels: Sequence[str]) -> dict[str, Any]:
-    """Return HuggingFace's `id2label` and `label2id`; nothing without labels."""
+    """Return HuggingFace's `id2label` and `label2id`, or an empty dict if there are no labels."""
     if not labels:
         return {}
     return {
@@ -119,27 +121,27 @@ def id_fields(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def class_scores(outputs: Float[Array, "*n C"], gold: Gold, *, weights: Float[Array, "*n"]) -> Scores:
-    """Return the scores of one class out of C; a negative target, which must weigh 0, counts as class 0."""
-    losses, right = exact_cross_entropy(outputs, jnp.maximum(gold.targets, 0))
-    return Scores(losses, right.astype(jnp.float32), weights)
+    """Return the scores of one class out of C. A negative target is read as class 0; its weight must be 0."""
+    losses, correct = exact_cross_entropy(outputs, jnp.maximum(gold.targets, 0))
+    return Scores(losses, correct.astype(jnp.float32), weights)
 
 
 def unpack_tokens(row: np.ndarray, *, start: int, length: int) -> np.ndarray:
-    """Return the outputs of an example's tokens out of a row's."""
+    """Return the outputs of one example's tokens from those of its sequence."""
     return row[start : start + length].copy()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis, in float64."""
-    shares = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Return the probability of each logit by itself; nothing overflows."""
+    """Return the sigmoid of each logit, without overflow."""
     return np.exp(-np.logaddexp(0, -logits))
 
 
 def rounded(values: np.ndarray) -> list[float]:
-    """Return values as answers write them, with 6 decimals."""
+    """Return values with the 6 decimals that answers show."""
     return [round(float(value), 6) for value in values]

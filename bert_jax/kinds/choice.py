@@ -1,4 +1,4 @@
-"""One of `group` endings, each an instance of its own (section 4.4)."""
+"""One of `group` endings, each in its own instance (paper section 4.4)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from bert_jax.model.task_heads import SequenceClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Choice(OutputKind):
-    """Outputs [B, E, group], a score for each ending; targets [B, E], numbers of endings."""
+    """Outputs [B, E, group]: one score per ending. Targets [B, E]: the index of the correct ending."""
 
     name = "choice"
     has_label_names = False
@@ -25,7 +25,7 @@ class Choice(OutputKind):
     prediction_tasks = ("choice",)
 
     def model(self, config: ModelConfig) -> nn.Module:
-        """Return one vector that scores the pooled [CLS] of each instance; a softmax over the endings follows."""
+        """Return the encoder with a head of one score per instance, computed from the pooled [CLS]."""
         return SequenceClassifier(config, 1)
 
     def by_example(self, outputs: Float[Array, "B S 1"], *, examples: int) -> Float[Array, "B E G"]:
@@ -33,17 +33,17 @@ class Choice(OutputKind):
         return outputs.reshape(outputs.shape[0], examples, self.group)
 
     def scores(self, outputs: Float[Array, "B E G"], gold: Gold) -> Scores:
-        """Return the cross-entropy of each example over its endings."""
+        """Return the cross-entropy of each example: a softmax over its endings."""
         return class_scores(outputs, gold, weights=gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the accuracy of a guess."""
+        """Return the accuracy of guessing at random."""
         del score, lengths, targets
         return 1.0 / self.group
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
-        """Return the number of the best ending and the probabilities of all."""
+        """Return the index of the best ending and the probabilities of all endings."""
         del labels
-        shares = softmax(output)
-        return {"choice": int(shares.argmax()), "probabilities": rounded(shares)}
+        probabilities = softmax(output)
+        return {"choice": int(probabilities.argmax()), "probabilities": rounded(probabilities)}

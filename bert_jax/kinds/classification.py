@@ -1,4 +1,4 @@
-"""One label out of C for a sentence or a pair (run_classifier.py of the original)."""
+"""Single-label classification of sentences and sentence pairs (run_classifier.py of the original)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from bert_jax.model.task_heads import SequenceClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Classification(OutputKind):
-    """Outputs [B, E, C], logits; targets [B, E], numbers of labels."""
+    """Outputs [B, E, C]: logits. Targets [B, E]: label ids."""
 
     name = "classification"
     huggingface_class = "ForSequenceClassification"
@@ -23,7 +23,7 @@ class Classification(OutputKind):
     prediction_tasks = ("classify", "pair")
 
     def model(self, config: ModelConfig) -> nn.Module:
-        """Return the classifier of the pooled [CLS]."""
+        """Return the encoder with a classifier of the pooled [CLS]."""
         return SequenceClassifier(config, self.num_labels)
 
     def scores(self, outputs: Float[Array, "B E C"], gold: Gold) -> Scores:
@@ -31,18 +31,18 @@ class Classification(OutputKind):
         return class_scores(outputs, gold, weights=gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of the best constant label."""
+        """Return the metric of the majority class: the best of all constant predictions."""
         del lengths
         return max(score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32))
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
-        """Return the likeliest label and the probabilities of all."""
-        shares = softmax(output)
-        best = int(shares.argmax())
-        written = rounded(shares)
+        """Return the most probable label and the probabilities of all labels."""
+        probabilities = softmax(output)
+        best = int(probabilities.argmax())
+        values = rounded(probabilities)
         return {
             "label": labels[best],
-            "probability": written[best],
-            "probabilities": dict(zip(labels, written, strict=True)),
+            "probability": values[best],
+            "probabilities": dict(zip(labels, values, strict=True)),
         }

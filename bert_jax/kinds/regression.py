@@ -1,4 +1,4 @@
-"""One number for a sentence or a pair (STS-B)."""
+"""Regression: one number per sentence or sentence pair (STS-B)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from bert_jax.model.task_heads import SequenceClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Regression(OutputKind):
-    """Outputs [B, E, 1]; targets [B, E], float32."""
+    """Outputs [B, E, 1]. Targets [B, E]: float32."""
 
     name = "regression"
     huggingface_class = "ForSequenceClassification"
@@ -26,7 +26,7 @@ class Regression(OutputKind):
     target_dtype = np.float32
 
     def model(self, config: ModelConfig) -> nn.Module:
-        """Return the classifier of the pooled [CLS] with one output."""
+        """Return the encoder with one output, computed from the pooled [CLS]."""
         return SequenceClassifier(config, 1)
 
     def scores(self, outputs: Float[Array, "B E 1"], gold: Gold) -> Scores:
@@ -34,12 +34,12 @@ class Regression(OutputKind):
         return Scores(jnp.square(outputs[..., 0] - gold.targets), None, gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return a correlation of 0.1: a constant has none at all."""
+        """Return a correlation of 0.1; a constant prediction has a correlation of 0."""
         del score, lengths, targets
         return 0.1
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:
-        """Return the number; several, by label, of a HuggingFace head with several outputs."""
-        written = rounded(output)
-        return {"score": written[0]} if len(written) == 1 else {"scores": dict(zip(labels, written, strict=True))}
+        """Return the number, or one number per label for a HuggingFace head with several outputs."""
+        values = rounded(output)
+        return {"score": values[0]} if len(values) == 1 else {"scores": dict(zip(labels, values, strict=True))}

@@ -1,4 +1,4 @@
-"""The first and the last token of an answer; both at position 0, [CLS], where there is none (sections 4.2, 4.3)."""
+"""Answer spans: the first and last token of an answer; both are [CLS] if there is no answer (sections 4.2, 4.3)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from bert_jax.model.task_heads import SpanClassifier
 from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
 
-_MASKED = -1e30  # as in attention.py: finite, so that an empty slot gives a number and its weight 0 removes it
+_MASKED = -1e30  # finite, as in attention.py: the loss of an empty slot is then a number, which its weight of 0 removes
 
 
 @dataclasses.dataclass(frozen=True)
 class Span(OutputKind):
-    """Outputs [B, T, 2], logits of start and end; targets [B, E, 2], positions in the row."""
+    """Outputs [B, T, 2]: logits of start and end. Targets [B, E, 2]: positions in the sequence."""
 
     name = "span"
     head = "qa_outputs"
@@ -31,29 +31,29 @@ class Span(OutputKind):
     prediction_tasks = ("qa",)
 
     def model(self, config: ModelConfig) -> nn.Module:
-        """Return the two vectors over every token."""
+        """Return the encoder with start and end logits for each token."""
         return SpanClassifier(config)
 
     def scores(self, outputs: Float[Array, "B T 2"], gold: Gold) -> Scores:
-        """Return the mean cross-entropy of start and end, each over the positions of the example's own instance."""
+        """Return the mean cross-entropy of start and end, each over the positions of the example's instance."""
         numbers = jnp.arange(1, gold.weights.shape[1] + 1)
         own: Bool[Array, "B E T"] = gold.segment_ids[:, None, :] == numbers[None, :, None]
         logits = jnp.where(own[..., None], outputs[:, None], _MASKED).swapaxes(-1, -2)  # [B, E, 2, T]
-        losses, right = exact_cross_entropy(logits, gold.targets)
-        return Scores(losses.mean(-1), right.all(-1).astype(jnp.float32), gold.weights)
+        losses, correct = exact_cross_entropy(logits, gold.targets)
+        return Scores(losses.mean(-1), correct.all(-1).astype(jnp.float32), gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of equal scores everywhere."""
+        """Return the metric of equal logits for all tokens."""
         del targets
         return score([np.zeros((length, 2), np.float32) for length in lengths])
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
-        """Return [B, E, 2] of zeros."""
+        """Return zeros, [B, E, 2]."""
         del length
         return np.zeros((rows, examples, 2), self.target_dtype)
 
     def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
-        """Write both positions, counted from the start of the row."""
+        """Write both positions, counted from the start of the sequence."""
         targets[placement.rows, placement.slots] = np.asarray(values, self.target_dtype) + placement.starts[:, None]
 
     def unpack(self, row: np.ndarray, *, slot: int, start: int, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Every kind of output by the name that configs and files give it."""
+"""The table of output kinds, by the name that configs and files use."""
 
 from collections.abc import Mapping
 
@@ -16,10 +16,10 @@ KINDS: Mapping[str, type[OutputKind]] = {
 
 
 def kind_of_model(architecture: str, *, problem_type: str = "", num_labels: int = 0) -> type[OutputKind] | None:
-    """Return the kind of a HuggingFace class, None for one that was not fine-tuned.
+    """Return the kind that belongs to a HuggingFace class, or None if the class has no task head.
 
-    Several kinds share ForSequenceClassification; `problem_type` of config.json tells them apart. Without it, one label
-    means regression (`BertForSequenceClassification.forward` of transformers).
+    Several kinds share ForSequenceClassification; `problem_type` in config.json distinguishes them. If it is missing,
+    one label means regression (`BertForSequenceClassification.forward` of transformers).
     """
     kinds = [kind for kind in KINDS.values() if architecture.endswith(kind.huggingface_class)]
     if not problem_type and num_labels == 1:

@@ -1,4 +1,4 @@
-"""One tag out of C for every scored token (section 5.3: no CRF)."""
+"""Token classification: one tag per scored token (paper section 5.3: no CRF)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bert_jax.rows.packing import Placement, token_positions
 
 @dataclasses.dataclass(frozen=True)
 class Tags(OutputKind):
-    """Outputs [B, T, C], logits; targets [B, T], numbers of labels, -1 where a token is not scored."""
+    """Outputs [B, T, C]: logits. Targets [B, T]: label ids, -1 for a token that is not scored."""
 
     name = "tags"
     huggingface_class = "ForTokenClassification"
@@ -25,7 +25,7 @@ class Tags(OutputKind):
     prediction_tasks = ("ner",)
 
     def model(self, config: ModelConfig) -> nn.Module:
-        """Return the classifier of every token."""
+        """Return the encoder with a classifier of each token."""
         return TokenClassifier(config, self.num_labels)
 
     def weights(self, gold: Gold) -> Float[Array, "B T"]:
@@ -37,18 +37,18 @@ class Tags(OutputKind):
         return class_scores(outputs, gold, weights=self.weights(gold))
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of the first label, O, everywhere."""
+        """Return the metric of predicting the first label, O, for each token."""
         del targets
         outside = np.eye(self.num_labels, dtype=np.float32)[:1]
         return score([np.repeat(outside, length, axis=0) for length in lengths])
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
-        """Return [B, T] of -1."""
+        """Return -1 for each token, [B, T]."""
         del examples
         return np.full((rows, length), -1, self.target_dtype)
 
     def set_targets(self, targets: np.ndarray, values: Sequence[Any], *, placement: Placement) -> None:
-        """Write the tags of each example from its first position on."""
+        """Write the tags of each example, starting at its first position."""
         lengths = np.array([len(tags) for tags in values], np.int64)
         tokens = token_positions(placement.rows * targets.shape[1] + placement.starts, lengths=lengths)
         targets.reshape(-1)[tokens] = np.concatenate(values)

@@ -1,1 +1,1 @@
-"""Predict with a model from any SOURCE: rows in, rows out, batched by length, order kept."""
+"""Prediction with any model: JSON rows in, JSON rows out, in order, batched by length."""

@@ -1,4 +1,4 @@
-"""Run examples through a jitted function in batches of like length: little padding, few shapes, order kept."""
+"""Batched inference with a jitted function: batches of similar length for little padding, few shapes, order kept."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -13,41 +13,41 @@ from bert_jax.prediction.rows import Example, RowError
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import EncoderInputs, InstanceRows
 
-WINDOW = 4096  # rows read before they are sorted by length: memory is bounded, order is kept within
-# From so many sequences on a CPU, 4 % of padding instead of 14 % is worth the compilations (0.4 s a shape, 20 more).
+WINDOW = 4096  # rows read and sorted by length at a time; bounds memory
+# On a CPU, from this number of sequences on, 4% padding instead of 14% is worth 20 more compilations of 0.4 s.
 FINE_FROM = 4096
 Prepared = TypeVar("Prepared")
 
 
 class Predictor(Protocol[Prepared]):
-    """Define a prediction: rows in, rows out."""
+    """The interface of a prediction task."""
 
     parts: tuple[str, ...]
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], Prepared]:
-        """Return the sequences of a row, and what `result` will need of it.
+        """Return the sequences of a row, and what `result` needs to know about it.
 
         Raises:
-          RowError: if the row is not what the task reads.
+          RowError: if the row does not have the fields that the task reads.
         """
         ...
 
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
-        """Return a tree of arrays, examples first; jitted."""
+        """Return a tree of arrays whose first axis is the sequence. This function is jitted."""
         ...
 
     def result(self, prepared: Prepared, outputs: list[Any]) -> dict[str, Any]:
-        """Return the row that answers; `outputs` are NumPy trees, one an example."""
+        """Return the answer to a row. `outputs` has one NumPy tree per sequence."""
         ...
 
 
 class Engine:
-    """Hold parameters on the device and the compiled functions."""
+    """The parameters on the device and the compiled functions."""
 
     def __init__(self, params: Any, *, pad_id: int, max_length: int, max_tokens: int | None = None):
-        """Take batches of at most `max_tokens` tokens, padding counted.
+        """Set up batches of at most `max_tokens` tokens, padding included.
 
-        By default 2,048 on a CPU, where activations then stay in the caches, and 65,536 on an accelerator.
+        The default is 2,048 on a CPU, where activations then stay in the caches, and 65,536 on an accelerator.
         """
         self._params = jax.tree.map(jnp.asarray, params)
         self._pad_id, self.max_length = pad_id, max_length
@@ -56,9 +56,9 @@ class Engine:
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def predict(self, task: Predictor[Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each of `rows`, in their order; one that fails becomes `{"error": ...}`."""
-        waiting = iter(rows)
-        while window := list(islice(waiting, WINDOW)):
+        """Yield the answer to each of `rows`, in order. The answer to a wrong row is `{"error": ...}`."""
+        iterator = iter(rows)
+        while window := list(islice(iterator, WINDOW)):
             yield from self._window(task, window)
 
     def _window(self, task: Predictor[Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -86,12 +86,12 @@ class Engine:
         results: list[Any] = [None] * len(examples)
         if compute not in self._compiled:
             self._compiled[compute] = jax.jit(_from_rows(compute))
-        # The next batch is made while the device works on this one.
+        # The next batch is prepared while the device computes this one.
         pending: tuple[list[int], Any] | None = None
         fine = self._cpu and len(examples) >= FINE_FROM
         for indices, length in batches(lengths, max_tokens=self._max_tokens, max_length=self.max_length, fine=fine):
-            chosen = [examples[index] for index in indices]
-            arrays = padded(chosen, length=length, pad_id=self._pad_id, max_rows=max(1, self._max_tokens // length))
+            batch = [examples[index] for index in indices]
+            arrays = padded(batch, length=length, pad_id=self._pad_id, max_rows=max(1, self._max_tokens // length))
             running = (indices, self._compiled[compute](self._params, *arrays))
             if pending is not None:
                 _deliver(results, *pending)
@@ -102,7 +102,7 @@ class Engine:
 
 
 def _from_rows(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `compute` as a function of rows, so that their layout is part of the compiled program."""
+    """Return `compute` as a function of `InstanceRows`, so that their layout is part of the compiled program."""
 
     def call(params: Any, rows: InstanceRows, positions: Int[Array, "B P"]) -> Any:
         return compute(params, encoder_inputs(rows), positions)
@@ -117,9 +117,9 @@ def _deliver(results: list[Any], indices: Sequence[int], outputs: Any) -> None:
 
 
 def bucket(length: int, *, max_length: int, fine: bool = False) -> int:
-    """Return the padded length: a multiple of 8 up to 64, of 16 up to 128, of 32 up to 256, of 64 beyond.
+    """Return the padded length: a multiple of 8 up to 64, of 16 up to 128, of 32 up to 256, of 64 above.
 
-    `fine` divides these steps by 4: a third of the padding and three times the shapes to compile.
+    `fine` divides these steps by 4, for a third of the padding and three times as many shapes to compile.
     """
     step = next((step for limit, step in ((64, 8), (128, 16), (256, 32)) if length <= limit), 64)
     step = step // 4 if fine else step
@@ -129,13 +129,13 @@ def bucket(length: int, *, max_length: int, fine: bool = False) -> int:
 def batches(
     lengths: Sequence[int], *, max_tokens: int, max_length: int, fine: bool = False
 ) -> Iterator[tuple[list[int], int]]:
-    """Yield the indices of each batch and its padded length, the longest first: what does not fit fails at once."""
+    """Yield the indices of each batch and its padded length, the longest first: running out of memory shows early."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
     while start < len(order):
         length = bucket(lengths[order[start]], max_length=max_length, fine=fine)
         limit = max(1, max_tokens // length)
-        # Shorter ones fill the batch up: a part of a batch for each length would cost more padding.
+        # Shorter sequences fill the batch: partial batches for each length would cost more padding.
         yield order[start : start + limit], length
         start += limit
 
@@ -143,7 +143,7 @@ def batches(
 def padded(
     examples: Sequence[Example], *, length: int, pad_id: int, max_rows: int
 ) -> tuple[InstanceRows, Int[Array, "B P"]]:
-    """Return the batch; rows (up to `max_rows`) and positions are padded to a power of two: few shapes."""
+    """Return the batch. Sequences (up to `max_rows`) and positions are padded to a power of two, for few shapes."""
     rows = min(_power_of_two(len(examples)), max(max_rows, len(examples)))
     input_ids = np.full((rows, length), pad_id, np.int32)
     segment_lengths = np.zeros((rows, 1, 2), np.int32)

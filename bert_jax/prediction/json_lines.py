@@ -1,4 +1,4 @@
-"""Predict from JSON lines to JSON lines: an answer for every line, in order; failures are reported and counted."""
+"""Prediction from JSON Lines to JSON Lines: one answer per line, in order. Failures are reported and counted."""
 
 import contextlib
 import json
@@ -12,10 +12,10 @@ from bert_jax.files import parse_object, replacing, writing
 from bert_jax.prediction.model import Model
 from bert_jax.progress import ByteProgress
 
-_EXAMPLES = 5  # failed lines told in full; the count goes on
-# Rows handed over at a time: results of a pipe appear as it goes, and hidden states of every token are large.
+_EXAMPLES = 5  # number of failed lines that are reported in full
+# Rows per call of the model. Few, so that a pipe shows results early; hidden states of every token are large.
 _ROWS = {"embed": 4096, "features": 64}
-_USUAL_ROWS = 1024
+_DEFAULT_ROWS = 1024
 
 
 def predict_lines(
@@ -27,26 +27,27 @@ def predict_lines(
     options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> int:
-    """Answer each line of the file `input` in `output`, "-" being the standard streams; return the number that failed.
+    """Write the answer to each line of the file `input` to `output`, and return the number of failures.
 
-    A field `id` is handed through. Blank lines are passed over. A file is written whole or not at all.
+    "-" means standard input or output. A field `id` is copied to the answer. Blank lines are skipped. A file is
+    written whole or not at all.
 
     Raises:
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
-    made = dict(options or {})
-    model.task(task, **made)  # complains before anything is read
+    task_options = dict(options or {})
+    model.task(task, **task_options)  # raises before anything is read
     failed = total = 0
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
-        raise UserError(f"--output={output}: is the input: name another file")
+        raise UserError(f"--output={output}: this is the input file: name another file")
     with _opened(input) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
         progress = ByteProgress(task, total=size, report=report) if size else None
         lines = _numbered(source, progress=progress)
-        while batch := [line for _, line in zip(range(_ROWS.get(task, _USUAL_ROWS)), lines, strict=False)]:
+        while batch := [line for _, line in zip(range(_ROWS.get(task, _DEFAULT_ROWS)), lines, strict=False)]:
             rows = [row for _, row, _ in batch if row is not None]
-            answers = model.predict(task, rows, **made)
+            answers = model.predict(task, rows, **task_options)
             for number, row, problem in batch:
                 answer = {"error": problem} if row is None else next(answers)
                 total += 1
@@ -56,20 +57,20 @@ def predict_lines(
                         report(f"line {number}: {answer['error']}")
                 head = {"id": row["id"]} if row is not None and "id" in row else {}
                 text = json.dumps({**head, **answer}, ensure_ascii=False)
-                # Half a surrogate pair is no UTF-8; written as \ud800 it is JSON all the same.
+                # A lone surrogate cannot be encoded as UTF-8; escaped as \ud800 it is valid JSON.
                 target.write(text.encode("utf-8", "backslashreplace") + b"\n")
             target.flush()
         if progress is not None:
             progress.finish()
         if not total:
-            raise UserError(f"--input={input}: has no line: give a JSON object a line")
+            raise UserError(f"--input={input}: no line in this file: write one JSON object per line")
     if failed:
         report(f'{failed} of {total} lines failed; their answers are {{"error": ...}}')
     return failed
 
 
 def _numbered(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    """Yield each line's number, its row (None where it is no JSON object), and what is wrong with it."""
+    """Yield each line's number, its row (None if it is not a JSON object), and what is wrong with it."""
     for number, line in enumerate(source, start=1):
         if progress is not None:
             progress.advance(len(line))
@@ -91,19 +92,19 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     try:
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise UserError(f"--input={name}: cannot be opened ({error.strerror}): name another file") from None
+        raise UserError(f"--input={name}: cannot open the file ({error.strerror}): name another file") from None
     with stream:
         yield stream
 
 
 @contextlib.contextmanager
 def _written(name: str) -> Iterator[IO[bytes]]:
-    """Open a file for answers under another name beside it, and give it its name when all are in it."""
+    """Open a temporary file next to `name` for the answers, and rename it when it is complete."""
     if name == "-":
         yield sys.stdout.buffer
         return
     file = Path(name)
-    if file.exists() and not file.is_file():  # a pipe or a device has no other name
+    if file.exists() and not file.is_file():  # pipes and devices cannot be replaced
         with file.open("wb") as stream:
             yield stream
         return

@@ -1,4 +1,4 @@
-"""Give the Python API: `bert_jax.load(SOURCE)` and a method a task."""
+"""The Python API: `bert_jax.load(PATH)` returns a model with one method per task."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,21 +26,22 @@ def load(
     drop: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> "Model":
-    """Load the model that `source` names: a workdir, a checkpoint, a HuggingFace folder or a TF1 prefix.
+    """Load a model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.
 
-    `report` is told of a damaged checkpoint that is passed over.
+    `init_missing` names parts to initialize randomly if the model lacks them, `drop` parts to ignore. `report` is
+    called with a message for each damaged checkpoint that is skipped.
 
     Raises:
-      UserError: if there is no model there, or it is damaged; the line says what to do.
+      UserError: if there is no model, or it is damaged. The message says what to do.
     """
     return Model(load_pretrained(source, init_missing=init_missing, drop=drop, report=report))
 
 
 class Model:
-    """Predict with one model; methods take one text or a list of them, and answer in kind."""
+    """A model for prediction. Its methods take a text or a list of texts, and return an answer or a list of answers."""
 
     def __init__(self, source: PretrainedModel):
-        """Put the parameters on the default device."""
+        """Copy the parameters to the default device."""
         self.source = source
         self.tokenizer = source.require_tokenizer()
         self._engine = Engine(
@@ -49,45 +50,45 @@ class Model:
         self._tasks: dict[Any, Predictor[Any]] = {}
 
     def fill_mask(self, texts: str | Sequence[str], *, top_k: int = 5) -> Any:
-        """Return for each text the guesses of each of its [MASK]s, the likeliest first."""
+        """Return the predictions for each [MASK] of each text, the most probable first."""
         return self._answers("fill_mask", texts, "predictions", top_k=top_k)
 
     def nsp(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Return for each pair of texts the probability that the second follows the first."""
+        """Return for each pair of texts the probability that the second text follows the first."""
         rows = [{"text_a": first, "text_b": second} for first, second in pairs]
         return [self._checked(row)["is_next"] for row in self.predict("nsp", rows)]
 
     def features(self, texts: str | Sequence[str], *, layers: Sequence[str] = ("last",)) -> Any:
-        """Return tokens and hidden states of each text; `layers` as `tasks.TokenFeatures` has them."""
+        """Return tokens and hidden states of each text. `layers` are those of `tasks.TokenFeatures`."""
         return self._answers("features", texts, None, layers=tuple(layers))
 
     def embed(self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
-        """Return float32 [n, D], or [D] for one text."""
+        """Return one embedding per text, float32 [n, D], or [D] for a single text."""
         task = self.task("embed", pooling=pooling, normalize=normalize)
-        one = isinstance(texts, str)
+        is_single = isinstance(texts, str)
         try:
-            examples = [task.prepare({"text": text})[0][0] for text in ([texts] if one else texts)]
+            examples = [task.prepare({"text": text})[0][0] for text in ([texts] if is_single else texts)]
         except RowError as error:
             raise UserError(str(error)) from None
         vectors = self.run(task, examples)
         stacked = np.stack(vectors) if vectors else np.zeros((0, self.source.model.hidden_size), np.float32)
-        return stacked[0] if one else stacked
+        return stacked[0] if is_single else stacked
 
     def classify(self, texts: str | Sequence[str]) -> Any:
-        """Return label and probabilities of each text."""
+        """Return the label and the probabilities of each text."""
         return self._answers("classify", texts, None)
 
     def answer(self, question: str, *, context: str, null_threshold: float | None = None) -> dict[str, Any]:
-        """Return the answer to a question about a context."""
+        """Return the answer to a question, a span of the context."""
         row = {"question": question, "context": context}
         return self._checked(next(self.predict("qa", [row], null_threshold=null_threshold)))
 
     def tag(self, texts: str | Sequence[str]) -> Any:
-        """Return words, labels and entities of each text."""
+        """Return the words, the labels and the entities of each text."""
         return self._answers("ner", texts, None)
 
     def predict(self, task: str, rows: Iterable[Mapping[str, Any]], **options: Any) -> Iterator[dict[str, Any]]:
-        """Yield an answer for each row, in order; a row that fails gives `{"error": ...}`.
+        """Yield the answer to each row, in order. The answer to a wrong row is `{"error": ...}`.
 
         Raises:
           UserError: for an unknown task, or one that the model has no head for.
@@ -95,11 +96,11 @@ class Model:
         return self._engine.predict(self.task(task, **options), rows)
 
     def run(self, task: Predictor[Any], examples: Sequence[Example]) -> list[Any]:
-        """Return the outputs of prepared examples, NumPy trees in order: the core of `predict`."""
+        """Return the outputs of prepared examples, one NumPy tree each, in order: the core of `predict`."""
         return self._engine.run(task.compute, examples)
 
     def task(self, name: str, **options: Any) -> Predictor[Any]:
-        """Return the task of a name, made once for each set of options.
+        """Return a task by its name. It is created once per set of options.
 
         Raises:
           UserError: for an unknown task, or one that the model has no head for.
@@ -133,18 +134,18 @@ class Model:
         missing = [part for part in parts if part not in self.source.parts]
         kind = self.source.output_kind
         if missing or (name in _TASKS_OF_KINDS and (kind is None or name not in kind.prediction_tasks)):
-            lacks = f"has no {', '.join(missing)}" if missing else "has another head"
+            reason = f"has no {', '.join(missing)}" if missing else "has the head of another task"
             raise UserError(
-                f"{self.source.path}: {self.source.architecture} {lacks}, so it cannot do --task={name}: name a model "
-                "trained for it"
+                f"{self.source.path}: {self.source.architecture} {reason}, so it cannot do --task={name}: give a model "
+                "that was trained for it"
             )
 
     def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:
-        one = isinstance(texts, str)
-        rows = [{"text": text} for text in ([texts] if one else texts)]
+        is_single = isinstance(texts, str)
+        rows = [{"text": text} for text in ([texts] if is_single else texts)]
         answers = [self._checked(row) for row in self.predict(task, rows, **options)]
-        chosen = [answer[field] if field else answer for answer in answers]
-        return chosen[0] if one else chosen
+        values = [answer[field] if field else answer for answer in answers]
+        return values[0] if is_single else values
 
     @staticmethod
     def _checked(answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Turn rows, JSON objects, into the token sequences that the encoder reads."""
+"""Token sequences built from rows (JSON objects)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,48 +11,48 @@ MASK = "[MASK]"
 
 
 class RowError(Exception):
-    """Say what is wrong with one row; the others go on."""
+    """An error in one row. The other rows are still predicted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Hold one sequence: its ids, how many of them are of the first segment, the positions to predict."""
+    """One sequence."""
 
     ids: Sequence[int]
-    first_length: int
-    positions: Sequence[int] = ()
+    first_length: int  # the number of tokens in the first segment
+    positions: Sequence[int] = ()  # of the tokens to predict
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
     """Return the text in field `name`.
 
     Raises:
-      RowError: if it is missing or no text.
+      RowError: if it is missing or not a text.
     """
     value = row.get(name)
     if not isinstance(value, str):
-        there = ", ".join(sorted(map(str, row))[:8]) or "none"
-        raise RowError(f"the field {name!r} must be a text (the fields are: {there})")
+        names = ", ".join(sorted(map(str, row))[:8]) or "none"
+        raise RowError(f"the field {name!r} must be a text (the fields are: {names})")
     return value
 
 
 def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
-    """Return `[CLS] text [SEP]`, cut at `max_length` tokens."""
+    """Return `[CLS] text [SEP]`, truncated to `max_length` tokens."""
     ids = tokenizer.encode(text_of(row, "text"))[: max_length - 2]
     return Example(*tokenizer.special_ids.frame(ids))
 
 
 def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int) -> Example:
-    """Return `[CLS] A [SEP] B [SEP]`, truncated as fine-tuning truncates pairs."""
+    """Return `[CLS] A [SEP] B [SEP]`, truncated as in fine-tuning."""
     a, b = tokenizer.encode_batch([first, second])
     return Example(*tokenizer.special_ids.frame(*truncate_pair(a, b, limit=max_length - 3)))
 
 
 def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
-    """Return `[CLS] text [SEP]` with the mask's id wherever the text says [MASK].
+    """Return `[CLS] text [SEP]` with the mask token's id for each [MASK] in the text.
 
     Raises:
-      RowError: if it never does, or the text is too long: nothing is cut where every position counts.
+      RowError: if the text has no [MASK] or is too long. It is not truncated, because that could remove a [MASK].
     """
     parts = tokenizer.encode_batch(text_of(row, "text").split(MASK))
     if len(parts) == 1:
@@ -63,5 +63,5 @@ def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> 
         ids += [tokenizer.mask_id, *part]
     ids.append(tokenizer.sep_id)
     if len(ids) > max_length:
-        raise RowError(f"the text has {len(ids)} tokens, the model reads {max_length}: shorten it")
+        raise RowError(f"the text has {len(ids)} tokens, the model reads at most {max_length}: shorten it")
     return Example(ids, len(ids), positions)

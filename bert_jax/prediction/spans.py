@@ -1,4 +1,4 @@
-"""Answer questions by spans of their context, and tag words: the tasks whose answer is a place in the text."""
+"""Question answering and tagging: the prediction tasks whose answers are spans of the text."""
 
 import dataclasses
 import re
@@ -21,20 +21,20 @@ from bert_jax.tasks.squad_answers import Window, predict_answer
 from bert_jax.types import EncoderInputs
 
 _IOB = re.compile(r"[BI]-.+", re.DOTALL)
-QA_LENGTH = 384  # tokens of a window: run_squad.py of the original
+QA_LENGTH = 384  # tokens per window, as in run_squad.py of the original
 
 
 class AnswerQuestion:
-    """Answer: `{"question", "context"}` becomes `{"answer", "start", "end", "probability", "null_odds"}`.
+    """Question answering: `{"question", "context"}` -> `{"answer", "start", "end", "probability", "null_odds"}`.
 
-    Start and end are characters of the context. `null_odds` is the score of "no answer" minus that of the best one;
-    with a `null_threshold` the answer is empty where the odds exceed it (SQuAD 2.0).
+    `start` and `end` are character offsets in the context. `null_odds` is the score of "no answer" minus that of the
+    best answer. With a `null_threshold` the answer is empty if `null_odds` exceeds it (SQuAD 2.0).
     """
 
     parts = ("encoder", "qa_outputs")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, null_threshold: float | None = None):
-        """Take windows as fine-tuning does: 384 tokens, 128 apart."""
+        """Set up the windows as in fine-tuning: 384 tokens, starting 128 tokens apart."""
         self.model, self.tokenizer, self.null_threshold = model, tokenizer, null_threshold
         self._squad = SquadOptions(null_score_threshold="0")
         length = min(QA_LENGTH, model.max_position_embeddings)
@@ -48,13 +48,13 @@ class AnswerQuestion:
         if not self.tokenizer.encode(context):
             raise RowError("the context is empty")
         if len(self.tokenizer.encode(question)[: self._squad.max_query_length]) + 3 >= self._length:
-            raise RowError(f"the question leaves no room for the context in the model's {self._length} positions")
-        asked = Question(id="", question=question, context=context, answers=(), group=None)
-        features = self._windows.featurise([asked], tokenizer=self.tokenizer, training=False)
+            raise RowError(f"the question leaves no space for the context in the model's {self._length} positions")
+        example = Question(id="", question=question, context=context, answers=(), group=None)
+        features = self._windows.featurize([example], tokenizer=self.tokenizer, training=False)
         examples = [
             Example(ids.tolist(), int(first)) for ids, first in zip(features.ids, features.first_lengths, strict=True)
         ]
-        return examples, (context, features.places)
+        return examples, (context, features.alignments)
 
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
         """Return the logits of start and end."""
@@ -67,60 +67,60 @@ class AnswerQuestion:
         logits = [
             output[: window.first_length + window.length + 1] for output, window in zip(outputs, windows, strict=True)
         ]
-        found = predict_answer(
+        prediction = predict_answer(
             windows, logits, context=context, options=self._squad, with_null=self.null_threshold is not None
         )
-        empty = self.null_threshold is not None and found.null_odds > self.null_threshold
-        text = "" if empty else found.text
-        shares = {item["text"]: item["probability"] for item in found.n_best}
-        start = found.start if text else None
+        empty = self.null_threshold is not None and prediction.null_odds > self.null_threshold
+        text = "" if empty else prediction.text
+        probabilities = {item["text"]: item["probability"] for item in prediction.n_best}
+        start = prediction.start if text else None
         return {
             "answer": text,
             "start": start,
             "end": None if start is None else start + len(text),
-            "probability": round(shares.get(text, 0.0), 6),
-            "null_odds": round(found.null_odds, 6),
+            "probability": round(probabilities.get(text, 0.0), 6),
+            "null_odds": round(prediction.null_odds, 6),
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Words:
-    """Hold the words of a row, their places in its text, and for each its window and first token there (or None)."""
+    """The words of a row."""
 
     texts: list[str]
-    spans: list[tuple[int, int]]
-    tokens: list[tuple[int, int] | None]
+    spans: list[tuple[int, int]]  # character offsets in the text
+    tokens: list[tuple[int, int] | None]  # sequence and position of the first token; None without tokens
 
 
 class TagWords:
-    """Tag words and find entities: `{"text"}` or `{"words": [...]}` becomes `{"words", "labels", "entities"}`.
+    """Tagging: `{"text"}` or `{"words": [...]}` -> `{"words", "labels", "entities"}`.
 
-    A word's label is that of its first piece (section 5.3 of the paper). Texts longer than the model are tagged in
-    parts.
+    The label of a word is that of its first token (paper section 5.3). A text that is too long for the model is tagged
+    in several sequences.
     """
 
     parts = ("encoder", "classifier")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str]):
-        """Take the names of the labels in order."""
+        """Set the task up with the label names in the order of their ids."""
         self.model, self.tokenizer, self.labels = model, tokenizer, labels
-        self._room = model.max_position_embeddings - 2
+        self._max_tokens = model.max_position_embeddings - 2
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], _Words]:
-        """Return the parts of the text and where the words stand in them."""
-        texts, spans, pieces = self._given_words(row) if "words" in row else self._words_of(row)
+        """Return the sequences of a text, and the positions of its words in them."""
+        texts, spans, encoded = self._listed_words(row) if "words" in row else self._words_of(row)
         parts: list[list[int]] = [[]]
         tokens: list[tuple[int, int] | None] = []
-        for ids in pieces:
-            ids = ids[: self._room]
-            if len(parts[-1]) + len(ids) > self._room:
+        for ids in encoded:
+            ids = ids[: self._max_tokens]
+            if len(parts[-1]) + len(ids) > self._max_tokens:
                 parts.append([])
             tokens.append((len(parts) - 1, len(parts[-1]) + 1) if ids else None)
             parts[-1] += ids
         examples = [Example(*self.tokenizer.special_ids.frame(part)) for part in parts]
         return examples, _Words(texts, spans, tokens)
 
-    def _given_words(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
+    def _listed_words(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
         words = row["words"]
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise RowError("the field 'words' must be a list of texts")
@@ -129,41 +129,41 @@ class TagWords:
         return words, spans, self.tokenizer.encode_batch(words)
 
     def _words_of(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
-        """Cut a text at white space and around punctuation, as the tokenizer does."""
+        """Split a text at white space and punctuation, as the tokenizer does."""
         text = rows.text_of(row, "text")
         encoding = self.tokenizer.encode_with_offsets(text)
         spans: list[tuple[int, int]] = []
-        pieces: list[list[int]] = []
+        tokens: list[list[int]] = []
         for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if self.tokenizer.is_word_start[index] or not pieces:
+            if self.tokenizer.is_word_start[index] or not tokens:
                 spans.append((start, end))
-                pieces.append([index])
+                tokens.append([index])
             else:
                 spans[-1] = (spans[-1][0], end)
-                pieces[-1].append(index)
-        return [text[start:end] for start, end in spans], spans, pieces
+                tokens[-1].append(index)
+        return [text[start:end] for start, end in spans], spans, tokens
 
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
-        """Return the logits of every token."""
+        """Return the logits of each token."""
         del positions
         return apply_parts({name: params[name] for name in self.parts}, inputs, model=self.model).classifier
 
     def result(self, prepared: _Words, outputs: list[Any]) -> dict[str, Any]:
-        """Return a label a word, and the entities that they spell."""
-        labels, sure = [], []
+        """Return one label per word, and the entities that the labels form."""
+        labels, confidences = [], []
         for token in prepared.tokens:
-            shares = softmax(outputs[token[0]][token[1]].astype(float)) if token else None
-            labels.append("O" if shares is None else self.labels[int(shares.argmax())])
-            sure.append(0.0 if shares is None else float(shares.max()))
+            probabilities = softmax(outputs[token[0]][token[1]].astype(float)) if token else None
+            labels.append("O" if probabilities is None else self.labels[int(probabilities.argmax())])
+            confidences.append(0.0 if probabilities is None else float(probabilities.max()))
         return {
             "words": prepared.texts,
             "labels": labels,
-            "entities": _entities(prepared, labels, sure),
+            "entities": _entities(prepared, labels, confidences),
         }
 
 
-def _entities(words: _Words, labels: Sequence[str], sure: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the entities; a label that is not B-TYPE or I-TYPE, as models of others may have, is outside of all."""
+def _entities(words: _Words, labels: Sequence[str], confidences: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the entities. A label that is not B-TYPE or I-TYPE (in models from elsewhere) counts as O."""
     tags = [label if _IOB.fullmatch(label) else "O" for label in labels]
     return [
         {
@@ -171,7 +171,7 @@ def _entities(words: _Words, labels: Sequence[str], sure: Sequence[float]) -> li
             "start": words.spans[entity.start][0],
             "end": words.spans[entity.end - 1][1],
             "words": words.texts[entity.start : entity.end],
-            "probability": round(min(1.0, *sure[entity.start : entity.end]), 6),
+            "probability": round(min(1.0, *confidences[entity.start : entity.end]), 6),
         }
         for entity in entities(tags)
     ]

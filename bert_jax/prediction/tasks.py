@@ -1,4 +1,4 @@
-"""Define what can be predicted with any BERT: fill in masks, next sentence, features a token, embeddings a text."""
+"""Prediction tasks: masked tokens, next sentence, token features, embeddings, classification, multiple choice."""
 
 import functools
 from collections.abc import Mapping
@@ -41,38 +41,38 @@ class _Base:
 
 
 class FillMask(_Base):
-    """Guess each [MASK]: `{"text"}` becomes `{"predictions": [[{"token", "id", "probability"}, ...], ...]}`."""
+    """Masked-token prediction: `{"text"}` -> `{"predictions": [[{"token", "id", "probability"}, ...], ...]}`."""
 
     parts = ("encoder", "masked_lm")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, top_k: int = 5):
-        """Return the `top_k` likeliest tokens of each mask."""
+        """Set the task up to return the `top_k` most probable tokens for each [MASK]."""
         super().__init__(model, tokenizer=tokenizer)
         if top_k < 1:
-            raise UserError(f"top_k={top_k}: must be at least 1")
-        # Rows of the word embeddings beyond the vocabulary are nobody's token.
+            raise UserError(f"top_k={top_k}: give at least 1")
+        # Rows of the word embeddings beyond the vocabulary belong to no token.
         self.top_k = min(top_k, tokenizer.vocab_size)
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], int]:
-        """Return the sequence and the number of its masks."""
+        """Return the sequence and its number of [MASK] tokens."""
         example = rows.masked(row, tokenizer=self.tokenizer, max_length=self.max_length)
         return [example], len(example.positions)
 
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
-        """Return probabilities and ids, the likeliest first."""
-        wanted = {name: params[name] for name in self.parts}
-        logits = apply_parts(wanted, inputs, model=self.model, positions=positions).masked_lm
+        """Return probabilities and ids, the most probable first."""
+        parts = {name: params[name] for name in self.parts}
+        logits = apply_parts(parts, inputs, model=self.model, positions=positions).masked_lm
         assert logits is not None
         return jax.lax.top_k(jax.nn.softmax(logits[..., : self.tokenizer.vocab_size]), self.top_k)
 
     def result(self, prepared: int, outputs: list[Any]) -> dict[str, Any]:
-        """Return the guesses of each mask, in the order of the text."""
+        """Return the predictions for each [MASK], in the order of the text."""
         probabilities, ids = outputs[0]
         return {
             "predictions": [
                 [
-                    {"token": self.tokenizer.pieces[index], "id": int(index), "probability": round(float(share), 6)}
-                    for share, index in zip(probabilities[mask], ids[mask], strict=True)
+                    {"token": self.tokenizer.pieces[index], "id": int(index), "probability": round(float(value), 6)}
+                    for value, index in zip(probabilities[mask], ids[mask], strict=True)
                 ]
                 for mask in range(prepared)
             ]
@@ -80,7 +80,7 @@ class FillMask(_Base):
 
 
 class NextSentence(_Base):
-    """Judge whether B follows A: `{"text_a", "text_b"}` becomes `{"is_next": probability}`."""
+    """Next-sentence prediction: `{"text_a", "text_b"}` -> `{"is_next": probability}`."""
 
     parts = ("encoder", "pooler", "next_sentence")
 
@@ -89,7 +89,7 @@ class NextSentence(_Base):
         return [self.pair(row)], None
 
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
-        """Return the probability of column 0, the true next sentence."""
+        """Return the probability of class 0, "B follows A"."""
         del positions
         logits = apply_parts({name: params[name] for name in self.parts}, inputs, model=self.model).next_sentence
         assert logits is not None
@@ -102,10 +102,10 @@ class NextSentence(_Base):
 
 
 class TokenFeatures(_Base):
-    """Return hidden states a token: a text or a pair becomes `{"tokens", "features": {layer: [[...]]}}`."""
+    """Hidden states of each token: `{"text"}` or a pair -> `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
-        """Return each of `layers`: a name of `FEATURES`, or a number, 0 the embeddings, -1 the last."""
+        """Set the task up. `layers` are names in `FEATURES`, or numbers: 0 are the embeddings, -1 is the last layer."""
         super().__init__(model, tokenizer=tokenizer)
         self.layers = layers
         self._layers_of = {name: self._numbers(name) for name in layers}
@@ -119,7 +119,7 @@ class TokenFeatures(_Base):
             return [range(last + 1)[number]]
         except (ValueError, IndexError):
             raise UserError(
-                f"layers={name!r}: choose of {', '.join(FEATURES)}, or a number from {-last - 1} to {last}"
+                f"layers={name!r}: choose from {', '.join(FEATURES)}, or a number from {-last - 1} to {last}"
             ) from None
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], Example]:
@@ -130,7 +130,7 @@ class TokenFeatures(_Base):
     def compute(
         self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]
     ) -> dict[str, Float[Array, "B T n"]]:
-        """Return the combinations of layers."""
+        """Return the features: one layer, or a sum or concatenation of layers."""
         del positions
         only = {"encoder": params["encoder"]}
         states = apply_parts(only, inputs, model=self.model, output_hidden_states=True).all_hidden
@@ -138,7 +138,7 @@ class TokenFeatures(_Base):
         return {name: _combine(name, states[jnp.array(numbers)]) for name, numbers in self._layers_of.items()}
 
     def result(self, prepared: Example, outputs: list[Any]) -> dict[str, Any]:
-        """Return tokens and a vector each, of 6 decimals as extract_features.py of the original writes."""
+        """Return the tokens and a vector for each, with 6 decimals, as in extract_features.py of the original."""
         count = len(prepared.ids)
         return {
             "tokens": self.tokenizer.convert_ids_to_pieces(prepared.ids),
@@ -153,10 +153,10 @@ def _combine(name: str, states: Float[Array, "n B T D"]) -> Float[Array, "B T m"
 
 
 class Embed(_Base):
-    """Embed a text: `{"text"}` or `{"text_a", "text_b"}` becomes `{"embedding": [...]}`."""
+    """Embeddings of texts: `{"text"}` or `{"text_a", "text_b"}` -> `{"embedding": [...]}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, pooling: str = "mean", normalize: bool = True):
-        """Pool the last layer by `mean` over all tokens or by `cls`; `normalize` scales to length 1."""
+        """Set up pooling of the last layer: `mean` over all tokens or `cls`. `normalize` scales vectors to length 1."""
         super().__init__(model, tokenizer=tokenizer)
         if pooling not in POOLINGS:
             raise UserError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
@@ -185,7 +185,7 @@ class Embed(_Base):
         return {"embedding": np.round(outputs[0].astype(float), 8).tolist()}
 
 
-class _Labelled(_Base):
+class _Labeled(_Base):
     parts = ("encoder", "classifier")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str]):
@@ -198,8 +198,8 @@ class _Labelled(_Base):
         return apply_parts({name: params[name] for name in self.parts}, inputs, model=self.model).classifier
 
 
-class Classify(_Labelled):
-    """Answer a text or a pair as the kind of the model's head does: `{"label", "probabilities", ...}`, `{"score"}`."""
+class Classify(_Labeled):
+    """Classification and regression of texts and pairs. The kind of the model's head forms the answer."""
 
     parts = ("encoder", "pooler", "classifier")
 
@@ -212,7 +212,7 @@ class Classify(_Labelled):
         kind: type[OutputKind] | None,
         pairs: bool = False,
     ):
-        """Read `text`, or with `pairs` `text_a` and `text_b`."""
+        """Set the task up to read `text`, or `text_a` and `text_b` with `pairs`."""
         super().__init__(model, tokenizer=tokenizer, labels=labels)
         self.kind, self.pairs = kind or Classification, pairs
 
@@ -226,13 +226,13 @@ class Classify(_Labelled):
         return self.kind.answer(outputs[0].astype(float), labels=self.labels)
 
 
-class Choice(_Labelled):
-    """Choose an ending: `{"text_a", "choices": [...]}` becomes `{"choice": index, "probabilities"}`."""
+class Choice(_Labeled):
+    """Multiple choice: `{"text_a", "choices": [...]}` -> `{"choice": index, "probabilities"}`."""
 
     parts = ("encoder", "pooler", "classifier")
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
-        """Return a pair a choice."""
+        """Return one pair per choice."""
         choices = row.get("choices")
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
             raise RowError("the field 'choices' must be a list of texts")

@@ -1,1 +1,1 @@
-"""The tasks of the paper: read official files, featurise, score officially. Knows the model only through heads."""
+"""Tasks: read the official files, build instances, compute the official metrics. Tasks know output kinds, no model."""

@@ -1,9 +1,9 @@
-"""Score entities as the CoNLL shared tasks do (`conlleval`).
+"""Entity-level precision, recall and F1, as in `conlleval` of the CoNLL shared tasks.
 
-An entity counts where both its ends and its type are right.
+A predicted entity is correct if its start, its end and its type are.
 
-Tags are `O`, `B-TYPE`, `I-TYPE`; IOB1 and IOB2 are both read, and so is any sequence a model may produce: an `I-` after
-`O` or after another type begins an entity, as in `conlleval`.
+Tags are `O`, `B-TYPE` and `I-TYPE`, in IOB1 or IOB2. Any sequence of tags is accepted, as a model may produce it:
+an `I-` after `O` or after another type begins an entity, as in `conlleval`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from bert_jax.tasks.metrics import PrecisionRecall, f1_from_counts
 
 
 class Entity(NamedTuple):
-    """Hold an entity: words `start` to `end - 1` of a sentence."""
+    """An entity: words `start` to `end - 1` of a sentence."""
 
     start: int
     end: int
@@ -25,7 +25,7 @@ class Entity(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EntityScores:
-    """Hold the scores over all types and of each, and the share of words with the right tag."""
+    """The scores over all types and for each type, and the fraction of words with the correct tag."""
 
     overall: PrecisionRecall
     by_type: dict[str, PrecisionRecall]
@@ -33,36 +33,36 @@ class EntityScores:
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Return prefix and type of a tag.
+    """Return the prefix and the type of a tag.
 
     Raises:
-      UserError: if it is neither `O` nor `B-TYPE` nor `I-TYPE`.
+      UserError: if the tag is not `O`, `B-TYPE` or `I-TYPE`.
     """
     prefix, dash, kind = tag.partition("-")
     if tag == "O":
         return "O", ""
     if prefix not in ("B", "I") or not dash or not kind:
-        raise UserError(f"tag {tag!r} is neither O nor B-TYPE nor I-TYPE: convert the file to IOB1 or IOB2")
+        raise UserError(f"tag {tag!r} is not O, B-TYPE or I-TYPE: convert the file to IOB1 or IOB2")
     return prefix, kind
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities of one sentence in order."""
-    found: list[Entity] = []
-    begun: tuple[int, str] | None = None
+    result: list[Entity] = []
+    current: tuple[int, str] | None = None  # start and type
     for index, tag in enumerate([*tags, "O"]):
         prefix, kind = split_tag(tag)
-        goes_on = begun is not None and prefix == "I" and kind == begun[1]
-        if begun is not None and not goes_on:
-            found.append(Entity(begun[0], index, begun[1]))
-            begun = None
-        if prefix != "O" and not goes_on:
-            begun = (index, kind)
-    return found
+        continues = current is not None and prefix == "I" and kind == current[1]
+        if current is not None and not continues:
+            result.append(Entity(current[0], index, current[1]))
+            current = None
+        if prefix != "O" and not continues:
+            current = (index, kind)
+    return result
 
 
 def to_iob2(tags: Sequence[str]) -> list[str]:
-    """Return the same entities with `B-` at the start of each."""
+    """Return the tags in IOB2: the same entities, each starting with `B-`."""
     result = ["O"] * len(tags)
     for start, end, kind in entities(tags):
         result[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)
@@ -70,21 +70,21 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def score_entities(predictions: Sequence[Sequence[str]], *, gold: Sequence[Sequence[str]]) -> EntityScores:
-    """Score sentences of tags against the gold ones, which must have the same lengths."""
-    hits, predicted, there = Counter[str](), Counter[str](), Counter[str]()
-    words = right = 0
-    for mine, theirs in zip(predictions, gold, strict=True):
-        found, expected = set(entities(mine)), set(entities(theirs))
-        hits.update(entity.type for entity in found & expected)
-        predicted.update(entity.type for entity in found)
-        there.update(entity.type for entity in expected)
-        words += len(theirs)
-        right += sum(a == b for a, b in zip(mine, theirs, strict=True))
+    """Return the scores of predicted tags. Each sentence has as many predicted as gold tags."""
+    hits, predicted, expected = Counter[str](), Counter[str](), Counter[str]()
+    words = correct = 0
+    for predicted_tags, gold_tags in zip(predictions, gold, strict=True):
+        predicted_entities, gold_entities = set(entities(predicted_tags)), set(entities(gold_tags))
+        hits.update(entity.type for entity in predicted_entities & gold_entities)
+        predicted.update(entity.type for entity in predicted_entities)
+        expected.update(entity.type for entity in gold_entities)
+        words += len(gold_tags)
+        correct += sum(a == b for a, b in zip(predicted_tags, gold_tags, strict=True))
     return EntityScores(
-        overall=f1_from_counts(hits.total(), predicted=predicted.total(), gold=there.total()),
+        overall=f1_from_counts(hits.total(), predicted=predicted.total(), gold=expected.total()),
         by_type={
-            kind: f1_from_counts(hits[kind], predicted=predicted[kind], gold=there[kind])
-            for kind in sorted(predicted.keys() | there.keys())
+            kind: f1_from_counts(hits[kind], predicted=predicted[kind], gold=expected[kind])
+            for kind in sorted(predicted.keys() | expected.keys())
         },
-        word_accuracy=right / words if words else 0.0,
+        word_accuracy=correct / words if words else 0.0,
     )

@@ -1,4 +1,4 @@
-"""Read text files line by line, with the line number in every complaint."""
+"""Readers of text, TSV, CSV and JSON files whose errors name the file and the line."""
 
 import csv
 import dataclasses
@@ -15,17 +15,17 @@ from bert_jax.files import parse_json, parse_object
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Hold a row of a table: its fields by column name, and where it stands."""
+    """A row of a table: its fields by column name, and its location in the file."""
 
     fields: Mapping[str, str]
-    place: str  # "FILE line N", for messages
+    location: str  # "FILE line N", for messages
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text, decompressed where it is compressed, without a byte order mark.
+    """Return the text of a UTF-8 file, decompressed if necessary, without a byte order mark.
 
     Raises:
-      UserError: if it is missing, damaged or no UTF-8.
+      UserError: if the file is missing, damaged or not UTF-8.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}: check the data directory and the file's name")
@@ -41,9 +41,10 @@ def read_text(path: Path) -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file with their numbers from 1.
+    """Yield the lines of a file with their numbers, from 1.
 
-    Only a line feed ends a line (a carriage return before it is dropped): GLUE's texts hold U+2028 and its like.
+    Only a line feed ends a line; a carriage return before it is dropped. `str.splitlines` would also split at U+2028
+    and similar characters, which GLUE's texts contain.
     """
     text = read_text(path)
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
@@ -51,13 +52,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_tsv(path: Path, *, columns: Sequence[str] = (), skip_malformed: bool = False) -> Iterator[Row]:
-    """Yield the rows of a tab-separated file, quotes being ordinary characters.
+    """Yield the rows of a tab-separated file. Quotes are ordinary characters.
 
-    The first line names the columns unless `columns` does. With `skip_malformed`, rows of another number of columns are
-    left out.
+    The first line names the columns unless `columns` does. With `skip_malformed`, rows with a wrong number of columns
+    are skipped.
 
     Raises:
-      UserError: for a row of another number of columns, with its line number.
+      UserError: for a row with a wrong number of columns, with its line number.
     """
     names = list(columns)
     for number, line in numbered_lines(path):
@@ -69,17 +70,17 @@ def read_tsv(path: Path, *, columns: Sequence[str] = (), skip_malformed: bool = 
             if skip_malformed or not line:
                 continue
             raise UserError(
-                f"{path} line {number}: {len(fields)} columns where {len(names)} are expected ({', '.join(names)}): "
-                "mend the line; fields are parted by single tabs"
+                f"{path} line {number}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): "
+                "fix the line; fields are separated by single tabs"
             )
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {number}")
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """Yield the rows of a comma-separated file with a header line, quotes enclosing fields.
+    """Yield the rows of a comma-separated file with a header line. Fields may be quoted.
 
     Raises:
-      UserError: for a row of another number of columns, or that is no CSV, with its line number.
+      UserError: for a row with a wrong number of columns, or one that is not CSV, with its line number.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     names: list[str] = []
@@ -89,13 +90,13 @@ def read_csv(path: Path) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}: mend the line, or its quotes") from error
+            raise UserError(f"{path} line {reader.line_num}: {error}: fix the line or its quotes") from error
         if not names:
             names = fields
             continue
         if len(fields) != len(names):
             raise UserError(
-                f"{path} line {reader.line_num}: {len(fields)} columns where {len(names)} are expected: mend the line"
+                f"{path} line {reader.line_num}: {len(fields)} columns, expected {len(names)}: fix the line"
             )
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {reader.line_num}")
 
@@ -104,52 +105,52 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-      UserError: if it is missing or no JSON.
+      UserError: if it is missing or not JSON.
     """
     try:
         return parse_json(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): fetch or make the file again") from error
+        raise UserError(f"{path}: not JSON ({error}): download or write the file again") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSON-lines file, each with its place.
+    """Yield the objects of a JSON Lines file, each with its location ("FILE line N").
 
     Raises:
-      UserError: for a line that is no JSON object, with its number.
+      UserError: for a line that is not a JSON object, with its number.
     """
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
-        place = f"{path} line {number}"
+        location = f"{path} line {number}"
         try:
             record = parse_object(line)
         except ValueError as error:
-            raise UserError(f"{place}: {error}: write one JSON object per line, {{...}}") from None
-        yield place, record
+            raise UserError(f"{location}: {error}: write one JSON object per line, {{...}}") from None
+        yield location, record
 
 
 def column(row: Row, name: str) -> str:
-    """Return a field of a row.
+    """Return the field of a row in a column.
 
     Raises:
       UserError: if the table has no such column.
     """
     if name not in row.fields:
-        raise UserError(f"{row.place}: there is no column {name!r}; the columns are {', '.join(row.fields)}")
+        raise UserError(f"{row.location}: there is no column {name!r}; the columns are {', '.join(row.fields)}")
     return row.fields[name]
 
 
-def finite_number(written: Any, *, place: str, name: str) -> float:
+def finite_number(value: Any, *, location: str, name: str) -> float:
     """Return a field as a number.
 
     Raises:
-      UserError: if it is none, or NaN or infinite.
+      UserError: if it is not a number, or not finite.
     """
     try:
-        number = float(written)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{place}: {written!r} is not a number: mend column {name}")
+        raise UserError(f"{location}: {value!r} is not a number: fix column {name}")
     return number

@@ -1,8 +1,12 @@
-"""GLUE: the official TSV files with their quirks, or TFDS; the official metric of each task.
+"""GLUE, from the official TSV files or TFDS, with the official metric of each task.
 
-Quirks: CoLA has no header line; quotes are ordinary characters; MRPC comes as Microsoft's two files (byte order mark,
-CRLF), of which GLUE divides train by a list of ids; QQP has broken rows, which GLUE's own loader leaves out; MNLI has
-two dev and two test sets; AX has test rows only and is answered by the MNLI model.
+Quirks of the files:
+* Quotes are ordinary characters.
+* CoLA has no header line.
+* MRPC comes as Microsoft's two files (byte order mark, CRLF). A list of ids from GLUE splits train into train and dev.
+* QQP has malformed rows, which GLUE's own loader skips.
+* MNLI has two dev and two test sets.
+* AX has only a test set. The MNLI model predicts it.
 """
 
 import dataclasses
@@ -21,24 +25,24 @@ from bert_jax.kinds.regression import Regression
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, finite_number, read_text, read_tsv
 from bert_jax.tasks.glue_tfds import TFDS_PREFIX, has_tfds, read_tfds
-from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file, split_file
 from bert_jax.tasks.texts import TextExample
 
 
 @dataclasses.dataclass(frozen=True)
 class GlueSpec:
-    """Describe one GLUE task."""
+    """One GLUE task: its folder, columns, labels, metrics, splits and file names."""
 
     directory: str
     text: str
     text_pair: str
     label: str
-    labels: tuple[str, ...]  # names, in the order of TFDS's ids; none for regression
-    values: tuple[str, ...] = ()  # as written in the files; empty: the names themselves
-    metrics: tuple[str, ...] = ("accuracy",)  # the first is the paper's (Table 1), and selects
+    labels: tuple[str, ...]  # names, in the order of TFDS's ids; empty for regression
+    values: tuple[str, ...] = ()  # the labels as written in the files, if they are not the names
+    metrics: tuple[str, ...] = ("accuracy",)  # the first is the paper's (Table 1) and selects the best run
     dev: tuple[str, ...] = ("dev",)
     test: tuple[str, ...] = ("test",)
-    submission: tuple[str, ...] = ()  # the server's file name of each test split
+    submission: tuple[str, ...] = ()  # the file name that the server expects for each test split
     files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -84,7 +88,7 @@ TASKS: Mapping[str, GlueSpec] = {
     ),
 }  # fmt: skip
 
-# The nine numbers whose mean is the paper's average (Table 1: 79.6 for Base): both MNLI sets, no WNLI.
+# The nine scores whose mean is the paper's average (Table 1: 79.6 for Base): both MNLI sets, without WNLI.
 AVERAGE = (
     ("mnli", "dev_matched"), ("mnli", "dev_mismatched"), ("qqp", "dev"), ("qnli", "dev"), ("sst2", "dev"),
     ("cola", "dev"), ("stsb", "dev"), ("mrpc", "dev"), ("rte", "dev"),
@@ -97,29 +101,29 @@ _METRICS: Mapping[str, Callable[..., float]] = {
     "pearson": metrics.pearson,
     "spearman": metrics.spearman,
 }
-_DIAGNOSTICS = ("AX", "diagnostic")  # the folder's names in two ways of fetching GLUE
-# The labeled diagnostics (diagnostic-full.tsv) name their columns otherwise than those to be answered.
+_DIAGNOSTICS = ("AX", "diagnostic")  # the folder's name depends on how GLUE was downloaded
+# The labeled diagnostics (diagnostic-full.tsv) use other column names than the unlabeled ones.
 _FULL_DIAGNOSTICS = {"Premise": "sentence1", "Hypothesis": "sentence2", "Label": "label"}
-# CoLA's train and dev have no header line; the second column is the label, the third the authors' original mark.
+# CoLA's train and dev files have no header line. The second column is the label, the third the authors' notation.
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
 
-def figures(predictions: np.ndarray, *, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+def named_metrics(predictions: np.ndarray, *, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Return the named metrics."""
     return {name: _METRICS[name](predictions, labels=labels) for name in names}
 
 
 def submission(name: str) -> dict[str, str]:
-    """Return the server's file name, without `.tsv`, of each test split that a task's model answers."""
+    """Return the file name, without `.tsv`, that the server expects for each test split predicted by a task's model."""
     spec = TASKS[name]
     return dict(zip(spec.test, spec.submission, strict=True)) | ({"ax": "AX"} if name == "mnli" else {})
 
 
 class GlueTask(Task):
-    """Be one task of GLUE."""
+    """A task of GLUE."""
 
     def __init__(self, name: str, *, data: DataOptions):
-        """Take the task called `name`, one of `TASKS`."""
+        """Set the task up by its name, a key of `TASKS`."""
         self.name, self.data, self.spec = name, data, TASKS[name]
         self.kind = Classification if self.spec.labels else Regression
         self.labels = self.spec.labels
@@ -132,7 +136,7 @@ class GlueTask(Task):
         return self.spec.dev if self.data.dev_split == "dev" else (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:
-        """Return the test sets; with MNLI's the diagnostics, where they are there."""
+        """Return the test sets. MNLI's include the diagnostics, if their file exists."""
         return (*self.spec.test, "ax") if self.name == "mnli" and self._has_diagnostics() else self.spec.test
 
     def read(self, split: str) -> list[TextExample]:
@@ -145,49 +149,50 @@ class GlueTask(Task):
             return self._read_mrpc(split)
         return [self._example(row, split) for row in self._rows(self._file(split))]
 
-    def featurise(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
-        """Return one instance an example."""
+    def featurize(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
+        """Return one instance per example."""
         del training
         return texts.text_features(examples, tokenizer=tokenizer, max_seq_length=self.data.max_seq_length)
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return the official metrics as fractions."""
         if self.kind is Regression:
-            return figures(texts.numbers(outputs), labels=texts.numbers_there(split), names=self.spec.metrics)
-        return figures(texts.predicted_ids(outputs), labels=texts.label_ids(split), names=self.spec.metrics)
+            predictions, labels = texts.predicted_numbers(outputs), texts.label_numbers(split)
+            return named_metrics(predictions, labels=labels, names=self.spec.metrics)
+        return named_metrics(texts.predicted_ids(outputs), labels=texts.label_ids(split), names=self.spec.metrics)
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write `index<TAB>prediction` rows under the name that the GLUE server expects, for test sets."""
+        """Write `index<TAB>prediction` rows; a test set's file has the name that the GLUE server expects."""
         path = directory / f"{submission(self.name).get(split.name, f'{self.spec.directory}-{split.name}')}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [f"{index}\t{self.written(output)}\n" for index, output in enumerate(outputs)]
+        rows = [f"{index}\t{self.format_prediction(output)}\n" for index, output in enumerate(outputs)]
         write_text(path, "index\tprediction\n" + "".join(rows))
         return [path]
 
-    def written(self, output: np.ndarray) -> str:
-        """Return a prediction as the server wants it: a label as in the files, or a number from 0 to 5."""
+    def format_prediction(self, output: np.ndarray) -> str:
+        """Return a prediction in the server's format: a label as in the files, or a number from 0 to 5."""
         if self.kind is Regression:
             return f"{min(max(float(output[0]), 0.0), 5.0):.3f}"
         return (self.spec.values or self.spec.labels)[int(np.argmax(output))]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
-        """Return the worst mistakes."""
+        """Return the worst errors."""
         if self.kind is Regression:
             return texts.regression_mistakes(split, outputs, count=count)
         return texts.classification_mistakes(split, outputs, labels=self.labels, count=count)
 
     def tables(self, split: Split, outputs: Outputs) -> dict[str, Any]:
-        """Return the confusion table."""
+        """Return the confusion matrix."""
         if self.kind is Regression:
             return {}
         return {"confusion": texts.confusion_table(split, outputs, labels=self.labels)}
 
     def _diagnostics(self) -> str:
-        """Return the folder of AX, beside MNLI's."""
+        """Return the folder of AX, a sibling of MNLI's."""
         if self.data.directory.startswith(TFDS_PREFIX):
             return self.data.directory
-        beside = Path(self._folder()).parent
-        return str(next((beside / name for name in _DIAGNOSTICS if (beside / name).is_dir()), beside / _DIAGNOSTICS[0]))
+        parent = Path(self._folder()).parent
+        return str(next((parent / name for name in _DIAGNOSTICS if (parent / name).is_dir()), parent / _DIAGNOSTICS[0]))
 
     def _has_diagnostics(self) -> bool:
         directory = self._diagnostics()
@@ -200,8 +205,9 @@ class GlueTask(Task):
         return str(inner) if inner.is_dir() else self.data.directory
 
     def _file(self, split: str) -> Path:
-        given = {"train": self.data.train_file, "dev": self.data.dev_file, "test": self.data.test_file}.get(split, "")
-        return find_file(self._folder(), given=given, names=self.spec.files.get(split, (f"{split}.tsv",)))
+        return find_file(
+            self._folder(), file=split_file(self.data, split), names=self.spec.files.get(split, (f"{split}.tsv",))
+        )
 
     def _rows(self, path: Path) -> list[Row]:
         headless = self.name == "cola" and not path.name.startswith("test")
@@ -209,42 +215,44 @@ class GlueTask(Task):
         rows = list(read_tsv(path, columns=columns, skip_malformed=self.name == "qqp"))
         if self.name != "ax":
             return rows
-        return [Row({_FULL_DIAGNOSTICS.get(n, n): v for n, v in row.fields.items()}, row.place) for row in rows]
+        return [Row({_FULL_DIAGNOSTICS.get(n, n): v for n, v in row.fields.items()}, row.location) for row in rows]
 
     def _example(self, row: Row, split: str) -> TextExample:
         spec = self.spec
         pair = column(row, spec.text_pair) if spec.text_pair else None
-        unlabelled = split.startswith("test") and spec.label not in row.fields
-        return TextExample(column(row, spec.text), pair, None if unlabelled else self._label(row))
+        unlabeled = split.startswith("test") and spec.label not in row.fields
+        return TextExample(column(row, spec.text), pair, None if unlabeled else self._label(row))
 
     def _label(self, row: Row) -> int | float:
-        written = column(row, self.spec.label)
+        value = column(row, self.spec.label)
         if self.kind is Regression:
-            return finite_number(written, place=row.place, name=self.spec.label)
+            return finite_number(value, location=row.location, name=self.spec.label)
         values = self.spec.values or self.spec.labels
-        if written not in values:
-            raise UserError(f"{row.place}: unknown label {written!r}: {self.name} has {', '.join(values)}")
-        return values.index(written)
+        if value not in values:
+            raise UserError(
+                f"{row.location}: unknown label {value!r}: fix the row; the labels of {self.name} are "
+                f"{', '.join(values)}"
+            )
+        return values.index(value)
 
     def _read_mrpc(self, split: str) -> list[TextExample]:
-        """Read GLUE's own files if they are there, else divide Microsoft's train file by GLUE's list of ids."""
+        """Read GLUE's own files if they exist, else split Microsoft's train file by GLUE's list of ids."""
         folder = Path(self._folder())
-        given = self.data.train_file if split == "train" else self.data.dev_file
-        if given or (folder / f"{split}.tsv").is_file():
-            path = find_file(str(folder), given=given, names=(f"{split}.tsv",))
+        file = split_file(self.data, split)
+        if file or (folder / f"{split}.tsv").is_file():
+            path = find_file(str(folder), file=file, names=(f"{split}.tsv",))
             return [self._example(row, split) for row in self._rows(path)]
-        rows = self._rows(find_file(str(folder), given="", names=("train.tsv", "msr_paraphrase_train.txt")))
-        listed = next(
-            (folder / name for name in ("mrpc_dev_ids.tsv", "dev_ids.tsv") if (folder / name).is_file()), None
-        )
-        if listed is None:
+        rows = self._rows(find_file(str(folder), file="", names=("train.tsv", "msr_paraphrase_train.txt")))
+        id_lists = (folder / name for name in ("mrpc_dev_ids.tsv", "dev_ids.tsv"))
+        id_list = next((path for path in id_lists if path.is_file()), None)
+        if id_list is None:
             if split == "dev":
                 raise UserError(
-                    f"{folder}: holds no dev.tsv and no dev_ids.tsv, GLUE's list of the dev rows of "
-                    "msr_paraphrase_train.txt: hold out a part of train with --config.data.dev_fraction=0.1, or "
+                    f"{folder}: no dev.tsv, and no dev_ids.tsv (GLUE's list of the dev rows in "
+                    "msr_paraphrase_train.txt): hold out part of train with --config.data.dev_fraction=0.1, or "
                     "select on the test file with --config.data.dev_split=test"
                 )
             return [self._example(row, split) for row in rows]
-        ids = {tuple(line.split()) for line in read_text(listed).splitlines()}
+        ids = {tuple(line.split()) for line in read_text(id_list).splitlines()}
         is_dev = [(column(row, "#1 ID"), column(row, "#2 ID")) in ids for row in rows]
         return [self._example(row, split) for row, dev in zip(rows, is_dev, strict=True) if dev == (split == "dev")]

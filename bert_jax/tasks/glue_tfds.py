@@ -1,4 +1,4 @@
-"""Read GLUE through TFDS by name (`tfds:glue`, where there is a network) or from a prepared folder (`tfds:DIR`)."""
+"""GLUE from TFDS: by name (`tfds:glue`, which downloads it) or from a prepared folder (`tfds:DIR`)."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _SPLITS = {
     "dev_matched": "validation_matched",
     "dev_mismatched": "validation_mismatched",
 }
-# The two text features by task; TFDS has GLUE's own column names except for MRPC.
+# The text features of each task. TFDS uses GLUE's own column names except for MRPC.
 _TEXTS = {
     "cola": ("sentence", ""),
     "sst2": ("sentence", ""),
@@ -26,23 +26,24 @@ _TEXTS = {
 def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
     """Return the rows of a split in GLUE's own order.
 
-    `directory` is `tfds:glue` or `tfds:FOLDER` of a prepared data set.
+    `directory` is `tfds:glue`, or `tfds:FOLDER` with a prepared data set.
 
     Raises:
-      UserError: if the data set, the split or a feature is not there, or its files need TensorFlow to be read.
+      UserError: if the data set, the split or a feature does not exist, or only TensorFlow can read its files.
     """
     builder = _open(directory.removeprefix(TFDS_PREFIX), task=task)
     name = _SPLITS.get(split, split)
     if name not in builder.info.splits:
         raise UserError(
-            f"TFDS data set {builder.info.full_name} has no split {name}: it has {', '.join(builder.info.splits)}"
+            f"TFDS data set {builder.info.full_name} has no split {name}: its splits are "
+            f"{', '.join(builder.info.splits)}"
         )
     first, second = _TEXTS.get(task, ("sentence1", "sentence2"))
-    missing = [wanted for wanted in (first, second, "label", "idx") if wanted and wanted not in builder.info.features]
+    missing = [name for name in (first, second, "label", "idx") if name and name not in builder.info.features]
     if missing:
         raise UserError(
-            f"TFDS data set {builder.info.full_name} has no feature {missing[0]}: it has "
-            f"{', '.join(builder.info.features)}; give one of TFDS's own glue/{task}"
+            f"TFDS data set {builder.info.full_name} has no feature {missing[0]}: its features are "
+            f"{', '.join(builder.info.features)}; use a data set prepared by TFDS's glue/{task}"
         )
     try:
         records = builder.as_data_source(split=name)
@@ -52,12 +53,14 @@ def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
             f"tfds.builder('glue/{task}', file_format='array_record').download_and_prepare()"
         ) from error
     rows = records.__getitems__(list(range(len(records)))) if len(records) else []
-    rows = sorted(rows, key=lambda row: int(row["idx"]))  # TFDS shuffles when it writes; the server goes by number
+    rows = sorted(
+        rows, key=lambda row: int(row["idx"])
+    )  # TFDS shuffles when it writes; the server expects GLUE's order
     return [_example(row, first, second, regression=task == "stsb") for row in rows]
 
 
 def has_tfds(directory: str, *, task: str) -> bool:
-    """Return whether `directory` has a task: by name TFDS has them all, a folder what was prepared there."""
+    """Return whether `directory` has a task. TFDS itself has all; a folder has those that were prepared in it."""
     path = directory.removeprefix(TFDS_PREFIX)
     return (Path(path) / task).is_dir() if Path(path).is_dir() else "/" not in path
 
@@ -73,7 +76,7 @@ def _text(value: Any) -> str:
 
 
 def _open(path: str, *, task: str) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and needed for such inputs alone
+    import tensorflow_datasets as tfds  # slow to import, and needed only here
 
     try:
         if Path(path).is_dir():
@@ -82,6 +85,6 @@ def _open(path: str, *, task: str) -> Any:
         builder = tfds.builder(f"{path}/{task}" if "/" not in path else path, file_format="array_record")
         builder.download_and_prepare()
         return builder
-    except Exception as error:  # whatever the data set's own code raises; the reason is in the message
+    except Exception as error:  # the data set's own code may raise anything; the message gives the reason
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"config.data.directory=tfds:{path}: no such TFDS data set ({reason})") from error

@@ -1,8 +1,11 @@
-"""Define what a task is: it reads its files, turns them into instances, and scores what a head gave for them.
+"""The interface of a task: it reads its files, turns them into instances, and scores the outputs of a model's head.
 
-A new task is one small file: a subclass of `Task`, and a line in `registry.py`. An *instance* is one `[CLS] A [SEP] B
-[SEP]`; an *example* is what is scored: one instance, or `group` of them (the choices of SWAG). A task never sees a
-model: it gets a float32 *output* per example, as its kind in `bert_jax/kinds` says, without the axes of batch and row.
+A new task is one small file with a subclass of `Task`, and a line in `registry.py`.
+
+* An *instance* is one `[CLS] A [SEP] B [SEP]`.
+* An *example* is what is scored: one instance, or `group` of them (the endings of SWAG).
+* An *output* is what the head computes for an example: float32, with the shape that the task's kind (`bert_jax/kinds`)
+  gives it, without the axes of batch and slot. A task never sees the model.
 """
 
 import abc
@@ -24,38 +27,39 @@ Outputs = Sequence[np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Hold the instances of a split.
+    """The instances of a split.
 
-    `ids` gives each instance's tokens (int32 [T], specials included), `first_lengths` the length of its `[CLS] A
-    [SEP]`. `targets` has an entry per example, as the task's kind takes it: a number, two token positions of the
-    instance (0, 0: no answer), a tag per token (-1: not scored), C zeros and ones. None: unlabelled.
+    `ids` holds each instance's tokens (int32 [T], with special tokens), `first_lengths` the length of its `[CLS] A
+    [SEP]`. `targets` has one entry per example, in the form of the task's kind: a label id, a number, two token
+    positions of the instance (0, 0: no answer), a label id per token (-1: not scored), or C zeros and ones. It is None
+    if the split is unlabeled.
     """
 
     ids: list[np.ndarray]
     first_lengths: np.ndarray
     targets: list[Any] | None
     group: int = 1
-    places: Sequence[Any] = ()  # what the task needs to read outputs back, one an instance
+    alignments: Sequence[Any] = ()  # per instance: how its tokens map to the text, for tasks that predict tokens
 
     @property
     def num_examples(self) -> int:
-        """Return the number of things that are scored."""
+        """Return the number of examples."""
         return len(self.ids) // self.group
 
-    @functools.cached_property  # every batch asks
+    @functools.cached_property  # read for every batch
     def instance_lengths(self) -> np.ndarray:
-        """Return int64 [examples, group]: the tokens of each instance."""
+        """Return the number of tokens of each instance, int64 [examples, group]."""
         return np.array([len(ids) for ids in self.ids], np.int64).reshape(-1, self.group)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Return int64 [examples]: the tokens of each example, all its instances together."""
+        """Return the number of tokens of each example, summed over its instances, int64 [examples]."""
         return self.instance_lengths.sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Hold a split as read, and its instances."""
+    """The examples of a split and their instances."""
 
     name: str
     examples: Sequence[Any]
@@ -63,7 +67,7 @@ class Split:
 
 
 class Task(abc.ABC):
-    """Be one task. `selection` names the figure of `score` by which dev chooses, larger is better."""
+    """A task. `selection` names the metric of `score` that selects the best run on dev; larger is better."""
 
     name: str
     kind: type[OutputKind]
@@ -73,97 +77,106 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def read(self, split: str) -> Sequence[Any]:
-        """Return the examples of "train", "dev" or "test" (or what `eval_splits` and `test_splits` name).
+        """Return the examples of "train", "dev", "test" or another split in `eval_splits` and `test_splits`.
 
         Raises:
           UserError: if files are missing or wrong, with file and line.
         """
 
     @abc.abstractmethod
-    def featurise(self, examples: Sequence[Any], *, tokenizer: Tokenizer, training: bool) -> Instances:
-        """Return the instances; `training` may leave out what cannot be trained on."""
+    def featurize(self, examples: Sequence[Any], *, tokenizer: Tokenizer, training: bool) -> Instances:
+        """Return the instances. With `training`, examples that cannot be trained on may be left out."""
 
     @abc.abstractmethod
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return the official figures of a labeled split."""
+        """Return the official metrics of a labeled split."""
 
     @abc.abstractmethod
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write the predictions in the official form, and return the files."""
+        """Write the predictions in the official format, and return the paths of the files."""
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
-        """Return up to `count` wrong predictions, the most confident first, as JSON objects."""
+        """Return up to `count` wrong predictions as JSON objects, the most confident first."""
         del split, outputs, count
         return []
 
     def tables(self, split: Split, outputs: Outputs) -> dict[str, Any]:
-        """Return what else is worth seeing, by name: a confusion table, scores of each type."""
+        """Return further results by name, such as a confusion matrix or the scores of each entity type."""
         del split, outputs
         return {}
 
     def calibrate(self, split: Split, outputs: Outputs) -> None:
-        """Choose on dev what predictions depend on (SQuAD 2.0's threshold); nothing by default."""
+        """Choose on dev what predictions depend on (SQuAD 2.0's threshold). The default does nothing."""
         del split, outputs
 
     def eval_splits(self) -> tuple[str, ...]:
-        """Return the labeled splits to report on; the first one selects."""
+        """Return the labeled splits to report on. The first one selects the best run."""
         return (self.data.dev_split,)
 
     def test_splits(self) -> tuple[str, ...]:
-        """Return the splits to predict, as far as their files are there."""
+        """Return the test sets that `--predict_test` predicts."""
         return ()
 
     def group_of(self, example: Any, index: int) -> Any:
-        """Return what must not be divided between train and dev: an article, a document, by default the row."""
+        """Return the unit that train and dev must not share: an article, a document, or by default the example."""
         del example
         return index
 
     def load(self, split: str, *, tokenizer: Tokenizer) -> Split:
-        """Return a split ready for use: read, divided, limited (a test set never), featurised.
+        """Read a split, hold out dev, sample at most the configured number of examples, and build the instances.
+
+        A test set is never sampled.
 
         Raises:
-          UserError: as `read` does, and if nothing is left.
+          UserError: as `read` does, and if no example or instance is left.
         """
-        examples = self._divided(split)
+        examples = self._with_held_out_dev(split)
         limit = self.data.max_train_examples if split == "train" else 0
-        if split.startswith("dev"):  # a test set is submitted whole, one of its rows a line
+        if split.startswith("dev"):  # not test: a submission must contain all of its rows
             limit = self.data.max_eval_examples
         if 0 < limit < len(examples):
-            chosen = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
-            examples = [examples[i] for i in np.sort(chosen)]
+            sample = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
+            examples = [examples[i] for i in np.sort(sample)]
         if not examples:
             raise UserError(f"the {split} set of {self.name} is empty: check its file, or config.data.dev_fraction")
-        features = self.featurise(examples, tokenizer=tokenizer, training=split == "train")
+        features = self.featurize(examples, tokenizer=tokenizer, training=split == "train")
         if not features.ids:
-            raise UserError(f"nothing of the {split} set of {self.name} can be used: check its file")
+            raise UserError(f"the {split} set of {self.name} has no usable example: check its file")
         return Split(split, examples, features)
 
-    def _divided(self, split: str) -> Sequence[Any]:
-        """Return the examples of a split, `dev_fraction` of train being dev."""
+    def _with_held_out_dev(self, split: str) -> Sequence[Any]:
+        """Return the examples of a split. If `dev_fraction` is set, dev is that fraction of train."""
         fraction = self.data.dev_fraction
         if fraction == 0 or split not in ("train", "dev"):
             return self.read(split)
         examples = self.read("train")
         groups = [self.group_of(example, index) for index, example in enumerate(examples)]
         names = list(dict.fromkeys(groups))
-        held = round(len(names) * fraction)
+        dev_size = round(len(names) * fraction)
         order = np.random.default_rng([self.data.seed, 1]).permutation(len(names))
-        dev = {names[i] for i in order[:held]}
+        dev = {names[i] for i in order[:dev_size]}
         return [e for e, group in zip(examples, groups, strict=True) if (group in dev) == (split == "dev")]
 
 
-def find_file(directory: str, *, given: str, names: Sequence[str]) -> Path:
-    """Return the file that the user gave, or the first of `names` that is there.
+def split_file(data: DataOptions, split: str) -> str:
+    """Return the file that the config names for a split, or "" if it names none."""
+    return {"train": data.train_file, "dev": data.dev_file, "test": data.test_file}.get(split, "")
+
+
+def find_file(directory: str, *, file: str, names: Sequence[str]) -> Path:
+    """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
     Raises:
-      UserError: if there is none; the line names the folder and the file that is missing.
+      UserError: if none of `names` exists; the message names the folder and the missing file.
     """
-    if given:
-        near = Path(directory) / given
-        return near if near.exists() or not Path(given).exists() else Path(given)
+    if file:
+        path = Path(directory) / file
+        return path if path.exists() or not Path(file).exists() else Path(file)
     if not directory:
-        raise UserError("config.data.directory is empty: give --data_dir=DIR with the task's files")
+        raise UserError("config.data.directory is empty: give the folder of the task's files with --data_dir=DIR")
     for name in names:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
-    raise UserError(f"{directory}: holds no {' or '.join(names)}: give the folder with --data_dir=DIR")
+    raise UserError(
+        f"{directory}: contains no {' or '.join(names)}: give the folder of the task's files with --data_dir=DIR"
+    )

@@ -1,32 +1,32 @@
-"""Compute the GLUE metrics in NumPy; `tests/test_task_metrics.py` holds them to scikit-learn and scipy.
+"""The GLUE metrics in NumPy. `tests/test_task_metrics.py` compares them with scikit-learn and SciPy.
 
-Where a metric is undefined (no positive class, constant predictions) it is 0: such a run has learned nothing, and a
-number can be averaged, plotted and written as JSON. All metrics are fractions; tables multiply by 100.
+An undefined metric (no positive class, constant predictions) is 0: such a run has learned nothing, and 0 can be
+averaged, plotted and written as JSON. All metrics are fractions; tables multiply by 100.
 """
 
 import numpy as np
 
 
 def accuracy(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return the share of equal entries."""
+    """Return the fraction of predictions that equal their label."""
     return float(np.mean(predictions == labels)) if len(labels) else 0.0
 
 
 def binary_f1(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return the F1 of class 1, 0 where it is neither predicted nor there."""
+    """Return the F1 of class 1, or 0 if neither predictions nor labels contain it."""
     hits = int(np.sum((predictions == 1) & (labels == 1)))
     return f1_from_counts(hits, predicted=int(np.sum(predictions == 1)), gold=int(np.sum(labels == 1))).f1
 
 
 def macro_f1(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return the mean F1 over the classes that occur in either."""
+    """Return the mean F1 over the classes that occur in predictions or labels."""
     classes = np.union1d(predictions, labels)
     values = [binary_f1((predictions == c).astype(int), labels=(labels == c).astype(int)) for c in classes]
     return float(np.mean(values)) if values else 0.0
 
 
 def matthews_correlation(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return Matthews' correlation for any number of classes (Gorodkin 2004), 0 where either side is constant."""
+    """Return Matthews' correlation for any number of classes (Gorodkin 2004), or 0 if either side is constant."""
     if not len(labels):
         return 0.0
     table = confusion(predictions, labels=labels, num_labels=int(max(predictions.max(), labels.max())) + 1)
@@ -38,7 +38,7 @@ def matthews_correlation(predictions: np.ndarray, *, labels: np.ndarray) -> floa
 
 
 def pearson(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return Pearson's correlation, 0 where either side is constant."""
+    """Return Pearson's correlation, or 0 if either side is constant."""
     if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     x = predictions.astype(np.float64) - predictions.astype(np.float64).mean()
@@ -48,7 +48,7 @@ def pearson(predictions: np.ndarray, *, labels: np.ndarray) -> float:
 
 
 def spearman(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank."""
+    """Return Spearman's correlation: Pearson's of the ranks. Equal values get their mean rank."""
     return pearson(_ranks(predictions), labels=_ranks(labels))
 
 
@@ -59,22 +59,22 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def confusion(predictions: np.ndarray, *, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """Return how often each label (row) was predicted as each (column)."""
+    """Return the confusion matrix [labels, labels]: rows are gold labels, columns predictions."""
     flat = np.bincount(labels * num_labels + predictions, minlength=num_labels * num_labels)
     return flat.reshape(num_labels, num_labels)
 
 
 class PrecisionRecall:
-    """Hold precision, recall and F1 of counts."""
+    """Precision, recall and F1, computed from counts."""
 
     def __init__(self, hits: int, *, predicted: int, gold: int):
-        """Compute them; 0 where nothing was predicted or nothing is there."""
+        """Compute the three; a zero denominator gives 0."""
         self.precision = hits / predicted if predicted else 0.0
         self.recall = hits / gold if gold else 0.0
-        both = self.precision + self.recall
-        self.f1 = 2 * self.precision * self.recall / both if both else 0.0
+        total = self.precision + self.recall
+        self.f1 = 2 * self.precision * self.recall / total if total else 0.0
 
 
 def f1_from_counts(hits: int, *, predicted: int, gold: int) -> PrecisionRecall:
-    """Return precision, recall and F1 of `hits` right among `predicted`, where there are `gold`."""
+    """Return precision, recall and F1 from the numbers of correct, predicted and gold items."""
     return PrecisionRecall(hits, predicted=predicted, gold=gold)

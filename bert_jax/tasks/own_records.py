@@ -1,6 +1,6 @@
-"""Records of own data: JSON lines, or a TSV file with a header line, whose columns the config names.
+"""Records of custom data: JSON Lines, or TSV with a header line. `config.own` names the columns.
 
-In a TSV file lists (words, tags) are parted by spaces; in JSON lines they are lists or strings parted by spaces.
+Lists of words or tags are space-separated strings; in JSON Lines they may also be lists.
 """
 
 import dataclasses
@@ -11,110 +11,110 @@ from typing import Any
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks.files import read_json_lines, read_tsv
-from bert_jax.tasks.interface import Task, find_file
+from bert_jax.tasks.interface import Task, find_file, split_file
 
 
 class OwnTask(Task):
-    """What own data of every kind shares: the options, and a test set where one is named."""
+    """A task on custom data: its options, and a test set if the config names one."""
 
     name = "own"
     own: OwnOptions
 
     def __init__(self, *, data: DataOptions, own: OwnOptions, squad: SquadOptions):
-        """Take the options; only questions read those of SQuAD."""
+        """Set the task up with its options; only the span task uses those of SQuAD."""
         del squad
         self.data, self.own = data, own
 
     def test_splits(self) -> tuple[str, ...]:
-        """Return the test set if one was named."""
+        """Return the test set if the config names one."""
         return ("test",) if self.data.test_file else ()
 
-    def is_unlabelled(self, record: "Record", *, split: str) -> bool:
-        """Return whether a record of the test set comes without a label, which it alone may."""
+    def is_unlabeled(self, record: "Record", *, split: str) -> bool:
+        """Return whether a record has no label. Only records of the test set may lack one."""
         return split == "test" and record.fields.get(self.own.label) is None
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A record: its fields by column name, where it is, and whether it is a row of a table, whose fields are strings.
+    """A record of a data file.
 
     `option` in the methods is the field of `config.own` that names the column, for messages.
     """
 
-    fields: Mapping[str, Any]
-    place: str  # "FILE line N", for messages
-    of_table: bool = False
+    fields: Mapping[str, Any]  # by column name
+    location: str  # "FILE line N", for messages
+    of_table: bool = False  # a row of a table, whose fields are strings
 
     def field(self, name: str, *, option: str) -> Any:
         """Return a field.
 
         Raises:
-          UserError: if the record has none; the line names the option that said so.
+          UserError: if the record has no such column; the message names the option that chose it.
         """
         if name not in self.fields:
             columns = ", ".join(self.fields)
             raise UserError(
-                f"{self.place}: there is no column {name!r} (config.own.{option}); the columns are {columns}"
+                f"{self.location}: there is no column {name!r} (config.own.{option}); the columns are {columns}"
             )
         return self.fields[name]
 
     def text(self, name: str, *, option: str) -> str:
-        """Return a field as text; a number is written out.
+        """Return a field as text; a number is converted.
 
         Raises:
-          UserError: if the record has none, or null, a list or an object there.
+          UserError: if the column is missing, or its value is null, a list, or an object.
         """
         return self.as_text(self.field(name, option=option), name=name)
 
     def words(self, name: str, *, option: str) -> tuple[str, ...]:
-        """Return a field as words: a list of them, or a string parted by spaces.
+        """Return a field as words: a list of them, or a space-separated string.
 
         Raises:
-          UserError: if the record has none, or something else there.
+          UserError: if the column is missing or its value is something else.
         """
         value = self.field(name, option=option)
         if isinstance(value, str):
             return tuple(value.split())
         if not isinstance(value, list):
             raise UserError(
-                f"{self.place}: column {name!r} is {value!r}: write a list of words, or words parted by spaces"
+                f"{self.location}: column {name!r} is {value!r}: write a list of words, or words separated by spaces"
             )
         return tuple(self.as_text(item, name=name) for item in value)
 
     def as_text(self, value: Any, *, name: str) -> str:
-        """Return a value found in column `name` as text.
+        """Return a value of column `name` as text.
 
         Raises:
-          UserError: if it is null, a list or an object.
+          UserError: if it is null, NaN, a list, or an object.
         """
-        if isinstance(value, str | int | float) and value == value:  # NaN is what pandas writes for nothing
+        if isinstance(value, str | int | float) and value == value:  # not NaN, which pandas writes for a missing value
             return str(value)
-        shown = json.dumps(value)[:60]
-        raise UserError(f"{self.place}: column {name!r} holds {shown} where a text belongs: mend the record")
+        value_text = json.dumps(value)[:60]
+        raise UserError(f"{self.location}: column {name!r} holds {value_text}, expected a text: fix the record")
 
-    def label_number(self, label: str, *, labels: Sequence[str]) -> int:
-        """Return the number of a label.
+    def label_id(self, label: str, *, labels: Sequence[str]) -> int:
+        """Return the id of a label: its index in `labels`.
 
         Raises:
           UserError: if it is not one of `labels`.
         """
         if label not in labels:
-            raise UserError(f"{self.place}: unknown label {label!r}: the labels are {', '.join(labels)}")
+            raise UserError(f"{self.location}: unknown label {label!r}: the labels are {', '.join(labels)}")
         return labels.index(label)
 
 
 def read_records(data: DataOptions, *, split: str) -> Iterator[Record]:
-    """Yield the records of a split; the file's name says whether it is TSV or JSON lines."""
-    given = {"train": data.train_file, "dev": data.dev_file, "test": data.test_file}[split]
-    path = find_file(data.directory or ".", given=given, names=(f"{split}.jsonl", f"{split}.tsv"))
+    """Yield the records of a split. A file with the suffix .tsv is TSV, any other JSON Lines."""
+    file = split_file(data, split)
+    path = find_file(data.directory or ".", file=file, names=(f"{split}.jsonl", f"{split}.tsv"))
     if ".tsv" in path.suffixes:
         for row in read_tsv(path):
-            yield Record(row.fields, row.place, of_table=True)
+            yield Record(row.fields, row.location, of_table=True)
     else:
-        for place, fields in read_json_lines(path):
-            yield Record(fields, place)
+        for location, fields in read_json_lines(path):
+            yield Record(fields, location)
 
 
-def given_labels(own: OwnOptions) -> tuple[str, ...]:
-    """Return the labels of the config in the order of their numbers; none: those of train count."""
+def configured_labels(own: OwnOptions) -> tuple[str, ...]:
+    """Return the labels in the config, in the order of their ids; empty if they are to be read from train."""
     return tuple(label.strip() for label in own.labels.split(",")) if own.labels else ()

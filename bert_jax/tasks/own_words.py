@@ -1,4 +1,4 @@
-"""Own data whose outputs belong to words or endings: tags, answers in a context, choices."""
+"""Tasks on custom data that predict words or endings: tags, answer spans, multiple choice."""
 
 import functools
 from collections.abc import Sequence
@@ -15,46 +15,46 @@ from bert_jax.tasks.swag import ChoiceExample, ChoiceTask
 
 
 class OwnTagTask(OwnTask, TagTask):
-    """Tag words: a list of words and a list of tags a record, O, B-TYPE, I-TYPE."""
+    """Tagging. A record has a list of words and a list of tags: O, B-TYPE or I-TYPE."""
 
     def read(self, split: str) -> Sequence[Sentence]:
-        """Return the records of a split; test may lack tags."""
+        """Return the sentences of a split. Only test may lack tags."""
         records = read_records(self.data, split=split)
         return [self._sentence(record, split, number) for number, record in enumerate(records)]
 
     def _sentence(self, record: Record, split: str, number: int) -> Sentence:
         words = record.words(self.own.text, option="text")
-        if self.is_unlabelled(record, split=split):
-            return Sentence(words, ("O",) * len(words), number, place=record.place, labeled=False)
+        if self.is_unlabeled(record, split=split):
+            return Sentence(words, ("O",) * len(words), number, location=record.location, labeled=False)
         tags = record.words(self.own.label, option="label")
         if len(words) != len(tags):
-            raise UserError(f"{record.place}: {len(words)} words and {len(tags)} tags: give one tag a word")
+            raise UserError(f"{record.location}: {len(words)} words but {len(tags)} tags: give one tag per word")
         try:
-            return Sentence(words, tuple(to_iob2(tags)), number, tags, record.place)
+            return Sentence(words, tuple(to_iob2(tags)), number, tags, record.location)
         except UserError as error:
-            raise UserError(f"{record.place}: {error}") from error
+            raise UserError(f"{record.location}: {error}") from error
 
 
 class OwnSpanTask(OwnTask, SpanTask):
-    """Answer questions by a span of a context; an empty or missing answer means that there is none.
+    """Question answering: the answer is a span of the context.
 
-    A list holds several right answers, of which training takes the first. A test set that has the column in no record
-    is unlabelled.
+    An empty or missing answer marks the question as unanswerable. Of a list of correct answers, training uses the
+    first. A test set without the answer column in any record is unlabeled.
     """
 
     def __init__(self, *, data: DataOptions, own: OwnOptions, squad: SquadOptions):
-        """Take the options."""
+        """Set the task up with its options."""
         SpanTask.__init__(self, self.name, data=data, squad=squad, with_null=True)
         self.own = own
 
     def read(self, split: str) -> Sequence[Question]:
-        """Return the records of a split."""
+        """Return the questions of a split."""
         own = self.own
         records = list(read_records(self.data, split=split))
-        unlabelled = not any(own.label in record.fields for record in records)
-        if unlabelled and records and split != "test":
-            records[0].field(own.label, option="label")  # a mistyped name: said by its record
-        scored = split != "train" or self.data.dev_fraction > 0  # by id; in train ids say nothing
+        unlabeled = not any(own.label in record.fields for record in records)
+        if unlabeled and records and split != "test":
+            records[0].field(own.label, option="label")  # raises: the column's name is mistyped
+        scored = split != "train" or self.data.dev_fraction > 0  # scores are looked up by id; training ignores ids
         questions: list[Question] = []
         ids: set[str] = set()
         for number, record in enumerate(records):
@@ -63,51 +63,52 @@ class OwnSpanTask(OwnTask, SpanTask):
             name = str(number if record.fields.get("id") is None else record.fields["id"])
             if scored and name in ids:
                 raise UserError(
-                    f"{record.place}: id {name!r} stands in an earlier record too: give each question its own"
+                    f"{record.location}: id {name!r} also appears in an earlier record: give each question its own id"
                 )
-            answers = None if unlabelled else self._answers(record)
+            answers = None if unlabeled else self._answers(record)
             ids.add(name)
             questions.append(Question(name, text, context, answers, context))
         return questions
 
     def _answers(self, record: Record) -> tuple[Answer, ...]:
         own = self.own
-        given, start = record.fields.get(own.label), record.fields.get(own.answer_start, 0)
-        texts_given = given if isinstance(given, list) else [given] if given not in (None, "") else []
-        if not texts_given:
+        answer, start = record.fields.get(own.label), record.fields.get(own.answer_start, 0)
+        answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
+        if not answers:
             return ()
-        starts = start if isinstance(start, list) else [start] * len(texts_given)
-        if len(starts) != len(texts_given):
+        starts = start if isinstance(start, list) else [start] * len(answers)
+        if len(starts) != len(answers):
             raise UserError(
-                f"{record.place}: {len(texts_given)} answers and {len(starts)} of {own.answer_start!r}: give one an "
-                "answer"
+                f"{record.location}: {len(answers)} answers but {len(starts)} values in {own.answer_start!r}: give "
+                "one per answer"
             )
         return tuple(
-            Answer(record.as_text(text, name=own.label), self._start(at, record))
-            for text, at in zip(texts_given, starts, strict=True)
+            Answer(record.as_text(text, name=own.label), self._start(offset, record))
+            for text, offset in zip(answers, starts, strict=True)
         )
 
-    def _start(self, written: Any, record: Record) -> int:
+    def _start(self, value: Any, record: Record) -> int:
         try:
-            return int(written)
+            return int(value)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
-                f"{record.place}: column {self.own.answer_start!r} is no number of a character: count from 0"
+                f"{record.location}: column {self.own.answer_start!r} is {value!r}: write the index of the answer's "
+                "first character in the context, from 0"
             ) from None
 
 
 class OwnChoiceTask(OwnTask, ChoiceTask):
-    """Choose among the same number of endings in every record."""
+    """Multiple choice, with the same number of endings in every record."""
 
     def read(self, split: str) -> Sequence[ChoiceExample]:
-        """Return the records of a split; the label is the right choice's number from 0."""
+        """Return the examples of a split. The label is the index of the correct choice, from 0."""
         return [self._example(record, split) for record in read_records(self.data, split=split)]
 
     @functools.cached_property
     def _first(self) -> tuple[str, int]:
-        """Return place and number of choices of train's first record, which all others must have."""
+        """Return the location and the number of choices of train's first record. All other records must match it."""
         for record in read_records(self.data, split="train"):
-            return record.place, len(self._endings(record))
+            return record.location, len(self._endings(record))
         return "train", 0
 
     def _endings(self, record: Record) -> list[str]:
@@ -117,10 +118,11 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
         endings = record.field(names[0], option="choices")
         if not isinstance(endings, list):
             raise UserError(
-                f"{record.place}: column {names[0]!r} is no list: name one column a choice, parted by commas"
+                f"{record.location}: column {names[0]!r} is not a list: write a list of endings, or name one column "
+                "per choice, separated by commas, in config.own.choices"
             )
         if len(endings) < 2:
-            raise UserError(f"{record.place}: {len(endings)} choices in column {names[0]!r}: write at least two")
+            raise UserError(f"{record.location}: {len(endings)} choices in column {names[0]!r}: write at least two")
         return [record.as_text(ending, name=names[0]) for ending in endings]
 
     def _example(self, record: Record, split: str) -> ChoiceExample:
@@ -129,15 +131,16 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
         first, count = self._first
         if count and len(endings) != count:
             raise UserError(
-                f"{record.place}: {len(endings)} choices where {first} has {count}: give every record of train, dev "
+                f"{record.location}: {len(endings)} choices, but {first} has {count}: give every record of train, dev "
                 "and test the same number"
             )
         text = record.text(own.text, option="text")
-        written = record.fields.get(own.label)
-        if self.is_unlabelled(record, split=split):
+        label = record.fields.get(own.label)
+        if self.is_unlabeled(record, split=split):
             return ChoiceExample(text, endings, None)
-        if str(written) not in map(str, range(len(endings))):
+        if str(label) not in map(str, range(len(endings))):
             raise UserError(
-                f"{record.place}: unknown label {written!r}: write the right choice's number, 0 to {len(endings) - 1}"
+                f"{record.location}: unknown label {label!r}: write the index of the correct choice, 0 to "
+                f"{len(endings) - 1}"
             )
-        return ChoiceExample(text, endings, int(str(written)))
+        return ChoiceExample(text, endings, int(str(label)))

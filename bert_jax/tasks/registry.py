@@ -1,4 +1,4 @@
-"""Know every task by its name."""
+"""The table of tasks by name."""
 
 from bert_jax.config.task_options import DataOptions, NerOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
@@ -20,10 +20,10 @@ def open_task(
     ner: NerOptions | None = None,
     own: OwnOptions | None = None,
 ) -> Task:
-    """Return the task called `name`; options not given have their defaults.
+    """Return the task called `name`. Missing options have their defaults.
 
     Raises:
-      UserError: for an unknown name, or an unknown kind of own data.
+      UserError: for an unknown name, or an unknown kind of custom data.
     """
     data = data or DataOptions()
     if name in glue.TASKS:

@@ -1,4 +1,4 @@
-"""Read an answer off the logits of a question's windows (`write_predictions` of run_squad.py, written anew)."""
+"""Answers decoded from the logits of a question's windows (`write_predictions` of run_squad.py, reimplemented)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,31 +12,24 @@ from bert_jax.kinds.base import softmax
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Hold the place of a window: tokens `start` to `start + length` of the context of question number `example`.
+    """A window over the context of a question: tokens `start` to `start + length`, after `[CLS] question [SEP]`."""
 
-    `first_length` tokens stand before them; `is_max_context` says for each whether no other window gives it more
-    context; `offsets` are the whole context's characters.
-    """
-
-    example: int
+    example: int  # the index of the question
     start: int
     length: int
-    first_length: int
-    is_max_context: np.ndarray
-    offsets: Sequence[tuple[int, int]]
+    first_length: int  # of [CLS] question [SEP]
+    is_max_context: np.ndarray  # bool [length]: no other window gives the token more context
+    offsets: Sequence[tuple[int, int]]  # start and end characters of all tokens of the context
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Hold the best answer that is not empty, the n-best list in the official form, and null minus best score.
+    """The prediction for one question."""
 
-    `start` is the answer's first character in the context, -1 where there is none.
-    """
-
-    text: str
-    start: int
-    n_best: list[dict[str, Any]]
-    null_odds: float
+    text: str  # the best non-empty answer
+    start: int  # its first character in the context, -1 if there is no such answer
+    n_best: list[dict[str, Any]]  # in the official format
+    null_odds: float  # the null score minus the score of `text`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,45 +44,47 @@ class _Span:
 def predict_answer(
     windows: Sequence[Window], outputs: Sequence[np.ndarray], *, context: str, options: SquadOptions, with_null: bool
 ) -> Prediction:
-    """Return the prediction for one question; `outputs` are the start and end logits [T, 2] of each window.
+    """Return the prediction for one question. `outputs` are the start and end logits [T, 2] of each window.
 
-    Candidates pair the `n_best_size` best starts with the best ends of a window, both within the context, the start
-    where it has its most context, at most `max_answer_length` tokens. The null score is the least start + end logit of
-    [CLS] over the windows (s_null of section 4.3).
+    In each window, the `n_best_size` best starts are paired with the `n_best_size` best ends. A candidate lies within
+    the context, has at most `max_answer_length` tokens, and starts at a token whose context is largest in this window.
+    The null score is the smallest start + end logit of [CLS] over all windows (s_null, section 4.3).
     """
     spans = [
         span
         for window, output in zip(windows, outputs, strict=True)
         for span in _spans(window, output, options=options)
     ]
-    spans.sort(key=lambda span: -(span.start_logit + span.end_logit))  # stable: earlier windows and starts first
+    spans.sort(
+        key=lambda span: -(span.start_logit + span.end_logit)
+    )  # stable: ties keep the order of windows and starts
     null = min((float(output[0].sum()), *map(float, output[0])) for output in outputs)
     answers: dict[str, tuple[float, float]] = {}
-    places: dict[str, int] = {}
+    starts: dict[str, int] = {}
     for span in spans:
         if len(answers) == options.n_best_size:
             break
         offsets = span.window.offsets
-        found = context[offsets[span.start][0] : offsets[span.end][1]]
-        text = found.strip()
+        covered = context[offsets[span.start][0] : offsets[span.end][1]]
+        text = covered.strip()
         if text and text not in answers:
             answers[text] = (span.start_logit, span.end_logit)
-            places[text] = offsets[span.start][0] + len(found) - len(found.lstrip())
+            starts[text] = offsets[span.start][0] + len(covered) - len(covered.lstrip())
     best = next(iter(answers), "")
     best_score = sum(answers[best]) if answers else 0.0
     if with_null or not answers:
         answers[""] = (null[1], null[2])
     ranked = sorted(answers.items(), key=lambda item: -sum(item[1]))
-    shares = softmax(np.array([sum(logits) for _, logits in ranked]))
+    probabilities = softmax(np.array([sum(logits) for _, logits in ranked]))
     n_best = [
-        {"text": text, "probability": float(share), "start_logit": logits[0], "end_logit": logits[1]}
-        for (text, logits), share in zip(ranked, shares, strict=True)
+        {"text": text, "probability": float(probability), "start_logit": logits[0], "end_logit": logits[1]}
+        for (text, logits), probability in zip(ranked, probabilities, strict=True)
     ]
-    return Prediction(best, places.get(best, -1), n_best, null[0] - best_score)
+    return Prediction(best, starts.get(best, -1), n_best, null[0] - best_score)
 
 
 def _spans(window: Window, output: np.ndarray, *, options: SquadOptions) -> list[_Span]:
-    """Return the candidates of a window in the order of their starts' and ends' logits."""
+    """Return the candidates of a window, sorted by start logit, then end logit."""
     order = np.argsort(-output, axis=0, kind="stable")[: options.n_best_size]
     starts = order[:, 0] - window.first_length
     ends = order[:, 1] - window.first_length

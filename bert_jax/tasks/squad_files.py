@@ -1,4 +1,4 @@
-"""Read SQuAD's official files: what is missing or of another type is one line that names the place in the file."""
+"""Reader of SQuAD's official files. An error about a missing or wrong field gives its path in the file."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", list: "a lis
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Hold an answer and the place of its first character in the context."""
+    """An answer and the index of its first character in the context."""
 
     text: str
     start: int
@@ -26,26 +26,26 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Hold a question with its context; no answers: unanswerable, None: not known."""
+    """A question with its context."""
 
     id: str
     question: str
     context: str
-    answers: tuple[Answer, ...] | None
-    group: Any  # the article
+    answers: tuple[Answer, ...] | None  # empty: unanswerable; None: unlabeled
+    group: Any  # the index of the article
 
 
 def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool = False) -> list[Question]:
-    """Return the questions of a file in the official form, all with their answers or all without.
+    """Return the questions of a file in the official format. Either all are labeled or none is.
 
-    A file is unlabelled if no question has `answers`; where every question has an answer (`with_null` false: v1.1),
-    also if all lists of answers are empty. v1.1's official script cannot score a question without answers, so one
-    among others is refused, or left out with `skip_unanswered`.
+    A file is unlabeled if no question has `answers`. Without `with_null` (v1.1, where every question has an answer) it
+    is also unlabeled if all lists of answers are empty. v1.1's official script cannot score a question without
+    answers, so a file in which some questions lack answers is an error; `skip_unanswered` skips these questions.
 
     Raises:
-      UserError: if it is missing, no JSON or of another form, or some questions alone lack their answers.
+      UserError: if the file is missing, not JSON or in another format, or only some questions have answers.
     """
-    questions = list(_questions(read_json(path), place=str(path)))
+    questions = list(_questions(read_json(path), location=str(path)))
     lacking = [q for q in questions if q.answers is None or not (q.answers or with_null)]
     if not lacking:
         return questions
@@ -53,36 +53,40 @@ def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool 
         return [dataclasses.replace(question, answers=None) for question in questions]
     if skip_unanswered and not with_null:
         return [question for question in questions if question.answers]
-    cure = "" if with_null else ", leave training questions out with --config.squad.skip_bad_answers=true"
-    form = "an unanswerable one has an empty list" if with_null else "SQuAD 2.0 (squad_v2) has unanswerable ones"
+    if with_null:
+        remedy = "add them; an unanswerable question has an empty list"
+    else:
+        remedy = (
+            "add them, or skip training questions without answers with --config.squad.skip_bad_answers=true; for "
+            "unanswerable questions use squad_v2"
+        )
     raise UserError(
-        f"{path}: question {lacking[0].id} has no answers ({len(lacking)} of {len(questions)} such questions): write "
-        f"them{cure}; {form}"
+        f"{path}: question {lacking[0].id} has no answers ({len(lacking)} of {len(questions)} such questions): {remedy}"
     )
 
 
-def _questions(content: Any, *, place: str) -> Iterator[Question]:
-    for number, article in enumerate(_get(content, "data", list, place=place)):
-        at_article = f"{place}: data[{number}]"
-        for index, paragraph in enumerate(_get(article, "paragraphs", list, place=at_article)):
+def _questions(content: Any, *, location: str) -> Iterator[Question]:
+    for number, article in enumerate(_get(content, "data", list, location=location)):
+        at_article = f"{location}: data[{number}]"
+        for index, paragraph in enumerate(_get(article, "paragraphs", list, location=at_article)):
             at_paragraph = f"{at_article}.paragraphs[{index}]"
-            context = _get(paragraph, "context", str, place=at_paragraph)
-            for order, item in enumerate(_get(paragraph, "qas", list, place=at_paragraph)):
-                yield _question(item, context=context, group=number, place=f"{at_paragraph}.qas[{order}]")
+            context = _get(paragraph, "context", str, location=at_paragraph)
+            for order, item in enumerate(_get(paragraph, "qas", list, location=at_paragraph)):
+                yield _question(item, context=context, group=number, location=f"{at_paragraph}.qas[{order}]")
 
 
-def _question(item: Any, *, context: str, group: int, place: str) -> Question:
-    text = _get(item, "question", str, place=place)
+def _question(item: Any, *, context: str, group: int, location: str) -> Question:
+    text = _get(item, "question", str, location=location)
     name = item.get("id")
     if not isinstance(name, str | int):
-        raise _wrong("id", str, place=place)
+        raise _wrong("id", str, location=location)
     if item.get("is_impossible"):
         return Question(str(name), text, context, (), group)
     if item.get("answers") is None:
         return Question(str(name), text, context, None, group)
     answers = [
-        Answer(*(_get(answer, key, kind, place=f"{place}.answers[{n}]") for key, kind in _ANSWER))
-        for n, answer in enumerate(_get(item, "answers", list, place=place))
+        Answer(*(_get(answer, key, kind, location=f"{location}.answers[{n}]") for key, kind in _ANSWER))
+        for n, answer in enumerate(_get(item, "answers", list, location=location))
     ]
     return Question(str(name), text, context, tuple(answers), group)
 
@@ -90,12 +94,12 @@ def _question(item: Any, *, context: str, group: int, place: str) -> Question:
 _ANSWER: Sequence[tuple[str, type]] = (("text", str), ("answer_start", int))
 
 
-def _get(value: Any, key: str, kind: type, *, place: str) -> Any:
-    found = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(found, kind) or isinstance(found, bool):
-        raise _wrong(key, kind, place=place)
-    return found
+def _get(value: Any, key: str, kind: type, *, location: str) -> Any:
+    field = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(field, kind) or isinstance(field, bool):
+        raise _wrong(key, kind, location=location)
+    return field
 
 
-def _wrong(key: str, kind: type, *, place: str) -> UserError:
-    return UserError(f"{place}: holds no {key!r} that is {_KINDS[kind]}: not in SQuAD's form ({_FORM}), mend the file")
+def _wrong(key: str, kind: type, *, location: str) -> UserError:
+    return UserError(f"{location}: {key!r} is missing or not {_KINDS[kind]}: fix the file; SQuAD's format is {_FORM}")

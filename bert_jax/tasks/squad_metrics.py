@@ -1,7 +1,9 @@
-"""Score answers as SQuAD's official scripts do (evaluate-v1.1.py, evaluate-v2.0.py), written anew from their behavior.
+"""The metrics of SQuAD's official scripts (evaluate-v1.1.py, evaluate-v2.0.py), reimplemented from their behavior.
 
-The two differ in small things, and both are kept: v2.0 drops gold answers that normalize to nothing, gives an empty
-prediction full marks exactly where there is no answer, and reports answerable and unanswerable questions apart.
+Their differences are reproduced. Only v2.0
+* ignores gold answers that normalize to the empty string,
+* counts an empty prediction as correct if and only if the question is unanswerable,
+* reports answerable and unanswerable questions separately.
 """
 
 import re
@@ -15,29 +17,29 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Return the text in lower case without ASCII punctuation, without articles, with single spaces."""
+    """Return the text in lower case, without ASCII punctuation and articles, with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, *, gold: str) -> float:
-    """Return 1 where both normalize to the same, else 0."""
+    """Return 1 if both normalize to the same text, else 0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def token_f1(prediction: str, *, gold: str) -> float:
-    """Return the F1 of the bags of words; where either is empty, 1 if both are and else 0 (v2.0's rule)."""
-    mine, theirs = normalize_answer(prediction).split(), normalize_answer(gold).split()
-    if not mine or not theirs:
-        return float(mine == theirs)
-    shared = (Counter(mine) & Counter(theirs)).total()
-    return 2 * shared / (len(mine) + len(theirs)) if shared else 0.0
+    """Return the F1 of the bags of words. If either is empty, it is 1 if both are, else 0 (v2.0's rule)."""
+    predicted_words, gold_words = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    if not predicted_words or not gold_words:
+        return float(predicted_words == gold_words)
+    shared = (Counter(predicted_words) & Counter(gold_words)).total()
+    return 2 * shared / (len(predicted_words) + len(gold_words)) if shared else 0.0
 
 
 def evaluate_v1(predictions: Mapping[str, str], *, answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Return `exact_match` and `f1` in per cent over all questions of `answers`; an unanswered one counts as wrong.
+    """Return `exact_match` and `f1` as percentages over all questions of `answers`.
 
-    `answers` gives each question's gold texts by its id; without any, nothing is right. Unlike v2.0, v1.1 gives an F1
-    of 0 where nothing is shared, two texts of nothing but articles and punctuation included.
+    `answers` maps a question's id to its gold texts. A question without a prediction or without gold texts counts as
+    wrong. Unlike v2.0, v1.1 gives an F1 of 0 if both texts consist of nothing but articles and punctuation.
     """
     exact = f1 = 0.0
     for question, golds in answers.items():
@@ -54,10 +56,10 @@ def _f1_v1(prediction: str, *, gold: str) -> float:
 
 
 class Threshold(NamedTuple):
-    """Hold the best score in per cent and the no-answer score up to which a question is answered."""
+    """The best score and the threshold that reaches it."""
 
-    score: float
-    threshold: float
+    score: float  # a percentage
+    threshold: float  # a question is answered if its no-answer score is at most this
 
 
 def evaluate_v2(
@@ -67,28 +69,28 @@ def evaluate_v2(
     no_answer_scores: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Return v2.0's figures in per cent: exact, f1, HasAns_*, NoAns_* and, with `no_answer_scores`, best_*.
+    """Return v2.0's metrics as percentages: exact, f1, HasAns_*, NoAns_* and, with `no_answer_scores`, best_*.
 
-    `answers` gives each question's gold texts, none for an unanswerable one. A question whose no-answer score lies
-    above `threshold` counts as left unanswered, whatever its prediction. A question without a prediction is left out,
-    as in the official script.
+    `answers` maps a question's id to its gold texts; an unanswerable question has none. A question whose no-answer
+    score exceeds `threshold` counts as not answered, whatever its prediction. A question without a prediction is
+    ignored, as in the official script.
     """
     golds = {question: _real_answers(texts) for question, texts in answers.items()}
     has_answer = {question: bool(texts) for question, texts in answers.items()}
-    asked = [question for question in golds if question in predictions]
-    raw_exact = {q: max(exact_match(predictions[q], gold=gold) for gold in golds[q]) for q in asked}
-    raw_f1 = {q: max(token_f1(predictions[q], gold=gold) for gold in golds[q]) for q in asked}
+    questions = [question for question in golds if question in predictions]
+    raw_exact = {q: max(exact_match(predictions[q], gold=gold) for gold in golds[q]) for q in questions}
+    raw_f1 = {q: max(token_f1(predictions[q], gold=gold) for gold in golds[q]) for q in questions}
     scores = {} if no_answer_scores is None else no_answer_scores
 
     def at_threshold(raw: Mapping[str, float]) -> dict[str, float]:
         return {q: float(not has_answer[q]) if scores.get(q, 0.0) > threshold else value for q, value in raw.items()}
 
     exact, f1 = at_threshold(raw_exact), at_threshold(raw_f1)
-    result = _summary(exact, f1, asked, prefix="")
-    for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
-        some = [question for question in asked if has_answer[question] == wanted]
-        if some:
-            result |= _summary(exact, f1, some, prefix=prefix)
+    result = _summary(exact, f1, questions, prefix="")
+    for prefix, answerable in (("HasAns_", True), ("NoAns_", False)):
+        subset = [question for question in questions if has_answer[question] == answerable]
+        if subset:
+            result |= _summary(exact, f1, subset, prefix=prefix)
     if no_answer_scores is not None:
         for name, raw in (("exact", raw_exact), ("f1", raw_f1)):
             best = best_threshold(raw, predictions=predictions, has_answer=has_answer, no_answer_scores=scores)
@@ -103,10 +105,10 @@ def best_threshold(
     has_answer: Mapping[str, bool],
     no_answer_scores: Mapping[str, float],
 ) -> Threshold:
-    """Return the threshold that maximizes the mean of `raw` (each question's score if it is answered).
+    """Return the threshold that maximizes the mean score. `raw` gives each question's score if it is answered.
 
-    The official sweep: begin with every question unanswered, answer them in the order of their no-answer score, keep
-    the first best point.
+    The official sweep: start with no question answered, answer one after the other in the order of their no-answer
+    scores, and return the first point with the best score.
     """
     score = best = float(sum(not has for has in has_answer.values()))
     threshold = 0.0
@@ -122,10 +124,11 @@ def best_threshold(
 def tune_threshold(
     predictions: Mapping[str, str], *, answers: Mapping[str, Sequence[str]], no_answer_scores: Mapping[str, float]
 ) -> float:
-    """Return the no-answer score up to which to answer, so that the F1 is the best there is.
+    """Return the no-answer threshold with the best F1: questions with a score up to it are answered.
 
-    Unlike the official sweep, whose figure it reaches where scores are distinct, this one returns a threshold that does
-    what it says: questions of equal score are answered together, and where it is best to answer none it lies below all.
+    If all no-answer scores differ, the F1 is that of the official sweep. The official sweep may place a threshold
+    between questions of equal score; this one answers them together, so applying its threshold gives the F1 that was
+    tuned. If it is best to answer no question, the threshold is below all scores.
     """
     order = sorted(no_answer_scores, key=lambda q: no_answer_scores[q])
     gain = best = 0.0

@@ -15,7 +15,7 @@ from bert_jax.kinds.base import softmax
 from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import Row, column, read_csv
-from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file
+from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file, split_file
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -23,7 +23,7 @@ _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 
 @dataclasses.dataclass(frozen=True)
 class ChoiceExample:
-    """Hold a beginning, the endings to choose from, and the right one's number or None."""
+    """A beginning, the endings to choose from, and the index of the correct one (None: unlabeled)."""
 
     text: str
     endings: tuple[str, ...]
@@ -31,14 +31,14 @@ class ChoiceExample:
 
 
 class ChoiceTask(Task):
-    """Be a task that chooses among a fixed number of endings."""
+    """A task that chooses among a fixed number of endings."""
 
     kind = Choice
     labels = ()
     selection = "accuracy"
 
-    def featurise(self, examples: Sequence[ChoiceExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
-        """Return one instance an ending."""
+    def featurize(self, examples: Sequence[ChoiceExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
+        """Return one instance per ending."""
         del training
         first = tokenizer.encode_batch([example.text for example in examples])
         second = iter(tokenizer.encode_batch([ending for example in examples for ending in example.endings]))
@@ -61,7 +61,7 @@ class ChoiceTask(Task):
         return {"accuracy": metrics.accuracy(texts.predicted_ids(outputs), labels=texts.label_ids(split))}
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write the number of the chosen ending a row, `pred` over the column, as SWAG's leaderboard takes it."""
+        """Write one column, `pred`, with the index of the chosen ending: the format of SWAG's leaderboard."""
         path = directory / f"{self.name}-{split.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
@@ -69,27 +69,33 @@ class ChoiceTask(Task):
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the wrong choices with the largest probability."""
-        found = []
+        records = []
         for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
-            shares = softmax(output)
-            guess = int(np.argmax(shares))
-            if guess != example.label:
-                words = {"label": example.endings[example.label], "prediction": example.endings[guess]}
-                found.append({"index": index, "text": example.text, **words, "probability": float(shares[guess])})
-        return sorted(found, key=lambda item: -item["probability"])[:count]
+            probabilities = softmax(output)
+            choice = int(np.argmax(probabilities))
+            if choice != example.label:
+                records.append(
+                    {
+                        "index": index,
+                        "text": example.text,
+                        "label": example.endings[example.label],
+                        "prediction": example.endings[choice],
+                        "probability": float(probabilities[choice]),
+                    }
+                )
+        return sorted(records, key=lambda item: -item["probability"])[:count]
 
 
 class SwagTask(ChoiceTask):
-    """Be SWAG."""
+    """SWAG."""
 
     def __init__(self, *, data: DataOptions):
-        """Take the data options."""
+        """Set the task up with its options."""
         self.name, self.data = "swag", data
 
     def read(self, split: str) -> Sequence[ChoiceExample]:
         """Return the rows of a split."""
-        given = {"train": self.data.train_file, "dev": self.data.dev_file, "test": self.data.test_file}[split]
-        path = find_file(self.data.directory, given=given, names=_FILES[split])
+        path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split])
         return [_example(row) for row in read_csv(path)]
 
     def test_splits(self) -> tuple[str, ...]:
@@ -98,10 +104,10 @@ class SwagTask(ChoiceTask):
 
 
 def _example(row: Row) -> ChoiceExample:
-    """Return a row; the ending goes on the sentence that `sent2` begins."""
+    """Return the example of a row. `sent2` is the start of the sentence that each ending completes."""
     beginning = column(row, "sent2")
     endings = tuple(f"{beginning} {column(row, name)}".strip() for name in _ENDINGS)
-    written = row.fields.get("label", "")
-    if written not in ("", "0", "1", "2", "3"):
-        raise UserError(f"{row.place}: unknown label {written!r}: write 0, 1, 2 or 3")
-    return ChoiceExample(column(row, "sent1"), endings, int(written) if written else None)
+    label = row.fields.get("label", "")
+    if label not in ("", "0", "1", "2", "3"):
+        raise UserError(f"{row.location}: unknown label {label!r}: write 0, 1, 2 or 3")
+    return ChoiceExample(column(row, "sent1"), endings, int(label) if label else None)

@@ -1,4 +1,4 @@
-"""Turn sentences and pairs into instances, and score them: what GLUE, SWAG and own data share."""
+"""Instances of sentences and sentence pairs, and their predictions: shared by GLUE, SWAG and custom data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from bert_jax.tasks.metrics import confusion
 
 @dataclasses.dataclass(frozen=True)
 class TextExample:
-    """A sentence or a pair with its label: the target of the task's kind, or None."""
+    """One text or two, and a label in the form of the task's kind (None: unlabeled)."""
 
     text: str
     text_pair: str | None
@@ -33,7 +33,7 @@ def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq
 
 
 def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Instances:
-    """Return one instance an example."""
+    """Return one instance per example."""
     first = tokenizer.encode_batch([example.text for example in examples])
     second = iter(tokenizer.encode_batch([e.text_pair for e in examples if e.text_pair is not None]))
     pairs = [
@@ -49,7 +49,7 @@ def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_
 
 
 def predicted_ids(outputs: Outputs) -> np.ndarray:
-    """Return the best class of each example."""
+    """Return the predicted class of each example."""
     return np.array([int(np.argmax(output)) for output in outputs], np.int64)
 
 
@@ -59,13 +59,13 @@ def label_ids(split: Split) -> np.ndarray:
     return np.array(split.features.targets, np.int64)
 
 
-def numbers(outputs: Outputs) -> np.ndarray:
+def predicted_numbers(outputs: Outputs) -> np.ndarray:
     """Return the number predicted for each example, float64."""
     return np.array([float(output[0]) for output in outputs])
 
 
-def numbers_there(split: Split) -> np.ndarray:
-    """Return the numbers of a labeled split, float64."""
+def label_numbers(split: Split) -> np.ndarray:
+    """Return the gold numbers of a labeled split, float64."""
     return np.array(split.features.targets, np.float64)
 
 
@@ -77,30 +77,35 @@ def texts_of(example: TextExample) -> dict[str, str]:
 def classification_mistakes(
     split: Split, outputs: Outputs, *, labels: Sequence[str], count: int
 ) -> list[dict[str, Any]]:
-    """Return the examples whose wrong prediction has the largest probability."""
+    """Return the wrong predictions with the largest probability."""
     gold = label_ids(split)
-    found = []
+    records = []
     for index, output in enumerate(outputs):
-        shares = softmax(output)
-        guess = int(np.argmax(shares))
-        if guess != gold[index]:
-            words = {"label": labels[gold[index]], "prediction": labels[guess]}
-            found.append(
-                {"index": index, **texts_of(split.examples[index]), **words, "probability": float(shares[guess])}
+        probabilities = softmax(output)
+        prediction = int(np.argmax(probabilities))
+        if prediction != gold[index]:
+            records.append(
+                {
+                    "index": index,
+                    **texts_of(split.examples[index]),
+                    "label": labels[gold[index]],
+                    "prediction": labels[prediction],
+                    "probability": float(probabilities[prediction]),
+                }
             )
-    return sorted(found, key=lambda item: -item["probability"])[:count]
+    return sorted(records, key=lambda item: -item["probability"])[:count]
 
 
 def regression_mistakes(split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
-    """Return the examples that are furthest off."""
-    found = [
+    """Return the predictions with the largest error."""
+    records = [
         {"index": index, **texts_of(example), "label": example.label, "prediction": float(output[0])}
         for index, (output, example) in enumerate(zip(outputs, split.examples, strict=True))
     ]
-    return sorted(found, key=lambda item: -abs(item["label"] - item["prediction"]))[:count]
+    return sorted(records, key=lambda item: -abs(item["label"] - item["prediction"]))[:count]
 
 
 def confusion_table(split: Split, outputs: Outputs, *, labels: Sequence[str]) -> dict[str, Any]:
-    """Return labels and counts; rows are gold, columns predicted."""
+    """Return the labels and the confusion matrix, with gold labels as rows and predictions as columns."""
     counts = confusion(predicted_ids(outputs), labels=label_ids(split), num_labels=len(labels))
     return {"labels": list(labels), "rows are gold, columns predicted": counts.tolist()}
