@@ -55,6 +55,7 @@ _apply.defvjp(_forward, _backward)
 def _biased(
     function: Callable[[Array], tuple[Array, Array]], product: Float[Array, "*n F"], bias: Float[Array, " F"]
 ) -> Float[Array, "*n F"]:
+    bias = jax.lax.broadcast_to_rank(bias, product.ndim)
     return function((product + bias).astype(jnp.float32))[0].astype(product.dtype)
 
 
@@ -62,7 +63,7 @@ def _biased_backward(
     function: Callable[[Array], tuple[Array, Array]], saved: tuple[Array, Array], grads: Array
 ) -> tuple[Array, Array]:
     product, bias = saved
-    slope = function((product + bias).astype(jnp.float32))[1].astype(product.dtype)
+    slope = function((product + jax.lax.broadcast_to_rank(bias, product.ndim)).astype(jnp.float32))[1].astype(product.dtype)
     return grads * slope, (grads * slope).reshape(-1, len(bias)).sum(0)
 
 

@@ -69,7 +69,7 @@ class Projected:
 
     def with_bias(self) -> Float[Array, "B T N K"]:
         """Return the sum."""
-        return self.values if self.bias is None else self.values + self.bias
+        return self.values if self.bias is None else self.values + self.bias[None, None]
 
     def turned(self) -> "Projected":
         """Return the same without a rotation: the values turned, after their bias was added."""

@@ -31,8 +31,8 @@ def _forward(values: Array, scale: Array, bias: Array | None, eps: float, dtype:
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0)
     inverse = jax.lax.rsqrt(variance + eps)
-    scaled = (wide - mean) * inverse * scale
-    result = (scaled if bias is None else scaled + bias).astype(dtype)
+    scaled = (wide - mean) * inverse * jax.lax.broadcast_to_rank(scale, wide.ndim)
+    result = (scaled if bias is None else scaled + jax.lax.broadcast_to_rank(bias, wide.ndim)).astype(dtype)
     return result, (values, scale, mean, inverse, None if bias is None else ())
 
 
@@ -41,7 +41,7 @@ def _backward(eps: float, dtype: DTypeLike, saved: _Saved, grads: Array) -> tupl
     values, scale, mean, inverse, has_bias = saved
     grads = grads.astype(jnp.float32)
     normal = (values.astype(jnp.float32) - mean) * inverse
-    scaled = grads * scale
+    scaled = grads * jax.lax.broadcast_to_rank(scale, grads.ndim)
     along = (scaled * normal).mean(-1, keepdims=True)
     to_values = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
     tokens = tuple(range(values.ndim - 1))
