@@ -398,7 +398,7 @@ def test_tfds_reads_the_data_set_without_tensorflow(corpus, tmp_path):
 import sys
 import tensorflow_datasets as tfds
 builder = tfds.builder_from_directory({str(tmp_path / "out" / "bert_pretraining" / "len128" / "1.0.0")!r})
-rows = builder.as_data_source("train")
+rows = builder.as_data_source(split="train")
 print(len(rows), len(builder.as_data_source("validation")), rows[7]["row"].dtype, *rows[7]["row"])
 print(builder.info.full_name, builder.info.metadata["vocabulary_fingerprint"], "tensorflow" in sys.modules)
 """
@@ -428,7 +428,7 @@ def test_an_empty_shard_is_readable_by_tfds(tmp_path):
     import tensorflow_datasets as tfds
 
     directory = shards.dataset_directory(tmp_path / "out", max_seq_length=LENGTH)
-    assert len(tfds.builder_from_directory(directory).as_data_source("train")) == info.num_train_rows
+    assert len(tfds.builder_from_directory(directory).as_data_source("train")) == info.num_train_rows  # pyright: ignore[reportCallIssue]
 
 
 def test_a_vocabulary_is_learned_from_the_training_documents_alone(corpus, tmp_path):

@@ -5,6 +5,7 @@
 
 import json
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ FACTOR, CONSTANT = 8, 8 << 20
 CLAIMS = (0, 1 << 31, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
 
 
-def damage(data: bytes, generator: np.random.Generator) -> bytes:
+def damage(whole: bytes, generator: np.random.Generator) -> bytes:
     """Flip bits, overwrite, cut, repeat or lengthen; small headers are hit as often as large data."""
-    data = bytearray(data)
+    data = bytearray(whole)
     kind = generator.integers(6)
     end = len(data) if generator.random() < 0.5 else min(len(data), 2048)
     if kind == 0:
@@ -152,7 +153,7 @@ def header_file(path, header, *, data: bytes = b"\0" * 64, length: int | None = 
     return path
 
 
-def tensor(dtype="F32", shape=(16,), offsets=(0, 64), **more):
+def tensor(dtype: Any = "F32", shape=(16,), offsets=(0, 64), **more):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets), **more}
 
 

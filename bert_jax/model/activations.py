@@ -55,15 +55,14 @@ _apply.defvjp(_forward, _backward)
 def _biased(
     function: Callable[[Array], tuple[Array, Array]], product: Float[Array, "*n F"], bias: Float[Array, " F"]
 ) -> Float[Array, "*n F"]:
-    bias = jax.lax.broadcast_to_rank(bias, product.ndim)
-    return function((product + bias).astype(jnp.float32))[0].astype(product.dtype)
+    return function(add_bias(product, bias).astype(jnp.float32))[0].astype(product.dtype)
 
 
 def _biased_backward(
     function: Callable[[Array], tuple[Array, Array]], saved: tuple[Array, Array], grads: Array
 ) -> tuple[Array, Array]:
     product, bias = saved
-    slope = function((product + jax.lax.broadcast_to_rank(bias, product.ndim)).astype(jnp.float32))[1].astype(product.dtype)
+    slope = function(add_bias(product, bias).astype(jnp.float32))[1].astype(product.dtype)
     return grads * slope, (grads * slope).reshape(-1, len(bias)).sum(0)
 
 

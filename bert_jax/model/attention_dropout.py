@@ -29,6 +29,6 @@ class AttentionDropout:
         """Return which probabilities [row, head, query, key] stay; `heads` are the global numbers of the heads."""
         groups, within = heads // SHARED_BY, heads % SHARED_BY
         place = jnp.arange(length, dtype=jnp.uint32)
-        offsets = word_place((groups[:, None, None], place[None, :, None], place[None, None, :]), sizes=(1, length, length))
-        words = mix(offsets[None] ^ self.seeds[:, None, None, None])
+        indices = (groups[:, None, None], place[None, :, None], place[None, None, :])
+        words = mix(word_place(indices, sizes=(1, length, length))[None] ^ self.seeds[:, None, None, None])
         return kept(words * multiplier(within)[None, :, None, None], rate=self.rate)

@@ -94,7 +94,7 @@ def _attend(static: _Static, projections: _Three, biases: _Three, places: tuple[
 
 
 def _forward(static: _Static, projections: _Three, biases: _Three, places: tuple[Array, ...]) -> tuple[Array, Any]:
-    query, key, value = (array + bias for array, bias in zip(projections, biases, strict=True))
+    query, key, value = (array + bias[None, None] for array, bias in zip(projections, biases, strict=True))
     (plan, _, interpret), (batch, length, width) = static, query.shape
     statistics = jax.ShapeDtypeStruct((batch, width // HEAD_SIZE // plan.together, plan.together, length), jnp.float32)
     out, lse = _call(
