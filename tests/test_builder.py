@@ -244,11 +244,15 @@ def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
     flags = [f"--input={corpus}", f"--out={tmp_path / 'out'}", f"--max_seq_length={LENGTH}", "--heldout_fraction=0.1"]
     flags += [f"--vocab={corpus.parent / 'vocabulary' / 'vocab.txt'}", "--num_workers=2"]
     command = [sys.executable, "-m", "bert_jax.prepare", *flags]
-    for delay in (1.0, 1.8):
+    for least in (1, 8):  # files that are there, some of them half written: the second kill comes later in the build
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-        time.sleep(delay)
+        deadline = time.monotonic() + 120
+        while sum(path.is_file() for path in (tmp_path / "out").rglob("*")) < least:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 

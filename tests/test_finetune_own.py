@@ -201,6 +201,7 @@ def test_a_test_set_needs_no_labels_and_train_and_dev_do(tmp_path: Path, kind: s
     if kind == "tags":
         output[:, 1] = 1
     files = task.write_predictions(split, [output], directory=tmp_path / "out")
+    assert files
     assert all(file.stat().st_size for file in files)
     if kind == "tags":
         assert files[0].read_text() == "the B-PER\nbob B-PER\n"

@@ -147,18 +147,18 @@ def test_seeds_differ_and_repeat(tmp_path: Path):
     assert not np.allclose(outputs[0], outputs[1])
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 8), (2, 2, 2), (8, 1, 1)])
-def test_outputs_and_first_step_do_not_depend_on_the_mesh(tmp_path: Path, mesh: tuple[int, int, int]):
+def test_outputs_after_training_do_not_depend_on_the_mesh(tmp_path: Path):
     folder = write_sentiment(tmp_path / "data", train=32)
     results = []
-    for sizes in ((8, 1, 1), mesh):
+    for sizes in ((8, 1, 1), (1, 1, 8), (2, 2, 2)):
         fields: dict[str, Any] = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
         config = own_config(folder, mesh=fields, train={"num_epochs": 1.0})
         source = tiny_source(tmp_path / "source", num_attention_heads=8, hidden_size=64)
         made = experiment(tmp_path, config, workdir=f"w{sizes}", source=source)
         made.run_all()
         results.append(load_outputs(next((tmp_path / f"w{sizes}").glob("runs/*/outputs-dev.npz"))))
-    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], atol=1e-4)
 
 
 def test_batches_walk_through_each_epoch_once():
