@@ -2,8 +2,9 @@
 
     python -m bert_jax.finetune --config=configs/finetune_squad.py:v1 --init=MODEL --data_dir=DIR --workdir=DIR
 
-Windows as in run_squad.py: 384 tokens, stride 128. Result of all-MiniLM-L6-v2 on 1.1 with batch 64 at 2e-4, two
-epochs in 3 minutes on an H200: F1 83.1, exact match 73.9 (benchmarks/RESULTS.md). The paper's model sizes: planned.
+The argument is the version: v1 or v2. Windows as in run_squad.py: 384 tokens, stride 128. Result of all-MiniLM-L6-v2 on
+1.1 with batch 64 at 2e-4, two epochs in 3 minutes on an H200: F1 83.1, exact match 73.9 (benchmarks/RESULTS.md). The
+paper's model sizes: planned.
 """
 
 from ml_collections import ConfigDict

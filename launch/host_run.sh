@@ -58,7 +58,10 @@ for (( starts = 1; ; starts++ )); do
   if [ -z "$stopped" ]; then
     if [ "$starts" -gt "${MAX_RESTARTS:-100}" ]; then say "all ${MAX_RESTARTS:-100} restarts are used up"; status=1; break; fi
     say "status $status: restarting ($starts)"
-    sleep "${RESTART_SECONDS:-5}" || true
+    sleep "${RESTART_SECONDS:-5}" &
+    child=$!
+    wait "$child" || true  # a trap interrupts wait, not a sleep in the foreground
+    child=''
   fi
   if [ -n "$stopped" ]; then status=$RESTART; break; fi  # checked after the pause: SIGTERM may arrive during it
 done

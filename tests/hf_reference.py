@@ -29,7 +29,7 @@ def make_reference(model: ModelConfig, *, seed: int = 0) -> Any:
         attention_probs_dropout_prob=0.0,
         is_decoder=model.attention_direction == "left_to_right",
         use_cache=False,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]  # an option that its **kwargs take
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from tiny_model import instance_spans
+from tiny_model import instance_spans, on_host
 
 from bert_jax.rows.packing import Placement
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
@@ -20,8 +20,10 @@ def instances_alone(rows: Rows, batch: PretrainingBatch) -> PretrainingBatch:
             ids = np.zeros(length, np.int32)
             ids[inside] = batch.inputs.input_ids[row, begin:end]
             parts.append(
-                PretrainingBatch(
-                    inputs=EncoderInputs(
+                on_host(
+                    PretrainingBatch,
+                    inputs=on_host(
+                        EncoderInputs,
                         input_ids=ids,
                         token_type_ids=(inside & (place >= middle - begin)).astype(np.int32),
                         position_ids=place,

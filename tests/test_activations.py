@@ -1,6 +1,7 @@
 """Activations equal Flax's plain ones, in value and gradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from bert_jax.model.activations import ACTIVATIONS, activate
 pytestmark = pytest.mark.numerics
 
 # Where tanh is all but -1, 1 + tanh keeps a unit of 6e-8, and the slope has it times up to 70 (x = 6), in either form.
-FLOAT32 = {"atol": 5e-6, "rtol": 2e-6}
-BFLOAT16 = {"atol": 2**-9, "rtol": 2**-7}  # one rounding to eight bits of value and slope, one of their product
+FLOAT32: dict[str, Any] = {"atol": 5e-6, "rtol": 2e-6}
+# One rounding to eight bits of value and slope, one of their product.
+BFLOAT16: dict[str, Any] = {"atol": 2**-9, "rtol": 2**-7}
 PLAIN: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
     "gelu": lambda x: nn.gelu(x, approximate=False),

@@ -67,7 +67,7 @@ def test_attention_equals_the_formula(implementation: str, scale: float, directi
     result = attend_plain(
         query, key=key, value=value, mask=mask, dropout=None, rate=0.1, site=1, implementation=implementation
     )
-    expected = slow_attention(query, key, value, np.asarray(mask.dense()))
+    expected = slow_attention(*map(np.asarray, (query, key, value, mask.dense())))
     # Scores of large inputs are of order 1000, whose float32 spacing is 6e-5.
     np.testing.assert_allclose(result, expected, atol=TOLERANCE if scale == 1 else 30 * 2e-4)
 
@@ -160,7 +160,7 @@ def results(implementation: str, arrays: list[jax.Array], *, mask: AttentionMask
     *biased, weights = arrays
 
     def run(*values: jax.Array) -> jax.Array:
-        q, k, v = (Projected(*values[number : number + 2]) for number in (0, 2, 4))
+        q, k, v = (Projected(values[number], values[number + 1]) for number in (0, 2, 4))
         dropout = Dropout.create(jax.random.key(6), rows=3 + jnp.arange(len(weights)))
         rest = {"dropout": dropout, "rate": rate, "site": 1, "implementation": implementation}
         return attend(q, key=k, value=v, mask=mask, **rest)
@@ -330,7 +330,7 @@ def test_a_rotation_comes_after_the_bias_and_before_attention(implementation: st
     rotation = Rotation.create(mask.position_ids, head_size=64, base=10_000.0)
 
     def rotated(*arrays: jax.Array) -> jax.Array:
-        q, k, v = (Projected(*arrays[number : number + 2]) for number in (0, 2, 4))
+        q, k, v = (Projected(arrays[number], arrays[number + 1]) for number in (0, 2, 4))
         q, k = (dataclasses.replace(projected, rotation=rotation) for projected in (q, k))
         return attend(q, key=k, value=v, implementation=implementation, **rest)
 

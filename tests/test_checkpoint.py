@@ -1,6 +1,7 @@
 """Checkpoints: bit-equal, on any mesh, kept as told, and never a damaged one for a good one."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -32,7 +33,7 @@ def make_state(step: int) -> TrainState:
     special = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4e38], np.float32)
     params = {"layers": {"kernel": rng.normal(size=(2, 64, 64)).astype(np.float32)}, "bias": special}
     return jax.tree.map(
-        jnp.asarray, TrainState(step=np.int32(step), params=params, opt_state={"mu": params, "count": np.int32(step)})
+        jnp.asarray, TrainState(step=jnp.int32(step), params=params, opt_state={"mu": params, "count": np.int32(step)})
     )
 
 
@@ -50,7 +51,7 @@ def assert_bit_equal(first: Any, second: Any) -> None:
 
 @contextlib.contextmanager
 def opened(
-    directory: Path, *, read_only: bool = False, said: list[str] | None = None, **fields: int
+    directory: Path, *, read_only: bool = False, said: list[str] | None = None, **fields: Any
 ) -> Iterator[Checkpointer]:
     """Open a checkpointer and close it."""
     config = None if read_only else CheckpointConfig(**fields)
@@ -61,7 +62,7 @@ def opened(
         checkpointer.close()
 
 
-def save(directory: Path, *steps: int, **fields: int) -> None:
+def save(directory: Path, *steps: int, **fields: Any) -> None:
     """Save the states of `steps`."""
     with opened(directory, **fields) as checkpointer:
         for step in steps:
@@ -164,7 +165,9 @@ def test_any_flipped_bit_changes_a_checksum() -> None:
     for bit in range(32):
         changed = kernel.copy()
         changed.view(np.uint32)[1, 5, 7] ^= np.uint32(1 << bit)
-        after = checksums(state.replace(params={**state.params, "layers": {"kernel": jnp.asarray(changed)}}))
+        after = checksums(
+            dataclasses.replace(state, params={**state.params, "layers": {"kernel": jnp.asarray(changed)}})
+        )
         assert [name for name in before if before[name] != after[name]] == ["params/layers/kernel"]
 
 

@@ -22,6 +22,8 @@ __all__ = ["copy", "two"]  # fixtures
 class OtherHost(Hosts):
     """Stand for two hosts, the second of which cannot read its part of the checkpoint that is read first."""
 
+    reads: int
+
     def __init__(self) -> None:
         super().__init__(names=("here", "there"))
         object.__setattr__(self, "reads", 0)

@@ -1,7 +1,7 @@
 """What is written differently for some chips, and that it computes the same."""
 
 import types
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from bert_jax.model.bert.encoder import BertEncoder
 from bert_jax.model.chip import is_vector_bound, materialize
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import Dropout
-from bert_jax.types import EncoderInputs
+from bert_jax.types import EncoderInputs, EncoderOutput
 
 # The gradient of a bias is a sum over all tokens, in another order.
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture
@@ -71,7 +71,8 @@ def test_an_encoder_is_lowered_for_a_gpu_with_its_kernels_or_without_any(impleme
     dropout = Dropout.create(jax.random.key(1), rows=jnp.arange(2))
 
     def loss(params: Any) -> jax.Array:
-        return BertEncoder(model).apply({"params": params}, inputs, dropout=dropout).hidden.astype(jnp.float32).sum()
+        encoded = cast(EncoderOutput, BertEncoder(model).apply({"params": params}, inputs, dropout=dropout))
+        return encoded.hidden.astype(jnp.float32).sum()
 
     found = lower_for_gpu(jax.grad(loss), nn.meta.unbox(params)).count("__gpu$xla.gpu.triton")
     assert found == kernels
@@ -83,7 +84,7 @@ def test_a_padded_vocabulary_changes_no_logit_and_no_gradient() -> None:
     arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, [(2, 5, 16), (50, 16), (50,)], strict=False)]
     outer = jax.random.normal(keys[3], (2, 5, 50))
     logits, pull = jax.vjp(embedding.tied_logits, *arrays)
-    plain, pull_plain = jax.vjp(lambda hidden, table, bias: hidden @ table.T + bias, *arrays)
+    plain, pull_plain = jax.vjp(lambda hidden, table, bias: hidden @ table.T + bias[None, None], *arrays)
     for one, other in zip((logits, *pull(outer)), (plain, *pull_plain(outer)), strict=True):
         np.testing.assert_allclose(one, other, **TOLERANCE)
 

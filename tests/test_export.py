@@ -205,6 +205,8 @@ def test_new_words_take_unused_slots_first_and_begin_as_the_mean_of_their_pieces
     extended = extend_source(source, words=words, report=told.append)
     assert "4 new words: 3 in unused slots, 1 in new rows" in told[0]
     new = extended.tokenizer
+    assert new is not None
+    assert old is not None
     assert [new.pieces.index(word) for word in ("heart", "lung", "liver", "bone")] == [5, 6, 7, old.vocab_size]
     assert extended.model.vocab_size == old.vocab_size + 1
     before = source.params["encoder"]["embeddings"]["word_embeddings"]
@@ -223,6 +225,8 @@ def test_an_extended_model_survives_export(tmp_path):
     export_folder(extended, out=tmp_path / "out", report=quiet)
     loaded = load_pretrained(tmp_path / "out")
     assert_same_params(extended, loaded)
+    assert loaded.tokenizer is not None
+    assert extended.tokenizer is not None
     assert loaded.tokenizer.fingerprint == extended.tokenizer.fingerprint
 
 

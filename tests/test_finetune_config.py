@@ -98,8 +98,7 @@ def test_a_config_has_the_options_of_its_own_tasks_alone(task: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_custom_data_has_the_options_of_its_kind(kind: str):
     raw = default_config(task="own")
-    raw.own.kind = kind
-    raw.own.choices = "choices"
+    raw.update({"own": {"kind": kind, "choices": "choices"}})
     expected = {"own"} | {"span": {"squad"}, "tags": {"ner"}}.get(kind, set())
     assert groups_of(from_config_dict(raw)) == expected
 

@@ -18,7 +18,7 @@ from tests.test_multihost import finish, start_hosts
 
 FIELDS = ("data.max_seq_length=48", "train.batch_size=16", "optimizer.learning_rate=3e-3", "log.every=1")
 # Sums over the rows are taken in another order on another number of hosts.
-TOLERANCE = {"rel": 1e-5, "abs": 1e-5}
+TOLERANCE: dict[str, Any] = {"rel": 1e-5, "abs": 1e-5}
 
 
 def command(config: str, folder: Path, workdir: Path, *fields: str, flags: tuple[str, ...] = ()) -> list[str]:

@@ -76,7 +76,9 @@ def test_labels_are_a_list_and_in_a_table_names_with_commas(tmp_path: Path):
         split = task.load("train", tokenizer=tokenizer())
         np.testing.assert_array_equal(split.features.targets, [[1, 1, 1], [0, 0, 0], [0, 1, 0]])
     task = own(tmp_path, kind="multilabel", labels="c d,b,5")
-    np.testing.assert_array_equal(task.load("train", tokenizer=tokenizer()).features.targets[2], [0, 1, 0])
+    targets = task.load("train", tokenizer=tokenizer()).features.targets
+    assert targets is not None
+    np.testing.assert_array_equal(targets[2], [0, 1, 0])
 
 
 def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path):
@@ -199,6 +201,7 @@ def test_a_test_set_needs_no_labels_and_train_and_dev_do(tmp_path: Path, kind: s
     if kind == "tags":
         output[:, 1] = 1
     files = task.write_predictions(split, [output], directory=tmp_path / "out")
+    assert files
     assert all(file.stat().st_size for file in files)
     if kind == "tags":
         assert files[0].read_text() == "the B-PER\nbob B-PER\n"

@@ -126,11 +126,14 @@ def test_choices_of_an_example_stand_side_by_side():
     shape = row_shape([features], batch_size=6)
     assert shape.slots % 4 == 0
     batch = packed_batch(features, range(6), shape=shape, kind=sized("choice"))
+    seen = []
     for b, row in enumerate(batch.order):
         for slot, example in enumerate(row):
             if example >= 0:
+                seen.append(example)
                 sizes = batch.arrays["segment_lengths"][b, slot * 4 : slot * 4 + 4].sum(-1)
                 assert sizes.tolist() == [len(features.ids[example * 4 + c]) for c in range(4)]
+    assert sorted(seen) == list(range(6))
 
 
 def test_numbers_of_rows_are_few_close_and_divide_over_devices():

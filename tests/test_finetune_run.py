@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
@@ -146,18 +147,18 @@ def test_seeds_differ_and_repeat(tmp_path: Path):
     assert not np.allclose(outputs[0], outputs[1])
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 8), (2, 2, 2), (8, 1, 1)])
-def test_outputs_and_first_step_do_not_depend_on_the_mesh(tmp_path: Path, mesh: tuple[int, int, int]):
+def test_outputs_after_training_do_not_depend_on_the_mesh(tmp_path: Path):
     folder = write_sentiment(tmp_path / "data", train=32)
     results = []
-    for sizes in ((8, 1, 1), mesh):
-        fields = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    for sizes in ((8, 1, 1), (1, 1, 8), (2, 2, 2)):
+        fields: dict[str, Any] = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
         config = own_config(folder, mesh=fields, train={"num_epochs": 1.0})
         source = tiny_source(tmp_path / "source", num_attention_heads=8, hidden_size=64)
         made = experiment(tmp_path, config, workdir=f"w{sizes}", source=source)
         made.run_all()
         results.append(load_outputs(next((tmp_path / f"w{sizes}").glob("runs/*/outputs-dev.npz"))))
-    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], atol=1e-4)
 
 
 def test_batches_walk_through_each_epoch_once():
@@ -182,7 +183,7 @@ def test_the_learning_rate_is_that_of_pretrainings_schedule(recipe: str):
 def test_layerwise_decay_slows_lower_layers():
     encoder = {"embeddings": {"word_embeddings": jnp.ones((3, 2))}, "layers": {"query": {"kernel": jnp.ones((2, 4))}}}
     params = {"encoder": encoder, "classifier": {"bias": jnp.ones(2)}}
-    scaled, _ = layerwise_decay(0.5, num_layers=2).update(params, None)
+    scaled = cast(dict[str, Any], layerwise_decay(0.5, num_layers=2).update(params, optax.EmptyState())[0])
     np.testing.assert_allclose(scaled["encoder"]["layers"]["query"]["kernel"][:, 0], [0.25, 0.5])
     np.testing.assert_allclose(scaled["encoder"]["embeddings"]["word_embeddings"], 0.125)
     np.testing.assert_allclose(scaled["classifier"]["bias"], 1)
@@ -237,6 +238,7 @@ def test_evaluation_gives_each_example_its_own_output(tmp_path: Path):
     program, dev = made.learner.program, made.data.evals[0]
     params = made.learner.initial_state(made.options.runs[0]).params
     together = predict_outputs(program, params, features=dev.features)
+    assert dev.features.targets is not None
     for index in (0, 7, 39):
         one = dataclasses.replace(
             dev.features,

@@ -9,7 +9,7 @@ from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue
 from bert_jax.tasks.glue import GlueTask
-from bert_jax.tasks.interface import Instances, Split
+from bert_jax.tasks.interface import Instances, Split, Task
 from bert_jax.tasks.registry import open_task
 from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.texts import TextExample
@@ -137,7 +137,7 @@ def test_instances_are_cls_a_sep_b_sep(tmp_path: Path):
     assert features.targets == [0, 1]
 
 
-def split_of(task: GlueTask, labels: list[float], *, name: str = "dev") -> Split:
+def split_of(task: Task, labels: list[float], *, name: str = "dev") -> Split:
     examples = [TextExample(f"text {i}", None, label) for i, label in enumerate(labels)]
     return Split(name, examples, Instances([np.ones(3, np.int32)] * len(labels), np.full(len(labels), 3), list(labels)))
 

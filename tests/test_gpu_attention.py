@@ -79,7 +79,7 @@ def test_the_kernels_equal_the_reference_in_values_gradients_and_what_they_drop(
     dropping = AttentionDropout.create(dropout, rate=rate, site=1)
 
     def reference(*arrays: jax.Array) -> jax.Array:
-        query, key, value = (Projected(*arrays[number : number + 2]) for number in (0, 2, 4))
+        query, key, value = (Projected(arrays[number], arrays[number + 1]) for number in (0, 2, 4))
         rest = {"dropout": dropout, "rate": rate, "site": 1, "implementation": "reference"}
         return attend(query, key=key, value=value, mask=mask, **rest)
 

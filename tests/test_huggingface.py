@@ -324,7 +324,10 @@ def test_a_vocabulary_larger_than_the_embeddings_is_refused(folder):
 def test_a_folder_with_only_tokenizer_json_has_its_vocabulary(folder):
     source = random_source()
     (folder / "vocab.txt").unlink()
-    assert load_pretrained(folder).tokenizer.fingerprint == source.tokenizer.fingerprint
+    loaded = load_pretrained(folder).tokenizer
+    assert loaded is not None
+    assert source.tokenizer is not None
+    assert loaded.fingerprint == source.tokenizer.fingerprint
 
 
 def test_nothing_there_says_what_to_name(tmp_path):

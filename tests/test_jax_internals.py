@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -126,7 +126,7 @@ def test_without_the_key_of_a_program_each_cpu_host_compiles_for_itself(monkeypa
 def test_a_read_that_orbax_gave_up_is_known_by_its_coroutine():
     from orbax.checkpoint._src.serialization import serialization
 
-    read = serialization._read_array_index_and_device_put
+    read = cast(Any, serialization._read_array_index_and_device_put)
     code = read.__code__
     named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     coroutine = read(*[None] * code.co_argcount, **dict.fromkeys(named))

@@ -69,7 +69,7 @@ def test_sigterm_in_the_pause_before_a_restart_ends_the_host(tmp_path, started):
     python, log = tmp_path / "python", tmp_path / "log"
     python.write_text(f'#!/bin/bash\necho started >> "{tmp_path}/calls"\nexit 137\n')
     python.chmod(0o755)
-    given = {"BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state"), "RESTART_SECONDS": "1"}
+    given = {"BERT_JAX_PYTHON": str(python), "BERT_JAX_STATE": str(tmp_path / "state"), "RESTART_SECONDS": "600"}
     with log.open("w") as output:
         host = started(LAUNCH / "host_run.sh", *FLAGS, env={**os.environ, **given, "MAX_RESTARTS": "1"}, stdout=output)
     wait_for(lambda: "restarting" in log.read_text())

@@ -78,12 +78,19 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
 
 
 def test_kills_are_drawn_up_to_their_number(tmp_path: Path) -> None:
-    plans = ("stop,stop,stop,0", "stop,stop,stop,0")
+    until_released = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
     arguments = ("--kill_every=0.5", "--kills=3", "--max_restarts=3", "--seed=4", "--grace=1")
-    done = play(tmp_path, *plans, arguments=arguments)
-    assert done.returncode == 0, done.stdout
-    assert "finished: 4 starts, 3 kills" in done.stdout
-    assert len(re.findall(r"kill \d: SIG(?:TERM|KILL) to (?:all hosts|host [01])", done.stdout)) == 3
+    command = [*LAUNCHER, *arguments, "--", sys.executable, "-c", until_released, str(tmp_path / "release")]
+    said = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if "starting again (3 of at most 3)" in line:  # nothing kills the fourth start
+                (tmp_path / "release").touch()
+        assert process.wait(timeout=120) == 0
+    assert "finished: 4 starts, 3 kills" in said[-1]
+    assert len(re.findall(r"kill \d: SIG(?:TERM|KILL) to (?:all hosts|host [01])", "".join(said))) == 3
 
 
 def test_a_signal_to_the_launcher_stops_the_hosts_and_starts_none(tmp_path: Path) -> None:

@@ -236,21 +236,26 @@ def test_as_many_steps_that_are_not_finite_as_allowed_are_skipped_and_counted(
     assert "step 3  loss or gradients not finite: update skipped (3 of at most 3)" in capsys.readouterr().out
 
 
-def test_waiting_for_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_for_data_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = {"now": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: now["now"])
     with opened_log(tmp_path / "metrics.jsonl", every=1) as log:
         log.finished_step(1, output(1.0))  # the compiler's step counts for nothing
         assert "waits for data" not in capsys.readouterr().out
         with log.waiting_for_data():
-            time.sleep(0.05)
+            now["now"] += 1.0
+        now["now"] += 1.0
         log.finished_step(2, output(1.0))
         assert "training waits for data" in capsys.readouterr().out
         with log.outside_steps():
-            time.sleep(0.05)
-        time.sleep(0.01)
+            now["now"] += 5.0
+        now["now"] += 1.0
         log.finished_step(3, output(1.0))
         assert "waits for data" not in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[1]["perf/data_wait_fraction"] > 0.1
+    assert lines[1]["perf/data_wait_fraction"] == 0.5
     assert lines[2]["perf/data_wait_fraction"] == 0.0
 
 

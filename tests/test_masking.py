@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from tiny_model import FACTORS, SLICED, SPECIAL, VOCAB_SIZE, instance_spans, random_rows, to_device
+from tiny_model import FACTORS, SLICED, SPECIAL, VOCAB_SIZE, instance_spans, on_host, random_rows, to_device
 
 from bert_jax.config import MaskingConfig, MeshConfig
 from bert_jax.parallel import mesh as meshes
@@ -58,7 +58,8 @@ def one_row_a_length(length: int) -> Rows:
     ids = np.where(np.arange(length) < sizes[:, None], 50, 0).astype(np.int32)
     ids[:, 0] = SPECIAL.cls_id
     ids[np.arange(len(sizes)), sizes - 1] = SPECIAL.sep_id
-    return Rows(
+    return on_host(
+        Rows,
         input_ids=ids,
         segment_lengths=np.stack([sizes, np.zeros_like(sizes)], -1)[:, None].astype(np.int32),
         next_sentence_labels=np.zeros((len(sizes), 1), np.int32),
@@ -247,7 +248,7 @@ def test_shares_of_appendix_c2_hold(mask: float, same: float, random: float) -> 
     rows = random_rows(9, batch=1024, length=64, vocab_size=vocab_size)
     batch = jax.device_get(jitted(masking, 10, special)(to_device(rows), jax.random.key(5)))
     there = batch.weights > 0
-    shown = np.take_along_axis(batch.inputs.input_ids, batch.positions, 1)[there]
+    shown = np.take_along_axis(np.asarray(batch.inputs.input_ids), np.asarray(batch.positions), 1)[there]
     labels = batch.labels[there]
     total = len(labels)
     assert total > 4000
@@ -267,7 +268,7 @@ def test_random_words_are_uniform_over_the_whole_vocabulary() -> None:
     rows = random_rows(10, batch=1024, length=64)
     batch = masked(rows, masking=masking, max_predictions=64)
     there = batch.weights > 0
-    shown = np.take_along_axis(batch.inputs.input_ids, batch.positions, 1)[there]
+    shown = np.take_along_axis(np.asarray(batch.inputs.input_ids), np.asarray(batch.positions), 1)[there]
     counts = np.bincount(shown, minlength=VOCAB_SIZE)
     assert len(counts) == VOCAB_SIZE
     expected = len(shown) / VOCAB_SIZE

@@ -34,7 +34,7 @@ def refused(config: Config, mesh_config: MeshConfig) -> str:
 @pytest.mark.parametrize("shape", FACTORS + SLICED)
 def test_every_factorisation_makes_a_mesh_of_all_devices(shape: tuple[int, ...]) -> None:
     mesh = meshes.make_mesh(MeshConfig(*shape))
-    sizes = dict(zip(("data", "fsdp", "tensor", "slices"), (*shape, 1)[:4], strict=True))
+    sizes: dict[str, int] = dict(zip(("data", "fsdp", "tensor", "slices"), (*shape, 1)[:4], strict=True))
     assert tuple(mesh.shape.items()) == tuple((axis.name, sizes[axis.name]) for axis in TABLE)
     assert set(mesh.devices.flat) == set(jax.devices())
 

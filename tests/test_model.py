@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from tiny_model import instance_spans, plain_inputs, random_rows, tiny_model, to_device, worst_difference
+from tiny_model import instance_spans, on_host, plain_inputs, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import ModelConfig, model_preset
 from bert_jax.model import chip, dense
@@ -19,7 +19,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import PretrainingModel, gather
 from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.rows.layout import encoder_inputs
-from bert_jax.types import EncoderInputs
+from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingLogits, Rows
 
 pytestmark = pytest.mark.numerics
 
@@ -61,11 +61,12 @@ def batch() -> tuple[EncoderInputs, jax.Array]:
 
 def scalar(params: Any, inputs: EncoderInputs, positions: Any, cls: Any, *, model: ModelConfig, drop: Any) -> Any:
     """Return a number that depends on every output, and the outputs."""
-    logits = PretrainingModel(model).apply(
-        {"params": params}, inputs, positions=positions, cls_positions=cls, dropout=drop
-    )
+    apply = PretrainingModel(model).apply
+    result = apply({"params": params}, inputs, positions=positions, cls_positions=cls, dropout=drop)
+    logits = cast(PretrainingLogits, result)
+    assert logits.next_sentence is not None
     wave = jnp.sin(jnp.arange(logits.masked_lm.shape[-1], dtype=jnp.float32))
-    value = (jnp.tanh(logits.masked_lm) * wave).mean() + (logits.next_sentence[..., 0] ** 2).mean()
+    value = (jnp.tanh(logits.masked_lm) * wave[None, None]).mean() + (logits.next_sentence[..., 0] ** 2).mean()
     return value, logits
 
 
@@ -188,7 +189,7 @@ def test_dropout_reaches_every_layer_and_none_means_none() -> None:
     for layer in range(3):
         assert not np.allclose(plain.all_hidden[layer], dropped.all_hidden[layer])
     still = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    silent = BertEncoder(still).apply(params, inputs, dropout=drop)
+    silent = cast(EncoderOutput, BertEncoder(still).apply(params, inputs, dropout=drop))
     assert worst_difference(silent.hidden, plain.hidden) < REORDERED
 
 
@@ -200,11 +201,16 @@ def test_each_dropout_rate_acts_alone(place: str) -> None:
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, place: 0.5}
     one, both = tiny_model(**rates), tiny_model(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     first, second, none = (
-        BertEncoder(model).apply(params, inputs, dropout=drop).hidden
+        cast(EncoderOutput, BertEncoder(model).apply(params, inputs, dropout=drop)).hidden
         for model in (one, both, tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     )
     assert not np.allclose(first, none, atol=1e-2)
     assert not np.allclose(first, second, atol=1e-2)
+
+
+def encode(encoder: BertEncoder, inputs: EncoderInputs) -> EncoderOutput:
+    """Return what an encoder makes of the tiny parameters."""
+    return cast(EncoderOutput, encoder.apply({"params": tiny_params()["encoder"]}, inputs))
 
 
 def test_left_to_right_is_causal_and_bidirectional_is_not() -> None:
@@ -216,10 +222,7 @@ def test_left_to_right_is_causal_and_bidirectional_is_not() -> None:
     for direction in ("left_to_right", "bidirectional"):
         encoder = BertEncoder(tiny_model(attention_direction=direction))
         first, second = (
-            encoder.apply(
-                {"params": tiny_params()["encoder"]}, plain_inputs(x, lengths=lengths, token_type_ids=types)
-            ).hidden
-            for x in (ids, changed)
+            encode(encoder, plain_inputs(x, lengths=lengths, token_type_ids=types)).hidden for x in (ids, changed)
         )
         unchanged = np.array([np.array_equal(first[0, t], second[0, t]) for t in range(LENGTH)])
         assert unchanged[:10].all() == (direction == "left_to_right")
@@ -229,12 +232,9 @@ def test_left_to_right_is_causal_and_bidirectional_is_not() -> None:
 def test_what_stands_in_the_padding_does_not_matter() -> None:
     rows = random_rows(4, batch=8, length=LENGTH)
     real = np.arange(LENGTH) < rows.segment_lengths.sum((1, 2))[:, None]
-    other = rows.replace(input_ids=np.where(real, rows.input_ids, 77).astype(np.int32))
+    other = dataclasses.replace(rows, input_ids=np.where(real, rows.input_ids, 77).astype(np.int32))
     encoder = BertEncoder(tiny_model())
-    first, second = (
-        np.asarray(encoder.apply({"params": tiny_params()["encoder"]}, encoder_inputs(to_device(r))).hidden)
-        for r in (rows, other)
-    )
+    first, second = (np.asarray(encode(encoder, encoder_inputs(to_device(r))).hidden) for r in (rows, other))
     np.testing.assert_array_equal(first[real], second[real])
     assert not real.all()
 
@@ -249,7 +249,8 @@ def test_a_packed_row_gives_each_instance_what_it_has_alone(direction: str) -> N
     for index, (row, number, (begin, _, end)) in enumerate(spans):
         ids[index, 0, : end - begin] = packed.input_ids[row, begin:end]
         lengths[index, 0] = packed.segment_lengths[row, number]
-    alone = packed.replace(
+    alone = on_host(
+        Rows,
         input_ids=ids[:, 0],
         segment_lengths=lengths,
         next_sentence_labels=np.zeros((len(spans), 1), np.int32),
@@ -257,10 +258,10 @@ def test_a_packed_row_gives_each_instance_what_it_has_alone(direction: str) -> N
     )
 
     def total(params: Any, rows: Any) -> Any:
-        hidden = BertEncoder(model).apply({"params": params}, encoder_inputs(rows)).hidden
-        inside = jnp.arange(48) < rows.segment_lengths.sum((1, 2))[:, None]
+        hidden = cast(EncoderOutput, BertEncoder(model).apply({"params": params}, encoder_inputs(rows))).hidden
+        inside = jnp.arange(48)[None] < rows.segment_lengths.sum((1, 2))[:, None]
         wave = jnp.sin(jnp.arange(32, dtype=jnp.float32))
-        return jnp.where(inside[..., None], jnp.tanh(hidden) * wave, 0).sum(), hidden
+        return jnp.where(inside[..., None], jnp.tanh(hidden) * wave[None, None], 0).sum(), hidden
 
     run = jax.jit(jax.value_and_grad(total, has_aux=True))
     params = tiny_params()["encoder"]
@@ -288,7 +289,7 @@ def test_layer_norm_equals_the_formula_in_float64(mean: float) -> None:
     model = tiny_model()
     values = mean + jax.random.normal(jax.random.key(0), (4, 7, 32))
     scale, bias = jax.random.normal(jax.random.key(1), (2, 32))
-    result = LayerNorm(model).apply({"params": {"scale": scale, "bias": bias}}, values)
+    result = np.asarray(LayerNorm(model).apply({"params": {"scale": scale, "bias": bias}}, values))
     wide = np.asarray(values, np.float64)
     normal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + model.layer_norm_eps)
     # One pass loses mean^2 / variance of float32's 6e-8.
@@ -298,7 +299,7 @@ def test_layer_norm_equals_the_formula_in_float64(mean: float) -> None:
 def test_layer_norm_of_equal_values_is_its_bias() -> None:
     bias = jnp.arange(32.0)
     params = {"params": {"scale": jnp.ones(32), "bias": bias}}
-    result = LayerNorm(tiny_model()).apply(params, jnp.zeros((1, 1, 32)))
+    result = np.asarray(LayerNorm(tiny_model()).apply(params, jnp.zeros((1, 1, 32))))
     np.testing.assert_array_equal(result[0, 0], bias)
 
 

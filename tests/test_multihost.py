@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.runs import ROOT, environment, figures, run, train_command
 from tests.test_distributed import free_address
 
 # Sums of gradients are taken in another order on another number of hosts.
-TOLERANCE = {"rel": 5e-4, "abs": 5e-4}
+TOLERANCE: dict[str, Any] = {"rel": 5e-4, "abs": 5e-4}
 SMALL = ("model.num_hidden_layers=1", "eval.every=1000", "log.every=1", "optimizer.warmup_steps=10")
 STEPS = (*SMALL, "train.num_steps=300", "checkpoint.every=1000")
 

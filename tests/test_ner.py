@@ -49,7 +49,7 @@ def test_each_word_is_scored_once_and_gold_outputs_score_one(shared_data: Path, 
 
 def test_the_first_piece_carries_the_tag():
     task = ner(Path())
-    task.__dict__["labels"] = ("O", "B-PER", "I-PER")
+    vars(task)["labels"] = ("O", "B-PER", "I-PER")
     words = tokenizer()
     sentence = Sentence(("film", "bob", "dob", "the"), ("O", "B-PER", "I-PER", "O"), 0)
     features = task.featurize([sentence], tokenizer=words, training=True)
@@ -61,7 +61,7 @@ def test_the_first_piece_carries_the_tag():
 
 def test_in_long_documents_a_word_is_tagged_where_it_has_most_context():
     task = ner(Path(), context=True, max_seq_length=18)
-    task.__dict__["labels"] = ("O",)
+    vars(task)["labels"] = ("O",)
     sentences = [Sentence(("the", "film") * 5, ("O",) * 10, 0) for _ in range(4)] + [Sentence(("good",), ("O",), 1)]
     features = task.featurize(sentences, tokenizer=tokenizer(), training=True)
     contexts: dict[tuple[int, int], list[int]] = {}
@@ -77,7 +77,7 @@ def test_in_long_documents_a_word_is_tagged_where_it_has_most_context():
 
 def test_words_without_pieces_are_outside():
     task = ner(Path())
-    task.__dict__["labels"] = ("B-PER", "O")
+    vars(task)["labels"] = ("B-PER", "O")
     sentence = Sentence(("film", "\u200d", "the"), ("O", "O", "O"), 0)
     split = Split("dev", [sentence], task.featurize([sentence], tokenizer=tokenizer(), training=False))
     outputs = [np.zeros((len(split.features.ids[0]), 2), np.float32)]

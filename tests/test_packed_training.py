@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from packed_rows import instances_alone
 from text_corpus import make_documents, write_corpus, write_vocabulary
-from tiny_model import tiny_model, to_device, worst_difference
+from tiny_model import on_host, tiny_model, to_device, worst_difference
 
 from bert_jax.config import (
     Config,
@@ -87,7 +87,7 @@ def config_for(directory: Path, **data: Any) -> Config:
 def loaded(directory: Path) -> tuple[Rows, PretrainingBatch, PretrainingObjective]:
     """Return a batch as the loader has it, masked, and the objective; on the host."""
     batches = PretrainingBatches(directory, max_seq_length=LENGTH, batch_size=16, seed=1)
-    rows = Rows(**batches[0])
+    rows = on_host(Rows, **batches[0])
     config = config_for(directory)
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     objective = program.objective(program.phases[0], special=open_tokenizer(batches.info).special_ids)

@@ -149,7 +149,7 @@ def test_losses_follow_huggingfaces_step_by_step(tmp_path: Path, kind: str):
         chosen = range(step * BATCH, step * BATCH + BATCH)
         # HuggingFace's span loss counts padding among the places of an answer, ours does not: single rows have none.
         parts = [range(i, i + 1) for i in chosen] if kind == "span" else [chosen]
-        loss = sum(peer(**padded(features, part, kind=kind)).loss for part in parts) / len(parts)
+        loss = torch.stack([peer(**padded(features, part, kind=kind)).loss for part in parts]).sum() / len(parts)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
         optimizer.step()

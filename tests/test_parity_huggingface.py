@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.parameter_names import nest
 from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.prediction.model import Model, load
-from bert_jax.types import EncoderInputs
+from bert_jax.types import EncoderInputs, PretrainingLogits
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -196,12 +197,14 @@ def test_gradients_of_the_pretraining_loss_are_equal(tmp_path, which):
     @jax.jit
     def gradients(params):
         def loss(tree):
-            logits = PretrainingModel(source.model).apply(
+            result = PretrainingModel(source.model).apply(
                 {"params": tree},
                 encoder_inputs(ids, types, mask),
                 positions=jnp.asarray(positions, jnp.int32),
                 cls_positions=jnp.zeros((3, 1), jnp.int32),
             )
+            logits = cast(PretrainingLogits, result)
+            assert logits.next_sentence is not None
             words = jax.nn.log_softmax(logits.masked_lm)
             follows = jax.nn.log_softmax(logits.next_sentence[:, 0])
             picked = jnp.take_along_axis(words, jnp.asarray(labels)[..., None], axis=-1)
@@ -323,11 +326,12 @@ def test_exported_tokenizer_gives_our_ids_on_real_text(shared_data, tmp_path, wh
     lines = [line for line in text.splitlines() if line.strip()]
     lines += ["Don't STOP, naïve café!", "x" * 150, "x" * 201, "\ufb01ne \u200bzero"]
     theirs = tokenizer(lines, add_special_tokens=False)["input_ids"]
-    ours = source.tokenizer.encode_batch(lines)
+    ids = source.tokenizer
+    assert ids is not None
+    ours = ids.encode_batch(lines)
     different = [line for line, mine, other in zip(lines, ours, theirs, strict=True) if mine != other]
     assert not different
     pair = tokenizer("a dog", "a cat")
-    ids = source.tokenizer
     first, second = ids.encode_batch(["a dog", "a cat"])
     assert pair["input_ids"] == [ids.cls_id, *first, ids.sep_id, *second, ids.sep_id]
     assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)

@@ -1,13 +1,13 @@
 """The model beside HuggingFace's PyTorch BERT: hidden states of every layer, logits, gradients, one optimizer step."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import SPECIAL, plain_inputs, tiny_model, to_device
+from tiny_model import SPECIAL, on_host, plain_inputs, tiny_model, to_device
 
 from bert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, model_preset
 from bert_jax.model.bert.encoder import BertEncoder
@@ -15,7 +15,7 @@ from bert_jax.model.bert.heads import Pooler
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.optimizers import make_optimizer, optimizer_rule
-from bert_jax.types import PretrainingBatch
+from bert_jax.types import EncoderOutput, PretrainingBatch, PretrainingLogits
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
@@ -85,14 +85,18 @@ def assert_outputs_equal(model: ModelConfig) -> None:
 
     @jax.jit
     def run(tree: Any) -> Any:
-        states = BertEncoder(model).apply({"params": tree["encoder"]}, inputs, output_hidden_states=True)
-        logits = PretrainingModel(model).apply(
+        states = cast(
+            EncoderOutput, BertEncoder(model).apply({"params": tree["encoder"]}, inputs, output_hidden_states=True)
+        )
+        result = PretrainingModel(model).apply(
             {"params": tree},
             inputs,
             positions=jnp.broadcast_to(jnp.arange(LENGTH), example.ids.shape),
             cls_positions=jnp.zeros((len(example.ids), 1), int),
         )
-        at_cls = Pooler(model).apply({"params": tree["pooler"]}, states.hidden[:, :1])
+        logits = cast(PretrainingLogits, result)
+        assert logits.next_sentence is not None
+        at_cls = cast(jax.Array, Pooler(model).apply({"params": tree["pooler"]}, states.hidden[:, :1]))
         return states.all_hidden, at_cls[:, 0], logits.masked_lm, logits.next_sentence[:, 0]
 
     states, at_cls, masked_lm, next_sentence = run(params)
@@ -145,7 +149,8 @@ def our_gradients(model: ModelConfig, params: Any, example: Example) -> tuple[fl
         model=model, masking=MaskingConfig(), special=SPECIAL, max_predictions=SLOTS, next_sentence=True
     )
     batch = to_device(
-        PretrainingBatch(
+        on_host(
+            PretrainingBatch,
             inputs=plain_inputs(example.ids, lengths=example.lengths, token_type_ids=example.types),
             rows=np.arange(len(example.ids)),
             positions=example.positions,

@@ -132,7 +132,9 @@ def on_one_chip(topology: str) -> NamedSharding:
 
 
 def compiled_text(function: Callable[..., Any], *arrays: Any) -> str:
-    return jax.jit(function).trace(*arrays).lower(lowering_platforms=("tpu",)).compile().as_text()
+    text = jax.jit(function).trace(*arrays).lower(lowering_platforms=("tpu",)).compile().as_text()
+    assert text is not None
+    return text
 
 
 def compile_norm(topology: str, shape: tuple[int, int, int], dtype: str) -> str:

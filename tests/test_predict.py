@@ -1,5 +1,6 @@
 """Prediction: rows in, rows out, in order; batching changes nothing; what fails is told and loses nothing else."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -180,8 +181,8 @@ def test_a_question_that_fills_the_model_is_an_error_and_no_endless_loop():
 def test_words_are_tagged_by_their_first_piece_and_entities_put_together():
     source = random_source("small-test", architecture="BertForTokenClassification", num_labels=5)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    source.label_fields["id2label"] = {str(index): label for index, label in enumerate(labels)}
-    model = Model(source)
+    names = {str(index): label for index, label in enumerate(labels)}
+    model = Model(dataclasses.replace(source, label_fields={**source.label_fields, "id2label": names}))
     text = "the heart, it ran"
     found = model.tag(text)
     assert found["words"] == ["the", "heart", ",", "it", "ran"]

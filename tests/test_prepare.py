@@ -108,15 +108,16 @@ def test_ctrl_c_says_how_to_resume_and_leaves_no_process(corpus, tmp_path):
     heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", heard, sys.executable, "-m", "bert_jax.prepare", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "out" / "work" / "intermediate").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "work" / "intermediate").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "run the same command to resume" in errors
     assert "Traceback" not in errors
-    deadline = time.monotonic() + 20  # for the workers to notice
+    deadline = time.monotonic() + 120  # for the workers to notice
     while _is_there(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _is_there(process.pid)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ def test_an_encoder_layer_has_the_tpus_kernel_behind_both_sublayers(
     params = layer.init(jax.random.key(0), hidden, mask=mask, dropout=None)
 
     def loss(params: Any) -> jax.Array:
-        return layer.apply(params, hidden, mask=mask, dropout=DROPOUT).sum()
+        return cast(jax.Array, layer.apply(params, hidden, mask=mask, dropout=DROPOUT)).sum()
 
     text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("residual_norm_backward") == kernels

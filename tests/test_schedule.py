@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -183,10 +184,10 @@ def test_a_phases_own_warm_up_that_is_too_long_is_named_as_such() -> None:
 def test_traced_numbers_give_the_bits_of_those_that_python_knows(recipe: str, total: int, warmup: int) -> None:
     steps, peak = np.arange(total), 3e-5
 
-    def known(steps: jax.Array) -> jax.Array:
+    def known(steps: Any) -> jax.Array:
         return learning_rate(steps, peak=peak, warmup=warmup, total=total, recipe=recipe)
 
-    def traced(steps: jax.Array, *numbers: jax.Array) -> jax.Array:
+    def traced(steps: Any, *numbers: jax.Array) -> jax.Array:
         return learning_rate(steps, peak=numbers[0], warmup=numbers[1], total=numbers[2], recipe=recipe)
 
     given = [jax.numpy.float32(number) for number in (peak, warmup, total)]

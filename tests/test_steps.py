@@ -53,7 +53,7 @@ def program(accumulation: int, shape: tuple[int, ...]) -> PretrainingProgram:
 def start() -> Any:
     """Return the state of step 3 (where the rate is not 0), on the host."""
     state = program(1, (1, 1, 1)).random_state()
-    return jax.device_get(state.replace(step=state.step + 3))
+    return jax.device_get(dataclasses.replace(state, step=state.step + 3))
 
 
 @functools.cache
@@ -195,7 +195,7 @@ class Roots:
 
     def prepare(self, rows: Points, *, key: jax.Array) -> Points:
         """Add noise that depends on the key, so that the order of things can be seen."""
-        return rows.replace(x=rows.x + jax.random.normal(key, rows.x.shape))
+        return dataclasses.replace(rows, x=rows.x + jax.random.normal(key, rows.x.shape))
 
     def weights(self, batch: Points) -> dict[str, jax.Array]:
         """Return the sum of the weights."""

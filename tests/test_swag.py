@@ -22,7 +22,7 @@ def test_the_shared_rows_are_read_whole(shared_data: Path):
     examples = swag(shared_data / "swag", dev_file="val_first500.csv").read("dev")
     assert len(examples) == 500
     assert examples[1].endings[2].startswith("He exits the building and rides the motorcycle")
-    assert sorted({example.label for example in examples}) == [0, 1, 2, 3]
+    assert {example.label for example in examples} == {0, 1, 2, 3}
 
 
 def test_an_example_is_four_instances_of_beginning_and_ending(tmp_path: Path):

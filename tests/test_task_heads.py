@@ -17,6 +17,7 @@ from bert_jax.model.parameter_names import flatten, to_external
 from bert_jax.tasks.interface import Instances
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
+from tests.tiny_model import on_host
 
 pytestmark = pytest.mark.numerics
 
@@ -69,7 +70,7 @@ def params_of(kind: str) -> Any:
 
 def rows_of(features: Instances, examples: list[int], *, kind: str, length: int, per_row: int) -> PackedRows:
     shape = RowShape(length, slots=per_row * features.group, group=features.group)
-    return PackedRows(**packed_batch(features, examples, shape=shape, kind=sized(kind)).arrays)
+    return on_host(PackedRows, **packed_batch(features, examples, shape=shape, kind=sized(kind)).arrays)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +103,7 @@ def outputs_of(objective: TaskObjective, params: Any, features: Instances) -> li
     """Return the output of each example, out of rows that several share."""
     shape = RowShape(96, slots=4 * features.group, group=features.group)
     batch = packed_batch(features, range(features.num_examples), shape=shape, kind=objective.kind)
-    rows = np.asarray(jax.jit(objective.predict)(params, PackedRows(**batch.arrays)))
+    rows = np.asarray(jax.jit(objective.predict)(params, on_host(PackedRows, **batch.arrays)))
     outputs = [np.zeros(0)] * features.num_examples
     for b, examples in enumerate(batch.order):
         start = 0

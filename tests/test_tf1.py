@@ -95,6 +95,8 @@ def test_larger_checkpoints_come_in_exactly(tmp_path, preset, shards, compress):
     loaded = load_pretrained(tmp_path / "bert_model.ckpt")
     assert_same_params(source, loaded)
     assert loaded.model == source.model
+    assert loaded.tokenizer is not None
+    assert source.tokenizer is not None
     assert loaded.tokenizer.fingerprint == source.tokenizer.fingerprint
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import numpy as np
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, PhaseConfig, TrainConfig, validate
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import EncoderInputs, Rows
+
+Made = TypeVar("Made")
 
 # Odd, so that it divides over no mesh axis.
 VOCAB_SIZE = 101
@@ -82,7 +85,8 @@ def random_rows(
             lengths[row, number] = first, second
             place += size
     special = (ids == SPECIAL.cls_id) | (ids == SPECIAL.sep_id)
-    return Rows(
+    return on_host(
+        Rows,
         input_ids=ids,
         segment_lengths=lengths,
         next_sentence_labels=rng.integers(0, 2, (batch, instances)).astype(np.int32),
@@ -100,6 +104,11 @@ def instance_spans(rows: Rows, row: int) -> list[tuple[int, int, int]]:
     return spans
 
 
+def on_host(struct: Callable[..., Made], **arrays: Any) -> Made:
+    """Return a struct of NumPy arrays, as a loader gives them; its fields are declared as jax's."""
+    return struct(**arrays)
+
+
 def to_device(tree: Any) -> Any:
     """Return the tree with jax arrays for NumPy's."""
     return jax.tree.map(jnp.asarray, tree)
@@ -109,7 +118,8 @@ def plain_inputs(ids: np.ndarray, *, lengths: np.ndarray, token_type_ids: np.nda
     """Return encoder inputs of one instance a row, `lengths` tokens long."""
     place = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
     return to_device(
-        EncoderInputs(
+        on_host(
+            EncoderInputs,
             input_ids=ids.astype(np.int32),
             token_type_ids=token_type_ids.astype(np.int32),
             position_ids=place,

@@ -152,7 +152,7 @@ def in_python(path: str, source: str) -> Iterator[Finding]:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
             else None
         )
-        if name in NAMES:
+        if isinstance(node, ast.arg | ast.Name) and name in NAMES:
             yield Finding(path, node.lineno, f"name {name}", "a noun that says what it holds")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -181,7 +181,7 @@ def findings(tree: Path = ROOT) -> list[Finding]:
 
 def main() -> int:
     """Print findings; return 1 if there are any."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("tree", nargs="?", type=Path, default=ROOT)
     parser.add_argument("--count", action="store_true", help="only how many per file")
     arguments = parser.parse_args()

@@ -55,14 +55,14 @@ _apply.defvjp(_forward, _backward)
 def _with_bias(
     function: Callable[[Array], tuple[Array, Array]], product: Float[Array, "*n F"], bias: Float[Array, " F"]
 ) -> Float[Array, "*n F"]:
-    return function((product + bias).astype(jnp.float32))[0].astype(product.dtype)
+    return function(add_bias(product, bias).astype(jnp.float32))[0].astype(product.dtype)
 
 
 def _with_bias_backward(
     function: Callable[[Array], tuple[Array, Array]], residuals: tuple[Array, Array], d_out: Array
 ) -> tuple[Array, Array]:
     product, bias = residuals
-    derivative = function((product + bias).astype(jnp.float32))[1].astype(product.dtype)
+    derivative = function(add_bias(product, bias).astype(jnp.float32))[1].astype(product.dtype)
     return d_out * derivative, (d_out * derivative).reshape(-1, len(bias)).sum(0)
 
 

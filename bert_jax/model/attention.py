@@ -69,7 +69,7 @@ class Projected:
 
     def with_bias(self) -> Float[Array, "B T N K"]:
         """Return the values plus the bias."""
-        return self.values if self.bias is None else self.values + self.bias
+        return self.values if self.bias is None else self.values + self.bias[None, None]
 
     def rotated(self) -> "Projected":
         """Return the projection with bias and rotation applied; without a rotation, itself."""

@@ -29,6 +29,6 @@ class AttentionDropout:
         """Return which probabilities [sequence, head, query, key] are kept; `heads` are the global head numbers."""
         groups, within = heads // SHARED_BY, heads % SHARED_BY
         position = jnp.arange(length, dtype=jnp.uint32)
-        counters = word_counter((groups[:, None, None], position[:, None], position), sizes=(1, length, length))
-        words = mix(counters ^ self.seeds[:, None, None, None])
-        return is_kept(words * multiplier(within)[:, None, None], rate=self.rate)
+        indices = (groups[:, None, None], position[None, :, None], position[None, None, :])
+        words = mix(word_counter(indices, sizes=(1, length, length))[None] ^ self.seeds[:, None, None, None])
+        return is_kept(words * multiplier(within)[None, :, None, None], rate=self.rate)

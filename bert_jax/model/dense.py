@@ -62,7 +62,11 @@ def product_and_bias(
 @jax.custom_vjp
 def add_bias(values: Float[Array, "*n F"], bias: Float[Array, " F"]) -> Float[Array, "*n F"]:
     """Return the sum. On a vector-bound chip the bias gradient is a matmul with ones, not a separate reduction."""
-    return values + bias
+    return _sum(values, bias)
+
+
+def _sum(values: Float[Array, "*n F"], bias: Float[Array, " F"]) -> Float[Array, "*n F"]:
+    return values + jax.lax.broadcast_to_rank(bias, values.ndim)
 
 
 def _backward(_: None, d_out: Float[Array, "*n F"]) -> tuple[Array, Array]:
@@ -75,4 +79,4 @@ def _backward(_: None, d_out: Float[Array, "*n F"]) -> tuple[Array, Array]:
     return d_out, total[0].astype(d_out.dtype)
 
 
-add_bias.defvjp(lambda values, bias: (values + bias, None), _backward)
+add_bias.defvjp(lambda values, bias: (_sum(values, bias), None), _backward)

@@ -104,7 +104,7 @@ def tied_logits(
     the bias gradient read it.
     """
     logits = jnp.einsum("BPD,VD->BPV", hidden, _padded(table, axis=0), preferred_element_type=jnp.float32)
-    return logits[..., : len(table)] + bias
+    return logits[..., : len(table)] + bias[None, None]
 
 
 def _padded(values: Array, *, axis: int) -> Array:

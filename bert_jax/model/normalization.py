@@ -31,8 +31,8 @@ def _forward(values: Array, scale: Array, bias: Array | None, eps: float, dtype:
     mean = values_f32.mean(-1, keepdims=True)
     variance = jnp.maximum(jnp.square(values_f32).mean(-1, keepdims=True) - jnp.square(mean), 0)
     inverse = jax.lax.rsqrt(variance + eps)
-    scaled = (values_f32 - mean) * inverse * scale
-    result = (scaled if bias is None else scaled + bias).astype(dtype)
+    scaled = (values_f32 - mean) * inverse * jax.lax.broadcast_to_rank(scale, values_f32.ndim)
+    result = (scaled if bias is None else scaled + jax.lax.broadcast_to_rank(bias, values_f32.ndim)).astype(dtype)
     return result, (values, scale, mean, inverse, None if bias is None else ())
 
 
@@ -41,7 +41,7 @@ def _backward(eps: float, dtype: DTypeLike, residuals: _Residuals, d_out: Array)
     values, scale, mean, inverse, has_bias = residuals
     d_out = d_out.astype(jnp.float32)
     normalized = (values.astype(jnp.float32) - mean) * inverse
-    scaled = d_out * scale
+    scaled = d_out * jax.lax.broadcast_to_rank(scale, d_out.ndim)
     projection = (scaled * normalized).mean(-1, keepdims=True)
     d_values = inverse * (scaled - scaled.mean(-1, keepdims=True) - normalized * projection)
     tokens = tuple(range(values.ndim - 1))

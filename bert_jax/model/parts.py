@@ -64,7 +64,7 @@ def apply_parts(
 
 
 def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Array, "*n C"]:
-    return (values @ params["kernel"] + params["bias"]).astype(jnp.float32)
+    return (values @ params["kernel"] + jax.lax.broadcast_to_rank(params["bias"], values.ndim)).astype(jnp.float32)
 
 
 def to_device(params: Any) -> Any:

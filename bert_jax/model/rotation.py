@@ -16,7 +16,7 @@ class Rotation:
     def create(cls, position_ids: Int[Array, "B T"], *, head_size: int, base: float) -> "Rotation":
         """Return the rotation by the angles position * base^(-2i / head_size), in float32."""
         frequencies = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
-        angles = position_ids[..., None].astype(jnp.float32) * frequencies
+        angles = position_ids[..., None].astype(jnp.float32) * frequencies[None, None]
         return cls(cosines=jnp.cos(angles), sines=jnp.sin(angles))
 
     def __call__(self, values: Float[Array, "B T N K"]) -> Float[Array, "B T N K"]:

@@ -90,7 +90,7 @@ def mask_rows(
     return PretrainingBatch(
         inputs=dataclasses.replace(inputs, input_ids=masked),
         rows=jnp.arange(batch, dtype=jnp.int32),
-        positions=(one_hot * jnp.arange(length)).sum(-1).astype(jnp.int32),
+        positions=(one_hot * jnp.arange(length)[None, None, :]).sum(-1).astype(jnp.int32),
         labels=(one_hot * ids[:, None, :]).sum(-1).astype(jnp.int32),
         weights=weights.astype(jnp.float32),
         cls_positions=cls_positions(rows),
@@ -168,7 +168,7 @@ def _choose_words(
 def _budget_of(segment_ids: Int[Array, "B T"], *, budgets: Int[Array, "B S"]) -> Int[Array, "B T"]:
     """Return the budget of each position's instance, or 0 for padding."""
     numbers = jnp.arange(1, budgets.shape[1] + 1)
-    return ((segment_ids[:, :, None] == numbers) * budgets[:, None, :]).sum(-1)
+    return ((segment_ids[:, :, None] == numbers[None, None, :]) * budgets[:, None, :]).sum(-1)
 
 
 def _corrupt(

@@ -95,7 +95,7 @@ def _attend(static: _Static, projections: _Three, biases: _Three, int_inputs: tu
 
 
 def _forward(static: _Static, projections: _Three, biases: _Three, int_inputs: tuple[Array, ...]) -> tuple[Array, Any]:
-    query, key, value = (array + bias for array, bias in zip(projections, biases, strict=True))
+    query, key, value = (array + bias[None, None] for array, bias in zip(projections, biases, strict=True))
     (plan, _, interpret), (batch, length, width) = static, query.shape
     lse_shape = jax.ShapeDtypeStruct(
         (batch, width // HEAD_SIZE // plan.group_size, plan.group_size, length), jnp.float32
