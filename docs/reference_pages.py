@@ -6,6 +6,7 @@ Needs neither jax nor mkdocs: tests call the same functions.
 import ast
 import dataclasses
 import inspect
+import re
 import runpy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from bert_jax.config.fields import FieldInfo, Range, info
 from bert_jax.config.finetuning import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+WIDE = "---\nhide: [toc]\n---\n\n"  # front matter of pages with wide tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,7 @@ def default_of(row: Row) -> str:
 
 def config_page(cls: type, *, title: str, intro: str) -> str:
     """Return the page of a config: a table per group."""
-    parts = [f"# {title}\n\n{intro}\n"]
+    parts = [f"{WIDE}# {title}\n\n{intro}\n"]
     for section in sections(cls):
         parts.append(f"## {f'`{section.name}`' if section.name else 'The config itself'}\n\n{section.doc}\n")
         if section.only_for:
@@ -126,7 +128,7 @@ def config_page(cls: type, *, title: str, intro: str) -> str:
         for row in section.rows:
             unit = f", {row.info.unit}" if row.info.unit else ""
             cells = (
-                f"`{row.name}`",
+                breakable(row.name),
                 row.type + unit,
                 default_of(row),
                 values_of(row.info),
@@ -135,6 +137,11 @@ def config_page(cls: type, *, title: str, intro: str) -> str:
             table.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("\n".join(table) + "\n")
     return "\n".join(parts)
+
+
+def breakable(name: str) -> str:
+    """Return a name as code that a narrow table may break after a dot or an underscore."""
+    return "<code>" + re.sub(r"([._])", r"\1<wbr>", name) + "</code>"
 
 
 def pretraining_page() -> str:
@@ -186,7 +193,7 @@ def _defined_flags(command: str) -> Iterator[str]:
 def commands_page() -> str:
     """Return the reference of the commands: what each does, and its flags."""
     parts = [
-        "# Commands\n\n`bert-jax COMMAND --flag=value` and `python -m bert_jax.COMMAND --flag=value` are the same. "
+        f"{WIDE}# Commands\n\n`bert-jax COMMAND --flag=value` and `python -m bert_jax.COMMAND --flag=value` are the same. "
         "`bert-jax COMMAND --help` lists the flags, `bert-jax --version` prints the version. A wrong flag or value is one "
         "line that says what to type, and exit status 2.\n"
     ]
@@ -199,7 +206,8 @@ def commands_page() -> str:
             shown = f"`{default.strip(chr(39))}`" if default not in ("", "''") and flag.default is not None else ""
             values = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", None) or ())
             kind = {"string": "", "config object": "`FILE[:argument]`"}.get(flag.flag_type(), flag.flag_type())
-            cells = (f"`--{name}`", shown, values or kind, flag.help or "")
+            shown_name = breakable(("--[no]" if flag.boolean else "--") + name)
+            cells = (shown_name, shown, values or kind, re.sub(r"^<[^>]*>: ", "", flag.help or ""))
             table.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
         if any(flag.flag_type() == "config object" for flag in command_flags(command).values()):
             page = "finetuning_config.md" if command == "finetune" else "pretraining_config.md"
