@@ -149,9 +149,9 @@ def pretraining_page() -> str:
     return config_page(
         Config,
         title="Pre-training config",
-        intro="Every field of a config for `bert-jax train` and `bert-jax plan`. Type `--config.NAME=VALUE` to change one on "
-        "the command line, or assign it in a config file. Defaults are the paper's; a config file may set others "
-        "([config files](config_files.md)). x is the value; a value outside its range is refused before anything runs.",
+        intro="Every field of a config for `bert-jax train` and `bert-jax plan`. Type `--config.NAME=VALUE` to change "
+        "one on the command line, or assign it in a config file. Defaults are the paper's; a config file may set "
+        "others ([config files](config_files.md)). x is the value; a value outside its range is refused before anything runs.",
     )
 
 
@@ -160,8 +160,9 @@ def finetuning_page() -> str:
     return config_page(
         FinetuneConfig,
         title="Fine-tuning config",
-        intro="Every field of a config for `bert-jax finetune`. Type `--config.NAME=VALUE` to change one on the command "
-        "line. A config has the groups `squad`, `ner` and `own` only where its task reads them. x is the value.",
+        intro="Every field of a config for `bert-jax finetune`. Type `--config.NAME=VALUE` to change one on the "
+        "command line. A config has the groups `squad`, `ner` and `own` only where its task reads them. x is the "
+        "value.",
     )
 
 
@@ -193,9 +194,9 @@ def _defined_flags(command: str) -> Iterator[str]:
 def commands_page() -> str:
     """Return the reference of the commands: what each does, and its flags."""
     parts = [
-        f"{WIDE}# Commands\n\n`bert-jax COMMAND --flag=value` and `python -m bert_jax.COMMAND --flag=value` are the same. "
-        "`bert-jax COMMAND --help` lists the flags, `bert-jax --version` prints the version. A wrong flag or value is one "
-        "line that says what to type, and exit status 2.\n"
+        f"{WIDE}# Commands\n\n`bert-jax COMMAND --flag=value` and `python -m bert_jax.COMMAND --flag=value` are the "
+        "same. `bert-jax COMMAND --help` lists the flags, `bert-jax --version` prints the version. A wrong flag or "
+        "value is one line that says what to type, and exit status 2.\n"
     ]
     for command in entry.COMMANDS:
         text = (ROOT / "bert_jax" / f"{command}.py").read_text(encoding="utf-8")
@@ -224,8 +225,8 @@ def config_files() -> dict[str, Callable[..., Any]]:
 def config_files_page() -> str:
     """Return the reference of the config files and the presets."""
     parts = [
-        "# Config files and presets\n\n`--config=FILE` or `--config=FILE:ARGUMENT`. A config file is a Python file with a "
-        "function `get_config` that returns a ConfigDict; copy one to make your own.\n"
+        "# Config files and presets\n\n`--config=FILE` or `--config=FILE:ARGUMENT`. A config file is a Python file "
+        "with a function `get_config` that returns a ConfigDict; copy one to make your own.\n"
     ]
     for name, get_config in config_files().items():
         text = (ROOT / "configs" / name).read_text(encoding="utf-8")

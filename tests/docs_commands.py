@@ -1,7 +1,8 @@
 """The commands and files that the README and the documentation show, as data for tests.
 
-A block of bash after `<!-- run FLAGS -->` is one that works as it is; a test appends FLAGS, which make it small, to each
-command with a config or, where there is none, to each `prepare`. A block of data with a `title` is the file of that name.
+A block of bash after `<!-- run FLAGS -->` is one that works as it is; a test appends FLAGS, which make it small, to
+each command with a config or, where there is none, to each `prepare`. A block of data with a `title` is the file of
+that name.
 """
 
 import dataclasses

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -13,11 +12,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_jax import config as pretraining
+from bert_jax.__main__ import COMMANDS
 from bert_jax.config import finetuning
 from bert_jax.data.embedded_corpus import read_embedded_corpus
 from bert_jax.errors import UserError
 from docs.reference_pages import command_flags
 from tests.docs_commands import PAGES, ROOT, Command, blocks, commands
+from tests.documented import undescribed_metrics
 from tests.runs import environment, run, train_command
 
 # ml_collections loads config files by it.
@@ -62,7 +63,7 @@ def in_a_reader_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_pages_show_commands():
     assert len(ALL) > 60
-    assert {command.name for command in ALL} >= {"prepare", "train", "evaluate", "finetune", "predict", "export", "plan"}
+    assert {command.name for command in ALL} == set(COMMANDS)
 
 
 def test_every_command_in_readme_and_docs_parses(in_a_reader_s_folder: Path):
@@ -91,7 +92,7 @@ def test_a_wrong_command_is_noticed(text: str, in_a_reader_s_folder: Path):
 
 
 @pytest.fixture(scope="session")
-def reader_s_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def reader_s_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of a reader who has done the tutorial: texts, a data set, a trained model."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "texts").mkdir()
@@ -102,7 +103,7 @@ def reader_s_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     fields = (f"data.input={folder}/texts/*.txt", "train.num_steps=4", "checkpoint.every=4", "eval.every=4")
     done = run(train_command(folder / "run", *fields, "train.phases[0].max_seq_length=64"))
     assert done.returncode == 0, done.stderr
-    yield folder
+    return folder
 
 
 @pytest.mark.soak
@@ -136,3 +137,5 @@ def test_the_commands_of_a_page_run_in_their_order(page: Path, tmp_path: Path, r
                 timeout=300,
             )
             assert done.returncode == 0, f"{block.page}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for file in tmp_path.rglob("metrics.jsonl"):
+        assert undescribed_metrics(file) == set()
