@@ -110,7 +110,7 @@ class FinetuneConfig:
 
     task: str = field("mrpc", doc='A task, several separated by commas, or "all": the GLUE benchmark.')
     seed: int = field(0, at_least=0, doc="Seed of shuffling, new parameters and dropout.")
-    recipe: str = field("modern", choices=RECIPES, doc="original: bug for bug; docs/howto/pretraining.md, Recipes.")
+    recipe: str = field("modern", choices=RECIPES, doc="original: bug for bug; see README, Recipes.")
     data: DataOptions = group(DataOptions, doc="The task's data.")
     squad: SquadOptions | None = optional_group(
         doc="Extractive question answering.", only_for="squad_v1, squad_v2, and own with config.own.kind=span"

@@ -74,7 +74,7 @@ class Config:
     """Everything a pre-training run is made of."""
 
     seed: int = field(0, at_least=0, doc="Seed of parameters, batches, masks and dropout.")
-    recipe: str = field("modern", choices=RECIPES, doc="original: bug for bug; docs/howto/pretraining.md, Recipes.")
+    recipe: str = field("modern", choices=RECIPES, doc="original: bug for bug; see README, Recipes.")
     model: ModelConfig = group(ModelConfig, doc="The encoder.")
     data: DataConfig = group(DataConfig, doc="Text, vocabulary and data set.")
     masking: MaskingConfig = group(MaskingConfig, doc="What the masked language model predicts.")
