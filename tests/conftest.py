@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave soaks out unless a marker expression asks for them."""
-    if not config.getoption("markexpr"):
-        for item in items:
-            if "soak" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="a soak: run with `pytest -m soak`"))
+    """Leave slow tests and soaks out unless the marker expression names them."""
+    for tier in ("slow", "soak"):
+        if tier not in config.getoption("markexpr"):
+            for item in items:
+                if tier in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=f"takes long: run with `pytest -m {tier}`"))
 
 
 @pytest.fixture(scope="session")

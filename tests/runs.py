@@ -1,10 +1,12 @@
-"""Run the doors as a user does, in processes of their own, on a model of a few thousand parameters."""
+"""Run commands as a user does, each a process of its own, on a model of a few thousand parameters."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests import command_server
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -35,16 +37,17 @@ def train_command(workdir: Path, *overrides: str, data: Path | None = None) -> l
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Return the environment of a CPU process with so many fake devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    """Return the environment of a process with `devices` fake CPU devices."""
+    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    flags = " ".join([*others, f"--xla_force_host_platform_device_count={devices}"])
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def run(command: list[str], *, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return status and output."""
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
-    )
+def run(
+    command: list[str], *, devices: int = 1, timeout: float = 300, cwd: Path = ROOT, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with `text` as its standard input, and return status and output."""
+    return command_server.run(command, cwd=cwd, env=environment(devices), timeout=timeout, text=text)
 
 
 def figures(workdir: Path) -> list[dict[str, float]]:

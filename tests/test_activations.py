@@ -11,6 +11,8 @@ from flax import linen as nn
 from bert_jax.model import activations
 from bert_jax.model.activations import ACTIVATIONS, activate
 
+pytestmark = pytest.mark.numerics
+
 # Where tanh is all but -1, 1 + tanh keeps a unit of 6e-8, and the slope has it times up to 70 (x = 6), in either form.
 FLOAT32 = {"atol": 5e-6, "rtol": 2e-6}
 BFLOAT16 = {"atol": 2**-9, "rtol": 2**-7}  # one rounding to eight bits of value and slope, one of their product

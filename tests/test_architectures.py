@@ -31,6 +31,8 @@ from bert_jax.rows.layout import encoder_inputs
 from bert_jax.training.optimizers import DECAY_POLICY, STACKED_POLICY
 from bert_jax.training.policy import apply_policy
 
+pytestmark = pytest.mark.numerics
+
 SAME = 2e-5  # float32 sums in another order, relative to the largest value
 
 

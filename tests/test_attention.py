@@ -19,6 +19,8 @@ from bert_jax.model.rotation import Rotation
 from bert_jax.parallel import mesh as meshes
 from bert_jax.rows.layout import encoder_inputs
 
+pytestmark = pytest.mark.numerics
+
 # float32 sums of 32 terms of order 1.
 TOLERANCE = 2e-6
 # Small shapes go to the reference whatever the name, and our kernel has tests of its own below.

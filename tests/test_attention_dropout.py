@@ -12,6 +12,8 @@ from bert_jax.model import dropout
 from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.dropout import Dropout
 
+pytestmark = pytest.mark.numerics
+
 # Bounds are so many standard deviations of what independent fair draws would give; seeds are fixed (test_dropout.py).
 SIGMAS = 4.5
 

@@ -14,6 +14,8 @@ from bert_jax.training.cross_entropy import (
     log_softmax_cross_entropy,
 )
 
+pytestmark = pytest.mark.numerics
+
 # float32 exp and log of sums over 1,000 classes.
 TOLERANCE = 2e-6
 

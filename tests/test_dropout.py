@@ -14,6 +14,8 @@ from bert_jax.config import MeshConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.parallel import mesh as meshes
 
+pytestmark = pytest.mark.numerics
+
 # Bounds are so many standard deviations of what independent fair draws would give; the seeds are fixed.
 SIGMAS = 4.5
 FALSE_ALARMS = 1 / 150  # of independent draws, however many pairs a test looks at

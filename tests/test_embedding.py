@@ -8,6 +8,8 @@ import pytest
 from bert_jax.model import embedding
 from bert_jax.model.embedding import lookup, sum_equal_rows, tied_logits, tied_lookup
 
+pytestmark = pytest.mark.numerics
+
 # float32 sums in another order.
 TOLERANCE = 1e-5
 RNG = np.random.default_rng(0)

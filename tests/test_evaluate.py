@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import environment, figures, run, train_command
+from tests.runs import figures, run, train_command
 
 PHASES = (
     "train.num_steps=8",
@@ -41,14 +41,7 @@ def workdir(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def evaluate(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run the door beside the workdir, with relative names."""
-    return subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", *flags],
-        cwd=workdir.parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run([sys.executable, "-m", "bert_jax.evaluate", *flags], cwd=workdir.parent)
 
 
 @pytest.mark.parametrize("step", [4, 8], ids=["first phase", "last phase"])
@@ -77,13 +70,7 @@ def test_a_model_without_a_training_config_gets_the_same_figures(workdir: Path, 
 
 
 def test_a_batch_that_does_not_divide_names_the_flag(workdir: Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", f"--model={workdir}", "--batch_size=6"],
-        env=environment(devices=4),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([sys.executable, "-m", "bert_jax.evaluate", f"--model={workdir}", "--batch_size=6"], devices=4)
     assert done.returncode == 2
     assert "--batch_size=6 does not divide over 4 devices" in done.stderr
 

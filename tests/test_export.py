@@ -1,9 +1,7 @@
 """Exported folders: complete, checked, and there as a whole or not at all."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +17,9 @@ from bert_jax.errors import UserError
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.parameter_names import nest
 from bert_jax.runs.checkpoint import Checkpointer
+from tests import runs
 
 BERT = ARCHITECTURES["bert"]
-ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "README.md",
     "config.json",
@@ -244,7 +242,7 @@ def test_words_are_read_from_a_file(tmp_path):
 
 def run_door(*arguments):
     command = [sys.executable, "-m", "bert_jax.export", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return runs.run(command)
 
 
 def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from bert_jax.config.task_options import FEATURES
 from bert_jax.model.feature_layers import feature_layers
 
+pytestmark = pytest.mark.numerics
+
 BASE = {
     "embeddings": [0],
     "second_to_last": [11],

@@ -13,6 +13,8 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import gpu_attention
 from bert_jax.rows.layout import encoder_inputs
 
+pytestmark = pytest.mark.numerics
+
 # float32 sums of up to 256 terms in another order: relative to the largest value. A single probability dropped by one
 # and not by the other would differ by a thousand times as much.
 TOLERANCE = 2e-6

@@ -16,6 +16,8 @@ from bert_jax.pretrain.masking import default_max_predictions, mask_rows, predic
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.types import PretrainingBatch, Rows
 
+pytestmark = pytest.mark.numerics
+
 # Four standard deviations: a right share fails once in 16,000 draws, and the seeds are fixed.
 SIGMAS = 4.0
 TOKENS, WHOLE_WORD = MaskingConfig(), MaskingConfig(whole_word=True)

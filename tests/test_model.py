@@ -21,6 +21,8 @@ from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import EncoderInputs
 
+pytestmark = pytest.mark.numerics
+
 # The same float32 sums in another order, through two layers and back.
 REORDERED = 2e-5
 # bfloat16 keeps 8 bits; weights of std 0.2 let two layers amplify its rounding to a few per cent of the largest value.

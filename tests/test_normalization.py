@@ -9,6 +9,8 @@ import pytest
 
 from bert_jax.model.normalization import layer_norm
 
+pytestmark = pytest.mark.numerics
+
 EPSILON = 1e-12
 # The one-pass variance E[x^2] - E[x]^2 of values with a mean of 3 loses four bits to the two-pass one.
 FLOAT32 = {"atol": 2e-4, "rtol": 2e-5}

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from packed_rows import instances_alone
 from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_model, to_device, worst_difference
@@ -15,6 +16,8 @@ from bert_jax.config import MaskingConfig
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.types import EncoderInputs, PretrainingBatch
+
+pytestmark = pytest.mark.numerics
 
 # float32 beside float64, over a vocabulary of 101.
 TOLERANCE = 1e-5

@@ -24,6 +24,8 @@ from bert_jax.training.optimizers import (
 from bert_jax.training.policy import apply_policy, parameter_names
 from bert_jax.types import EncoderInputs
 
+pytestmark = pytest.mark.numerics
+
 STEPS = 20
 # Twenty float32 updates beside float64 ones.
 TOLERANCE = 1e-6

@@ -40,6 +40,8 @@ from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.types import EncoderInputs, PretrainingBatch, Rows
 from tests.runs import checksums, figures, run, train_command
 
+pytestmark = pytest.mark.numerics
+
 # float32: sums over a row of several instances and over their own rows are taken in another order, through two layers.
 TOLERANCE = 2e-5
 LENGTH, PER_ROW, INSTANCE = 64, 6, 24

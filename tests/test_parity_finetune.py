@@ -21,7 +21,7 @@ from bert_jax.finetuning.settings import RunSettings, step_settings  # noqa: E40
 from bert_jax.tasks.interface import Instances  # noqa: E402
 from tests.finetune_data import open_runtime, sentiment, write_jsonl, write_source  # noqa: E402
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.numerics]
 STEPS, BATCH, RATE, WARMUP_STEPS = 6, 8, 1e-3, 2
 # float32 on both sides, added up in another order, over so many updates.
 CLOSE = 2e-4

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the parity extra: pip install
 pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
 reference = pytest.importorskip("hf_reference")
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.numerics]
 
 # float32 on both sides, sums in other orders through up to 12 layers.
 TOLERANCE = 1e-4

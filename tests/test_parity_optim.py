@@ -13,7 +13,7 @@ from bert_jax.training.optimizers import make_optimizer, optimizer_rule
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.numerics]
 
 # Twenty float32 updates in two orders of operations.
 TOLERANCE = 2e-6

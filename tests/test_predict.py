@@ -2,9 +2,7 @@
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +21,8 @@ from bert_jax.prediction.model import Model
 from bert_jax.prediction.rows import Example
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
+from tests import runs
 
-ROOT = Path(__file__).resolve().parents[1]
 # float32 sums of padded and unpadded rows, in another order.
 ATOL = 1e-5
 
@@ -349,7 +347,7 @@ def test_the_door_answers_and_complains_in_one_line(tmp_path):
     command = [sys.executable, "-m", "bert_jax.predict", f"--model={tmp_path / 'model'}"]
 
     def run(*arguments, text=""):
-        return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, input=text, check=False)
+        return runs.run([*command, *arguments], text=text)
 
     done = run("--task=fill_mask", "--top_k=2", text='{"id": 1, "text": "the [MASK] sat"}\n')
     assert done.returncode == 0, done.stderr

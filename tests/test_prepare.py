@@ -11,6 +11,7 @@ from text_corpus import make_documents, write_corpus, write_vocabulary
 
 import bert_jax.data
 from bert_jax.data.builder import load_dataset_info
+from tests import runs
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def corpus(tmp_path_factory):
 
 def prepare(*flags):
     command = [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return runs.run(command)
 
 
 def test_the_door_makes_a_data_set_says_what_is_in_it_and_has_nothing_to_do_twice(corpus, tmp_path):

@@ -19,6 +19,8 @@ from bert_jax.model.kernels import fused_residual_norm as on_tpu
 from bert_jax.model.kernels.gpu_residual_norm import gpu_residual_norm, is_supported
 from bert_jax.model.residual_norm import Sublayer, residual_norm
 
+pytestmark = pytest.mark.numerics
+
 # float32 sums of up to 128 terms in another order, relative to the largest value.
 TOLERANCE = 2e-6
 EPS = 1e-12

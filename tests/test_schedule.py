@@ -19,6 +19,8 @@ from bert_jax.training.schedule import (
     rate_segments,
 )
 
+pytestmark = pytest.mark.numerics
+
 # float32 of steps up to 2^20.
 TOLERANCE = 1e-6
 

@@ -22,6 +22,8 @@ from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput, TrainStep
 
+pytestmark = pytest.mark.numerics
+
 # The same float32 sums over 16 rows in another order, forward and back.
 TOLERANCE = 2e-5
 ROWS = random_rows(0, batch=16, length=32, instances=2, empty_rows=1)

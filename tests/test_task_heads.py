@@ -18,6 +18,8 @@ from bert_jax.tasks.interface import Instances
 from bert_jax.types import EncoderInputs
 from tests.finetune_data import tiny_model
 
+pytestmark = pytest.mark.numerics
+
 LABELS = 3
 HUGGINGFACE = ARCHITECTURES["bert"].huggingface
 # float32 sums in another order; HuggingFace's LayerNorm takes two passes.

@@ -1,7 +1,6 @@
 """TF1 checkpoints: read without TensorFlow, every variable accounted for, nothing damaged let through."""
 
 import json
-import zlib
 
 import numpy as np
 import pytest
@@ -211,15 +210,17 @@ def test_snappy_is_undone_exactly():
     assert decompress_snappy(bytes([10, 0 << 2]) + b"a" + bytes([(9 - 4) << 2 | 1, 1])) == b"a" * 10
 
 
-@pytest.mark.parametrize("number", range(200))
-def test_damaged_snappy_never_crashes_or_grows(number):
-    generator = np.random.default_rng(number)
-    data = bytearray(snappy(b"bert/encoder/layer_0/attention/" * 9))
-    for place in generator.integers(0, len(data), 3):
-        data[place] = generator.integers(256)
-    try:
-        out = decompress_snappy(bytes(data))
-    except TableError:
-        return
-    assert len(out) <= 64 * len(data)
-    assert zlib.crc32(out) >= 0
+def test_damaged_snappy_never_crashes_or_grows():
+    refused = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        data = bytearray(snappy(b"bert/encoder/layer_0/attention/" * 9))
+        for position in generator.integers(0, len(data), 3):
+            data[position] = generator.integers(256)
+        try:
+            out = decompress_snappy(bytes(data))
+        except TableError:
+            refused += 1
+        else:
+            assert len(out) <= 64 * len(data), seed
+    assert 0 < refused < 200

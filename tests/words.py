@@ -3,9 +3,9 @@
     python tests/words.py [TREE]             # a line per finding, and how many
     python tests/words.py --count [TREE]     # how many per file only
 
-Read are strings, docstrings and comments of Python files, and whole Markdown files, scripts and notebooks. Names are read too:
-a variable says what it holds ("restored"), not what happened to it ("found"). Spelling as such is codespell's work
-(`pyproject.toml`).
+Read are strings, docstrings and comments of Python files, and whole Markdown files, scripts and notebooks. Names are
+read too: a variable says what it holds ("restored"), not what happened to it ("found"). Spelling as such is
+codespell's work (`pyproject.toml`).
 """
 
 import argparse
