@@ -26,6 +26,7 @@ from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import RunSettings, grid, layerwise_decay, learning_rate, step_settings
 from bert_jax.runs.runtime import silent
 from bert_jax.training.schedule import RateSegment, learning_rate_schedule
+from tests.documented import undescribed_metrics
 from tests.finetune_data import (
     open_runtime,
     own_config,
@@ -55,6 +56,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     config = own_config(write_sentiment(tmp_path / "data"), train={"num_epochs": 6.0})
     options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=2)), errors=3, ensemble=2)
     return tmp_path / "work", experiment(tmp_path, config, options=options).run_all()
+
+
+def test_every_metric_written_is_described_in_the_docs(learned: tuple[Path, dict[str, Any]]):
+    files = sorted((learned[0] / "runs").glob("*/metrics.jsonl"))
+    assert files
+    for file in files:
+        assert undescribed_metrics(file) == set()
 
 
 def test_a_task_is_learned_and_reported(learned: tuple[Path, dict[str, Any]]):

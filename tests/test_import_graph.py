@@ -237,10 +237,10 @@ def test_launchers_use_the_package_by_its_commands_alone():
     assert "train" in used_by_any
 
 
-def test_the_table_in_workspace_is_this_one():
-    text = (ROOT / "WORKSPACE.md").read_text(encoding="utf-8")
+def test_the_table_of_packages_in_the_architecture_page_is_this_one():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = re.search(r"^## Packages$(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
-    assert section, "WORKSPACE.md has no section Packages"
+    assert section, "docs/architecture.md has no section Packages"
     table: dict[str, set[str]] = {}
     named: set[str] = set()
     for line in section[1].splitlines():

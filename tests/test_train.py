@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.runs.checkpoint import Checkpointer
+from tests.documented import undescribed_metrics
 from tests.runs import ROOT, checksums, environment, figures, run, train_command
 
 STEPS = ("train.num_steps=12", "checkpoint.every=4", "eval.every=4", "log.every=3")
@@ -32,6 +33,10 @@ def test_metrics_have_the_promised_names(undisturbed: Path):
         assert f'"eval/{name}"' in lines
     for name in ("step_seconds", "sequences_per_second", "tokens_per_second", "mfu", "data_wait_fraction"):
         assert f'"perf/{name}"' in lines
+
+
+def test_every_metric_written_is_described_in_the_docs(undisturbed: Path):
+    assert undescribed_metrics(undisturbed / "metrics.jsonl") == set()
 
 
 def test_a_finished_run_says_so_and_changes_nothing(undisturbed: Path, tiny_dataset: Path):

@@ -14,6 +14,7 @@ _FAMILY = {
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
+NAMES = tuple(_FAMILY)
 
 
 def model_preset(name: str) -> ModelConfig:
