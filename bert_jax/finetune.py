@@ -63,7 +63,7 @@ def main() -> int:
     config = configs.from_config_dict(raw)
 
     def on_host(hosts: distributed.Hosts) -> int:
-        return finetune.finetune(config, request=request, hosts=hosts, begun=started_at)
+        return finetune.finetune(config, request=request, hosts=hosts, started_at=started_at)
 
     return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)
 

@@ -87,7 +87,7 @@ class Hosts:
     def run(self, kill: Kill | None, *, killer: Killer, grace: float, stop: threading.Event) -> list[int]:
         """Wait until all hosts end; return their statuses, or only those that failed first.
 
-        Once a host fails, the others get `grace` seconds to end, and none after a SIGKILL.
+        After one host fails, the others get `grace` seconds to end, and none after a SIGKILL.
         """
         first: list[int] = []
         deadline = float("inf")

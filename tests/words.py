@@ -44,6 +44,8 @@ PER = (
     "|interval|micro-batch|architecture|phase|block|mask|group|gate|slot|position|pair|image|axis|dimension|object|command|character|probability|pass"
 )
 
+LINKS = "is|are|was|has|from|in|of|on|with|at|by|to|as|for|and|or|than|like|into|over"
+
 
 class Word(NamedTuple):
     """What is not written (a regular expression), what is written instead, and the files in which it is right."""
@@ -66,12 +68,12 @@ WORDS = (
     Word(r"\bstands? (in|at|beside|next|there|alone|on)\b", "is in, appears in"),
     Word(r"\bso many\b", "N"),
     Word(r"\b(is|are|be) none of\b", "is not one of"),
-    Word(r"(?<!there )(?<!There )\b(is|are) no (?!longer\b|more\b|other\b)[a-zA-Z`{]", "is not a"),
+    Word(r"(?<!there\s)\b(is|are) no (?!longer\b|more\b|other\b)[a-zA-Z`{]", "is not a"),
     Word(r"\b(cannot|can|could|to) be had\b", "is unavailable"),
     Word(r"\brights\b", "permissions"),
-    Word(r"\bfigures?\b", "metrics, values, results"),
+    Word(r"\b(?-i:figures?)\b", "metrics, values, results"),  # Figure 3 is the paper's
     Word(rf"\b({UNITS}|\d+ ?%) an? ({PER})\b", "per"),
-    Word(rf"\b([Aa]n?|[Oo]ne) (\w+ )?[\w.-]+ an? ({PER})\b", "per"),
+    Word(rf"\b(an?|one) (\w+ )?(?!(?:{LINKS})\b)[\w-]+ (?-i:an?) ({PER})\b", "per"),
     Word(r"\bbeside\b", "compared with, next to"),
     Word(r"\b(told|tells?|telling)\b", "reported, given, distinguished"),
     Word(r"\bfor ever\b", "forever"),
@@ -81,15 +83,15 @@ WORDS = (
     Word(r"\bown (rows?|tasks?)\b", "custom data, custom task"),
     Word(r"\bconstant answers?\b|\bthe constant\b(?! of)", "majority-class baseline"),
     Word(r"\broll[- ]call\b", "rendezvous"),
-    Word(r"\b(doors?|rooms?|house)\b", "command, space, package"),
+    Word(r"\b(doors?|rooms?|(?-i:house))\b", "command, space, package"),
     Word(r"\bthe way (there|back)\b", "forward pass, backward pass"),
     Word(r"\b(spool\w*|portions?|lenders?)\b", "intermediate shards, chunk, donor"),
     Word(r"\bshares? of\b|\b(an?|the|its|their|whose|this|own) shares?\b", "shard; fraction"),
     Word(r"\bplaces\b|\b(an?|the|its|their|whose|this|each|every|one) place\b", "position, index, offset"),
-    Word(r"\bSOURCE\b", "model"),
+    Word(r"\b(?-i:SOURCE)\b", "model"),
     Word(r"\bpacked rows?\b|\brows of (\d|\{)", "packed sequences, sequences of N"),
     Word(r"\bset aside\b", "quarantined"),
-    Word(r"\b(un)?like (as|that)\b|\bas good as\b|\bat the like\b", "the same"),
+    Word(r"\b(un)?like as\b|\bas good as\b", "the same"),
 )
 DOCSTRING = re.compile(r"(Be|Hold|Say|Tell|Give|Let|Stand|Carry) ")
 NAMES = {
@@ -129,9 +131,7 @@ def in_text(path: str, line: int, text: str) -> Iterator[Finding]:
     text = re.sub(r"`[^`\n]*`|https?://\S+", lambda match: " " * len(match.group()), text)
     for word in WORDS:
         if not re.search(word.except_in, path):
-            for match in re.finditer(
-                word.pattern, re.sub(r"\n\s*", lambda gap: "\n" + " " * (len(gap.group()) - 1), text)
-            ):
+            for match in re.finditer(word.pattern.replace(" ", r"\s+"), text, re.IGNORECASE):
                 yield Finding(path, line + text.count("\n", 0, match.start()), match.group(), word.instead)
 
 

@@ -55,7 +55,7 @@ class Request:
 
 
 def finetune(
-    config: FinetuneConfig, *, request: Request, hosts: Hosts | None = None, begun: float | None = None
+    config: FinetuneConfig, *, request: Request, hosts: Hosts | None = None, started_at: float | None = None
 ) -> int:
     """Fine-tune on the config's tasks, or resume, and return the exit status.
 
@@ -75,7 +75,7 @@ def finetune(
     pretrained.require_tokenizer()
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     runtime = open_runtime(
-        config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=begun
+        config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=started_at
     )
     try:
         with runtime.handling_signals():
