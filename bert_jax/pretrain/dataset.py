@@ -122,11 +122,11 @@ def _check(config: Config, info: DatasetInfo) -> None:
             "run prepare again"
         )
     if config.data.vocab:
-        requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-        if requested.fingerprint != info.vocabulary_fingerprint:
+        tokenizer = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        if tokenizer.fingerprint != info.vocabulary_fingerprint:
             raise UserError(
                 f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
-                f"{requested.fingerprint[:12]}, the data set has {info.vocabulary_fingerprint[:12]}): leave "
+                f"{tokenizer.fingerprint[:12]}, the data set has {info.vocabulary_fingerprint[:12]}): leave "
                 "config.data.vocab empty to use the data set's vocabulary"
             )
     for field in ("do_lower_case", "objective"):
