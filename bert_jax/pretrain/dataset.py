@@ -157,7 +157,7 @@ def _check_packing(config: Config, info: DatasetInfo, where: str) -> None:
             f"--config.data.pack={packed}, or build another data set"
         )
     raise UserError(
-        f"{where} has at most {built} instances in a sequence of {info.max_seq_length} tokens, but "
+        f"the sequences of {info.max_seq_length} tokens in {where} have at most {built} instances, "
         f"config.data.max_instances_per_row={config.data.max_instances_per_row} means {requested}: set "
         f"--config.data.max_instances_per_row={built}, or build another data set"
     )
