@@ -139,7 +139,7 @@ def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
     if config.mesh.fsdp == 1 and fsdp > 1 and config.optimizer.clip_replicas == 1:
         options.append(f"--config.mesh.fsdp={fsdp}")
     remedies = " or ".join([*options, "a smaller --config.train.batch_size"])
-    return f"a step needs {size} of a chip's {capacity:.0f} GiB: try {remedies}"
+    return f"a step needs {size} of {capacity:.0f} GiB per chip: try {remedies}"
 
 
 def _heading(index: int, phase: Phase, *, topology: Topology, parts: int) -> dict[str, Any]:

@@ -122,11 +122,11 @@ def _check(config: Config, info: DatasetInfo) -> None:
             "run prepare again"
         )
     if config.data.vocab:
-        requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-        if requested.fingerprint != info.vocabulary_fingerprint:
+        tokenizer = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        if tokenizer.fingerprint != info.vocabulary_fingerprint:
             raise UserError(
                 f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
-                f"{requested.fingerprint[:12]}, the data set has {info.vocabulary_fingerprint[:12]}): leave "
+                f"{tokenizer.fingerprint[:12]}, the data set has {info.vocabulary_fingerprint[:12]}): leave "
                 "config.data.vocab empty to use the data set's vocabulary"
             )
     for field in ("do_lower_case", "objective"):
@@ -157,7 +157,7 @@ def _check_packing(config: Config, info: DatasetInfo, where: str) -> None:
             f"--config.data.pack={packed}, or build another data set"
         )
     raise UserError(
-        f"{where} has at most {built} instances in a sequence of {info.max_seq_length} tokens, but "
+        f"the sequences of {info.max_seq_length} tokens in {where} have at most {built} instances, "
         f"config.data.max_instances_per_row={config.data.max_instances_per_row} means {requested}: set "
         f"--config.data.max_instances_per_row={built}, or build another data set"
     )
