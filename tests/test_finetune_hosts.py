@@ -143,7 +143,7 @@ def test_a_second_command_in_one_workdir_ends_with_one_line(folder: Path, tmp_pa
         first.send_signal(signal.SIGTERM)
         output, _ = first.communicate(timeout=120)
     assert second.returncode == 2
-    assert "another process trains in it: wait for that one, or choose another --workdir" in second.stderr
+    assert "another process trains in it: wait until it ends, or choose another --workdir" in second.stderr
     assert len(second.stderr.splitlines()) == 1
     assert first.returncode == 75
     assert "state saved" in output

@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_parameter(
     with opened_log(tmp_path / "metrics.jsonl", good=good) as log, pytest.raises(UserError) as caught:
         log.finished_step(44, output(float("nan"), finite=False))
     text = str(caught.value)
-    for part in ("step 44", "batch number 43", "pooler/kernel", "1 bad in all", words, "learning_rate"):
+    for part in ("step 44", "batch number 43", "pooler/kernel", "bad groups: 1", words, "learning_rate"):
         assert part in text
     assert "encoder/kernel" not in text
     assert "\n" not in text

@@ -73,7 +73,7 @@ def test_a_stopped_run_ends_bit_equal_to_the_undisturbed_one(
     code, output = _kill_behind_step(command, step=3, number=number)
     assert code == status, output
     if status > 0:
-        assert "stopping behind this step" in output
+        assert "stopping after this step" in output
         assert "resumes there" in output
     done = run(command)
     assert done.returncode == 0, done.stderr

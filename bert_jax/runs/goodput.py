@@ -123,8 +123,8 @@ class Goodput:
             before = {kind: float(record["seconds"][kind]) for kind in KINDS}
             last = record["last"]
             lost = max(int(last["step"]) - self._start, 0)
-            done = max(int(last["step"]) - int(last["start"]), 1)
-            seconds = min(lost * float(last["useful"]) / done, before["useful"])
+            num_steps = max(int(last["step"]) - int(last["start"]), 1)
+            seconds = min(lost * float(last["useful"]) / num_steps, before["useful"])
             before["useful"] -= seconds
             before["lost"] += seconds
             before["down"] += max(self._started_at - float(last["seen"]), 0.0)

@@ -27,8 +27,8 @@ class Progress:
         if self._bar.is_shown:
             self._bar.note(text)
         else:
-            left = self._bar.time_left()
-            self.say(f"step {step}/{self._end}  {text}  " + (f"ETA {left}" if left else ""))
+            remaining = self._bar.time_left()
+            self.say(f"step {step}/{self._end}  {text}  " + (f"ETA {remaining}" if remaining else ""))
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""

@@ -117,16 +117,16 @@ class AgreedStop:
         deadline = time.monotonic() + self._hosts.seconds
         with self._agreeing:
             while not self._closed.is_set():
-                left = max(deadline - time.monotonic(), 0.0)
+                remaining = max(deadline - time.monotonic(), 0.0)
                 try:
                     passed = self._hosts.exchange(
-                        "boundary passed", str(self._passed), seconds=left, is_abandoned=self._closed.is_set
+                        "boundary passed", str(self._passed), seconds=remaining, is_abandoned=self._closed.is_set
                     )
                 except UserError as error:
                     self._failure = error
                     return
                 except RuntimeError as error:
-                    if left == 0.0:
+                    if remaining == 0.0:
                         self._failure = HostMissing(f"the hosts could not agree on a step to stop at: {error}")
                         return
                     time.sleep(_POLL_SECONDS)
