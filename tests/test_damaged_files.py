@@ -196,7 +196,7 @@ def test_a_header_that_lies_is_refused_without_an_allocation(tmp_path, name):
     header, length = HEADERS[name]
     path = header_file(tmp_path / "model.safetensors", header, length=length)
     tracemalloc.start()
-    with pytest.raises(UserError, match="is no safetensors file or is damaged"):
+    with pytest.raises(UserError, match="not a safetensors file, or damaged"):
         read_safetensors(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -67,7 +67,7 @@ def test_a_workdir_a_checkpoint_and_the_newest_one_are_found(tmp_path):
     earlier = load_pretrained(tmp_path / "run" / "checkpoints" / "2", report=quiet)
     assert earlier.record["step"] == 2
     np.testing.assert_array_equal(flat(earlier)["masked_lm/bias"], flat(source)["masked_lm/bias"] - 3)
-    with pytest.raises(UserError, match=r"there are \[2, 5\]"):
+    with pytest.raises(UserError, match=r"give one of the steps 2, 5"):
         load_pretrained(tmp_path / "run" / "checkpoints" / "4", report=quiet)
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_path):
             file.write_bytes(data)
     told = []
     assert load_pretrained(tmp_path / "run", report=told.append).record["step"] == 2
-    assert "step 5 is damaged" in told[0]
+    assert "damaged checkpoint of step 5" in told[0]
     with pytest.raises(UserError, match="none of its checkpoints"):
         load_pretrained(tmp_path / "run" / "checkpoints" / "5", report=quiet)
 
@@ -170,7 +170,7 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
     ]
     changed = dataclasses.replace(BERT, names=dataclasses.replace(BERT.names, entries=tuple(swapped)))
     monkeypatch.setitem(ARCHITECTURES, "bert", changed)
-    with pytest.raises(UserError, match="outputs that differ"):
+    with pytest.raises(UserError, match="the outputs of the exported model differ"):
         export_folder(random_source("small-test"), out=tmp_path / "out", report=quiet)
 
 

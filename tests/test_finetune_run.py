@@ -40,7 +40,7 @@ from tests.finetune_data import (
 
 def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experiment:
     options = changes.pop("options", None) or ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=1)))
-    workdir = tmp_path / options.pop("workdir", "work")
+    workdir = tmp_path / changes.pop("workdir", "work")
     workdir.mkdir(exist_ok=True)
     source = changes.pop("source", None) or tiny_source(tmp_path / "source")
     source.require_tokenizer().save(workdir / "vocab")
@@ -298,7 +298,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
     (folder / "dev.jsonl").write_text("")
     refused(config, "the dev set of own is empty", workdir=str(tmp_path / "b"))
     (folder / "dev.jsonl").unlink()
-    refused(config, "holds no dev.jsonl or dev.tsv", workdir=str(tmp_path / "c"))
+    refused(config, "contains no dev.jsonl or dev.tsv", workdir=str(tmp_path / "c"))
     write_jsonl(folder / "dev.jsonl", [{"text": "it was", "label": "middling"}])
     refused(
         config, r"dev.jsonl line 1: unknown label 'middling': the labels are bad, good", workdir=str(tmp_path / "d")

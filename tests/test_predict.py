@@ -175,7 +175,7 @@ def test_an_answer_that_occurs_twice_is_where_it_was_found(monkeypatch):
 def test_a_question_that_fills_the_model_is_an_error_and_no_endless_loop():
     model = Model(random_source("small-test", architecture="BertForQuestionAnswering"))
     answer = next(model.predict("qa", [{"question": "cat " * 60, "context": "the dog"}]))
-    assert "no room for the context" in answer["error"]
+    assert "no space for the context" in answer["error"]
 
 
 def test_words_are_tagged_by_their_first_piece_and_entities_put_together():

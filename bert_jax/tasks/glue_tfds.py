@@ -53,9 +53,8 @@ def read_tfds(directory: str, *, task: str, split: str) -> list[TextExample]:
             f"tfds.builder('glue/{task}', file_format='array_record').download_and_prepare()"
         ) from error
     rows = records.__getitems__(list(range(len(records)))) if len(records) else []
-    rows = sorted(
-        rows, key=lambda row: int(row["idx"])
-    )  # TFDS shuffles when it writes; the server expects GLUE's order
+    # TFDS shuffles when it writes; the server expects GLUE's order.
+    rows = sorted(rows, key=lambda row: int(row["idx"]))
     return [_example(row, first, second, regression=task == "stsb") for row in rows]
 
 

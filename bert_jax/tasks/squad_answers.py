@@ -55,9 +55,8 @@ def predict_answer(
         for window, output in zip(windows, outputs, strict=True)
         for span in _spans(window, output, options=options)
     ]
-    spans.sort(
-        key=lambda span: -(span.start_logit + span.end_logit)
-    )  # stable: ties keep the order of windows and starts
+    # The sort is stable: ties keep the order of windows and starts.
+    spans.sort(key=lambda span: -(span.start_logit + span.end_logit))
     null = min((float(output[0].sum()), *map(float, output[0])) for output in outputs)
     answers: dict[str, tuple[float, float]] = {}
     starts: dict[str, int] = {}
