@@ -20,13 +20,13 @@ SQUAD_VERSIONS = {"squad_v1": "v1.1", "squad_v2": "v2.0"}
 CONTEXT = "the film was very good and it was fine"
 ANSWER = {"text": "very good", "answer_start": CONTEXT.index("very")}
 ENDINGS = ["was bad", "was good", "was sad", "was nice"]
-OWN: dict[str, dict[str, Any]] = {
-    "classification": {"text": "it was good", "label": "good"},
-    "regression": {"text": "it was good", "label": 2.5},
-    "tags": {"words": ["the", "film"], "tags": ["O", "I-PER"]},
-    "span": {"question": "was it", "context": CONTEXT, "answer": ANSWER["text"]},
-    "choice": {"text": "it", "choices": ENDINGS, "label": 2},
-    "multilabel": {"text": "it was good", "label": ["a", "b"]},
+OWN: dict[str, list[dict[str, Any]]] = {
+    "classification": [{"text": "the film", "label": label} for label in ("good", "bad")],
+    "regression": [{"text": "the film", "label": 2.5}],
+    "tags": [{"words": ["the", "film"], "tags": ["O", "I-PER"]}],
+    "span": [{"question": "was it", "context": CONTEXT, "answer": ANSWER["text"]}],
+    "choice": [{"text": "it", "choices": ENDINGS, "label": 2}],
+    "multilabel": [{"text": "it was good", "label": ["a", "b"]}],
 }
 
 
@@ -82,7 +82,7 @@ def write_data(folder: Path, *, task: str, kind: str = "") -> Path:
             (folder / f"{name}.csv").write_text(header + rows)
     elif task == "own":
         for name in ("train", "dev"):
-            write_jsonl(folder / f"{name}.jsonl", [OWN[kind]] * ROWS)
+            write_jsonl(folder / f"{name}.jsonl", [*OWN[kind]] * (ROWS // len(OWN[kind])))
     else:
         questions = [{"id": f"q{i}", "question": "was it", "answers": [ANSWER]} for i in range(ROWS)]
         text = json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": questions}]}]})

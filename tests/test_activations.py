@@ -61,7 +61,7 @@ def test_of_a_product_and_its_bias_too_on_every_chip(name: str, on_gpu: bool, mo
     monkeypatch.setattr(activations, "is_gpu", lambda: on_gpu)
     product, bias = jnp.asarray(X[:4000].reshape(5, 8, 100)), jnp.linspace(-1, 1, 100)
     ours, pull = jax.vjp(lambda *both: activate(name, *both), product, bias)
-    plain, pull_plain = jax.vjp(lambda product, bias: PLAIN[name](product + bias), product, bias)
+    plain, pull_plain = jax.vjp(lambda product, bias: PLAIN[name](product + bias[None, None]), product, bias)
     outer = jnp.cos(product)
     np.testing.assert_allclose(ours, plain, **FLOAT32)
     for one, other in zip(pull(outer), pull_plain(outer), strict=True):

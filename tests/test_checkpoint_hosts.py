@@ -1,7 +1,6 @@
 """Checkpoints on several hosts: all see the same ones, and a host that is lost is no full disk."""
 
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def restore_on(host: Hosts, directory: Path) -> Callable[[], int | None]:
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
     monkeypatch.setattr(checkpoint, "_LISTING_SECONDS", 0.1)
-    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=20.0)
+    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=60)
 
 
 def test_hosts_that_see_different_checkpoints_do_not_begin(copy: Path, tmp_path: Path, pair: list[Hosts]) -> None:
@@ -76,14 +75,24 @@ def test_hosts_that_see_different_checkpoints_do_not_begin(copy: Path, tmp_path:
 
 
 def test_a_checkpoint_that_a_network_disk_shows_late_is_waited_for(
-    copy: Path, tmp_path: Path, pair: list[Hosts]
+    copy: Path, tmp_path: Path, pair: list[Hosts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = tmp_path / "late"
+    late, hidden = tmp_path / "late", tmp_path / "20"
     shutil.copytree(copy, late)
-    (late / "20").rename(tmp_path / "20")
-    timer = threading.Timer(0.5, lambda: (tmp_path / "20").rename(late / "20"))
-    timer.start()
+    (late / "20").rename(hidden)
+    listings = []
+
+    def wait(host: Hosts, topic: str) -> str:
+        if topic == "checkpoints seen" and host.index == 1:
+            listings.append(topic)
+            if len(listings) == 3:
+                hidden.rename(late / "20")
+        return numbered(host, topic)
+
+    numbered = Hosts.numbered
+    monkeypatch.setattr(Hosts, "numbered", wait)
     assert together(restore_on(pair[0], copy), restore_on(pair[1], late)) == [20, 20]
+    assert len(listings) == 4  # the third was made before
 
 
 def test_a_host_that_is_lost_during_a_save_is_not_a_full_disk(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_the_biass_gradient_is_the_sum(dtype: Any, request: pytest.FixtureReques
     request.getfixturevalue("vector_bound_chip")
     assert "dot_general" in str(jax.make_jaxpr(bias_gradient)(values, bias))
     by_matmul = bias_gradient(values, bias)
-    exact = np.cos(np.asarray(values + bias, np.float64)).sum((0, 1))
+    exact = np.cos(np.asarray(values + bias[None, None], np.float64)).sum((0, 1))
     # bfloat16: each of 150 addends and the sum are rounded to eight bits.
     tolerance: dict[str, Any] = TOLERANCE if dtype == jnp.float32 else {"atol": 0.2, "rtol": 2**-7}
     for found in (plain, by_matmul):

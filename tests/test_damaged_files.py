@@ -123,7 +123,7 @@ def test_damaged_headers_of_foreign_safetensors_are_never_taken_for_good(folder,
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     (tmp_path / "vocab.txt").write_text((folder / "vocab.txt").read_text())
     path = tmp_path / "model.safetensors"
-    refused: list[str] = []
+    refused = 0
     for number in range(count):
         damaged = damage(data[:length], np.random.default_rng(number)) + data[length:]
         refused += check(lambda: flat(load_pretrained(tmp_path)), path, data=damaged, expected=flat(source))
@@ -228,7 +228,7 @@ def test_damaged_json_beside_the_weights_is_told_or_harmless(folder, tmp_path, c
     for file in files:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = flat(load_pretrained(folder))
-    refused = 0
+    refused: list[str] = []
     for number in range(count):
         generator = np.random.default_rng(number)
         name = ("config.json", "tokenizer_config.json", "vocab.txt")[number % 3]

@@ -73,7 +73,7 @@ def test_tied_logits_are_a_matmul_and_a_bias_forward_and_backward(dtype: jnp.dty
     gradient = jnp.asarray(RNG.normal(size=(2, 5, 50)), jnp.float32)
 
     def plain(hidden: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
-        return jnp.einsum("bpd,vd->bpv", hidden.astype(jnp.float32), table.astype(jnp.float32)) + bias
+        return jnp.einsum("bpd,vd->bpv", hidden.astype(jnp.float32), table.astype(jnp.float32)) + bias[None, None]
 
     arguments = (hidden, TABLE.astype(dtype), bias)
     logits, back = jax.vjp(tied_logits, *arguments)

@@ -20,7 +20,7 @@ def plain(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Normalize in two passes, to be differentiated automatically."""
     mean = values.mean(-1, keepdims=True)
     variance = jnp.square(values - mean).mean(-1, keepdims=True)
-    return (values - mean) / jnp.sqrt(variance + EPSILON) * scale + bias
+    return (values - mean) / jnp.sqrt(variance + EPSILON) * scale[None, None] + bias[None, None]
 
 
 def ours(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
