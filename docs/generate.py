@@ -15,14 +15,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from docs.reference_pages import PAGES  # noqa: E402  after the path
+from docs.reference_pages import COPIES, PAGES  # noqa: E402  after the path
 
-# Pages that are files of the repository.
-COPIES = {
-    "reference/results.md": "benchmarks/RESULTS.md",
-    "reference/changelog.md": "CHANGELOG.md",
-    "contributing.md": "CONTRIBUTING.md",
-}
 _LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 
 

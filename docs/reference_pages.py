@@ -260,3 +260,9 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/finetuning_config.md": finetuning_page,
     "reference/config_files.md": config_files_page,
 }
+# Pages that are files of the repository.
+COPIES: Mapping[str, str] = {
+    "reference/results.md": "benchmarks/RESULTS.md",
+    "reference/changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}

@@ -80,7 +80,7 @@ def commands(page: Path) -> list[Command]:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for match in re.finditer(r"(?<!`)`([^`\n]+)`", text):
         span = match[1].replace("\\|", "|")
-        if re.match(r"(\S*/)?bert-jax \w|(\S*/)?python3? -m bert_jax|launch/\w+\.sh .*--", span):
+        if re.search(r"\bbert-jax \w|-m bert_jax\.\w|launch/\w+\.sh .*--", span):
             found += _commands_of(span, where=f"{page.relative_to(ROOT)}: {span}")
     return found
 

@@ -134,7 +134,7 @@ def test_the_commands_of_a_page_run_in_their_order(page: Path, tmp_path: Path, r
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=300,
+                timeout=1200,
             )
             assert done.returncode == 0, f"{block.page}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     for file in tmp_path.rglob("metrics.jsonl"):

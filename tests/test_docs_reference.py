@@ -76,8 +76,7 @@ def test_a_metric_is_described_once():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_of_the_repository_are_true(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    generated = {ROOT / "docs" / name for name in reference.PAGES}
-    copied = {ROOT / "docs" / name for name in ("reference/results.md", "reference/changelog.md", "contributing.md")}
+    made = {ROOT / "docs" / name for name in (*reference.PAGES, *reference.COPIES)}
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
         path = (page.parent / target).resolve()
-        assert path.exists() or path in generated | copied, f"{page.name}: {target}"
+        assert path.exists() or path in made, f"{page.name}: {target}"
