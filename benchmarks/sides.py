@@ -5,6 +5,7 @@ trains. Ours also masks; HuggingFace gets masked ids and labels for free, no att
 attention may take the fastest kernel), and computes logits at every position, as its class does.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import Config, MeshConfig, model_preset
+from bert_jax.diagnosis.training_step import random_rows
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.masking import default_max_predictions
 from bert_jax.pretrain.program import PretrainingProgram
@@ -29,18 +31,8 @@ def num_predictions(length: int) -> int:
 
 def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
     """Return full rows of random words: [CLS] A [SEP] B [SEP]."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1000, VOCAB, (batch, length), dtype=np.int32)
-    half = length // 2
-    ids[:, 0], ids[:, half - 1], ids[:, -1] = SPECIAL.cls_id, SPECIAL.sep_id, SPECIAL.sep_id
-    lengths = np.tile(np.array([[[half, length - half]]], np.int32), (batch, 1, 1))
-    labels = rng.integers(0, 2, (batch, 1), dtype=np.int32)
-    return {
-        "input_ids": ids,
-        "segment_lengths": lengths,
-        "next_sentence_labels": labels,
-        "word_starts": np.ones_like(ids, bool),
-    }
+    rows = random_rows(batch, length=length, vocab_size=VOCAB)
+    return {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
 
 
 def our_step(rows: dict[str, np.ndarray], *, config: Config) -> Callable[[int], float]:

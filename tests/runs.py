@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bert_jax.diagnosis.resume import checksums_of as checksums
+from bert_jax.diagnosis.resume import metrics_of as figures
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "model.vocab_size=512",
@@ -47,12 +50,6 @@ def run(command: list[str], *, devices: int = 1, timeout: float = 300) -> subpro
     )
 
 
-def figures(workdir: Path) -> list[dict[str, float]]:
-    """Return metrics.jsonl without `perf/`, which no two runs share."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
-
-
 def newest_arrays(workdir: Path) -> dict[str, bytes]:
     """Return the bytes of every array of the newest checkpoint, whatever mesh wrote it."""
     import jax
@@ -68,10 +65,3 @@ def newest_arrays(workdir: Path) -> dict[str, bytes]:
         state = checkpointer.restore(directory, target)
     named = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in named}
-
-
-def checksums(workdir: Path) -> dict[str, int]:
-    """Return the checksum of every array of the newest checkpoint."""
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
-    path = workdir / "checkpoints" / str(max(steps)) / "metadata" / "metadata"
-    return json.loads(path.read_text())["checksums"]

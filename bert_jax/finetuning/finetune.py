@@ -19,6 +19,7 @@ from bert_jax.finetuning.results import Wanted
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import no_labels
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
@@ -74,6 +75,8 @@ def finetune(
     source = load_pretrained(request.init, report=report)
     source.require_tokenizer()
     check_command(config, params=source.params, hosts=hosts, own=("data.directory",))
+    for line in kernel_notices(dtype=config.model.dtype, implementation=source.model.attention_implementation):
+        report(line)
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, begun=begun
     )

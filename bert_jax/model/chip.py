@@ -6,9 +6,10 @@ units hide that; a v6e's are four times as fast and its vector units are not, an
 """
 
 import functools
-import importlib.util
 
 import jax
+
+from bert_jax.model.kernels import backends
 
 # By jax's `device_kind`.
 _VECTOR_BOUND = ("TPU v6 lite", "TPU v6e")
@@ -52,13 +53,20 @@ def write_once(*values: jax.Array) -> tuple[jax.Array, ...]:
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values
 
 
+def gpu_obstacle() -> str | None:
+    """Return what keeps our kernels from running on this machine's GPU, None where nothing does."""
+    # jax calls Pallas through Triton deprecated: without it a GPU computes the plain forms.
+    if (name := backends.GPU.missing()) is not None:
+        return name
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    if capability.replace(".", "", 1).isdecimal() and float(capability) >= _OLDEST:
+        return None
+    return f"this GPU's compute capability is {capability or 'unknown'}, and {_OLDEST} (Ampere) is the least"
+
+
 @functools.cache
 def _has_kernels() -> bool:
-    # jax calls Pallas through Triton deprecated: without it a GPU computes the plain forms.
-    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
-        return False
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return capability.replace(".", "", 1).isdecimal() and float(capability) >= _OLDEST
+    return gpu_obstacle() is None
 
 
 def _device_kind() -> str | None:

@@ -128,7 +128,7 @@ class _Walk:
             group_size=size,
             times=times,
             overlapped=True,
-            seconds=moved * _share_moved(kind, size) / self._topology.chip.network_bandwidth,
+            seconds=moved * fraction_moved(kind, size) / self._topology.chip.network_bandwidth,
             exposed_seconds=0.0,
             network=NETWORK,
         )
@@ -160,12 +160,12 @@ class _Walk:
             group_size=size,
             times=times,
             overlapped=overlapped,
-            seconds=moved * _share_moved(kind, size) / self._topology.collective_bandwidth(size),
+            seconds=moved * fraction_moved(kind, size) / self._topology.collective_bandwidth(size),
             exposed_seconds=0.0,
         )
 
 
-def _share_moved(kind: str, size: int) -> float:
+def fraction_moved(kind: str, size: int) -> float:
     """Return what part of its buffer a chip sends in a ring over `size` chips."""
     return {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel.axes import describe
 from bert_jax.planning.collectives import LINKS
 from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
@@ -38,6 +39,9 @@ def plan_run(
     """
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
+    model = scaling.config.model
+    for line in kernel_notices(dtype=model.dtype, implementation=model.attention_implementation, backend="tpu"):
+        report(line)
     contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
     phases = []
     for index, part in enumerate(program.phases):
