@@ -22,7 +22,7 @@ HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts
 
 def main() -> int:
     """Read the flags, join the other hosts if there are any, and run the checks."""
-    begun = time.monotonic()
+    start = time.monotonic()
     from bert_jax.diagnosis import examination
     from bert_jax.errors import UserError
     from bert_jax.parallel import distributed
@@ -38,7 +38,7 @@ def main() -> int:
     def on_host(hosts: distributed.Hosts) -> int:
         with tempfile.TemporaryDirectory(prefix="bert_jax_doctor_", dir=WORKDIR.value or None) as folder:
             return examination.examine_and_report(
-                checks, hosts=hosts, workdir=Path(folder), seconds=SECONDS.value, out=OUT.value, begun=begun
+                checks, hosts=hosts, workdir=Path(folder), seconds=SECONDS.value, out=OUT.value, start=start
             )
 
     return distributed.run_on_hosts(on_host, seconds=HOST_TIMEOUT.value)

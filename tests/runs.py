@@ -1,13 +1,11 @@
 """Run the doors as a user does, in processes of their own, on a model of a few thousand parameters."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from bert_jax.diagnosis.resume import checksums_of as checksums
-from bert_jax.diagnosis.resume import metrics_of as figures
+from bert_jax.diagnosis import resume
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -48,6 +46,9 @@ def run(command: list[str], *, devices: int = 1, timeout: float = 300) -> subpro
     return subprocess.run(
         command, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+figures, checksums = resume.metrics_of, resume.checksums_of
 
 
 def newest_arrays(workdir: Path) -> dict[str, bytes]:

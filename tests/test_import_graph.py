@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "prediction": "config convert data kinds model rows tasks types",
     "planning": "config data model parallel pretrain rows training types",
     "diagnosis": "config model parallel planning pretrain rows types",
-    "commands": "config convert data diagnosis finetuning parallel planning prediction pretrain runs tasks training types",
+    "commands": "config convert data diagnosis finetuning parallel planning prediction pretrain runs tasks training "
+    "types",
 }
 
 # Arrows that the table forbids: from a module to a package. Must become empty.

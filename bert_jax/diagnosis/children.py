@@ -20,7 +20,7 @@ class ChildFailed(Exception):
 def running(
     arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen]:
-    """Give the process of `python -m ARGUMENTS`, which is killed when the body ends; errors are appended to `log`.
+    """Yield the process of `python -m ARGUMENTS`, which is killed when the body ends; errors are appended to `log`.
 
     Its standard output goes to the file `log` with the ending `.out`.
     """

@@ -58,7 +58,7 @@ def _seconds(run: Callable[[jax.Array], jax.Array], operand: jax.Array) -> float
     jax.block_until_ready(run(operand))
     times = []
     for _ in range(_ROUNDS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(run(operand))
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return statistics.median(times)

@@ -61,18 +61,18 @@ def choose(names: Sequence[str]) -> list[Check]:
 
 
 def examine_and_report(
-    checks: Sequence[Check], *, hosts: Hosts, workdir: Path, seconds: float, out: str = "", begun: float | None = None
+    checks: Sequence[Check], *, hosts: Hosts, workdir: Path, seconds: float, out: str = "", start: float | None = None
 ) -> int:
     """Run `checks`, print the block on host 0 and return the exit status: 0 if nothing failed.
 
-    `begun` is when the command began, on the clock of `time.monotonic`. The block is also written to the file `out`.
+    `start` is when the command started, on the clock of `time.monotonic`. The block is also written to the file `out`.
 
     Raises:
       UserError: if a check over several hosts crashed on this one, or `out` cannot be written.
     """
-    begun = time.monotonic() if begun is None else begun
+    start = time.monotonic() if start is None else start
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    context = Context(hosts, workdir, begun + seconds)
+    context = Context(hosts, workdir, start + seconds)
     results: dict[str, CheckResult] = {}
     status = 0
 
@@ -87,7 +87,7 @@ def examine_and_report(
         status = INTERRUPTED
     finally:
         if hosts.is_main:
-            block = as_block(results, when=when, took=duration(time.monotonic() - begun))
+            block = as_block(results, when=when, took=duration(time.monotonic() - start))
             print(block, flush=True)
             if out:
                 with writing(f"--out={out}", remedy="name a file in a folder that can be written to"):
@@ -106,7 +106,7 @@ def examine(
     for number, check in enumerate(checks):
         left = sum(later.seconds for later in checks[number:])
         say(f"[{number + 1}/{len(checks)}] {check.name}: {check.about} (all that is left: at most {duration(left)})")
-        begun = time.monotonic()
+        start = time.monotonic()
         crash: Exception | None = None
         if context.hosts.from_main(f"time for {check.name}", lambda: context.seconds_left() > 0):
             results[check.name] = skipped("interrupted")
@@ -116,7 +116,7 @@ def examine(
         if crash is not None and check.spans_hosts and context.hosts.count > 1:
             raise Crashed(str(crash)) from crash
         results[check.name] = _of_all_hosts(check.name, results[check.name], context)
-        say(f"    {verdict_line(results[check.name])} ({duration(time.monotonic() - begun)})")
+        say(f"    {verdict_line(results[check.name])} ({duration(time.monotonic() - start)})")
 
 
 def _run(check: Check, context: Context) -> tuple[CheckResult, Exception | None]:

@@ -50,7 +50,8 @@ class Comparison:
             return f"{self.name}: WRONG, {self.wrong}"
         if not self.has_kernel:
             return f"{self.name}: no kernel on this chip, the plain form computes"
-        return f"{self.name}: largest error {self.fraction:.2f} of its bound ({self.array}), plain {self.plain_fraction:.2f}"
+        plain = f"the plain form's {self.plain_fraction:.2f}"
+        return f"{self.name}: largest error {self.fraction:.2f} of its bound ({self.array}), {plain}"
 
 
 def check(context: Context) -> CheckResult:
@@ -129,11 +130,9 @@ def compare_norm(width: int, *, batch: int, length: int, platform: str) -> Compa
             seeds = dropout.row_seeds(_SITE)
             inputs = (hidden, product, *weights)
             return fused_residual_norm(inputs, eps=EPS, seeds=seeds, rate=RATE, both_ways=True, interpret=True)
-        return residual_norm.residual_norm(
-            residual_norm.Sublayer(product, product_bias),
-            **{"hidden": hidden, "scale": scale, "bias": bias, "eps": EPS, "plain": plain},
-            **{"dropout": dropout, "rate": RATE, "site": _SITE},
-        )
+        rest: dict[str, Any] = {"eps": EPS, "dropout": dropout, "rate": RATE, "site": _SITE, "plain": plain}
+        sublayer = residual_norm.Sublayer(product, product_bias)
+        return residual_norm.residual_norm(sublayer, hidden=hidden, scale=scale, bias=bias, **rest)
 
     kernel = functools.partial(norm, plain=False)
     if platform == "tpu" and not takes_tpu_norm():

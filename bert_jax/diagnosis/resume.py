@@ -28,9 +28,9 @@ def check(context: Context) -> CheckResult:
     write_text(folder / "text.txt", sample_text())
     whole, killed = folder / "whole", folder / "killed"
     log = folder / "runs.log"
-    begun = time.monotonic()
+    start = time.monotonic()
     children.run(train_command(whole, folder / "text.txt"), log=log, seconds=context.seconds_left())
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     at = kill_after_a_checkpoint(
         train_command(killed, folder / "text.txt"), workdir=killed, log=log, seconds=context.seconds_left()
     )
@@ -41,7 +41,7 @@ def check(context: Context) -> CheckResult:
 
 
 def compare(killed: Path, whole: Path, *, at: int, seconds: float) -> CheckResult:
-    """Return whether metrics and final state of two runs are equal; one was killed after the checkpoint of step `at`."""
+    """Return whether metrics and final state of two runs are equal; one was killed after checkpoint `at`."""
     metrics, expected = metrics_of(killed), metrics_of(whole)
     sums, expected_sums = checksums_of(killed), checksums_of(whole)
     arrays = [name for name, value in expected_sums.items() if sums.get(name) != value]

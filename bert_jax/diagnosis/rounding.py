@@ -2,8 +2,8 @@
 
 Each value that is rounded to bfloat16 is off by up to u = 2^-8 of itself. Roundings of different terms are independent
 and of mean zero, so errors of a sum add as squares (Higham and Mary, "A New Approach to Probabilistic Rounding Error
-Analysis", 2019). `CONFIDENCE` standard deviations bound every element; a rounding's own deviation is at most u / sqrt(3),
-so that is more than ten of them. The last rounding, of the result, is bounded as it is. Sums run in float32.
+Analysis", 2019). `CONFIDENCE` standard deviations bound every element, and each is taken as u, though that of a
+rounding is at most u / sqrt(3). The last rounding, of the result, is bounded as it is. Sums run in float32.
 """
 
 import math
@@ -60,8 +60,8 @@ def attention_bounds(
 def norm_bounds(arrays: Sequence[np.ndarray], *, expected: Sequence[np.ndarray], rate: float, eps: float) -> Bounds:
     """Return the bound of each of `expected`: the norm, and the gradients of `arrays` but the last.
 
-    `arrays` are the input and the sub-layer's product, [B, T, D], the product's bias and the norm's scale and bias, [D],
-    and the norm's cotangent. What is dropped is taken as if it were kept.
+    `arrays` are the input and the sub-layer's product, [B, T, D], the product's bias and the norm's scale and bias,
+    [D], and the norm's cotangent. What is dropped is taken as if it were not.
     """
     hidden, product, product_bias, gain, _, d_out = (np.asarray(array, np.float64) for array in arrays)
     keep, width = 1 / (1 - rate), hidden.shape[-1]

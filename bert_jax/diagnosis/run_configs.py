@@ -1,4 +1,4 @@
-"""The configs that checks run: a file for `--config` too, `run_configs.py:resume` and `run_configs.py:step,PLATFORM,N`."""
+"""The configs that checks run, and a file for `--config`: `run_configs.py:resume`, `run_configs.py:step,PLATFORM,N`."""
 
 from ml_collections import ConfigDict
 

@@ -61,20 +61,20 @@ def measure(program: PretrainingProgram) -> Measured:
     rows = random_rows(phase.batch_size, length=phase.max_seq_length, vocab_size=vocab_size)
     on_devices = meshes.whole_to_global(rows, mesh=program.mesh)
     state = program.random_state()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     state, _ = jax.block_until_ready(step(state, on_devices))
-    first = time.perf_counter() - begun
-    begun = time.perf_counter()
+    first = time.perf_counter() - start
+    start = time.perf_counter()
     state, output = jax.block_until_ready(step(state, on_devices))
     # Every host takes as many steps: they wait for each other in each.
-    steps = steps_per_round(time.perf_counter() - begun)
+    steps = steps_per_round(time.perf_counter() - start)
     rounds = []
     for _ in range(_ROUNDS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(steps):
             state, output = step(state, on_devices)
         jax.block_until_ready(state)
-        rounds.append((time.perf_counter() - begun) / steps)
+        rounds.append((time.perf_counter() - start) / steps)
     mean = output.means["loss"]
     memory = jax.local_devices()[0].memory_stats() or {}
     return Measured(

@@ -43,11 +43,11 @@ def check(context: Context) -> CheckResult:
     context.hosts.check_same("versions", {**versions, "python": platform.python_version(), "commit": commit})
     packages = [f"{name} {version}" for name, version in versions.items() if name != "bert_jax"]
     memory, disk = memory_bytes(), shutil.disk_usage(context.workdir)
-    ours = f"bert_jax {versions['bert_jax']}, {f'commit {commit}' if commit else 'no git checkout'}"
+    package = f"bert_jax {versions['bert_jax']}, {f'commit {commit}' if commit else 'no git checkout'}"
     return ok(
-        f"{ours}, jax {versions['jax']}, Python {platform.python_version()}",
+        f"{package}, jax {versions['jax']}, Python {platform.python_version()}",
         [
-            ours,
+            package,
             f"Python {platform.python_version()}, {', '.join(packages)}",
             f"{platform.platform()}, {os_name()}",
             f"CPU: {cpu_model()}, {os.cpu_count()} threads, {instruction_set()}",

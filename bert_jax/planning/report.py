@@ -39,9 +39,6 @@ def plan_run(
     """
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
-    model = scaling.config.model
-    for line in kernel_notices(dtype=model.dtype, implementation=model.attention_implementation, backend="tpu"):
-        report(line)
     contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
     phases = []
     for index, part in enumerate(program.phases):
@@ -166,7 +163,8 @@ def _too_large(index: int, phase: Phase, *, config: Config, topology: Topology, 
 
 def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     """Return what a reader must know to take the figures for what they are."""
-    notes = []
+    model = config.model
+    notes = kernel_notices(dtype=model.dtype, implementation=model.attention_implementation, backend="tpu")
     if part != topology:
         notes.append(
             f"compiled for {part.name} with as many rows a chip; collectives scaled to {topology.name}, a chip's share "
