@@ -31,7 +31,11 @@ def check(context: Context) -> CheckResult:
         f"{names}, {hosts}",
         [
             f"platform {first.platform}, {names}; {hosts} with {jax.local_device_count()} each",
-            f"slice: {topology.name}" if topology else "slice: not one that plan knows",
+            *(
+                [f"slice: {topology.name if topology else 'not one that plan knows'}"]
+                if first.platform == "tpu"
+                else []
+            ),
             *([f"coordinates: {' '.join(coordinates)}{more}"] if coordinates else []),
             f"memory of a device: {f'{memory / 2**30:.1f} GiB' if memory else 'unknown'}; data sheet's peak: "
             f"{f'{peak / 1e12:.0f} TFLOP/s' if peak else 'unknown'} in bfloat16",
