@@ -151,14 +151,13 @@ def test_attention_that_is_right_passes_and_one_that_drops_others_or_is_off_fail
     assert not attention_check().wrong
 
     def off(*arguments: Any, **rest: Any) -> jax.Array:
-        return (right(*arguments, **rest) * 1.1).astype(jnp.bfloat16)
+        return (right(*arguments, **rest) * 1.02).astype(jnp.bfloat16)
 
     monkeypatch.setattr(attention, "fused_attention", off)
     assert "of its bound" in attention_check().wrong
     monkeypatch.setattr(
         attention, "fused_attention", lambda *a, seeds, **rest: right(*a, seeds=seeds.at[0].add(1), **rest)
     )
-    assert attention_check().wrong
     # What the bound alone might not show is compared exactly.
     monkeypatch.setattr(kernels.rounding, "worst", lambda actual, **rest: [0.0] * len(actual))
     assert "probabilities dropped otherwise" in attention_check().wrong
@@ -318,3 +317,27 @@ def test_the_configs_of_the_checks_are_files_that_commands_read():
     done = run(command)
     assert done.returncode == 0, done.stderr
     assert "mesh: data=1" in done.stdout
+
+
+def test_a_check_that_failed_on_another_host_has_failed():
+    def as_host(index: int, failing: set[int]) -> CheckResult:
+        results = [failed(f"no chip {n}") if n in failing else ok("fine", ["detail"]) for n in range(3)]
+        told = [json.dumps([result.verdict.value, result.summary]) for result in results]
+        hosts = Hosts(index, ("a", "b", "c"))
+        object.__setattr__(hosts, "exchange", lambda topic, value: told)
+        context = Context(hosts, Path(), 0.0)
+        return examination.of_all_hosts("devices", results[index], context)
+
+    assert as_host(0, set()) == ok("fine", ["detail"])
+    assert as_host(0, {1, 2}) == failed("host 1 (b): no chip 1", ["detail", "host 2 (c): no chip 2"])
+    assert as_host(0, {0, 1}) == failed("no chip 0", ["host 1 (b): no chip 1"])
+
+
+def test_a_crash_over_all_hosts_ends_the_command_with_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Hosts, "from_main", lambda self, topic, value: value())
+    check = Check("step", "a step", raising(RuntimeError("out of memory")), seconds=1, spans_hosts=True)
+    with pytest.raises(UserError, match="out of memory"):
+        examination.examine_and_report([check], hosts=Hosts(0, ("a", "b")), workdir=tmp_path, seconds=60)
+    assert "step  FAILED: the check crashed: RuntimeError: out of memory" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def check(context: Context) -> CheckResult:
     names = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     hosts = f"{jax.process_count()} host{'s' if jax.process_count() > 1 else ''}"
     first = devices[0]
-    peak, memory = peak_flops(first.device_kind), memory_limit(first)
+    peak, memory = peak_flops(first.device_kind), memory_limit(jax.local_devices()[0])
     topology = topology_of(devices)
     coordinates = [str(tuple(device.coords)) for device in devices[:16] if hasattr(device, "coords")]
     more = " ..." if len(devices) > 16 and coordinates else ""
@@ -44,7 +44,7 @@ def check(context: Context) -> CheckResult:
 
 
 def memory_limit(device: Any) -> int | None:
-    """Return the bytes that jax may use on a device, None where the runtime does not say (a CPU)."""
+    """Return the bytes that jax may use on a device of this host, None where the runtime does not say (a CPU)."""
     return (device.memory_stats() or {}).get("bytes_limit")
 
 

@@ -115,7 +115,7 @@ def examine(
             results[check.name] = skipped("the time of --seconds is used up")
         if crash is not None and check.spans_hosts and context.hosts.count > 1:
             raise Crashed(str(crash)) from crash
-        results[check.name] = _of_all_hosts(check.name, results[check.name], context)
+        results[check.name] = of_all_hosts(check.name, results[check.name], context)
         say(f"    {verdict_line(results[check.name])} ({duration(time.monotonic() - start)})")
 
 
@@ -128,7 +128,7 @@ def _run(check: Check, context: Context) -> tuple[CheckResult, Exception | None]
         return failed(f"the check crashed: {type(error).__name__}: {_one_line(str(error))}"), error
 
 
-def _of_all_hosts(name: str, result: CheckResult, context: Context) -> CheckResult:
+def of_all_hosts(name: str, result: CheckResult, context: Context) -> CheckResult:
     """Return host 0's result, failed where the check failed on any host."""
     hosts = context.hosts
     if hosts.count == 1:
@@ -140,8 +140,8 @@ def _of_all_hosts(name: str, result: CheckResult, context: Context) -> CheckResu
             lines.append(f"{hosts.name(index)}: {summary}")
     if not lines:
         return result
-    summary = result.summary if result.verdict is Verdict.FAILED else lines[0]
-    return dataclasses.replace(failed(summary), details=(*result.details, *lines))
+    summary = result.summary if result.verdict is Verdict.FAILED else lines.pop(0)
+    return failed(summary, [*result.details, *lines])
 
 
 def _one_line(text: str) -> str:
