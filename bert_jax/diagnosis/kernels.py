@@ -100,7 +100,7 @@ def compare_attention(length: int, *, batch: int, heads: int, packed: bool, plat
     implementation = "pallas" if platform == "cpu" else "auto"
 
     def attend(implementation: str, *values: jax.Array) -> jax.Array:
-        query, key, value = (Projected(*values[at : at + 2]) for at in (0, 2, 4))
+        query, key, value = (Projected(values[at], values[at + 1]) for at in (0, 2, 4))
         rest = {"dropout": dropout, "rate": RATE, "site": _SITE, "implementation": implementation}
         return attention.attend(query, key=key, value=value, mask=mask, **rest)
 

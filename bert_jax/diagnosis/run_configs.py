@@ -1,5 +1,7 @@
 """The configs that checks run, and a file for `--config`: `run_configs.py:resume`, `run_configs.py:step,PLATFORM,N`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from bert_jax.config import default_config, phase
@@ -15,7 +17,7 @@ def get_config(argument: str) -> ConfigDict:
 
 def resumed_config() -> ConfigDict:
     """Return the config of the run that is killed: a layer that every chip's kernels take, seconds on a CPU."""
-    config = default_config(model="L-1_H-128_A-2")
+    config: Any = default_config(model="L-1_H-128_A-2")
     config.model.vocab_size = 512
     config.model.max_position_embeddings = _LENGTH
     config.data.heldout_fraction = 0.05
@@ -33,7 +35,7 @@ def resumed_config() -> ConfigDict:
 def step_config(platform: str, *, devices: int) -> ConfigDict:
     """Return the config of the measured step: BERT-Base on accelerators, two layers of width 128 on CPUs."""
     on_cpu = platform == "cpu"
-    config = default_config(model="tiny" if on_cpu else "base")
+    config: Any = default_config(model="tiny" if on_cpu else "base")
     config.model.scan_layers = False
     if on_cpu:
         config.model.dtype = "float32"  # CPUs have no fast bfloat16

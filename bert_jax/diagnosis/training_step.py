@@ -59,7 +59,7 @@ def measure(program: PretrainingProgram) -> Measured:
     phase, vocab_size = program.phases[0], program.config.model.vocab_size
     step = program.train_step(phase, special=dataclasses.replace(_SPECIAL, vocab_size=vocab_size))
     rows = random_rows(phase.batch_size, length=phase.max_seq_length, vocab_size=vocab_size)
-    on_devices = meshes.whole_to_global(rows, mesh=program.mesh)
+    on_devices = Rows(**meshes.whole_to_global(rows, mesh=program.mesh))
     state = program.random_state()
     start = time.perf_counter()
     state, _ = jax.block_until_ready(step(state, on_devices))
@@ -153,15 +153,15 @@ def project(context: Context) -> tuple[dict[str, Any] | None, str]:
     return (phase, "") if "step_seconds" in phase else (None, f"the step does not fit: {phase.get('advice')}")
 
 
-def random_rows(batch: int, *, length: int, vocab_size: int) -> Rows:
-    """Return full sequences of random words: [CLS] A [SEP] B [SEP]."""
+def random_rows(batch: int, *, length: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Return full sequences of random words, [CLS] A [SEP] B [SEP], as the fields of `Rows`."""
     rng = np.random.default_rng(0)
     ids = rng.integers(min(_FIRST_WORD, vocab_size // 2), vocab_size, (batch, length), dtype=np.int32)
     half = length // 2
     ids[:, 0], ids[:, half - 1], ids[:, -1] = _SPECIAL.cls_id, _SPECIAL.sep_id, _SPECIAL.sep_id
-    return Rows(
-        input_ids=ids,
-        segment_lengths=np.tile(np.array([[[half, length - half]]], np.int32), (batch, 1, 1)),
-        next_sentence_labels=rng.integers(0, 2, (batch, 1), dtype=np.int32),
-        word_starts=np.ones_like(ids, bool),
-    )
+    return {
+        "input_ids": ids,
+        "segment_lengths": np.tile(np.array([[[half, length - half]]], np.int32), (batch, 1, 1)),
+        "next_sentence_labels": rng.integers(0, 2, (batch, 1), dtype=np.int32),
+        "word_starts": np.ones_like(ids, bool),
+    }
