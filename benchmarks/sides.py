@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import Config, MeshConfig, model_preset
+from bert_jax.diagnosis.training_step import random_rows
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.masking import default_max_predictions
 from bert_jax.pretrain.program import PretrainingProgram
@@ -32,18 +33,7 @@ def num_predictions(length: int) -> int:
 
 def make_rows(batch: int, length: int) -> dict[str, np.ndarray]:
     """Return full sequences of random tokens: [CLS] A [SEP] B [SEP]."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1000, VOCAB, (batch, length), dtype=np.int32)
-    half = length // 2
-    ids[:, 0], ids[:, half - 1], ids[:, -1] = SPECIAL.cls_id, SPECIAL.sep_id, SPECIAL.sep_id
-    lengths = np.tile(np.array([[[half, length - half]]], np.int32), (batch, 1, 1))
-    labels = rng.integers(0, 2, (batch, 1), dtype=np.int32)
-    return {
-        "input_ids": ids,
-        "segment_lengths": lengths,
-        "next_sentence_labels": labels,
-        "word_starts": np.ones_like(ids, bool),
-    }
+    return random_rows(batch, length=length, vocab_size=VOCAB)
 
 
 def our_step(rows: dict[str, np.ndarray], *, config: Config) -> Callable[[int], float]:

@@ -1,11 +1,11 @@
 """Run commands as a user does, each a process of its own, on a model of a few thousand parameters."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from bert_jax.diagnosis import resume
 from tests import command_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,10 +50,7 @@ def run(
     return command_server.run(command, cwd=cwd, env=environment(devices), timeout=timeout, text=text)
 
 
-def figures(workdir: Path) -> list[dict[str, float]]:
-    """Return metrics.jsonl without `perf/`, which no two runs share."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
+figures, checksums = resume.metrics_of, resume.checksums_of
 
 
 def newest_arrays(workdir: Path) -> dict[str, bytes]:
@@ -71,10 +68,3 @@ def newest_arrays(workdir: Path) -> dict[str, bytes]:
         state = checkpointer.restore(directory, target)
     named = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in named}
-
-
-def checksums(workdir: Path) -> dict[str, int]:
-    """Return the checksum of every array of the newest checkpoint."""
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
-    path = workdir / "checkpoints" / str(max(steps)) / "metadata" / "metadata"
-    return json.loads(path.read_text())["checksums"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.import_graph import PACKAGE, ROOT, Import, circles, modules, reachable
 
-COMMANDS = {"__main__", "train", "prepare", "evaluate", "predict", "export", "finetune", "plan", "reproduce"}
+COMMANDS = {"__main__", "train", "prepare", "evaluate", "predict", "export", "finetune", "plan", "doctor", "reproduce"}
 # Files that everything may use; none of them needs jax, but `jax_internals` inside its functions.
 FOUNDATIONS = {"errors", "files", "progress", "jax_internals", "chips"}
 
@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "finetuning": "config convert data kinds model parallel rows runs tasks training types",
     "prediction": "config convert data kinds model rows tasks types",
     "planning": "config data model parallel pretrain rows training types",
-    "commands": "config convert data finetuning parallel planning prediction pretrain runs tasks training types",
+    "diagnosis": "config model parallel planning pretrain rows types",
+    "commands": "config convert data diagnosis finetuning parallel planning prediction pretrain runs tasks training "
+    "types",
 }
 
 # Arrows that the table forbids: from a module to a package. Must become empty.

@@ -19,6 +19,7 @@ from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import missing_labels
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
@@ -74,6 +75,8 @@ def finetune(
     pretrained = load_pretrained(request.init, report=report)
     pretrained.require_tokenizer()
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
+    for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):
+        report(line)
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=started_at
     )

@@ -7,9 +7,10 @@ them are bound by memory bandwidth.
 """
 
 import functools
-import importlib.util
 
 import jax
+
+from bert_jax.model.kernels import backends
 
 # jax's `device_kind` of the chips.
 _VECTOR_BOUND = ("TPU v6 lite", "TPU v6e")
@@ -53,13 +54,20 @@ def materialize(*values: jax.Array) -> tuple[jax.Array, ...]:
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values
 
 
+def gpu_obstacle() -> str | None:
+    """Return what keeps our kernels from running on this machine's GPU, None where nothing does."""
+    # jax calls Pallas through Triton deprecated: without it a GPU computes the plain forms.
+    if (name := backends.GPU.missing()) is not None:
+        return name
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    if capability.replace(".", "", 1).isdecimal() and float(capability) >= _MIN_CAPABILITY:
+        return None
+    return f"this GPU's compute capability is {capability or 'unknown'}, and {_MIN_CAPABILITY} (Ampere) is the least"
+
+
 @functools.cache
 def _has_kernels() -> bool:
-    # jax calls Pallas through Triton deprecated; without it, GPUs compute the plain forms.
-    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
-        return False
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return capability.replace(".", "", 1).isdecimal() and float(capability) >= _MIN_CAPABILITY
+    return gpu_obstacle() is None
 
 
 def _device_kind() -> str | None:

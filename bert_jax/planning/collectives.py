@@ -131,7 +131,7 @@ class _Simulation:
             group_size=size,
             times=times,
             overlapped=True,
-            seconds=moved * _fraction_sent(kind, size) / self._topology.chip.network_bandwidth,
+            seconds=moved * fraction_moved(kind, size) / self._topology.chip.network_bandwidth,
             exposed_seconds=0.0,
             network=NETWORK,
         )
@@ -163,12 +163,12 @@ class _Simulation:
             group_size=size,
             times=times,
             overlapped=overlapped,
-            seconds=moved * _fraction_sent(kind, size) / self._topology.collective_bandwidth(size),
+            seconds=moved * fraction_moved(kind, size) / self._topology.collective_bandwidth(size),
             exposed_seconds=0.0,
         )
 
 
-def _fraction_sent(kind: str, size: int) -> float:
+def fraction_moved(kind: str, size: int) -> float:
     """Return the fraction of its buffer that a chip sends in a ring of `size` chips."""
     return {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel.axes import describe
 from bert_jax.planning.collectives import LINKS
 from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program
@@ -163,7 +164,8 @@ def _too_large(index: int, phase: Phase, *, config: Config, topology: Topology, 
 
 def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     """Return the caveats of the plan."""
-    notes = []
+    model = config.model
+    notes = kernel_notices(dtype=model.dtype, implementation=model.attention_implementation, backend="tpu")
     if part != topology:
         notes.append(
             f"compiled for {part.name} with the same number of sequences per chip; collectives are scaled to "

@@ -10,6 +10,7 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.kinds.table import KINDS
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.prediction import tasks
 from bert_jax.prediction.engine import Engine, Predictor
 from bert_jax.prediction.rows import Example, RowError
@@ -34,7 +35,10 @@ def load(
     Raises:
       UserError: if there is no model, or it is damaged. The message says what to do.
     """
-    return Model(load_pretrained(source, init_missing=init_missing, drop=drop, report=report))
+    loaded = load_pretrained(source, init_missing=init_missing, drop=drop, report=report)
+    for line in kernel_notices(dtype=loaded.model.dtype, implementation=loaded.model.attention_implementation):
+        report(line)
+    return Model(loaded)
 
 
 class Model:

@@ -19,6 +19,7 @@ from bert_jax.config import (
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
 from bert_jax.errors import UserError
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.dataset import open_tokenizer
@@ -84,6 +85,8 @@ def evaluate_pretrained(
             raise UserError(f"--{flag}={value}: must not be negative; 0 means the value of the training run")
     source = load_pretrained(path, report=report)
     trained, step = _training(source), source.record.get("step")
+    for line in kernel_notices(dtype=trained.model.dtype, implementation=trained.model.attention_implementation):
+        report(line)
     directory = _directory(source, trained, data)
     length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)

@@ -15,6 +15,7 @@ from typing import Any
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
+from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
@@ -71,6 +72,8 @@ def pretrain(
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
+    for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
+        report(line)
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     runtime = _open(config, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
     try:

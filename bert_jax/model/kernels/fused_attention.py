@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
 from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import fused_attention_passes as passes
+from bert_jax.model.kernels.backends import TPU, pltpu
 from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Tiling
 
 MAX_LENGTH = 512  # up to here, a step fits in the compiler's default of 16 MiB of VMEM per kernel
@@ -36,7 +36,8 @@ _Static = tuple[Tiling, Tiling, bool]  # forward pass, backward pass, interprete
 
 def is_supported(*, length: int, heads: int, head_size: int) -> bool:
     """Return whether the kernels support these shapes (per device): pairs of heads of 64, T a multiple of 128."""
-    return head_size == HEAD_SIZE and heads % 2 == 0 and length % LANES == 0 and 0 < length <= MAX_LENGTH
+    fits = head_size == HEAD_SIZE and heads % 2 == 0 and length % LANES == 0 and 0 < length <= MAX_LENGTH
+    return fits and TPU.missing() is None
 
 
 def fused_attention(

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, UInt32
 
 from bert_jax.model.chip import writes_norms
 from bert_jax.model.dense import add_bias
 from bert_jax.model.dropout import drop
 from bert_jax.model.kernels import fused_residual_norm_passes as passes
+from bert_jax.model.kernels.backends import TPU, pltpu
 from bert_jax.model.kernels.fused_residual_norm_passes import ROUND, SUBLANES, SUMS, Tiling
 from bert_jax.model.normalization import layer_norm
 
@@ -31,7 +31,8 @@ _WIDEST = 4096
 
 def is_supported(shape: tuple[int, ...]) -> bool:
     """Return whether the kernels support [B, T, D]: T a multiple of 64, D a multiple of 128 up to 4,096."""
-    return len(shape) == 3 and shape[1] % ROUND == 0 and shape[2] % _LANES == 0 and shape[2] <= _WIDEST
+    fits = len(shape) == 3 and shape[1] % ROUND == 0 and shape[2] % _LANES == 0 and shape[2] <= _WIDEST
+    return fits and TPU.missing() is None
 
 
 def fused_residual_norm(
