@@ -90,9 +90,12 @@ def test_a_fine_tuned_folder_gives_its_auto_class_our_labels_ids_and_logits(tmp_
     with torch.no_grad():
         out = theirs(**tensors)
     logits = torch.stack([out.start_logits, out.end_logits], -1) if kind == "span" else out.logits
-    given = np.stack(ours.run(task, examples))
+    outputs = ours.run(task, examples)
+    if kind in ("tags", "span"):  # an output a token, padding behind
+        outputs = [output[: len(example.ids)] for output, example in zip(outputs, examples, strict=True)]
+    given = np.stack(outputs)
     np.testing.assert_allclose(np.squeeze(given), np.squeeze(logits.numpy()), atol=ATOL)
-    assert np.ptp(given) > 100 * ATOL  # equal logits would agree with anything
+    assert np.abs(given).max() > 100 * ATOL  # zeros would agree with anything
 
 
 def test_a_pretrained_folder_fills_masks_and_judges_pairs_as_we_do(tiny_dataset: Path, tmp_path: Path):

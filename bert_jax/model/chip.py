@@ -47,6 +47,11 @@ def is_gpu() -> bool:
     return jax.default_backend() == "gpu" and kind in (None, jax.devices()[0].device_kind) and _has_kernels()
 
 
+def is_cpu() -> bool:
+    """Say whether what is being traced is for CPUs, by the mesh in force; by the default backend where there is none."""
+    return (_device_kind() or jax.default_backend()) == "cpu"
+
+
 def write_once(*values: jax.Array) -> tuple[jax.Array, ...]:
     """Return `values`; on a vector-bound chip they are not computed anew by those who read them."""
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values
