@@ -145,7 +145,8 @@ def test_every_layer_and_table_is_drawn_anew() -> None:
 )
 def test_loss_and_gradients_do_not_depend_on_scan_or_remat(changes: dict[str, Any]) -> None:
     expected = outputs_and_gradients(tiny_model())
-    assert worst_difference(outputs_and_gradients(tiny_model(**changes)), expected) < REORDERED
+    found = outputs_and_gradients(tiny_model(**changes))
+    assert worst_difference(without_key_bias(found), without_key_bias(expected)) < REORDERED
 
 
 def without_key_bias(tree: Any) -> Any:

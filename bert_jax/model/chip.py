@@ -49,6 +49,11 @@ def is_gpu() -> bool:
     return jax.default_backend() == "gpu" and kind in (None, jax.devices()[0].device_kind) and _has_kernels()
 
 
+def is_cpu() -> bool:
+    """Return whether the program being traced is for CPUs: by the mesh in force, else by the default backend."""
+    return (_device_kind() or jax.default_backend()) == "cpu"
+
+
 def materialize(*values: jax.Array) -> tuple[jax.Array, ...]:
     """Return `values`; on a vector-bound chip they are written to memory and not recomputed in each reader."""
     return jax.lax.optimization_barrier(values) if is_vector_bound() else values

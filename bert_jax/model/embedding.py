@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bert_jax.model.chip import is_gpu
+from bert_jax.model.chip import is_cpu, is_gpu
 
 # Tokens per call of `sum_equal_rows` on a GPU, which has several times as many tokens as a TPU: the cost is quadratic.
 # The sums are added to a float32 copy of the table.
@@ -103,6 +103,10 @@ def tied_logits(
     The gradient of the logits, the largest array of a step, is written once, in the dtype of `hidden`. Both matmuls and
     the bias gradient read it.
     """
+    if (
+        is_cpu()
+    ):  # jax 0.7.2 cannot run this product in bfloat16 where a CPU has AVX512_BF16; float32 has the same terms
+        hidden, table = hidden.astype(jnp.float32), table.astype(jnp.float32)
     logits = jnp.einsum("BPD,VD->BPV", hidden, _padded(table, axis=0), preferred_element_type=jnp.float32)
     return logits[..., : len(table)] + bias[None, None]
 

@@ -114,7 +114,8 @@ def learning_rate(step: Array | int, *, peak: _Number, warmup: _Number, total: _
     """Return the float32 rate of the update from `step` to `step + 1`, steps counted from the start of the warm-up.
 
     It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module docstring says how the recipes
-    differ. Python numbers and traced numbers give the same bits.
+    differ. Python numbers and traced numbers give the same bits, unless the compiler turns a known divisor into its
+    reciprocal (jax 0.7.2 does), which rounds once more.
     """
     position = jnp.asarray(step).astype(jnp.float32)
     if recipe == "original":

@@ -1,0 +1,50 @@
+"""The lanes of CI: each runs wherever CI does, and the core tests that all of them run touch every package."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.import_graph import PACKAGE, modules
+
+ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINTS = sorted((ROOT / ".ci" / "constraints").glob("*.txt"))
+LANES = [file.stem for file in CONSTRAINTS]
+
+
+def core_tests() -> list[tuple[Path, str]]:
+    """Return file and function (empty for all of a file) of each line."""
+    lines = (ROOT / ".ci" / "core_tests.txt").read_text().splitlines()
+    names = [name for line in lines if (name := line.partition("#")[0].strip())]
+    return [(ROOT / file, test) for file, _, test in (name.partition("::") for name in names)]
+
+
+@pytest.mark.parametrize("file", CONSTRAINTS, ids=LANES)
+def test_a_lane_says_which_python_and_which_extras(file: Path):
+    text = file.read_text()
+    version = re.search(r"^# python: (3\.\d+)$", text, flags=re.MULTILINE)
+    assert version
+    assert re.search(r"^# extras: test(,\w+)*$", text, flags=re.MULTILINE)
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert f'{{lane: {file.stem}, python: "{version[1]}"}}' in workflow
+    default = re.search(r"\$\{LANES-([\w ]+)\}", (ROOT / ".ci" / "run").read_text())
+    assert default
+    assert sorted(default[1].split()) == LANES
+
+
+def test_every_dependency_has_a_lower_bound_for_the_oldest_lane():
+    text = (ROOT / "setup.cfg").read_text()
+    for name in ("install_requires", "test"):
+        section = re.search(rf"^{name} =\n((?: .*\n)+)", text, flags=re.MULTILINE)
+        assert section
+        assert [line for line in section[1].splitlines() if ">=" not in line] == []
+
+
+def test_core_tests_are_there_and_touch_every_package():
+    touched = set()
+    for file, test in core_tests():
+        text = file.read_text()
+        assert not test or f"def {test}(" in text, f"{file.name} has no {test}"
+        touched |= set(re.findall(rf"\b{PACKAGE}\.(\w+)", text))
+    packages = {parts[1] for name in modules() if len(parts := name.split(".")) > 2}
+    assert packages - touched == set()
