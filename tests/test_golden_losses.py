@@ -13,9 +13,9 @@ from tests.golden.records import GoldenLosses, read_losses
 RUNS = [*pretraining.RUNS, *finetuning.RUNS]
 
 
-def difference(found: dict, *, exact: bool) -> str:
-    made = GoldenLosses.from_measured(found)
-    return read_losses(made.name).difference(made.losses, batches=made.batches, exact=exact)
+def difference(measurement: dict, *, exact: bool) -> str:
+    current = GoldenLosses.from_measured(measurement)
+    return read_losses(current.name).difference(current.losses, batches=current.batches, exact=exact)
 
 
 def test_every_run_has_its_file_and_every_file_its_run():
@@ -41,23 +41,23 @@ def test_a_learning_rate_a_thousandth_larger_is_noticed_in_pretraining(name: str
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["modern_mlm_nsp", "classification"])
 def test_an_optimizer_without_bias_correction_is_noticed_at_once(name: str):
-    said = difference(measure(name, optimizer="bert_adam"), exact=False)
+    message = difference(measure(name, optimizer="bert_adam"), exact=False)
     # Losses before the first update, and after one of rate 0 (the warm-up begins there), cannot know.
-    assert "the loss of step 1 " in said or "the loss of step 2 " in said
+    assert "the loss of step 1 " in message or "the loss of step 2 " in message
 
 
 @pytest.mark.soak
 def test_all_losses_have_the_golden_bits():
     if reason := children.why_not_exact():
         pytest.skip(reason)
-    failures = [difference(found, exact=True) for found in children.measured(RUNS, exact=True)]
+    failures = [difference(measurement, exact=True) for measurement in children.measured(RUNS, exact=True)]
     assert len(failures) == len(RUNS)
     assert not any(failures), "\n".join(filter(None, failures))
 
 
 @pytest.mark.soak
 def test_all_losses_lie_within_rounding_of_the_golden_ones():
-    failures = [difference(found, exact=False) for found in children.measured(RUNS, exact=False)]
+    failures = [difference(measurement, exact=False) for measurement in children.measured(RUNS, exact=False)]
     assert len(failures) == len(RUNS)
     assert not any(failures), "\n".join(filter(None, failures))
 
@@ -67,7 +67,7 @@ def test_a_changed_loss_is_reported_with_run_step_distance_and_the_command():
     losses, batches = golden.losses.copy(), golden.batches
     assert not golden.difference(losses, batches=batches, exact=True)
     losses[7] = np.nextafter(losses[7], np.float32(np.inf))
-    said = golden.difference(losses, batches=batches, exact=True)
+    message = golden.difference(losses, batches=batches, exact=True)
     for words in (
         "modern_mlm_nsp",
         "step 7 of 100",
@@ -75,7 +75,7 @@ def test_a_changed_loss_is_reported_with_run_step_distance_and_the_command():
         "1 steps differ",
         "python -m tests.golden --write losses",
     ):
-        assert words in said
+        assert words in message
     assert not golden.difference(losses, batches=batches, exact=False)
     losses[9] += np.float32(1.01) * np.float32(loss_bounds(golden.losses, golden.moves)[9])
     assert "step 9 of 100" in golden.difference(losses, batches=batches, exact=False)

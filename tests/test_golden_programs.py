@@ -1,4 +1,4 @@
-"""The TPU compiler says of every config what it said when somebody last looked: collectives, bytes, memory, cycles."""
+"""What the TPU compiler says of every config is what is recorded: collectives, bytes, memory, cycles."""
 
 from importlib import metadata
 from typing import Any
@@ -36,13 +36,13 @@ def test_every_file_is_of_a_program_in_the_table():
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_changed_fact_is_reported_by_name_with_the_command(name: str):
-    golden, found = (records.read(records.program_file(name)) for _ in range(2))
-    assert not records.program_difference(name, golden=golden, found=found)
-    found["phases"][0]["collectives"].append({"kind": "all-gather", "count": 1})
-    found["phases"][0]["hbm"]["temporary_bytes"] += 1
-    said = records.program_difference(name, golden=golden, found=found)
+    golden, current = (records.read(records.program_file(name)) for _ in range(2))
+    assert not records.program_difference(name, golden=golden, current=current)
+    current["phases"][0]["collectives"].append({"kind": "all-gather", "count": 1})
+    current["phases"][0]["hbm"]["temporary_bytes"] += 1
+    message = records.program_difference(name, golden=golden, current=current)
     for words in (name, "3 facts differ", "phases/0/hbm/temporary_bytes", "python -m tests.golden --write programs"):
-        assert words in said
+        assert words in message
 
 
 @pytest.mark.soak
@@ -50,6 +50,6 @@ def test_programs_are_the_golden_ones():
     golden = {name: records.read(records.program_file(name)) for name in PROGRAMS}
     if reason := next(filter(None, map(why_not_compared, golden.values())), ""):
         pytest.skip(reason)
-    found = {item["name"]: item["facts"] for item in children.compiled(PROGRAMS)}
-    failures = [records.program_difference(name, golden=golden[name], found=found[name]) for name in PROGRAMS]
+    current = {item["name"]: item["facts"] for item in children.compiled(PROGRAMS)}
+    failures = [records.program_difference(name, golden=golden[name], current=current[name]) for name in PROGRAMS]
     assert not any(failures), "\n".join(filter(None, failures))

@@ -25,32 +25,35 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="Programs of the larger table too.")
     parser.add_argument("names", nargs="*", help="Runs or programs; default: all.")
     arguments = parser.parse_args()
+    runs, programs = [*pretraining.RUNS, *finetuning.RUNS], [*tables.PROGRAMS, *tables.MORE_PROGRAMS]
+    known = {"losses": runs, "programs": programs, "both": []}[arguments.write]
+    if unknown := [name for name in arguments.names if name not in known]:
+        parser.error(f"no {arguments.write} of the name {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
     changes: list[str] = []
     if arguments.write != "programs":
         if reason := children.why_not_exact():
             print(f"not written: {reason}", file=sys.stderr)
             return 2
-        changes += list(_write_losses(arguments.names or [*pretraining.RUNS, *finetuning.RUNS]))
+        changes += list(_write_losses(arguments.names or runs))
     if arguments.write != "losses":
-        programs = [*tables.PROGRAMS, *(tables.MORE_PROGRAMS if arguments.all else ())]
-        changes += list(_write_programs(arguments.names or programs))
+        changes += list(_write_programs(arguments.names or (programs if arguments.all else tables.PROGRAMS)))
     print("\n".join(["", *changes]) if changes else "\nnothing changed")
     return 0
 
 
 def _write_losses(names: Sequence[str]) -> Iterator[str]:
-    found = children.measured(names, f"--draws={DRAWS}", exact=True)
-    for item in _with_eta(found, count=len(names)):
-        made = records.GoldenLosses.from_measured(item)
-        file = records.LOSSES / f"{made.name}.json"
+    results = children.measured(names, f"--draws={DRAWS}", exact=True)
+    for item in _with_eta(results, count=len(names)):
+        current = records.GoldenLosses.from_measured(item)
+        file = records.LOSSES / f"{current.name}.json"
         before = records.read(file)
         if before is None:
-            yield f"{made.name}: new"
-        elif before != made.to_json():
-            golden = records.read_losses(made.name)
-            line = golden.difference(made.losses, batches=made.batches, exact=True)
-            yield line.rpartition("; if that is meant")[0] or f"{made.name}: only its moves"
-        _write(file, made.to_json())
+            yield f"{current.name}: new"
+        elif before != current.to_json():
+            golden = records.read_losses(current.name)
+            line = golden.difference(current.losses, batches=current.batches, exact=True)
+            yield line.rpartition("; if that is meant")[0] or f"{current.name}: only its moves"
+        _write(file, current.to_json())
 
 
 def _write_programs(names: Sequence[str]) -> Iterator[str]:
@@ -59,15 +62,15 @@ def _write_programs(names: Sequence[str]) -> Iterator[str]:
         before = records.read(file)
         if before is None:
             yield f"{item['name']}: new"
-        elif line := records.program_difference(item["name"], golden=before, found=item["facts"]):
+        elif line := records.program_difference(item["name"], golden=before, current=item["facts"]):
             yield line.rpartition("; if that is meant")[0]
         _write(file, item["facts"])
 
 
-def _with_eta(found: Iterator[dict[str, Any]], *, count: int) -> Iterator[dict[str, Any]]:
-    begun = time.monotonic()
-    for number, item in enumerate(found, start=1):
-        spent = time.monotonic() - begun
+def _with_eta(results: Iterator[dict[str, Any]], *, count: int) -> Iterator[dict[str, Any]]:
+    start = time.monotonic()
+    for number, item in enumerate(results, start=1):
+        spent = time.monotonic() - start
         left = f", ETA {duration(spent / number * (count - number))}" if number < count else ""
         print(f"{number} of {count} {item['name']} after {duration(spent)}{left}", flush=True)
         yield item

@@ -51,14 +51,14 @@ def facts(name: str) -> dict[str, Any]:
 
 def phase_facts(phase: dict[str, Any], program: HloProgram | None) -> dict[str, Any]:
     """Return the facts of a phase; `program` is None where it does not fit."""
-    found = {name: phase[name] for name in ("max_seq_length", "batch_size", "gradient_accumulation_steps", "hbm")}
+    result = {name: phase[name] for name in ("max_seq_length", "batch_size", "gradient_accumulation_steps", "hbm")}
     if program is None:
-        return found
+        return result
     collectives = [
         {name: item[name] for name in ("kind", "network", "chips", "overlapped", "count", "bytes")}
         for item in phase["collectives"]
     ]
-    return found | {
+    return result | {
         "collectives": sorted(collectives, key=lambda item: json.dumps(item)),
         "estimated_cycles": phase["estimated_cycles"],
         "cycles": cycles_by_class(program),
@@ -93,9 +93,9 @@ def main() -> None:
     """Compile the programs that the command line names."""
     prepare_environment()
     for name in sys.argv[1:]:
-        begun = time.monotonic()
-        found = facts(name)
-        print(json.dumps({"name": name, "seconds": time.monotonic() - begun, "facts": found}), flush=True)
+        start = time.monotonic()
+        result = facts(name)
+        print(json.dumps({"name": name, "seconds": time.monotonic() - start, "facts": result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -114,23 +114,23 @@ def open_job(name: str, *, workdir: Path, draw: int = 0, **changes: Any) -> Task
         write_jsonl(workdir / f"{split}.jsonl", [make(rng) | {"id": f"{split}-{n}"} for n in range(count)])
     config = config_of(name, directory=workdir, **changes)
     source = tiny_source(workdir / "source", num_hidden_layers=4)
-    wanted = Wanted(runs=tuple(grid(config, sweep=False, seeds=1)))
-    made = Experiment(
+    runs = Wanted(runs=tuple(grid(config, sweep=False, seeds=1)))
+    experiment = Experiment(
         config,
         task=open_config_task(config),
         source=_nudged(source, draw=draw) if draw else source,
-        wanted=wanted,
+        wanted=runs,
         runtime=open_runtime(workdir),
         directory=workdir / "run",
     )
-    made.learner.prepare()
+    experiment.learner.prepare()
     return TaskJob(
-        made.learner,
-        settings=wanted.runs[0],
-        task=made.task,
-        dev=made.data.evals[0],
+        experiment.learner,
+        settings=runs.runs[0],
+        task=experiment.task,
+        dev=experiment.data.evals[0],
         config=config,
-        runtime=made.runtime,
+        runtime=experiment.runtime,
         directory=workdir / "run",
     )
 

@@ -80,9 +80,9 @@ def program_file(name: str) -> Path:
     return PROGRAMS / f"{name.replace(':', '_')}.json"
 
 
-def program_difference(name: str, *, golden: Any, found: Any) -> str:
+def program_difference(name: str, *, golden: Any, current: Any) -> str:
     """Return one line that names the facts that differ, "" for none."""
-    before, now = flat(golden), flat(found)
+    before, now = flat(golden), flat(current)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if not changed:
         return ""
