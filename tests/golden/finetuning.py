@@ -110,6 +110,7 @@ def open_job(name: str, *, workdir: Path, draw: int = 0, **changes: Any) -> Task
     """Return a run, with data and model made in `workdir`; `draw` > 0 nudges the model that it begins with."""
     kind, make, _ = RUNS[name]
     rng = random.Random(kind)
+    workdir.mkdir(exist_ok=True)
     for split, count in (("train", BATCH * STEPS // EPOCHS), ("dev", 8)):
         write_jsonl(workdir / f"{split}.jsonl", [make(rng) | {"id": f"{split}-{n}"} for n in range(count)])
     config = config_of(name, directory=workdir, **changes)

@@ -102,13 +102,20 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     return {k: v for key, inner in items for k, v in flat(inner, f"{path}/{key}" if path else str(key)).items()}
 
 
-def to_text(value: Any, *, indent: int = 0) -> str:
-    """Return JSON with a line for each list or mapping of plain values, and for each entry of all others."""
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    if not any(isinstance(item, (dict, list)) for item in inner) and (indent > 1 or not isinstance(value, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    space = "\n" + "  " * (indent + 1)
+def to_text(value: Any, *, indent: int = 0, entry: bool = False) -> str:
+    """Return JSON with a line per fact, or per list of plain values, or per mapping of them that is a list's `entry`.
+
+    A diff then shows a changed loss with its move, a changed kind of collective with its count and bytes.
+    """
+    nested = isinstance(value, (dict, list)) and any(
+        isinstance(item, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
+    )
+    if not nested and (entry or not isinstance(value, dict)):
+        return json.dumps(value)
     if isinstance(value, dict):
         lines = [f"{json.dumps(key)}: {to_text(item, indent=indent + 1)}" for key, item in value.items()]
-        return "{" + space + ("," + space).join(lines) + "\n" + "  " * indent + "}"
-    return "[" + space + ("," + space).join(to_text(i, indent=indent + 1) for i in value) + "\n" + "  " * indent + "]"
+    else:
+        lines = [to_text(item, indent=indent + 1, entry=True) for item in value]
+    space = "\n" + "  " * (indent + 1)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}{space}{f',{space}'.join(lines)}{space[:-2]}{closing}" if lines else opening + closing
