@@ -24,7 +24,7 @@ from bert_jax.pretrain.job import PretrainingJob
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.runs.runtime import silent
 from tests.finetune_data import open_runtime
-from tests.text_corpus import make_documents, write_corpus, write_vocabulary
+from tests.text_corpus import NAMES, make_documents, write_corpus, write_vocabulary
 
 STEPS = 100
 BATCH, LENGTH = 16, 32
@@ -92,9 +92,13 @@ def config_of(name: str, *, learning_rate_factor: float = 1.0, optimizer: str = 
 
 def open_job(name: str, *, workdir: Path, **changes: Any) -> PretrainingJob:
     """Return a run on one device, with text, vocabulary and data set made in `workdir`."""
-    write_vocabulary(workdir / "vocabulary", num_markers=DOCUMENTS)
-    text = write_corpus(workdir / "text", make_documents(DOCUMENTS, max_sentences=12))
     config = config_of(name, **changes)
+    if config.masking.whole_word:  # words of two pieces: each document's marker is two names
+        file = write_vocabulary(workdir / "vocabulary", num_markers=0)
+        file.write_text(file.read_text() + "".join(f"##{name}\n" for name in NAMES))
+    else:
+        write_vocabulary(workdir / "vocabulary", num_markers=DOCUMENTS)
+    text = write_corpus(workdir / "text", make_documents(DOCUMENTS, max_sentences=12))
     data = dataclasses.replace(config.data, input=str(text), vocab=str(workdir / "vocabulary"))
     config = dataclasses.replace(config, data=data)
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh, devices=jax.devices()[:1]))
