@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests and soaks out unless the marker expression names them."""
     for tier in ("slow", "soak"):
-        if tier not in config.getoption("markexpr"):
+        if tier not in (config.getoption("markexpr") or ""):
             for item in items:
                 if tier in item.keywords:
                     item.add_marker(pytest.mark.skip(reason=f"takes long: run with `pytest -m {tier}`"))

@@ -176,7 +176,7 @@ def test_the_bounds_of_attention_show_an_error_of_five_percent_in_the_output_and
     mask = attention.AttentionMask(jnp.ones_like(place), place, direction="bidirectional")
 
     def plain(*values: jax.Array) -> jax.Array:
-        q, k, v = (attention.Projected(*values[number : number + 2]) for number in (0, 2, 4))
+        q, k, v = (attention.Projected(values[number], values[number + 1]) for number in (0, 2, 4))
         rest: dict[str, Any] = {"dropout": None, "rate": 0.0, "site": 1, "implementation": "reference"}
         return attention.attend(q, key=k, value=v, mask=mask, **rest)
 

@@ -15,7 +15,7 @@ from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.finetune import open_config_task
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.settings import grid, step_settings
 from bert_jax.kinds.table import KINDS
 from bert_jax.tasks import glue
@@ -108,8 +108,8 @@ def test_an_argument_takes_two_steps_on_eight_devices(
     made = Experiment(
         config,
         task=open_config_task(config),
-        source=source,
-        wanted=Wanted(runs=(settings,)),
+        pretrained=source,
+        options=ExperimentOptions(runs=(settings,)),
         runtime=open_runtime(tmp_path),
         directory=tmp_path,
     )

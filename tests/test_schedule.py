@@ -196,4 +196,4 @@ def test_traced_numbers_give_the_bits_of_those_that_python_knows(recipe: str, to
     # A compiler may multiply by the reciprocal of a divisor that it knows (jax 0.7.2 does): four roundings instead of
     # three, each of a share of the peak between 0 and 1.
     bound = (4 + 3) * np.finfo(np.float32).eps / 2 * peak
-    np.testing.assert_allclose(jax.jit(traced)(steps, *given), jax.jit(known)(steps), rtol=0, atol=bound)
+    np.testing.assert_allclose(jax.jit(traced)(steps, *given), jax.jit(known)(steps), rtol=0, atol=float(bound))

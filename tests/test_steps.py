@@ -274,9 +274,9 @@ def test_what_is_gathered_is_the_whole(shape: tuple[int, ...], from_size: int, m
 
 
 def test_neighbours_are_gathered_first_then_groups_of_them() -> None:
-    assert data_parallel._moves({"data": 8, "fsdp": 4}) == [(("data", "fsdp"), None)]
-    assert data_parallel._moves({"data": 16, "fsdp": 4}) == [("fsdp", None), ("data", None)]
-    (first, near), (second, far) = data_parallel._moves({"data": 128, "fsdp": 1})
+    assert data_parallel._all_gathers({"data": 8, "fsdp": 4}) == [(("data", "fsdp"), None)]
+    assert data_parallel._all_gathers({"data": 16, "fsdp": 4}) == [("fsdp", None), ("data", None)]
+    (first, near), (second, far) = data_parallel._all_gathers({"data": 128, "fsdp": 1})
     assert first == second == "data"
     assert near is not None
     assert far is not None

@@ -19,7 +19,7 @@ from bert_jax.diagnosis.results import CheckResult, Context, failed, ok, skipped
 from bert_jax.model import attention, residual_norm
 from bert_jax.model.attention import AttentionMask, Projected
 from bert_jax.model.attention_dropout import AttentionDropout
-from bert_jax.model.chip import takes_tpu_norm
+from bert_jax.model.chip import uses_tpu_norm_kernels
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm
@@ -129,13 +129,13 @@ def compare_norm(width: int, *, batch: int, length: int, platform: str) -> Compa
         if platform == "cpu" and not plain:
             seeds = dropout.row_seeds(_SITE)
             inputs = (hidden, product, *weights)
-            return fused_residual_norm(inputs, eps=EPS, seeds=seeds, rate=RATE, both_ways=True, interpret=True)
+            return fused_residual_norm(inputs, eps=EPS, seeds=seeds, rate=RATE, fuse_forward=True, interpret=True)
         rest: dict[str, Any] = {"eps": EPS, "dropout": dropout, "rate": RATE, "site": _SITE, "plain": plain}
         sublayer = residual_norm.Sublayer(product, product_bias)
         return residual_norm.residual_norm(sublayer, hidden=hidden, scale=scale, bias=bias, **rest)
 
     kernel = functools.partial(norm, plain=False)
-    if platform == "tpu" and not takes_tpu_norm():
+    if platform == "tpu" and not uses_tpu_norm_kernels():
         return Comparison(name, has_kernel=False)
     if not _has_kernel(kernel, arrays[:-1], platform=platform):
         return Comparison(name, has_kernel=False)

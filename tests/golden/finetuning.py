@@ -13,7 +13,7 @@ from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.job import TaskJob
-from bert_jax.finetuning.results import Wanted
+from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.settings import grid
 from tests.finetune_data import BAD, GOOD, PLAIN, open_runtime, tiny_source, write_jsonl
 from tests.golden.bounds import neighbor
@@ -115,12 +115,12 @@ def open_job(name: str, *, workdir: Path, draw: int = 0, **changes: Any) -> Task
         write_jsonl(workdir / f"{split}.jsonl", [make(rng) | {"id": f"{split}-{n}"} for n in range(count)])
     config = config_of(name, directory=workdir, **changes)
     source = tiny_source(workdir / "source", num_hidden_layers=4)
-    runs = Wanted(runs=tuple(grid(config, sweep=False, seeds=1)))
+    runs = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=1)))
     experiment = Experiment(
         config,
         task=open_config_task(config),
-        source=_nudged(source, draw=draw) if draw else source,
-        wanted=runs,
+        pretrained=_nudged(source, draw=draw) if draw else source,
+        options=runs,
         runtime=open_runtime(workdir),
         directory=workdir / "run",
     )
