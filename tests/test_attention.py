@@ -243,8 +243,8 @@ def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, toleranc
         (128, 6, 0.1, "bidirectional"),
         (128, 2, 0.0, "bidirectional"),
         (256, 2, 0.1, "left_to_right"),
-        (384, 2, 0.1, "bidirectional"),
-        (512, 4, 0.1, "bidirectional"),
+        pytest.param(384, 2, 0.1, "bidirectional", marks=pytest.mark.slow),
+        pytest.param(512, 4, 0.1, "bidirectional", marks=pytest.mark.slow),
     ],
 )
 def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
@@ -262,7 +262,8 @@ def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
     [
         (128, 12, 1 << 17, (4, 4)),  # three steps of the grid a row
         (128, 6, 1 << 17, (2, 2)),
-        (384, 8, 1 << 20, (8, 8)),  # two groups of heads in a step, each with three blocks of queries
+        # Two groups of heads in a step, each with three blocks of queries.
+        pytest.param(384, 8, 1 << 20, (8, 8), marks=pytest.mark.slow),
     ],
 )
 def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_model import FACTORS, SLICED, SPECIAL, random_rows, tiny_config, tiny_model, worst_difference
+from tiny_model import SPECIAL, SWEEP, random_rows, tiny_config, tiny_model, worst_difference
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig, PhaseConfig, TrainConfig
 from bert_jax.parallel import data_parallel
@@ -95,19 +95,12 @@ def assert_same_step(actual: tuple[TrainState, StepOutput]) -> None:
     assert state.step == 4
 
 
-@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.soak), 4])
+@pytest.mark.parametrize("accumulation", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulation_changes_neither_loss_nor_gradients_nor_figures(accumulation: int) -> None:
     assert_same_step(take_step(accumulation))
 
 
-# Compiling takes all the time: what shards parameters fully, heads fully, and both; the rest are soaked, and `data`
-# comes with the accumulation below.
-QUICK = [(1, 8, 1), (1, 1, 8), (2, 2, 2), (2, 2, 1, 2)]
-
-
-@pytest.mark.parametrize(
-    "shape", [pytest.param(s, marks=() if s in QUICK else pytest.mark.soak) for s in FACTORS + SLICED], ids=str
-)
+@pytest.mark.parametrize("shape", SWEEP)
 def test_the_mesh_changes_neither_loss_nor_gradients_nor_figures(shape: tuple[int, ...]) -> None:
     assert_same_step(take_step(shape=shape))
 

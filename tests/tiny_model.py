@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, PhaseConfig, TrainConfig, validate
 from bert_jax.rows.special_ids import SpecialIds
@@ -22,6 +23,11 @@ VOCAB_SIZE = 101
 FACTORS: list[tuple[int, ...]] = [shape for shape in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(shape) == 8]
 # The same devices as two slices: (data, fsdp, tensor, slices).
 SLICED: list[tuple[int, ...]] = [(2, 2, 1, 2), (4, 1, 1, 2), (1, 2, 2, 2)]
+# Every mesh costs a compilation. Parameters fully sharded, heads fully sharded, both, and slices are in every run.
+QUICK = [(1, 8, 1), (1, 1, 8), (2, 2, 2), (2, 2, 1, 2)]
+SWEEP = [
+    pytest.param(shape, marks=() if shape in QUICK else pytest.mark.slow, id=str(shape)) for shape in FACTORS + SLICED
+]
 SPECIAL = SpecialIds(cls_id=2, sep_id=3, mask_id=4, pad_id=0, vocab_size=VOCAB_SIZE)
 
 
