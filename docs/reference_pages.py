@@ -263,6 +263,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 # Pages that are files of the repository.
 COPIES: Mapping[str, str] = {
     "reference/results.md": "benchmarks/RESULTS.md",
+    "reference/runs.md": "RUNS.md",
     "reference/changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
