@@ -29,14 +29,22 @@ def trace(job: Any, *, initial: Any, steps: int, draw: int = 0) -> tuple[np.ndar
     state = jax.tree.map(jnp.array, initial)
     losses, seen = [], hashlib.sha256()
     for step, rows in zip(range(steps), job.batches(0), strict=False):
-        for leaf in map(np.asarray, jax.tree.leaves(rows)):
-            if leaf.dtype.kind in "iub":
-                seen.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+        seen.update(_integers(rows))
         if draw:
             state = state.replace(params=_nudged(state.params, rng=np.random.default_rng((draw, step))))
         state, output = job.train_step(step)(state, rows)
         losses.append(np.float32(output.means["loss"].total))
     return np.array(losses), seen.hexdigest()[:16]
+
+
+def _integers(rows: Any) -> bytes:
+    """Return the integers of a batch, without the empty rows that fill it up to a multiple of the devices."""
+    lengths = np.asarray(rows.segment_lengths if hasattr(rows, "segment_lengths") else rows.lengths)
+    used = lengths.reshape(len(lengths), -1).any(1)
+    leaves = (np.asarray(leaf)[used] for leaf in jax.tree.leaves(rows))
+    return b"".join(
+        f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes() for leaf in leaves if leaf.dtype.kind in "iub"
+    )
 
 
 def _nudged(params: Any, *, rng: np.random.Generator) -> Any:

@@ -5,7 +5,6 @@ PROGRAMS = (
     "base_tpu@v5e:4x4",
     "large_tpu@v5p:2x2x4",
     "large_tpu@v6e:4x4",
-    "large_tpu:lamb_64k@v5e:8x8",
     "large_tpu:lamb_64k@2xv5e:8x8",
 )
 MORE_PROGRAMS = (
@@ -19,6 +18,7 @@ MORE_PROGRAMS = (
     "large_tpu@v5e:4x4",
     "large_tpu@v5e:8x8",
     "large_tpu@v4:2x2x4",
+    "large_tpu:lamb_64k@v5e:8x8",
     "large_tpu:lamb_64k@v5p:2x2x4",
     "large_tpu:lamb_64k@v6e:4x4",
 )
