@@ -48,7 +48,7 @@ def is_gpu() -> bool:
 
 
 def is_cpu() -> bool:
-    """Say whether what is being traced is for CPUs, by the mesh in force, else by the default backend."""
+    """Return whether what is being traced is for CPUs, by the mesh in force, else by the default backend."""
     return (_device_kind() or jax.default_backend()) == "cpu"
 
 
