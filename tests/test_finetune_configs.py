@@ -32,8 +32,11 @@ ACCEPTED: dict[str, set[str]] = {
     "finetune_swag": set(),
 }
 ARGUMENTS = [(name, argument) for name, known in ACCEPTED.items() for argument in sorted(known) or [None]]
-# A row of Table 7 compiles an encoder and a tagger of its own: one here, and one in tests/test_finetune_tasks.py.
-IN_SOAK = set(FEATURES) - {"sum_all"}
+# Each argument compiles a program. One argument per kind of output is in every run, the others are slow tests.
+QUICK = {
+    *((name, argument) for name, argument in ARGUMENTS if name == "finetune_own"),
+    *{("finetune_glue", "mrpc"), ("finetune_squad", "v1"), ("finetune_swag", None), ("finetune_ner", "sum_all")},
+}
 
 
 def test_every_config_is_known_and_documents_the_arguments_that_it_takes():
@@ -93,7 +96,9 @@ def program_key(config: FinetuneConfig, learner: FineTuner) -> Any:
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
-        pytest.param(name, argument, marks=[pytest.mark.soak] if argument in IN_SOAK else [])
+        pytest.param(
+            name, argument, marks=[] if (name, argument) in QUICK or name == "finetune_own" else pytest.mark.slow
+        )
         for name, argument in ARGUMENTS
         if argument != "all"
     ],

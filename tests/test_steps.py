@@ -120,6 +120,7 @@ def clipped_step(shape: tuple[int, ...], **changes: Any) -> tuple[TrainState, St
     return jax.device_get(step(placed, meshes.to_global(ROWS, mesh=here.mesh)))
 
 
+@pytest.mark.slow
 def test_replicas_are_clipped_one_by_one_as_the_original_did_on_any_number_of_devices() -> None:
     # optimization.py clips what run_pretraining.py's loss of one replica's rows gives, then the optimizer averages.
     here = program(1, (1, 1, 1))
@@ -214,6 +215,7 @@ def toy_step(b: float, *, accumulation: int = 1) -> tuple[TrainState, TrainState
     return state, *jax.jit(step)(state, rows)
 
 
+@pytest.mark.slow
 def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned = jax.tree.map(np.array, start())
     poisoned.params["pooler"]["dense"]["kernel"][1, 2] = np.nan
@@ -228,6 +230,7 @@ def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch:
     jax.tree.map(np.testing.assert_array_equal, output.bad_parameters, expected.bad_parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> None:
     # Activations, gathered weights and reduced gradients are rounded to 2^-9, and other sums round elsewhere: 3 % seen.
