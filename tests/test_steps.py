@@ -252,7 +252,7 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
 @pytest.mark.parametrize("from_size", [64, 4], ids=["at once", "in two moves"])
 @pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1)])
 def test_what_is_gathered_is_the_whole(shape: tuple[int, ...], from_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_parallel, "_SEVERAL_MOVES_FROM", from_size)
+    monkeypatch.setattr(data_parallel, "_MIN_REPLICAS_TO_SPLIT", from_size)
     mesh = meshes.make_mesh(MeshConfig(*shape))
     whole = {"layers": jax.random.normal(jax.random.key(0), (2, 24, 16)), "table": jnp.arange(64.0).reshape(2, 32)}
     specs = {"layers": PartitionSpec(None, ("data", "fsdp")), "table": PartitionSpec(None, ("data", "fsdp"))}
