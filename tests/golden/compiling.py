@@ -29,15 +29,17 @@ def versions() -> dict[str, str]:
 
 def facts(name: str) -> dict[str, Any]:
     """Return what the compiler says about `CONFIG@TOPOLOGY`; counts, bytes and cycles, nothing that is timed."""
-    config_name, _, topology = name.partition("@")
-    config = load(config_name)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_hidden_layers=LAYERS))
+    config_name, _, topology_name = name.partition("@")
+    topology, config = parse_topology(topology_name), load(config_name)
+    model = dataclasses.replace(config.model, num_hidden_layers=LAYERS)
+    mesh = dataclasses.replace(config.mesh, slices=topology.slices)  # as the command line must say too
+    config = dataclasses.replace(config, model=model, mesh=mesh)
     texts: list[str] = []
-    plan = plan_run(config, topology=parse_topology(topology), report=lambda line: None, keep_hlo=texts.append)
+    plan = plan_run(config, topology=topology, report=lambda line: None, keep_hlo=texts.append)
     compiled = iter(texts)
     return {
         "config": config_name,
-        "topology": topology,
+        "topology": topology_name,
         "layers": LAYERS,
         "versions": versions(),
         "mesh": plan["mesh"],
