@@ -12,10 +12,16 @@ import time
 from importlib import metadata
 from typing import Any
 
-from bert_jax.planning.compiling import prepare_environment
+import jax
+
+from bert_jax.planning.compiling import DoesNotFit, compile_step, make_program, prepare_environment
+from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json, row_contents
 from bert_jax.planning.hlo import HloProgram, Visit, parse_hlo
-from bert_jax.planning.report import plan_run
-from bert_jax.planning.topology import parse_topology
+from bert_jax.planning.scaling import Scaling
+from bert_jax.planning.topology import Topology, parse_topology
+from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.training.schedule import Phase
+from tests.golden.tables import PROGRAMS
 from tests.test_configs import load
 
 LAYERS = 2
@@ -28,42 +34,52 @@ def versions() -> dict[str, str]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Return what the compiler says about `CONFIG@TOPOLOGY`; counts, bytes and cycles, nothing that is timed."""
-    config_name, _, topology = name.partition("@")
-    config = load(config_name)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_hidden_layers=LAYERS))
-    texts: list[str] = []
-    plan = plan_run(config, topology=parse_topology(topology), report=lambda line: None, keep_hlo=texts.append)
-    compiled = iter(texts)
+    """Return what the compiler says about a program of the tables; counts, bytes and cycles, nothing that is timed."""
+    config_name, _, topology_name = name.partition("@")
+    topology, config = parse_topology(topology_name), load(config_name)
+    model = dataclasses.replace(config.model, num_hidden_layers=LAYERS)
+    mesh = dataclasses.replace(config.mesh, slices=topology.slices)  # as the command line must say too
+    config = dataclasses.replace(config, model=model, mesh=mesh)
+    program = make_program(config, topology=topology)
+    chosen = PROGRAMS.get(name, range(len(program.phases)))
     return {
         "config": config_name,
-        "topology": topology,
+        "topology": topology_name,
         "layers": LAYERS,
         "versions": versions(),
-        "mesh": plan["mesh"],
-        "parameters": plan["parameters"],
-        "phases": [
-            phase_facts(phase, parse_hlo(next(compiled)) if "estimated_cycles" in phase else None)
-            for phase in plan["phases"]
-        ],
+        "mesh": dict(program.mesh.shape),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)),
+        "phases": [phase_facts(program, program.phases[index], topology=topology) for index in chosen],
     }
 
 
-def phase_facts(phase: dict[str, Any], program: HloProgram | None) -> dict[str, Any]:
-    """Return the facts of a phase; `program` is None where it does not fit."""
-    result = {name: phase[name] for name in ("max_seq_length", "batch_size", "gradient_accumulation_steps", "hbm")}
-    if program is None:
-        return result
+def phase_facts(program: PretrainingProgram, phase: Phase, *, topology: Topology) -> dict[str, Any]:
+    """Return the facts of a phase; where it does not fit, how much memory it needs."""
+    heading = {"max_seq_length": phase.max_seq_length, "batch_size": phase.batch_size}
+    try:
+        compiled = compile_step(program, phase)
+    except DoesNotFit as error:
+        return heading | {"hbm": {"total_bytes": error.needed_bytes, "fits": False}}
+    estimate = estimate_step(
+        compiled,
+        program=program,
+        phase=phase,
+        topology=topology,
+        scaling=Scaling(program.config, topology),
+        contents=row_contents(program.config, max_seq_length=phase.max_seq_length),
+    )
     collectives = [
         {name: item[name] for name in ("kind", "network", "chips", "overlapped", "count", "bytes")}
-        for item in phase["collectives"]
+        for item in collectives_json(estimate)
     ]
-    return result | {
-        "collectives": sorted(collectives, key=lambda item: json.dumps(item)),
-        "estimated_cycles": phase["estimated_cycles"],
-        "cycles": cycles_by_class(program),
-        "kernels": sorted(phase["kernels"], key=lambda item: (item["name"], item["cycles"] or 0)),
-        "unestimated": dict(sorted(phase["unestimated"].items())),
+    kernels = [{"name": kernel.name, "cycles": kernel.cycles, "times": kernel.times} for kernel in estimate.kernels]
+    return heading | {
+        "hbm": memory_json(compiled, topology=topology),
+        "collectives": sorted(collectives, key=json.dumps),
+        "estimated_cycles": estimate.cycles,
+        "cycles": cycles_by_class(parse_hlo(compiled.hlo)),
+        "kernels": sorted(kernels, key=lambda item: (item["name"], item["cycles"] or 0)),
+        "unestimated": dict(sorted(estimate.unestimated.items())),
     }
 
 
