@@ -336,7 +336,7 @@ def test_a_rotation_comes_after_the_bias_and_before_attention(implementation: st
         return attend(q, key=k, value=v, implementation=implementation, **rest)
 
     def by_hand(*arrays: jax.Array) -> jax.Array:
-        q, k, v = (arrays[number] + arrays[number + 1] for number in (0, 2, 4))
+        q, k, v = (arrays[number] + arrays[number + 1][None, None] for number in (0, 2, 4))
         q, k = turned(q, mask.position_ids), turned(k, mask.position_ids)
         return attend_plain(q, key=k, value=v, implementation="reference", **rest)
 
