@@ -240,7 +240,7 @@ def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, toleranc
     ("length", "heads", "rate", "direction"),
     [
         (128, 8, 0.1, "bidirectional"),
-        (128, 6, 0.1, "bidirectional"),
+        pytest.param(128, 6, 0.1, "bidirectional", marks=pytest.mark.slow),
         (128, 2, 0.0, "bidirectional"),
         (256, 2, 0.1, "left_to_right"),
         pytest.param(384, 2, 0.1, "bidirectional", marks=pytest.mark.slow),
@@ -261,7 +261,7 @@ def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
     ("length", "heads", "most", "per_step"),
     [
         (128, 12, 1 << 17, (4, 4)),  # three steps of the grid a row
-        (128, 6, 1 << 17, (2, 2)),
+        pytest.param(128, 6, 1 << 17, (2, 2), marks=pytest.mark.slow),
         # Two groups of heads in a step, each with three blocks of queries.
         pytest.param(384, 8, 1 << 20, (8, 8), marks=pytest.mark.slow),
     ],

@@ -155,6 +155,7 @@ def test_seeds_differ_and_repeat(tmp_path: Path):
     assert not np.allclose(outputs[0], outputs[1])
 
 
+@pytest.mark.slow
 def test_outputs_after_training_do_not_depend_on_the_mesh(tmp_path: Path):
     folder = write_sentiment(tmp_path / "data", train=32)
     results = []

@@ -120,6 +120,7 @@ def clipped_step(shape: tuple[int, ...], **changes: Any) -> tuple[TrainState, St
     return jax.device_get(step(placed, meshes.to_global(ROWS, mesh=here.mesh)))
 
 
+@pytest.mark.slow
 def test_replicas_are_clipped_one_by_one_as_the_original_did_on_any_number_of_devices() -> None:
     # optimization.py clips what run_pretraining.py's loss of one replica's rows gives, then the optimizer averages.
     here = program(1, (1, 1, 1))
@@ -214,6 +215,7 @@ def toy_step(b: float, *, accumulation: int = 1) -> tuple[TrainState, TrainState
     return state, *jax.jit(step)(state, rows)
 
 
+@pytest.mark.slow
 def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned = jax.tree.map(np.array, start())
     poisoned.params["pooler"]["dense"]["kernel"][1, 2] = np.nan
@@ -228,6 +230,7 @@ def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch:
     jax.tree.map(np.testing.assert_array_equal, output.bad_parameters, expected.bad_parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> None:
     # Activations, gathered weights and reduced gradients are rounded to 2^-9, and other sums round elsewhere: 3 % seen.
@@ -249,7 +252,7 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
 @pytest.mark.parametrize("from_size", [64, 4], ids=["at once", "in two moves"])
 @pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1)])
 def test_what_is_gathered_is_the_whole(shape: tuple[int, ...], from_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_parallel, "_SEVERAL_MOVES_FROM", from_size)
+    monkeypatch.setattr(data_parallel, "_MIN_REPLICAS_TO_SPLIT", from_size)
     mesh = meshes.make_mesh(MeshConfig(*shape))
     whole = {"layers": jax.random.normal(jax.random.key(0), (2, 24, 16)), "table": jnp.arange(64.0).reshape(2, 32)}
     specs = {"layers": PartitionSpec(None, ("data", "fsdp")), "table": PartitionSpec(None, ("data", "fsdp"))}
