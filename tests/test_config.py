@@ -236,7 +236,7 @@ def test_a_value_that_cannot_train_is_refused_by_name(path: str, value: Any) -> 
         ({"recipe": "original", "optimizer": {"name": "adamw"}}, ["config.optimizer.name=adamw", "config.recipe"]),
         (
             {"model": {"attention_implementation": "pallas", "num_attention_heads": 6}},
-            ["config.model.attention_implementation=pallas", "6 heads of 128"],
+            ["config.model.attention_implementation=pallas", "6 heads of size 128"],
         ),
         (
             {

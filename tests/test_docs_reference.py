@@ -42,7 +42,7 @@ def test_a_range_is_written_as_in_mathematics():
     fields = builder.leaf_fields(Config)
     assert reference.values_of(info(fields["model.hidden_dropout_prob"])) == "0 ≤ x < 1"
     assert reference.values_of(info(fields["train.num_steps"])) == "x > 0"
-    assert reference.values_of(info(fields["mesh.data"])) == "x ≥ 1, or `-1`: the rest of the devices"
+    assert reference.values_of(info(fields["mesh.data"])) == "x ≥ 1, or `-1`: the remaining devices"
     assert reference.values_of(info(fields["recipe"])) == "`modern`, `original`"
 
 

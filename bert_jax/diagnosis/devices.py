@@ -7,7 +7,7 @@ import jax
 
 from bert_jax.chips import CHIPS, peak_flops
 from bert_jax.diagnosis.results import CheckResult, Context, ok
-from bert_jax.parallel.distributed import check_alone_or_all
+from bert_jax.parallel.distributed import check_all_joined
 from bert_jax.planning.topology import Topology
 
 
@@ -17,7 +17,7 @@ def check(context: Context) -> CheckResult:
     Raises:
       UserError: if the accelerator has hosts that were not found when the command started.
     """
-    check_alone_or_all(context.hosts)
+    check_all_joined(context.hosts)
     devices = jax.devices()
     kinds = Counter(device.device_kind for device in devices)
     names = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
