@@ -85,7 +85,7 @@ def test_kills_are_drawn_up_to_their_number(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if any("kill 3: " in earlier for earlier in said):  # this line tells of the fourth start, which nothing kills
+            if any("kill 3: " in earlier for earlier in said):  # nothing kills the fourth start
                 (tmp_path / "release").touch()
             said.append(line)
         assert process.wait(timeout=120) == 0
