@@ -47,7 +47,18 @@ def run(
     command: list[str], *, devices: int = 1, timeout: float = 300, cwd: Path = ROOT, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with `text` as its standard input, and return status and output."""
-    return command_server.run(command, cwd=cwd, env=environment(devices), timeout=timeout, text=text)
+    if command[1] == "-m":
+        return command_server.run(command, cwd=cwd, env=environment(devices), timeout=timeout, text=text)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(devices),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 figures, checksums = resume.metrics_of, resume.checksums_of

@@ -318,8 +318,7 @@ def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
 def turned(values: jax.Array, position_ids: jax.Array) -> jax.Array:
     """Return the two halves of each head as complex numbers, turned by position x 10000^(-2i / K)."""
     half = values.shape[-1] // 2
-    wavelengths = 10_000.0 ** (jnp.arange(half) / half)
-    angles = position_ids[:, :, None, None] / wavelengths[None, None, None]
+    angles = position_ids[:, :, None, None] / (10_000.0 ** (jnp.arange(half) / half))[None, None, None]
     pairs = (values[..., :half] + 1j * values[..., half:]) * jnp.exp(1j * angles)
     return jnp.concatenate([pairs.real, pairs.imag], axis=-1)
 

@@ -1,7 +1,6 @@
 """Every fine-tuning config, with every argument that its docstring names, validates and takes steps, shrunk."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +61,6 @@ def test_all_and_several_tasks_are_trained_as_each_alone():
 def source(tmp_path_factory: pytest.TempPathFactory) -> PretrainedModel:
     """Return four layers, for the features that need them."""
     return tiny_source(tmp_path_factory.mktemp("source"), num_hidden_layers=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler() -> Iterator[None]:
-    """Compile without most optimizations: half of the time, for programs that run twice."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_parameters(tmp_path: Path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_sweep_compiles_no_more_than_one_run(tmp_path: Path, monkeypatch: Any):
     config = own_config(
         write_sentiment(tmp_path / "data", train=64), sweep={"batch_size": (16,), "num_epochs": (1.0, 2.0)}

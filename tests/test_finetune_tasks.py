@@ -122,6 +122,7 @@ def write_squad(path: Path, *, questions: int, impossible: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_questions_are_learned_in_two_stages_and_answered_by_an_ensemble(tmp_path: Path, source: Path):
     folder = tmp_path / "data"
     write_squad(folder / "train-v2.0.json", questions=8, impossible=True)
@@ -226,6 +227,7 @@ def test_every_row_of_table_7_runs(tmp_path: Path, source: Path, features: str):
     assert run(config, source, tmp_path / "work")["features"] == features
 
 
+@pytest.mark.slow
 def test_a_stopped_tagger_resumes_and_frozen_features_need_their_layers(tmp_path: Path, source: Path, capsys: Any):
     folder = write_conll(tmp_path / "data")
     config = config_of("ner", folder, ner={"features": "sum_last_four", "bilstm_hidden_size": 4})
@@ -303,6 +305,7 @@ def test_several_labels_are_learned_exported_and_predicted(tmp_path: Path, sourc
         run(config, tmp_path / "work", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_new_text_without_labels_is_tagged_and_answered(tmp_path: Path, source: Path):
     """The test set is unlabelled: predicted by the trained model, and no figure of it among the results."""
     tags, squad = tmp_path / "tags", tmp_path / "squad"

@@ -78,16 +78,22 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
 
 
 def test_kills_are_drawn_up_to_their_number(tmp_path: Path) -> None:
-    until_released = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
+    until_released = (
+        "import pathlib, sys, time\n"
+        "for _ in range(12000):\n"
+        "    if pathlib.Path(sys.argv[1]).exists(): sys.exit(0)\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(1)"
+    )
     arguments = ("--kill_every=0.5", "--kills=3", "--max_restarts=3", "--seed=4", "--grace=1")
     command = [*LAUNCHER, *arguments, "--", sys.executable, "-c", until_released, str(tmp_path / "release")]
     said = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if any("kill 3: " in earlier for earlier in said):  # nothing kills the fourth start
-                (tmp_path / "release").touch()
             said.append(line)
+            if "restarting (3 of at most 3)" in line:  # nothing kills the fourth start
+                (tmp_path / "release").touch()
         assert process.wait(timeout=120) == 0
     assert "finished: 4 starts, 3 kills" in said[-1]
     assert len(re.findall(r"kill \d: SIG(?:TERM|KILL) to (?:all hosts|host [01])", "".join(said))) == 3

@@ -56,7 +56,7 @@ def assert_equal(kernel: Callable[..., jax.Array], arrays: tuple[jax.Array, ...]
         assert np.abs(one - other).max() <= TOLERANCE * np.abs(other).max()
 
 
-@pytest.mark.parametrize(("width", "rate"), [(128, 0.1), (96, 0.3), (64, 0.0)])
+@pytest.mark.parametrize(("width", "rate"), [pytest.param(128, 0.1, marks=pytest.mark.slow), (96, 0.3), (64, 0.0)])
 def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(width: int, rate: float) -> None:
     def kernel(*arrays: jax.Array) -> jax.Array:
         return gpu_residual_norm(arrays, eps=EPS, seeds=DROPOUT.row_seeds(2), rate=rate, interpret=True)
@@ -70,7 +70,7 @@ def test_the_kernel_equals_the_plain_form_in_values_gradients_and_what_it_drops(
     [
         (128, 64, 0.1, 2**20),  # both rows in one step of the grid
         (128, 128, 0.1, 2**20),  # and two rounds in each
-        (384, 192, 0.3, 2**17),  # a row in three steps
+        pytest.param(384, 192, 0.3, 2**17, marks=pytest.mark.slow),  # a sequence in three steps
         (256, 128, 0.0, 2**17),  # a row a step
     ],
 )

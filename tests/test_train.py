@@ -63,8 +63,11 @@ def _kill_behind_step(command: list[str], *, step: int, number: signal.Signals) 
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)],
-    ids=["kill", "term", "int"],
+    [
+        pytest.param(signal.SIGKILL, -9, id="kill"),
+        pytest.param(signal.SIGTERM, 75, id="term"),
+        pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_ends_bit_equal_to_the_undisturbed_one(
     undisturbed: Path, tiny_dataset: Path, tmp_path: Path, number: signal.Signals, status: int
@@ -81,6 +84,7 @@ def test_a_stopped_run_ends_bit_equal_to_the_undisturbed_one(
     assert figures(tmp_path / "run") == figures(undisturbed)
 
 
+@pytest.mark.slow
 def test_another_mesh_gives_the_same_losses(undisturbed: Path, tiny_dataset: Path, tmp_path: Path):
     done = run(train_command(tmp_path, *STEPS, "mesh.fsdp=2", "mesh.tensor=2", data=tiny_dataset), devices=8)
     assert done.returncode == 0, done.stderr
