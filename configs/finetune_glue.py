@@ -2,7 +2,7 @@
 
     python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=MODEL --data_dir=GLUE --workdir=DIR
 
-The argument is a task or all: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or all. Several tasks are separated by
+The argument is a task or all: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or all. Several are separated by
 commas. The paper's procedure is `--sweep --seeds=5`. benchmarks/RESULTS.md compares results of all-MiniLM-L6-v2 with
 HuggingFace's; results at the paper's model sizes: planned.
 """

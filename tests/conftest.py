@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile far more than they compute, and 40 % of a compilation is LLVM's optimizer. Numerics are checked again with
-# it: whoever sets XLA_FLAGS, even to nothing, gets what they set (`.ci/run` does).
+# Tests compile far more than they compute, and 40 % of that time is LLVM's optimizer. CI checks numerics and soaks with
+# the optimizer: XLA_FLAGS set to anything, even to nothing, takes the place of this default.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0") + " --xla_force_host_platform_device_count=8"
 )
