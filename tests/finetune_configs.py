@@ -18,12 +18,14 @@ from tests.runs import ROOT
 ROWS = 8
 SQUAD_VERSIONS = {"squad_v1": "v1.1", "squad_v2": "v2.0"}
 CONTEXT = "the film was very good and it was fine"
+# As many tokens with [CLS] and [SEP] as the pair of "the film" and itself: tasks of one kind then share a program.
+SINGLE = "the film was the film"
 ANSWER = {"text": "very good", "answer_start": CONTEXT.index("very")}
 ENDINGS = ["was bad", "was good", "was sad", "was nice"]
 OWN: dict[str, list[dict[str, Any]]] = {
-    "classification": [{"text": "the film", "label": label} for label in ("good", "bad")],
-    "regression": [{"text": "the film", "label": 2.5}],
-    "tags": [{"words": ["the", "film"], "tags": ["O", "I-PER"]}],
+    "classification": [{"text": SINGLE, "label": label} for label in ("good", "bad")],
+    "regression": [{"text": SINGLE, "label": 2.5}],
+    "tags": [{"words": ["the", "good", "film", "was"] * 3, "tags": ["O", "I-PER", "I-PER", "O"] * 3}],
     "span": [{"question": "was it", "context": CONTEXT, "answer": ANSWER["text"]}],
     "choice": [{"text": "it", "choices": ENDINGS, "label": 2}],
     "multilabel": [{"text": "it was good", "label": ["a", "b"]}],
@@ -41,10 +43,12 @@ def config_module(name: str) -> ModuleType:
 
 
 def documented_arguments(name: str) -> set[str]:
-    """Return the single words that follow "The argument is" in a config's docstring, and the default."""
+    """Return the default, and the words that a config's docstring lists in the sentence "The argument is ..."."""
     module = config_module(name)
     parameters = inspect.signature(module.get_config).parameters.values()
-    text = re.sub(r"\([^)]*\)", "", " ".join((module.__doc__ or "").split()))
+    text = " ".join((module.__doc__ or "").split())
+    # Of what is in parentheses, lists of words count: "a task (cola, sst2), several separated by commas, or all".
+    text = re.sub(r"\(([^)]*)\)", lambda found: f", {found[1]}" if re.fullmatch(r"\w+(, \w+)+", found[1]) else "", text)
     sentence = re.search(r"The argument is ([^.]*)\.", text)
     items = re.split(r", or |, | or ", sentence[1].rpartition(":")[2].strip()) if sentence else []
     return {item for item in items if re.fullmatch(r"\w+", item)} | {parameter.default for parameter in parameters}
@@ -96,7 +100,8 @@ def _write_glue(folder: Path, *, name: str) -> None:
     values = spec.values or spec.labels or ("1.0", "2.5")
     columns = [column for column in (spec.text, spec.text_pair, spec.label) if column]
     for split in ("train", *spec.dev):
-        rows = [["the film"] * (len(columns) - 1) + [values[i % len(values)]] for i in range(ROWS)]
+        texts = ["the film"] * 2 if spec.text_pair else [SINGLE]
+        rows = [[*texts, values[i % len(values)]] for i in range(ROWS)]
         if name == "cola":  # its files have no header line
             lines = [f"gj04\t{label}\t\t{text}" for text, label in rows]
         else:

@@ -1,7 +1,6 @@
 """Every fine-tuning config, with every argument that its docstring names, validates and takes steps, shrunk."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,9 @@ ACCEPTED: dict[str, set[str]] = {
     "finetune_swag": set(),
 }
 ARGUMENTS = [(name, argument) for name, known in ACCEPTED.items() for argument in sorted(known) or [None]]
-# Each argument compiles a program. One argument per kind of output is in every run, the others are slow tests.
-QUICK = {
-    *((name, argument) for name, argument in ARGUMENTS if name == "finetune_own"),
-    *{("finetune_glue", "mrpc"), ("finetune_squad", "v1"), ("finetune_swag", None), ("finetune_ner", "sum_all")},
-}
+# A program of each kind is compiled in the default run: tasks of one kind share it. Three labels instead of two, and a
+# row of Table 7 with its encoder and tagger, are other programs; tests/test_finetune_tasks.py trains two of those rows.
+SLOW = {"mnli", *FEATURES}
 
 
 def test_every_config_is_known_and_documents_the_arguments_that_it_takes():
@@ -63,16 +60,7 @@ def test_all_and_several_tasks_are_trained_as_each_alone():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> PretrainedModel:
     """Return four layers, for the features that need them."""
-    return tiny_source(tmp_path_factory.mktemp("source"), num_hidden_layers=4, hidden_dropout_prob=0.1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler() -> Iterator[None]:
-    """Compile without most optimizations: half of the time, for programs that run twice."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    return tiny_source(tmp_path_factory.mktemp("source"), num_hidden_layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +84,7 @@ def program_key(config: FinetuneConfig, learner: FineTuner) -> Any:
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
-        pytest.param(
-            name, argument, marks=[] if (name, argument) in QUICK or name == "finetune_own" else pytest.mark.slow
-        )
+        pytest.param(name, argument, marks=[pytest.mark.slow] if argument in SLOW else [])
         for name, argument in ARGUMENTS
         if argument != "all"
     ],
