@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,9 @@ def _read_at_import(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(("JAX_", "TF_", "TPU_"))}
 
 
+_AT_START = _read_at_import(os.environ)  # conftest.py has set the environment when this module is imported
+
+
 def run(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
@@ -45,7 +49,7 @@ def run(
         subprocess.TimeoutExpired: the command ran for longer than `timeout` seconds, and was killed.
     """
     assert list(command[:2]) == [sys.executable, "-m"]
-    assert _read_at_import(env) == _read_at_import(os.environ)
+    assert _read_at_import(env) == _AT_START
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +61,7 @@ def run(
         process.start()
         process.join(timeout)
         if process.is_alive():
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started
             process.join()
             raise subprocess.TimeoutExpired(list(command), timeout, *(path.read_bytes() for path in paths[1:]))
         assert process.exitcode is not None
@@ -67,6 +71,7 @@ def run(
 
 def _main(argv: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:
     """Become the command: streams, folder, environment, arguments; then run the module as `python -m` does."""
+    os.setsid()
     flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
     for number, (path, flag) in enumerate(zip(streams, flags, strict=True)):
         opened = os.open(path, flag)

@@ -1,5 +1,6 @@
 """`bert-jax COMMAND` is `python -m bert_jax.COMMAND`; what is not a command is one line with the nearest name."""
 
+import importlib
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax import __main__ as entry
+from tests import command_server
 from tests.runs import environment, run
 
 
@@ -43,6 +45,20 @@ def test_a_command_takes_its_flags_and_keeps_its_status():
     assert done.returncode == 2
     assert "there is no file 'configs/nothing.py'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", entry.COMMANDS)
+def test_a_command_starts_in_an_interpreter_of_its_own(name: str):
+    command = [sys.executable, "-m", f"bert_jax.{name}", "--nonsense=1"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_all_that_the_command_server_imports_is_there():
+    for name in command_server.PRELOAD:
+        importlib.import_module(name)
 
 
 def test_the_console_script_is_installed():

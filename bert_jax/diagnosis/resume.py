@@ -34,7 +34,7 @@ def check(context: Context) -> CheckResult:
     at = kill_after_a_checkpoint(
         train_command(killed, folder / "text.txt"), workdir=killed, log=log, seconds=context.seconds_left()
     )
-    if at is None:
+    if at is None or at >= run_configs.resumed_config().train.num_steps:
         return skipped("the run ended before it could be killed")
     children.run(train_command(killed, folder / "text.txt"), log=log, seconds=context.seconds_left())
     return compare(killed, whole, at=at, seconds=seconds)
@@ -80,7 +80,7 @@ def kill_after_a_checkpoint(arguments: list[str], *, workdir: Path, log: Path, s
     deadline = time.monotonic() + seconds
     with children.running(arguments, log=log) as process:
         while not checkpoint_steps(workdir):
-            if process.poll():
+            if process.poll() is not None:
                 raise children.ChildFailed(f"the run ended with status {process.returncode}: {children.last_line(log)}")
             if time.monotonic() > deadline:
                 raise children.ChildFailed(f"the run saved no checkpoint within the {seconds:.0f} s that were left")

@@ -22,7 +22,7 @@ def resumed_config() -> ConfigDict:
     config.model.max_position_embeddings = _LENGTH
     config.data.heldout_fraction = 0.05
     config.train.phases = (phase(max_seq_length=_LENGTH),)
-    config.train.batch_size = 8  # divides over the devices of a host
+    config.train.batch_size = 16  # divides over the devices of a host
     config.train.num_steps = 40
     config.optimizer.warmup_steps = 10
     config.checkpoint.every = 10

@@ -27,11 +27,16 @@ class Collectives:
     def operand(self, kind: str) -> jax.Array:
         """Return what `run` takes: of a gather the parts, of a reduction a whole buffer per device."""
         count = self._mesh.size
-        size = count if kind == _GATHER else count * count
+        shape = (count if kind == _GATHER else count * count, self._part)
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
-        # Small whole numbers, which differ between devices: sums are exact in any order.
-        make = jax.jit(lambda: (jnp.arange(size * self._part) % 7).astype(jnp.float32), out_shardings=sharding)
-        return make()
+
+        def make() -> jax.Array:
+            # Small whole numbers, which differ between devices: sums are exact in any order. A count of all values
+            # would not fit in int32 on large slices.
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+            return ((row + column) % 7).astype(jnp.float32).reshape(-1)
+
+        return jax.jit(make, out_shardings=sharding)()
 
     def run(self, kind: str) -> Callable[[jax.Array], jax.Array]:
         """Return the jitted collective, whose result stays on the devices."""
