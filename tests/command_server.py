@@ -61,6 +61,7 @@ def run(
         process.start()
         process.join(timeout)
         if process.is_alive():
+            assert process.pid is not None
             os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started
             process.join()
             raise subprocess.TimeoutExpired(list(command), timeout, *(path.read_bytes() for path in paths[1:]))
