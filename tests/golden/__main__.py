@@ -36,7 +36,7 @@ def main() -> int:
             return 2
         changes += list(_write_losses(arguments.names or runs))
     if arguments.write != "losses":
-        changes += list(_write_programs(arguments.names or (programs if arguments.all else tables.PROGRAMS)))
+        changes += list(_write_programs(arguments.names or (programs if arguments.all else list(tables.PROGRAMS))))
     print("\n".join(["", *changes]) if changes else "\nnothing changed")
     return 0
 
