@@ -27,9 +27,6 @@ def test_a_lane_says_which_python_and_which_extras(file: Path):
     assert re.search(r"^# extras: test(,\w+)*$", text, flags=re.MULTILINE)
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert f'{{lane: {file.stem}, python: "{version[1]}"}}' in workflow
-    default = re.search(r"\$\{LANES-([\w ]+)\}", (ROOT / ".ci" / "run").read_text())
-    assert default
-    assert sorted(default[1].split()) == LANES
 
 
 def test_every_dependency_has_a_lower_bound_for_the_oldest_lane():
