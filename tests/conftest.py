@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for tier in ("slow", "soak"):
         if tier not in (config.getoption("markexpr") or ""):
             for item in items:
-                if tier in item.keywords:
+                if item.get_closest_marker(tier):  # keywords hold names of folders too
                     item.add_marker(pytest.mark.skip(reason=f"takes long: run with `pytest -m {tier}`"))
 
 
