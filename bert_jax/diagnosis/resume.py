@@ -34,7 +34,7 @@ def check(context: Context) -> CheckResult:
     at = kill_after_a_checkpoint(
         train_command(killed, folder / "text.txt"), workdir=killed, log=log, seconds=context.seconds_left()
     )
-    if at is None or at >= run_configs.resumed_config().train.num_steps:
+    if at is None or at >= run_configs.RESUMED_STEPS:
         return skipped("the run ended before it could be killed")
     children.run(train_command(killed, folder / "text.txt"), log=log, seconds=context.seconds_left())
     return compare(killed, whole, at=at, seconds=seconds)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from bert_jax.config import default_config, phase
 
+RESUMED_STEPS = 40  # of the run that is killed
 _LENGTH = 128  # what the attention kernels of TPUs and GPUs take
 
 
@@ -23,7 +24,7 @@ def resumed_config() -> ConfigDict:
     config.data.heldout_fraction = 0.05
     config.train.phases = (phase(max_seq_length=_LENGTH),)
     config.train.batch_size = 16  # divides over the devices of a host
-    config.train.num_steps = 40
+    config.train.num_steps = RESUMED_STEPS
     config.optimizer.warmup_steps = 10
     config.checkpoint.every = 10
     config.eval.every = 20
