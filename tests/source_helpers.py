@@ -17,6 +17,11 @@ WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "red", "blue", "house",
 WORDS += ["in", "of", "and", "to", "it", "was", "not"]
 
 
+SMALL_TEST = ModelConfig(
+    num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32
+)
+
+
 def vocabulary(*, do_lower_case: bool = True) -> Vocabulary:
     """Return 5 special pieces, 3 unused slots, words, all letters and their continuations."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -40,13 +45,7 @@ def random_source(
 ) -> PretrainedModel:
     """Return a model with random weights, none of them at its initial value."""
     words = vocabulary()
-    model = (
-        model_preset(preset)
-        if preset != "small-test"
-        else ModelConfig(
-            num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32
-        )
-    )
+    model = SMALL_TEST if preset == "small-test" else model_preset(preset)
     model = dataclasses.replace(model, vocab_size=words.size, dtype="float32", **fields)
     generator = np.random.default_rng(seed)
     labels = 1 if architecture == "BertForMultipleChoice" else num_labels

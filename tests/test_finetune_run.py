@@ -36,6 +36,7 @@ from tests.finetune_data import (
     write_sentiment,
     write_source,
 )
+from tests.rounding import encoder_bound
 
 
 def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experiment:
@@ -168,7 +169,8 @@ def test_outputs_after_training_do_not_depend_on_the_mesh(tmp_path: Path):
         made.run_all()
         results.append(load_outputs(next((tmp_path / f"w{sizes}").glob("runs/*/outputs-dev.npz"))))
     for other in results[1:]:
-        np.testing.assert_allclose(other, results[0], atol=1e-4)
+        # Two steps, the second one from parameters that differ by the first one's rounding.
+        np.testing.assert_allclose(other, results[0], atol=2 * encoder_bound(made.learner.program.model))
 
 
 def test_batches_walk_through_each_epoch_once():
@@ -257,7 +259,7 @@ def test_evaluation_gives_each_example_its_own_output(tmp_path: Path):
             targets=dev.features.targets[index : index + 1],
         )
         alone = predict_outputs(program, params, features=one)
-        np.testing.assert_allclose(together[index], alone[0], atol=2e-5)
+        np.testing.assert_allclose(together[index], alone[0], atol=encoder_bound(program.model))
 
 
 def test_training_goes_on_from_a_head_of_the_same_labels_and_refuses_another(tmp_path: Path):

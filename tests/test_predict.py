@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from source_helpers import random_source
+from source_helpers import SMALL_TEST, random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
@@ -23,9 +23,12 @@ from bert_jax.prediction.rows import Example
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
 from tests import runs
+from tests.rounding import encoder_bound
+
+pytestmark = pytest.mark.numerics
 
 # float32 sums of padded and unpadded rows, in another order.
-ATOL = 1e-5
+ATOL = encoder_bound(SMALL_TEST)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_each_mask_gets_the_probabilities_of_its_own_position(pretrained):
     assert [len(guess) for guess in guesses] == [3, 3]
     for guess, shares in zip(guesses, expected, strict=True):
         assert [item["id"] for item in guess] == np.argsort(-shares)[:3].tolist()
-        np.testing.assert_allclose([item["probability"] for item in guess], np.sort(shares)[::-1][:3], atol=1e-5)
+        np.testing.assert_allclose([item["probability"] for item in guess], np.sort(shares)[::-1][:3], atol=ATOL)
         assert [tokenizer.pieces[item["id"]] for item in guess] == [item["token"] for item in guess]
 
 
@@ -88,7 +91,7 @@ def test_next_sentence_reads_both_segments(pretrained):
         ids = head + tokens_of(pretrained, second)[1:]
         types = [0] * len(head) + [1] * (len(ids) - len(head))
         logits = alone(pretrained.source, ids, types).next_sentence[0]
-        assert probability == pytest.approx(float(jax.nn.softmax(logits)[0]), abs=1e-5)
+        assert probability == pytest.approx(float(jax.nn.softmax(logits)[0]), abs=ATOL)
 
 
 def test_features_are_the_layers_that_were_asked_for(pretrained):
@@ -130,7 +133,7 @@ def test_classifiers_name_their_labels():
     ids = tokens_of(model, "the cat")
     shares = np.asarray(jax.nn.softmax(alone(model.source, ids, np.zeros(len(ids), int)).classifier[0]))
     assert answers[0]["probabilities"] == {
-        f"LABEL_{i}": pytest.approx(float(s), abs=1e-5) for i, s in enumerate(shares)
+        f"LABEL_{i}": pytest.approx(float(s), abs=ATOL) for i, s in enumerate(shares)
     }
     assert answers[0]["label"] == f"LABEL_{shares.argmax()}"
     paired = next(model.predict("pair", [{"text_a": "the cat", "text_b": "a dog"}]))
@@ -143,7 +146,7 @@ def test_choices_are_compared_with_each_other():
     model = Model(random_source("small-test", architecture="BertForMultipleChoice"))
     rows = [{"text_a": "the cat", "choices": ["sat", "ran", "a house"]}, {"text_a": "it", "choices": ["was"]}]
     first, second = model.predict("choice", rows)
-    assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert sum(first["probabilities"]) == pytest.approx(1, abs=ATOL)
     assert first["choice"] == int(np.argmax(first["probabilities"]))
     assert second == {"choice": 0, "probabilities": [1.0]}
 

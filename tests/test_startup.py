@@ -18,7 +18,7 @@ from tests.tiny_model import tiny_config
 def pair(monkeypatch: pytest.MonkeyPatch) -> list[Hosts]:
     """Return two hosts that are threads."""
     monkeypatch.setattr(start_up, "_SHOWN_WITHIN", 0.5)
-    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=60)
+    return hosts_in_threads(monkeypatch, "alpha", "beta", seconds=3)
 
 
 def test_hosts_with_folders_of_their_own_are_told_so(tmp_path: Path, pair: list[Hosts]) -> None:
