@@ -43,6 +43,7 @@ class Goodput:
         self._times = array.array("f")  # step times since this start: 4 MB per million steps
         self.starts, self.lost_steps, self.most_lost_steps = 1, 0, 0
         self._before = dict.fromkeys(KINDS, 0.0)
+        self.compile_seconds: float | None = None  # of the first program, at the newest start that compiled one
         if self._path and self._path.exists():
             self._add_earlier_starts(self._path)
         self.add("startup", time.time() - started_at)
@@ -69,6 +70,8 @@ class Goodput:
         if self.first_step_after is None:
             self.first_step_after = time.time() - self._started_at
         if compiled:
+            if not self._seconds["compile"]:
+                self.compile_seconds = seconds
             self.add("compile", seconds)
         else:
             self.add("useful", seconds)
@@ -110,6 +113,7 @@ class Goodput:
             "lost_steps": self.lost_steps,
             "most_lost_steps": self.most_lost_steps,
             "seconds": self._total(),
+            "compile_seconds": self.compile_seconds,
             "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
         }
         with writing(self._path, remedy=RESUME):
@@ -122,6 +126,8 @@ class Goodput:
             record: dict[str, Any] = load_json(path)
             before = {kind: float(record["seconds"][kind]) for kind in KINDS}
             last = record["last"]
+            compile_seconds = record.get("compile_seconds")
+            self.compile_seconds = None if compile_seconds is None else float(compile_seconds)
             lost = max(int(last["step"]) - self._start, 0)
             num_steps = max(int(last["step"]) - int(last["start"]), 1)
             seconds = min(lost * float(last["useful"]) / num_steps, before["useful"])
