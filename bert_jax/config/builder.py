@@ -18,6 +18,7 @@ from bert_jax.config.fields import FieldInfo, info
 from bert_jax.errors import UserError
 
 T = TypeVar("T")
+_LARGEST = (1 << 63) - 1  # of a whole number: what arrays hold
 
 
 def build(cls: type[T], raw: ConfigDict | Mapping[str, Any]) -> T:
@@ -156,6 +157,8 @@ def _value(hint: Any, value: Any, *, path: str, known: Sequence[str]) -> Any:
             raise UserError(f"config.{path}: expected a list, got {value!r}")
         inner = get_args(needed)[0]
         return tuple(_value(inner, item, path=f"{path}[{i}]", known=known) for i, item in enumerate(value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise UserError(f"config.{path}: expected a number of usual size, got one of {value.bit_length()} bits")
     if needed is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, needed) or (needed is not bool and isinstance(value, bool)):

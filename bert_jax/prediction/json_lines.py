@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from bert_jax.errors import UserError
-from bert_jax.files import parse_object, replacing, writing
+from bert_jax.files import replacing, writing
+from bert_jax.json_files import parse_object
 from bert_jax.prediction.model import Model
 from bert_jax.progress import ByteProgress
 

@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from bert_jax.config import flatten, to_json
 from bert_jax.errors import UserError
-from bert_jax.files import SUFFIX, load_json, write_text
+from bert_jax.files import SUFFIX, write_text
+from bert_jax.json_files import load_json
 
 CONFIG = "config.json"
 _PARTIAL = [f"{folder}.*{SUFFIX}" for folder in ("", "runs/*/", "*/runs/*/")]
@@ -90,7 +91,7 @@ def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]
     """
     path = Path(workdir) / CONFIG
     try:
-        return read(load_json(path))
+        return read(load_json(path, form=dict[str, Any]))
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax: it contains no config.json") from error
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
-from bert_jax.files import parse_json, parse_object
+from bert_jax.json_files import parse_json, parse_object
 
 
 @dataclasses.dataclass(frozen=True)
