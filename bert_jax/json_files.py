@@ -82,7 +82,8 @@ def read_limited(file: str | os.PathLike, *, max_bytes: int) -> bytes:
       OSError: if it cannot be read, is not a regular file, or is larger.
     """
     with open_regular(file) as stream:
-        content = stream.read(max_bytes + 1)
+        size = os.fstat(stream.fileno()).st_size  # a read of `max_bytes` would allocate as much
+        content = stream.read(min(size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes >> 20} MiB, so it is the wrong file")
     return content

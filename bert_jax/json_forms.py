@@ -1,8 +1,8 @@
 """Forms of JSON values: compare a parsed value with an annotation, and say which part is something else.
 
-A form is an annotation: `str`, `int`, `float`, `bool`, `None`, `Any`, a union, `Mapping[str, X]` (or `Mapping[int, X]`,
-whose names are numbers), `list[X]`, `tuple[X, ...]`, a dataclass or a `TypedDict`. `Annotated` adds a check; `Count` and
-the others below are such forms.
+A form is an annotation: `str`, `int`, `float`, `bool`, `None`, `Any`, a union, `Mapping[str, X]`, `Mapping[int, X]` for
+names that are numbers, `list[X]`, `tuple[X, ...]`, a dataclass or a `TypedDict`. `Annotated` adds a check, as in
+`Count`.
 """
 
 import dataclasses

@@ -92,6 +92,8 @@ def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]
     path = Path(workdir) / CONFIG
     try:
         return read(load_json(path, form=dict[str, Any]))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax: it contains no config.json") from error
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
-from bert_jax.json_files import parse_json, parse_object
+from bert_jax.json_files import fitted, parse_json, parse_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +101,17 @@ def read_csv(path: Path) -> Iterator[Row]:
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {reader.line_num}")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path, *, form: Any = Any, remedy: str = "download or write the file again") -> Any:
+    """Return the content of a JSON file as `form` describes it (see `json_forms`).
 
     Raises:
-      UserError: if it is missing or not JSON.
+      UserError: if it is missing, not JSON, or something else than `form`; `remedy` says what to do.
     """
     try:
-        return parse_json(read_text(path))
+        value = parse_json(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): download or write the file again") from error
+        raise UserError(f"{path}: not JSON ({error}): {remedy}") from error
+    return fitted(value, form, file=path, remedy=remedy)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
