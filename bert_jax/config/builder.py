@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from bert_jax.config.fields import FieldInfo, info
 from bert_jax.errors import UserError
+from bert_jax.locations import refuse_url
 
 T = TypeVar("T")
 _LARGEST = (1 << 63) - 1  # of a whole number: what arrays hold
@@ -172,5 +173,7 @@ def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             _check_value(item, declared, path=f"{path}[{index}]")
-    elif value is not None and (refusal := declared.refusal(value)):
+    elif isinstance(value, str):
+        refuse_url(value, name=path)
+    if value is not None and not isinstance(value, tuple) and (refusal := declared.refusal(value)):
         raise UserError(f"{path}={value!r}: {refusal}")

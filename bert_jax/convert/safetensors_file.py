@@ -84,7 +84,10 @@ def _view(data: np.ndarray, entry: Mapping[str, Any], *, name: str) -> np.ndarra
     if len(entry["shape"]) > _MAX_RANK:
         raise _Bad(f"{name!r} has too many axes")
     start, end = entry["data_offsets"]
-    return np.ndarray.view(data[start:end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    try:
+        return np.ndarray.view(data[start:end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (ValueError, OverflowError, TypeError) as error:  # such as (0, 2^63), whose product is right
+        raise _Bad(f"{name!r} has an impossible shape ({error})") from None
 
 
 def _compare_checksums(tensors: Mapping[str, np.ndarray], recorded: str | None) -> None:

@@ -19,6 +19,7 @@ import jax
 from bert_jax import jax_internals
 from bert_jax.errors import UserError
 from bert_jax.json_files import parse_json
+from bert_jax.limits import check_address_space
 from bert_jax.parallel.rendezvous import HostMissing, gather_names
 
 USAGE_ERROR, LOST_A_HOST = 2, 75  # a launcher restarts the run on 75 (EX_TEMPFAIL of sysexits.h)
@@ -283,6 +284,7 @@ def run_on_hosts(call: Callable[[Hosts], int], *, seconds: float) -> int:
 
     If there are several hosts and `call` fails, the process exits here and reports the reason to the others.
     """
+    check_address_space()
     try:
         hosts = start(seconds=seconds)
     except HostMissing as error:
@@ -320,7 +322,8 @@ def exiting_together(hosts: Hosts) -> Iterator[None]:
 
 def _leave(hosts: Hosts, text: str, *, message: str | None = None, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(UserError, OSError):
+        sys.stdout.flush()
     if message is not None:
         hosts.report_failure(message, status=status)
     os._exit(status)

@@ -12,6 +12,8 @@ from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
 from bert_jax.json_files import fitted, parse_json, parse_object
 
+_MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -29,10 +31,14 @@ def read_text(path: Path) -> str:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}: check the data directory and the file's name")
-    content = b""
+    blocks, size = [], 0
     for stream in open_texts(str(path)):
         while block := stream.read(1 << 20):
-            content += block
+            blocks.append(block)
+            size += len(block)
+            if size > _MAX_BYTES:
+                raise UserError(f"{path}: holds more than {_MAX_BYTES >> 30} GiB of text: split the file")
+    content = b"".join(blocks)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
