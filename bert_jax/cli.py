@@ -3,10 +3,10 @@
 Commands import inside `main`: jax takes seconds to import, and `--help` and wrong flags do not need it.
 """
 
+import contextlib
 import functools
 import os
 import re
-import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from bert_jax import config_file, jax_internals, usage
+from bert_jax import config_file, jax_internals, locations, streams, usage
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
-PIPE_CLOSED = 141  # the status of a command killed by SIGPIPE
+_NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
 
 def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = None) -> None:
@@ -37,28 +37,25 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             fail(f"unexpected argument {argv[1]!r}: write flags as --name=value; --help lists them")
         jax_internals.quiet("devices")
         try:
-            sys.exit(main())
+            status = main()
+            streams.flush()
+            sys.exit(status)
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:
-            if not _has_no_reader():
-                raise
-            sys.exit(PIPE_CLOSED)
+        except MemoryError:
+            fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
 
+    streams.prepare()
     if any(argument in HELP for argument in sys.argv[1:]):
         _print_help(config or _pretraining)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))
 
 
 def _print_help(config: Callable[[], type]) -> None:
-    try:
-        print(usage.text(config), flush=True)
-    except BrokenPipeError:
-        if not _has_no_reader():
-            raise
+    print(usage.text(config), flush=True)
     sys.exit(0)
 
 
@@ -96,25 +93,20 @@ def _pretraining() -> type:
 
 def fail(message: str) -> None:
     """Print one line and exit with status 2."""
+    with contextlib.suppress(UserError):  # a second error would hide the first
+        streams.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
-
-
-def _has_no_reader() -> bool:
-    """Return whether the reader of standard output is gone (`... | head`): the command then ends quietly."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    has_no_reader = any(event & select.POLLERR for _, event in poll.poll(0))
-    if has_no_reader:  # flushing the buffer at exit would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return has_no_reader
 
 
 def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> list[str]:
     """Parse flags; print any error of absl or ml_collections in one line."""
     argv = _with_config_file(argv)
     try:
-        return flags.FLAGS(argv, known_only=False)
+        arguments = flags.FLAGS(argv, known_only=False)
+        given = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
+        locations.refuse_urls((f"--{name}", value) for name, value in given.items())
+        return arguments
     except UserError as error:
         fail(str(error))
     except flags.Error as error:

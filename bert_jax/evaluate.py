@@ -6,7 +6,7 @@
 import json
 import sys
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from bert_jax import cli, streams  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -29,6 +29,7 @@ def main() -> None:
     """Print the metrics as JSON."""
     from bert_jax.errors import UserError
 
+    streams.require_output(remedy="redirect it to a file")
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 

@@ -45,7 +45,7 @@ DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 def main() -> int:
     """Read the flags and predict."""
     from bert_jax.errors import UserError
-    from bert_jax.prediction.json_lines import predict_lines
+    from bert_jax.prediction.json_lines import check_output, predict_lines
     from bert_jax.prediction.model import TASKS, load
 
     if not MODEL.value:
@@ -54,6 +54,7 @@ def main() -> int:
         )
     if TASK.value not in TASKS:
         raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
+    check_output(OUTPUT.value)
     options = {
         "fill_mask": {"top_k": TOP_K.value},
         "features": {"layers": tuple(LAYERS.value)},

@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 
 from bert_jax.config.fields import FieldInfo, info
 from bert_jax.errors import UserError
+from bert_jax.locations import refuse_url
 
 T = TypeVar("T")
+_LARGEST = (1 << 63) - 1  # of a whole number: what arrays hold
 
 
 def build(cls: type[T], raw: ConfigDict | Mapping[str, Any]) -> T:
@@ -163,6 +165,8 @@ def _value(hint: Any, value: Any, *, path: str, known: Sequence[str]) -> Any:
             raise UserError(f"config.{path}: expected a list, got {value!r}")
         inner = get_args(needed)[0]
         return tuple(_value(inner, item, path=f"{path}[{i}]", known=known) for i, item in enumerate(value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise UserError(f"config.{path}: expected a number of usual size, got one of {value.bit_length()} bits")
     if needed is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, needed) or (needed is not bool and isinstance(value, bool)):
@@ -176,5 +180,7 @@ def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             _check_value(item, declared, path=f"{path}[{index}]")
-    elif value is not None and (refusal := declared.refusal(value)):
+    elif isinstance(value, str):
+        refuse_url(value, name=path)
+    if value is not None and not isinstance(value, tuple) and (refusal := declared.refusal(value)):
         raise UserError(f"{path}={value!r}: {refusal}")

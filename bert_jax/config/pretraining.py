@@ -134,8 +134,8 @@ def from_saved(record: Mapping[str, Any]) -> Config:
     Raises:
       UserError: as `from_config_dict`.
     """
-    model = dict(record.get("model", {}))
-    if model.get("attention_implementation") == "cudnn":
+    model = record.get("model")
+    if isinstance(model, Mapping) and model.get("attention_implementation") == "cudnn":
         record = {**record, "model": {**model, "attention_implementation": "auto"}}
     return from_config_dict(record)
 

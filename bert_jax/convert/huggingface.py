@@ -4,19 +4,26 @@ import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import NameTable, flatten, to_external
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
+
+
+class _Index(TypedDict):
+    """The part of the index that is read."""
+
+    weight_map: dict[str, str]
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -47,9 +54,7 @@ def pickle_message(file: Path) -> str:
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index}: weight_map must name a file for each tensor: restore the file")
+    weight_map = read_json(index, form=_Index)["weight_map"]
     files = sorted(set(weight_map.values()))
     for file in files:
         if (

@@ -7,15 +7,30 @@ reads a literal "[MASK]" in raw text as the mask token. The original's word limi
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
 from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import write_json
+from bert_jax.json_files import read_json
+from bert_jax.json_forms import Count, Text
 
 MAX_INPUT_CHARS_PER_WORD = 200
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+
+
+class _AddedToken(TypedDict):
+    """An entry of `added_tokens`."""
+
+    id: Count
+    content: Text
+
+
+class _FastTokenizer(TypedDict):
+    """The parts of tokenizer.json whose types are checked while reading."""
+
+    added_tokens: NotRequired[list[_AddedToken] | None]
 
 
 def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int) -> None:
@@ -123,7 +138,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def _from_fast_tokenizer(file: Path) -> Tokenizer:
-    content = read_json(file)
+    content = read_json(file, form=_FastTokenizer)
     model, normalizer = content.get("model"), content.get("normalizer")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(normalizer, dict):
         raise UserError(f"{file}: not a WordPiece tokenizer like BERT's: put the model's vocab.txt into the folder")

@@ -11,7 +11,7 @@ from bert_jax.data.opening import ByteStream, without_compression
 from bert_jax.data.prose import PARAGRAPH_END, find_layout, read_paragraphs
 from bert_jax.data.source import ReadReport
 from bert_jax.errors import UserError
-from bert_jax.files import parse_object
+from bert_jax.json_files import parse_object
 
 Format = Literal["prose", "sentences", "jsonl", "wikiextractor"]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -12,7 +12,9 @@ import numpy as np
 
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
-from bert_jax.files import load_json, write_bytes
+from bert_jax.files import write_bytes
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import is_encodable
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
@@ -36,6 +38,9 @@ class Vocabulary:
                 f"{piece!r} occurs twice, in lines {first + 1} and {self._ids[piece] + 1}: remove one, because ids "
                 "must be unique"
             )
+        broken = next((piece for piece in self.pieces if not is_encodable(piece)), None)
+        if broken is not None:
+            raise UserError(f"the piece {broken!a:.60} holds half of a surrogate pair: remove or correct it")
         missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
         if missing:
             raise UserError(

@@ -4,13 +4,17 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from bert_jax import streams
 from bert_jax.errors import UserError
-from bert_jax.files import parse_object, replacing, writing
+from bert_jax.files import replacing, writing
+from bert_jax.json_files import parse_object
+from bert_jax.locations import local_path
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.plain_rows import is_plain, prompt, rows_of
 from bert_jax.progress import ByteProgress
@@ -19,6 +23,7 @@ _EXAMPLES = 5  # number of failed lines that are reported in full
 # Rows per call of the model. Few, so that a pipe shows results early; hidden states of every token are large.
 _ROWS = {"embed": 4096, "features": 64}
 _DEFAULT_ROWS = 1024
+_MAX_LINE = 32 << 20  # bytes
 
 _Numbered = Iterator[tuple[int, Mapping[str, Any] | None, str]]  # line, row (None if it is wrong), what is wrong
 
@@ -49,6 +54,7 @@ def predict_lines(
     Raises:
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
+    check_output(output)
     task_options = dict(options or {})
     model.task(task, **task_options)  # raises before anything is read
     if texts and input != "-":
@@ -106,13 +112,33 @@ def _answer(
     return Counts(total, failed)
 
 
+def check_output(output: str) -> None:
+    """Check, before a model is loaded, that answers can be written to `output`.
+
+    Raises:
+      UserError: if it is a folder, its folder does not exist or is read-only, or standard output is closed.
+    """
+    if output == "-":
+        streams.require_output(remedy="redirect it to a file, or name one with --output=FILE")
+        return
+    file = local_path(output, name="--output", example="a file")
+    if file.is_dir():
+        raise UserError(f"--output={output}: this is a folder: name a file in it")
+    if file.exists() and not file.is_file():  # a pipe or a device is written as it is
+        return
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"--output={output}: the folder {file.parent} does not exist: make it first")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"--output={output}: the folder {file.parent} cannot be written: name a file in another")
+
+
 def _numbered(source: IO[bytes], *, task: str, progress: ByteProgress | None) -> _Numbered:
     """Yield each line's number, its row (None if it is not a JSON object), and what is wrong with it.
 
     The first line says what the others are: JSON objects, or texts.
     """
     plain = None
-    for number, line in enumerate(source, start=1):
+    for number, line in enumerate(_lines(source), start=1):
         if progress is not None:
             progress.advance(len(line))
         if not line.strip():
@@ -128,6 +154,14 @@ def _numbered(source: IO[bytes], *, task: str, progress: ByteProgress | None) ->
             yield number, None, f'is {error}; write an object, as in {{"text": "..."}}'
         else:
             yield number, row, ""
+
+
+def _lines(source: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON."""
+    while line := source.readline(_MAX_LINE):
+        yield line
+        while len(line) == _MAX_LINE and not line.endswith(b"\n"):
+            line = source.readline(_MAX_LINE)
 
 
 @contextlib.contextmanager
@@ -150,10 +184,11 @@ def _written(name: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     file = Path(name)
-    if file.exists() and not file.is_file():  # pipes and devices cannot be replaced
-        with file.open("wb") as stream:
-            yield stream
-        return
     remedy = "free disk space, or name another file"
-    with writing(f"--output={name}:", remedy=remedy), replacing(file) as partial, partial.open("wb") as stream:
-        yield stream
+    with writing(f"--output={name}:", remedy=remedy):
+        if file.exists() and not file.is_file():  # pipes and devices cannot be replaced
+            with file.open("wb") as stream:
+                yield stream
+            return
+        with replacing(file) as partial, partial.open("wb") as stream:
+            yield stream

@@ -9,11 +9,13 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from bert_jax.files import RESUME, load_json, write_json, writing
+from bert_jax.files import RESUME, write_json, writing
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import Count, Seconds
 from bert_jax.progress import duration
 
 FILE = "goodput.json"
@@ -30,6 +32,26 @@ KINDS = {
     "down": "down",
     "other": "other",
 }
+
+
+class _Last(TypedDict):
+    """The last moment that a start recorded."""
+
+    seen: Seconds
+    start: Count
+    step: Count
+    useful: Seconds
+
+
+class _Record(TypedDict):
+    """The content of the file."""
+
+    starts: Count
+    lost_steps: Count
+    most_lost_steps: Count
+    seconds: dict[str, Seconds]
+    compile_seconds: NotRequired[Seconds | None]
+    last: _Last
 
 
 class Goodput:
@@ -122,21 +144,20 @@ class Goodput:
 
     def _add_earlier_starts(self, path: Path) -> None:
         """Add the seconds of earlier starts; an unreadable file is ignored rather than stopping the run."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record: dict[str, Any] = load_json(path)
-            before = {kind: float(record["seconds"][kind]) for kind in KINDS}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record: _Record = load_json(path, form=_Record)
+            before = {kind: record["seconds"][kind] for kind in KINDS}
             last = record["last"]
-            compile_seconds = record.get("compile_seconds")
-            self.compile_seconds = None if compile_seconds is None else float(compile_seconds)
-            lost = max(int(last["step"]) - self._start, 0)
-            num_steps = max(int(last["step"]) - int(last["start"]), 1)
-            seconds = min(lost * float(last["useful"]) / num_steps, before["useful"])
+            self.compile_seconds = record.get("compile_seconds")
+            lost = max(last["step"] - self._start, 0)
+            num_steps = max(last["step"] - last["start"], 1)
+            seconds = min(lost * last["useful"] / num_steps, before["useful"])
             before["useful"] -= seconds
             before["lost"] += seconds
-            before["down"] += max(self._started_at - float(last["seen"]), 0.0)
-            starts, lost_before = int(record["starts"]), int(record["lost_steps"])
-            self.most_lost_steps = max(int(record["most_lost_steps"]), lost)
-            self.starts, self.lost_steps, self._before = starts + 1, lost_before + lost, before
+            before["down"] += max(self._started_at - last["seen"], 0.0)
+            self.most_lost_steps = max(record["most_lost_steps"], lost)
+            self.starts, self.lost_steps = record["starts"] + 1, record["lost_steps"] + lost
+            self._before = before
 
     def _total(self) -> dict[str, float]:
         now = dict(self._seconds)

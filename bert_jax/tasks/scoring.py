@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
+from bert_jax.json_forms import Finite, fit
 from bert_jax.tasks import glue, metrics, squad_metrics
 from bert_jax.tasks.entity_metrics import score_entities
 from bert_jax.tasks.files import numbered_lines, read_json, read_text, read_tsv
@@ -51,9 +52,11 @@ def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float
     scores = read_json(odds) if odds.is_file() else None
     if scores is not None:
         try:
-            scores = {question: float(score) for question, score in scores.items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{odds}: not a JSON object from question id to number: fix or remove it") from error
+            scores = fit(scores, dict[str, Finite])
+        except ValueError as error:
+            raise UserError(
+                f"{odds}: not a JSON object from question id to number ({error}): fix or remove it"
+            ) from error
     # The predictions already contain the empty answers, so the odds serve only to find the best thresholds.
     result = squad_metrics.evaluate_v2(texts, answers=answers)
     if scores is not None and scores.keys() >= texts.keys():
