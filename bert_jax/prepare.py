@@ -28,7 +28,21 @@ _VOCAB_SIZE = flags.DEFINE_integer(
 )
 _MAX_SEQ_LENGTH = flags.DEFINE_list("max_seq_length", ["128", "512"], "Sequence lengths to build, separated by commas.")
 _OBJECTIVE = flags.DEFINE_enum("objective", _DEFAULTS.objective, CHOICES["data.objective"], "Pre-training objective.")
-_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "Format of the text.")
+_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "Format of the text; auto: detected, file by file.")
+_TEXT_COLUMN = flags.DEFINE_string(
+    "text_column",
+    _DEFAULTS.text_column,
+    "Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1.",
+)
+_TEXT_KEY = flags.DEFINE_string(
+    "text_key", _DEFAULTS.text_key, "Key of the text in JSON files; dots lead into nested objects, as in meta.body."
+)
+_DOCUMENTS = flags.DEFINE_string(
+    "documents",
+    _DEFAULTS.documents,
+    "A document of plain text: lines (each line), blank_lines (what is between blank lines), or a separator such as "
+    "'<|endoftext|>'; empty: what the format says.",
+)
 _LANGUAGE = flags.DEFINE_string("language", _DEFAULTS.language, "ISO 639-1 language code, for sentence splitting.")
 _DO_LOWER_CASE = flags.DEFINE_bool(
     "do_lower_case", _DEFAULTS.do_lower_case, "Lower-case the text; an existing vocabulary must agree."
@@ -75,6 +89,9 @@ def main() -> None:
     config = DataConfig(
         input=_INPUT.value,
         format=_FORMAT.value,
+        text_column=_TEXT_COLUMN.value,
+        text_key=_TEXT_KEY.value,
+        documents=_DOCUMENTS.value,
         language=_LANGUAGE.value,
         vocab=_VOCAB.value,
         do_lower_case=_DO_LOWER_CASE.value,

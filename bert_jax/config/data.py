@@ -18,7 +18,18 @@ class DataConfig:
         "", doc='Files, globs, "tfds:NAME" or "embedded" (the documentation inside the installed Python).'
     )
     format: str = field(
-        "auto", choices=("auto", "prose", "sentences", "jsonl", "wikiextractor"), doc="Format of the text."
+        "auto",
+        choices=("auto", "prose", "sentences", "jsonl", "wikiextractor", "json", "csv", "tsv", "parquet", "arrow"),
+        doc="Format of the text; auto: detected, file by file.",
+    )
+    text_column: str = field(
+        "text", doc="Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1."
+    )
+    text_key: str = field("text", doc="Key of the text in JSON files; dots lead into nested objects, as in meta.body.")
+    documents: str = field(
+        "",
+        doc="A document of plain text: lines (each line), blank_lines (what is between blank lines), or a separator "
+        'such as <|endoftext|>; "": what the format says.',
     )
     language: str = field("en", doc="ISO 639-1 language code, for sentence splitting.")
     vocab: str = field(

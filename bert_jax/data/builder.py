@@ -28,7 +28,7 @@ from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.manifest import check_manifest, make_manifest
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
-from bert_jax.data.source import TextSource
+from bert_jax.data.source import TextLayout, TextSource
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarize
 from bert_jax.data.survey import SHARD_BYTES, Survey, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -130,6 +130,11 @@ def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def text_layout(config: DataConfig) -> TextLayout:
+    """Return where the text is in the files."""
+    return TextLayout(config.format, config.text_column, config.text_key, config.documents)
+
+
 Run = Callable[..., None]
 
 
@@ -188,7 +193,7 @@ class _Build:
         shutil.rmtree(work)
 
     def _read_text(self, directory: Path, sources: list[TextSource], text_bytes: int) -> Survey:
-        spec = ChunkSpec(str(directory), self.config.format, self.config.language, self.config.seed)
+        spec = ChunkSpec(str(directory), text_layout(self.config), self.config.language, self.config.seed)
         progress = ByteProgress("reading text", total=text_bytes, report=self.report)
         chunks = make_chunks(sources)
         self.run(functools.partial(write_chunk, spec=spec), chunks, advance=progress.advance)

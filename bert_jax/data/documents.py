@@ -7,12 +7,22 @@ from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
-from bert_jax.data.opening import open_texts
+from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.source import Document, ReadReport, TextSource
+from bert_jax.data.file_types import markup, why_not_text
+from bert_jax.data.source import Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 
-__all__ = ["Document", "ReadReport", "TextSource", "find_sources", "read_documents", "read_source", "split_paragraph"]
+__all__ = [
+    "Document",
+    "ReadReport",
+    "TextLayout",
+    "TextSource",
+    "find_sources",
+    "read_documents",
+    "read_source",
+    "split_paragraph",
+]
 
 MAX_PART = 1 << 20  # characters; a longer document is split into parts
 
@@ -47,6 +57,7 @@ def read_documents(
     language: str = "en",
     split_sentences: bool = True,
     report: ReadReport | None = None,
+    layout: TextLayout | None = None,
 ) -> Iterator[Document]:
     """Read all documents of all sources, one source after the other.
 
@@ -55,7 +66,9 @@ def read_documents(
     """
     report = ReadReport() if report is None else report
     for source in find_sources(inputs):
-        yield from read_source(source, format=format, language=language, split_sentences=split_sentences, report=report)
+        yield from read_source(
+            source, format=format, language=language, split_sentences=split_sentences, report=report, layout=layout
+        )
     report.require_text(inputs)
 
 
@@ -66,17 +79,21 @@ def read_source(
     language: str = "en",
     split_sentences: bool = True,
     report: ReadReport | None = None,
+    layout: TextLayout | None = None,
 ) -> Iterator[Document]:
     """Read the documents of a source, and count them in `report`.
 
     `format` is "auto" (detected from the first 64 KiB of each text) or one of `formats.FORMATS`; it is ignored for TFDS
     and the embedded corpus. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
-    false; the format with one sentence per line is always split. Text that is mostly not UTF-8 is skipped and counted.
+    false; the format with one sentence per line is always split. Files that are not UTF-8 text, or have no text at the
+    layout's key or column, are skipped and counted.
 
     Raises:
-        UserError: for an unknown format; a file that cannot be read or is damaged; JSON lines without any valid line.
+        UserError: for an unknown format; a file that cannot be read or is damaged.
     """
     report = ReadReport() if report is None else report
+    layout = TextLayout() if layout is None else layout
+    format = layout.format if format == "auto" else format
     if format != "auto" and format not in formats.FORMATS:
         raise UserError(f"data.format: '{format}' is unknown: type auto, {', '.join(formats.FORMATS)}")
     splitter = language if split_sentences else None
@@ -90,27 +107,62 @@ def read_source(
         events = tfds_text.read_tfds_events(source, report=report)
         yield from _assemble(events, prefix=source.name, language=splitter, is_split=False, report=report)
     else:
-        yield from _read_file(source, format=format, language=splitter, report=report)
+        yield from _read_file(source, format=format, language=splitter, report=report, layout=layout)
 
 
-def _read_file(source: TextSource, *, format: str, language: str | None, report: ReadReport) -> Iterator[Document]:
+def _read_file(
+    source: TextSource, *, format: str, language: str | None, report: ReadReport, layout: TextLayout
+) -> Iterator[Document]:
     for stream in open_texts(source.path):
-        head = stream.peek(formats.SAMPLE)
-        if not formats.is_text(head):
-            report.not_text += 1
-            report.add_problem(
-                f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
-            )
+        actual = _find_format(stream, format=format, report=report, documents=layout.documents)
+        if actual is None:
             continue
-        actual = formats.detect_format(head, name=stream.name) if format == "auto" else format
-        report.add_format(source.name, actual)
-        yield from _assemble(
-            formats.read_events(stream, format=actual, report=report),  # type: ignore[arg-type]  # checked above
-            prefix=source.name + stream.name.removeprefix(source.path),
-            language=language,
-            is_split=actual == "sentences",
-            report=report,
-        )
+        before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
+        try:
+            yield from _assemble(
+                formats.read_events(stream, format=actual, report=report, layout=layout),
+                prefix=source.name + stream.name.removeprefix(source.path),
+                language=language,
+                is_split=actual == "sentences" and layout.documents != "lines",
+                report=report,
+            )
+        except NoTextError as error:
+            size = report.bytes - before + _rest(stream)
+            report.bytes, report.broken_lines = before, broken
+            del report.problems[problems:]
+            report.leave_out(str(error), num_bytes=0 if error.is_metadata else size)
+        else:
+            report.add_format(source.name, actual)
+
+
+def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documents: str) -> formats.Format | None:
+    """Return the format of a text; None if it is not text, which is reported."""
+    head = stream.peek(formats.SAMPLE)
+    binary = formats.binary_format(head)
+    if binary is not None and format in ("auto", "parquet", "arrow"):
+        return binary
+    if reason := why_not_text(head, name=stream.name):
+        report.leave_out(f"{stream.name}: {reason}")
+        return None
+    if not formats.is_text(head):
+        report.not_text += 1
+        report.add_problem(f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)")
+        return None
+    if format != "auto":
+        return format  # type: ignore[return-value]  # checked by the caller
+    actual = formats.detect_format(head, name=stream.name, documents=documents)
+    if actual in ("prose", "sentences") and (reason := markup(head, name=stream.name)):
+        report.leave_out(f"{stream.name}: {reason}", num_bytes=_rest(stream))
+        return None
+    return actual
+
+
+def _rest(stream: ByteStream) -> int:
+    """Return how many bytes of a stream are unread."""
+    size = 0
+    while block := stream.read(1 << 20):
+        size += len(block)
+    return size
 
 
 def _assemble(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.data.documents import read_source
-from bert_jax.data.source import ReadReport, TextSource
+from bert_jax.data.source import ReadReport, TextLayout, TextSource
 from bert_jax.data.workers import Advance
 from bert_jax.files import write_json
 
@@ -44,7 +44,7 @@ class ChunkSpec:
     """The output directory, and the settings that determine the documents and their order."""
 
     directory: str
-    format: str
+    layout: TextLayout
     language: str
     seed: int
 
@@ -84,7 +84,7 @@ def write_chunk(item: Chunk, *, spec: ChunkSpec, advance: Advance) -> None:
     for source in item.sources:
         previous, part = "", -1
         for document in read_source(
-            source, format=spec.format, language=spec.language, split_sentences=False, report=report
+            source, layout=spec.layout, language=spec.language, split_sentences=False, report=report
         ):
             text = "\n".join(item.replace("\n", " ") for item in document.sentences).encode("utf-8", "replace")
             if not text:

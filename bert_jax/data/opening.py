@@ -12,6 +12,8 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
+from bert_jax.data import zip_members
+from bert_jax.data.file_types import why_not_text
 from bert_jax.errors import UserError
 
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # pi: first block; sqrt(pi): end of an empty file
@@ -34,8 +36,9 @@ class ByteStream:
     `UserError` with the file's name.
     """
 
-    def __init__(self, source: Readable, *, name: str):
+    def __init__(self, source: Readable, *, name: str, path: str = ""):
         self.name = name
+        self.path = path  # of a file that is read as it is, neither compressed nor in an archive
         self._source = source
         self._head = b""
 
@@ -55,7 +58,7 @@ class ByteStream:
         while size > 0:
             try:
                 part = self._source.read(size)
-            except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError) as error:
+            except (zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError, *zip_members.ERRORS) as error:
                 raise _damaged(self.name, error) from error
             if not part:
                 break
@@ -129,7 +132,7 @@ def open_texts(path: str) -> Iterator[ByteStream]:
         UserError: if the file cannot be read, or is damaged or truncated.
     """
     with _open(path) as file:
-        yield from _texts(ByteStream(file, name=path), path)
+        yield from _texts(ByteStream(file, name=path, path=path), path)
 
 
 def without_compression(name: str) -> tuple[str, str]:
@@ -159,8 +162,19 @@ def _texts(stream: ByteStream, name: str) -> Iterator[ByteStream]:
         raise _damaged(stream.name, ValueError(f"no {suffix[1:]} data at its start"))
     if head[257:262] == b"ustar" or name.endswith(".tar"):
         yield from _members(stream)
+    elif head.startswith(zip_members.MAGICS) and not why_not_text(head, name=name):
+        yield from _zip_members(stream)
     else:
         yield stream
+
+
+def _zip_members(stream: ByteStream) -> Iterator[ByteStream]:
+    try:
+        for member, content in zip_members.zip_members(stream, path=stream.path):
+            name = f"{stream.name}/{member}"
+            yield from _texts(ByteStream(content, name=name), name)
+    except zip_members.ERRORS as error:
+        raise _damaged(stream.name, error) from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):
