@@ -36,6 +36,12 @@ class DataConfig:
         "", doc="vocab.txt, a folder that contains one, or a SentencePiece .model; empty: learned from `input`."
     )
     do_lower_case: bool = field(True, doc="Lower-case the text; an existing vocabulary must agree.")
+    strip_accents: str = field(
+        "auto",
+        choices=("auto", "yes", "no"),
+        doc="Remove accents and other non-spacing marks; auto: as the vocabulary says, and for a new one as "
+        "do_lower_case, except in scripts whose vowels or tones are such marks (Thai, Hindi, ...).",
+    )
     objective: str = field("mlm+nsp", choices=("mlm", "mlm+nsp", "mlm+sop"), doc="Pre-training objective.")
     short_seq_prob: float = field(
         0.1, at_least=0, at_most=1, doc="Fraction of instances made shorter than the maximum length."

@@ -30,7 +30,7 @@ def read_arrow(stream: ByteStream, *, column: str, report: ReadReport) -> Iterat
     """
     try:
         import pyarrow as pa  # optional, and imported late because it is large
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.parquet
     except ImportError:
         raise UserError(f"{stream.name}: parquet and arrow files need pyarrow: pip install 'bert_jax[arrow]'") from None
     head = stream.peek(8)

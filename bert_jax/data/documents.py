@@ -1,15 +1,16 @@
 """Read the user's inputs as documents, in constant memory for any size."""
 
+import functools
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
+from bert_jax.data.file_types import markup, why_not_text
 from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.file_types import markup, why_not_text
 from bert_jax.data.source import Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 
@@ -80,13 +81,15 @@ def read_source(
     split_sentences: bool = True,
     report: ReadReport | None = None,
     layout: TextLayout | None = None,
+    max_part: int = 0,
 ) -> Iterator[Document]:
     """Read the documents of a source, and count them in `report`.
 
     `format` is "auto" (detected from the first 64 KiB of each text) or one of `formats.FORMATS`; it is ignored for TFDS
     and the embedded corpus. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
     false; the format with one sentence per line is always split. Files that are not UTF-8 text, or have no text at the
-    layout's key or column, are skipped and counted.
+    layout's key or column, are skipped and counted. A document longer than `max_part`
+    (0: `MAX_PART`) characters comes in parts.
 
     Raises:
         UserError: for an unknown format; a file that cannot be read or is damaged.
@@ -97,42 +100,48 @@ def read_source(
     if format != "auto" and format not in formats.FORMATS:
         raise UserError(f"data.format: '{format}' is unknown: type auto, {', '.join(formats.FORMATS)}")
     splitter = language if split_sentences else None
+    assemble = functools.partial(_assemble, language=splitter, report=report, max_part=max_part or MAX_PART)
     if source.kind == "embedded":
         report.add_format(source.name, "prose")
         for document in read_embedded_corpus():
             events = [*document.sentences, None]
-            yield from _assemble(events, prefix=document.key, language=splitter, is_split=False, report=report)
+            yield from assemble(events, prefix=document.key, is_split=False)
     elif source.kind == "tfds":
         report.add_format(source.name, "tfds")
         events = tfds_text.read_tfds_events(source, report=report)
-        yield from _assemble(events, prefix=source.name, language=splitter, is_split=False, report=report)
+        yield from assemble(events, prefix=source.name, is_split=False)
     else:
-        yield from _read_file(source, format=format, language=splitter, report=report, layout=layout)
+        yield from _read_file(source, format=format, assemble=assemble, report=report, layout=layout)
 
 
 def _read_file(
-    source: TextSource, *, format: str, language: str | None, report: ReadReport, layout: TextLayout
+    source: TextSource,
+    *,
+    format: str,
+    assemble: Callable[..., Iterator[Document]],
+    report: ReadReport,
+    layout: TextLayout,
 ) -> Iterator[Document]:
     for stream in open_texts(source.path):
         actual = _find_format(stream, format=format, report=report, documents=layout.documents)
         if actual is None:
             continue
         before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
+        known = report.formats.get(source.name)
+        report.add_format(source.name, actual)
         try:
-            yield from _assemble(
+            yield from assemble(
                 formats.read_events(stream, format=actual, report=report, layout=layout),
                 prefix=source.name + stream.name.removeprefix(source.path),
-                language=language,
                 is_split=actual == "sentences" and layout.documents != "lines",
-                report=report,
             )
         except NoTextError as error:
-            size = report.bytes - before + _rest(stream)
+            size = source.size if stream.path else report.bytes - before + _rest(stream)
             report.bytes, report.broken_lines = before, broken
-            del report.problems[problems:]
+            del report.problems[problems:], report.formats[source.name]
+            if known is not None:
+                report.formats[source.name] = known
             report.leave_out(str(error), num_bytes=0 if error.is_metadata else size)
-        else:
-            report.add_format(source.name, actual)
 
 
 def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documents: str) -> formats.Format | None:
@@ -159,6 +168,8 @@ def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documen
 
 def _rest(stream: ByteStream) -> int:
     """Return how many bytes of a stream are unread."""
+    if stream.path:
+        return Path(stream.path).stat().st_size
     size = 0
     while block := stream.read(1 << 20):
         size += len(block)
@@ -166,12 +177,20 @@ def _rest(stream: ByteStream) -> int:
 
 
 def _assemble(
-    events: Iterable[str | None], *, prefix: str, language: str | None, is_split: bool, report: ReadReport
+    events: Iterable[str | None],
+    *,
+    prefix: str,
+    language: str | None,
+    is_split: bool,
+    report: ReadReport,
+    max_part: int,
 ) -> Iterator[Document]:
     """Group paragraphs into documents (None ends one) and parts of documents."""
     split = language is not None and not is_split
     is_split = is_split or split
     index, size, sentences, is_first = 0, 0, [], True
+    if max_part < MAX_PART:
+        events = _cut_paragraphs(events, language=language or "en", max_part=max_part)
     for event in events:
         if event is not None:
             report.paragraphs += 1
@@ -181,12 +200,29 @@ def _assemble(
                 sentences += split_paragraph(event, language=language or "")
             else:
                 sentences.append(event)
-        if sentences and (event is None or size >= MAX_PART):
+        if sentences and (event is None or size >= max_part):
             report.documents += is_first
             yield Document(key=f"{prefix}#{index}", sentences=sentences, is_split=is_split)
             size, sentences, is_first = 0, [], False
         if event is None and not is_first:
             index, is_first = index + 1, True
+
+
+def _cut_paragraphs(events: Iterable[str | None], *, language: str, max_part: int) -> Iterator[str | None]:
+    """Yield the events with paragraphs of at most `max_part` characters, cut between sentences."""
+    for event in events:
+        if event is None or len(event) <= max_part:
+            yield event
+            continue
+        piece: list[str] = []
+        size = 0
+        for sentence in split_paragraph(event, language=language):
+            if piece and size + len(sentence) > max_part:
+                yield " ".join(piece)
+                piece, size = [], 0
+            piece.append(sentence)
+            size += len(sentence)
+        yield " ".join(piece)
 
 
 def _items(inputs: str | Sequence[str]) -> list[str]:

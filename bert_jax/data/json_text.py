@@ -15,6 +15,7 @@ from bert_jax.files import parse_object
 _WHITE = " \t\n\r"
 _DECODER = json.JSONDecoder()
 _MAX_DEPTH = 4  # of a suggested key
+_ENOUGH = 10_000  # invalid lines at the start of a file: its other lines are not read
 
 
 def find_text(value: Any, key: str) -> str | None:
@@ -61,15 +62,13 @@ def suggest_key(value: Any) -> str:
     return max(found, key=lambda item: item[0])[1] if found else ""
 
 
-def read_json_lines(
-    batches: Iterable[list[str]], *, name: str, key: str, report: ReadReport
-) -> Iterator[str | None]:
+def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report: ReadReport) -> Iterator[str | None]:
     """Yield the paragraphs of the text of each line, and None after each line; invalid lines are counted.
 
     Raises:
       NoTextError: if no line has a text; names the key to type.
     """
-    number, num_valid, first_reason, missing, suggestion, before = 0, 0, "", "", "", report.broken_lines
+    number, num_valid, first_reason, suggestion, before = 0, 0, "", "", report.broken_lines
     for batch in batches:
         for line in batch:
             number += 1
@@ -82,19 +81,20 @@ def read_json_lines(
                 suggestion = suggestion or ("" if isinstance(record, str) else suggest_key(record))
                 report.broken_lines += 1
                 report.add_problem(f"{name}:{number}: {reason}")
-                missing = missing or reason
                 first_reason = first_reason or f"line {number}: {reason}"
+                if not num_valid and report.broken_lines - before >= _ENOUGH:
+                    break
                 continue
             num_valid += 1
             yield from read_document(text, report=report, title=record.get("title"))
+        if not num_valid and report.broken_lines - before >= _ENOUGH:
+            break
     if first_reason and not num_valid:
+        reason = f"no line of {name} is a JSON object with a '{key}' ({first_reason})"
         if suggestion and report.broken_lines - before == 1:
-            raise NoTextError(f"{name} is one JSON object with {missing}", is_metadata=True)
+            raise NoTextError(reason, is_metadata=True)
         advice = f'write one {{"{key}": ...}} per line, or set data.format to the file\'s format'
-        raise NoTextError(
-            f"no line of {name} is a JSON object with a '{key}' ({first_reason}): "
-            + (f"type --config.data.text_key={suggestion}" if suggestion else advice)
-        )
+        raise NoTextError(f"{reason}: " + (f"type --config.data.text_key={suggestion}" if suggestion else advice))
 
 
 def _parse(line: str) -> dict[str, Any] | str:

@@ -22,6 +22,7 @@ _LATER: dict[str, Any] = {  # missing in older manifests
     "text_column": "text",
     "text_key": "text",
     "documents": "",
+    "strip_accents": "auto",
 }
 
 

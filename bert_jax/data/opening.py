@@ -58,7 +58,14 @@ class ByteStream:
         while size > 0:
             try:
                 part = self._source.read(size)
-            except (zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError, *zip_members.ERRORS) as error:
+            except (
+                zlib.error,
+                lzma.LZMAError,
+                zstandard.ZstdError,
+                tarfile.TarError,
+                OSError,
+                *zip_members.ERRORS,
+            ) as error:
                 raise _damaged(self.name, error) from error
             if not part:
                 break

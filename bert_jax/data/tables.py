@@ -72,9 +72,7 @@ def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
             yield row
 
 
-def read_table(
-    stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport
-) -> Iterator[str | None]:
+def read_table(stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport) -> Iterator[str | None]:
     """Yield the paragraphs of the text of each row, and None after each row.
 
     The first row names the columns, unless `column` is a number and not one of the names.

@@ -25,7 +25,11 @@ def zip_members(stream: Any, *, path: str) -> Iterator[tuple[str, BinaryIO]]:
         with zipfile.ZipFile(path or copy) as archive:
             for member in archive.infolist():
                 parts = member.filename.split("/")
-                if member.is_dir() or parts[0] == "__MACOSX" or any(part.startswith(".") and part != "." for part in parts):
+                if (
+                    member.is_dir()
+                    or parts[0] == "__MACOSX"
+                    or any(part.startswith(".") and part != "." for part in parts)
+                ):
                     continue
                 with archive.open(member) as content:
                     yield member.filename.removeprefix("./"), content  # type: ignore[misc]
