@@ -22,6 +22,7 @@ SAMPLE = 1 << 16  # bytes used for detection
 _DOC_START = re.compile(r"\s*<doc [^>]*\b(?:id|title)=.*>\s*$")
 _TITLE = re.compile(r'\btitle="(.*?)"(?: \w+=|>)')
 _ARRAY_START = re.compile(r'\[\s*(?:\{\s*["}]|"[^"]*"\s*(?:,|\]|$)|\{$)')
+_MEMBER_ARRAY = re.compile(r'\{\s*".*?":\s*\[\s*\{')
 _JSON_START = re.compile(r'\{\s*"')
 # The end of a sentence: a mark, closing quotes or brackets, then white space or the end of the line. East Asian marks
 # need no white space after them.
@@ -79,6 +80,8 @@ def _suffix(name: str) -> str:
 def _is_json(full: list[str], name: str) -> bool:
     """Return whether text is one JSON value: an array, or an object on several lines."""
     if _ARRAY_START.match(full[0]) or (full[0] == "[" and (len(full) == 1 or full[1][0] in '{["]')):
+        return True
+    if len(full) == 1 and _suffix(name) == "json" and _MEMBER_ARRAY.match(full[0]):
         return True
     if full[0][0] != "{" or full[0][-1] == "}" or len(full) < 2:
         return False

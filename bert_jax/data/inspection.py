@@ -13,7 +13,9 @@ from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.source import Document, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 
-SAMPLE_CHARS = 8 << 20  # of text that is read
+SAMPLE_CHARS = 8 << 20  # of text that is read to count documents
+_COUNTED_CHARS = 1 << 20  # of a source
+_SEEN_CHARS = 1 << 13  # of a source whose documents are not counted
 MAX_SOURCES = 1000  # that are opened
 _NUM_SHOWN = 3
 _MAX_COUNTED = 1000  # documents whose sentences are counted
@@ -26,13 +28,23 @@ class _Sample:
     """What was read of the sources."""
 
     report: ReadReport = dataclasses.field(default_factory=ReadReport)
-    documents: float = 0  # estimated for all of the text of the sources that were opened
+    documents: float = 0  # of the sources that were read, estimated where the end was not
+    unread: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # formats and bytes of the others
+    rates: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # documents and their bytes, by format
     num_read: int = 0
     num_chars: int = 0
     is_complete: bool = True
     one_sentence: int = 0  # documents of one sentence, among the `num_counted` whose sentences were counted
     num_counted: int = 0
     shown: list[list[Document]] = dataclasses.field(default_factory=list)
+
+    def num_documents(self) -> float:
+        """Return the estimated number of documents of all sources that were opened."""
+        total = self.documents
+        for name, size in self.unread:
+            documents, num_bytes = self.rates.get(name, (0, 0))
+            total += max(size * documents / num_bytes, 1) if num_bytes else 1
+        return total
 
 
 def layout_of(config: DataConfig) -> TextLayout:
@@ -54,9 +66,9 @@ def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report:
     opened = _spread(sources, MAX_SOURCES)
     sample = _Sample(is_complete=len(opened) == len(sources))
     for source in opened:
-        _read(source, sample, budget=max(SAMPLE_CHARS // len(opened), 1), config=config)
+        _read(source, sample, config=config)
     sample.report.require_text(config.input)
-    documents = round(sample.documents * len(sources) / len(opened))
+    documents = round(sample.num_documents() * len(sources) / len(opened))
     report(_describe(sample, sources, len(opened), documents))
     shown = [document for level in itertools.zip_longest(*sample.shown) for document in level if document is not None]
     for number, document in enumerate(shown[:_NUM_SHOWN], start=1):
@@ -78,8 +90,13 @@ def _spread(sources: Sequence[TextSource], number: int) -> Sequence[TextSource]:
     return [sources[index * len(sources) // number] for index in range(number)]
 
 
-def _read(source: TextSource, sample: _Sample, *, budget: int, config: DataConfig) -> None:
+def _read(source: TextSource, sample: _Sample, *, config: DataConfig) -> None:
+    """Read the start of a source: enough to count its documents, as long as little was read of the others."""
+    budget = _COUNTED_CHARS if sample.num_chars < SAMPLE_CHARS else _SEEN_CHARS
     report, ended, shown = ReadReport(), True, dict[str, Document]()
+    num_documents = num_bytes = (
+        0  # at the end of a block: text is read in blocks, and the rest of a block is not counted
+    )
     documents = read_source(
         source, layout=layout_of(config), language=config.language, split_sentences=False, report=report
     )
@@ -89,17 +106,25 @@ def _read(source: TextSource, sample: _Sample, *, budget: int, config: DataConfi
         if sample.num_counted < _MAX_COUNTED:
             sample.num_counted += 1
             sample.one_sentence += len(_sentences(document, config.language)) == 1
-        if report.characters >= budget:
+        is_block = report.bytes > num_bytes > 0
+        if report.characters >= budget and (is_block or budget == _SEEN_CHARS):
             ended = next(documents, None) is None
             break
+        num_documents, num_bytes = report.documents, report.bytes
     if len(sample.shown) < _NUM_SHOWN and shown:
         sample.shown.append(list(shown.values()))
+    name = next(iter(report.formats.values()), "")
     if ended:
         sample.documents += report.documents
+    elif budget == _SEEN_CHARS or report.documents < 2:
+        sample.unread.append((name, estimate_text([source])))
     else:
-        sample.is_complete = False
-        factor = max(estimate_text([source]) / max(report.bytes, 1), 1)
-        sample.documents += max((report.documents - 1) * factor, 1)  # the last document may have been read in part
+        sample.documents += num_documents * max(estimate_text([source]) / num_bytes, 1)
+    sample.is_complete &= ended
+    if budget == _COUNTED_CHARS and num_documents > 1:
+        rate = sample.rates.setdefault(name, [0, 0])
+        rate[0] += num_documents
+        rate[1] += num_bytes
     sample.num_read += report.documents
     sample.num_chars += report.characters
     sample.report.merge(report)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from bert_jax.data.accents import is_mark
 from bert_jax.data.intermediate import StoredDocument
-from bert_jax.data.pairs import WHERE_DOCUMENTS_END
 from bert_jax.data.sentences import split_paragraph
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.wordpiece import basic_words
@@ -133,7 +132,7 @@ def check_one_sentence(number: int, documents: int, *, objective: str) -> list[s
         text = f"{percent} of the documents have one sentence, so their next sentence is always a random one"
     else:
         text = f"{percent} of the documents have one sentence, which makes no pair"
-    advice = f"set config.data.objective=mlm; {WHERE_DOCUMENTS_END}"
+    advice = "set config.data.objective=mlm, or say with config.data.documents where longer documents end"
     if share > _ALL:
         raise UserError(f"{text}: {advice}")
     return [f"{text}: {advice}"]
