@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.rounding import encoder_bound
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.loading import load_pretrained
@@ -37,6 +36,7 @@ from tests.finetune_data import (
     write_sentiment,
     write_source,
 )
+from tests.rounding import encoder_bound
 
 
 def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experiment:

@@ -53,7 +53,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,
-        "strip_accents": None,
+        "strip_accents": tokenizer.vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         "model_max_length": max_seq_length,
         **specials,
@@ -87,7 +87,7 @@ def _fast_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,
+            "strip_accents": tokenizer.vocabulary.strip_accents,
             "lowercase": tokenizer.do_lower_case,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -146,10 +146,9 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
     lower = normalizer.get("lowercase")
     if any(normalizer.get(name) != value for name, value in expected.items()) or not isinstance(lower, bool):
         raise UserError(f"{file}: its normalizer is not BERT's: give a model with BERT's tokenizer")
-    if normalizer.get("strip_accents") not in (None, lower):
-        raise UserError(
-            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer does not support: give another model"
-        )
+    accents = normalizer.get("strip_accents")
+    if accents is not None and not isinstance(accents, bool):
+        raise UserError(f"{file}: strip_accents is {accents!r:.60}: restore the file")
     expected = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     different = [name for name, default in expected.items() if model.get(name, default) != default]
     pre_tokenizer = content.get("pre_tokenizer")
@@ -177,4 +176,4 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
                 f"{file}: added_tokens contains {token['content']!r:.60}, which BERT's tokenizer does not keep whole: "
                 "give a model with BERT's tokenizer"
             )
-    return WordPieceTokenizer(Vocabulary(tuple(tokens.values()), do_lower_case=lower))
+    return WordPieceTokenizer(Vocabulary(tuple(tokens.values()), do_lower_case=lower, strip_accents=accents))

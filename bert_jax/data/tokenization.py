@@ -58,6 +58,7 @@ class Tokenizer(abc.ABC):
     """Conversion of text to ids and back. No method adds special tokens or recognizes them in text."""
 
     do_lower_case: bool
+    strip_accents: bool  # removes non-spacing marks
     pad_id: int
     unk_id: int
     cls_id: int
@@ -159,6 +160,7 @@ class WordPieceTokenizer(Tokenizer):
         self.vocabulary = vocabulary
         self.pieces = vocabulary.pieces
         self.do_lower_case = vocabulary.do_lower_case
+        self.strip_accents = vocabulary.strips_accents
         self.pad_id, self.unk_id = vocabulary.pad_id, vocabulary.unk_id
         self.cls_id, self.sep_id, self.mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
         self.fingerprint = vocabulary.fingerprint
@@ -176,6 +178,11 @@ class WordPieceTokenizer(Tokenizer):
     def __reduce__(self):
         """Pickle only the vocabulary and the options."""
         return functools.partial(WordPieceTokenizer, self.vocabulary, **self._options), ()
+
+    @property
+    def max_input_chars_per_word(self) -> int:
+        """Return the limit on the characters of a word: a longer one is [UNK]."""
+        return self._max_chars
 
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
         """Return the ids of all texts as one array: the fastest method."""
@@ -203,7 +210,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode_word(self, word: str) -> bytes:
         if word == "\0":
             return self._break.tobytes()
-        words = basic_words(word, do_lower_case=self.do_lower_case)
+        words = basic_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents)
         return b"".join(map(self._ids_of_basic_word.__getitem__, words))
 
     def _encode_basic_word(self, word: str) -> bytes:
@@ -231,7 +238,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode_word_with_offsets(self, word: str) -> Encoding:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for aligned in aligned_words(word, do_lower_case=self.do_lower_case):
+        for aligned in aligned_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents):
             word_ids = self._match(aligned.text)
             ids += word_ids
             if word_ids == [self.unk_id]:
@@ -303,6 +310,7 @@ class SentencePieceTokenizer(Tokenizer):
         if do_lower_case is None:
             do_lower_case = all(p == p.lower() for p, is_text in zip(self.pieces, ordinary, strict=True) if is_text)
         self.do_lower_case = do_lower_case
+        self.strip_accents = False
         self.fingerprint = hashlib.sha256(f"do_lower_case={do_lower_case}\n".encode() + model).hexdigest()
         # The unknown piece is never a word start: at the start of a word sentencepiece puts a single "▁" before it.
         self.is_word_start = np.array(

@@ -30,6 +30,7 @@ class Vocabulary:
 
     pieces: tuple[str, ...]
     do_lower_case: bool
+    strip_accents: bool | None = None  # None: as do_lower_case
 
     def __post_init__(self):
         if len(self._ids) != len(self.pieces):
@@ -50,6 +51,11 @@ class Vocabulary:
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: piece_id for piece_id, piece in enumerate(self.pieces)}
+
+    @property
+    def strips_accents(self) -> bool:
+        """Return whether accents and other non-spacing marks are removed."""
+        return self.do_lower_case if self.strip_accents is None else self.strip_accents
 
     @property
     def size(self) -> int:
@@ -85,6 +91,8 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of casing and pieces: equal if ids mean the same."""
         header = f"do_lower_case={self.do_lower_case}\n"
+        if self.strips_accents != self.do_lower_case:
+            header += f"strip_accents={self.strips_accents}\n"
         return hashlib.sha256((header + "\n".join(self.pieces)).encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
@@ -107,7 +115,9 @@ def load_vocabulary(path: str | os.PathLike, *, do_lower_case: bool | None = Non
     pieces = _read_pieces(file)
     casing = read_casing(file.parent / CONFIG_FILE, do_lower_case=do_lower_case)
     try:
-        return Vocabulary(pieces, do_lower_case=_looks_uncased(pieces) if casing is None else casing)
+        lower = _looks_uncased(pieces) if casing is None else casing
+        accents = read_strip_accents(file.parent / CONFIG_FILE)
+        return Vocabulary(pieces, do_lower_case=lower, strip_accents=accents)
     except UserError as error:
         raise UserError(f"vocabulary {file}: {error}") from None
 
@@ -165,15 +175,21 @@ def read_casing(config_file: pathlib.Path, *, do_lower_case: bool | None) -> boo
             "use another vocabulary"
         )
     casing = do_lower_case if saved is None else saved
-    strip_accents = settings.get("strip_accents")
-    if strip_accents is not None and casing is not None and strip_accents != casing:
-        raise UserError(
-            f"{config_file}: strip_accents={strip_accents} with do_lower_case={casing} is not supported: write "
-            f"strip_accents={casing}; BERT strips accents if and only if it lower-cases"
-        )
     if settings.get("tokenize_chinese_chars") is False:
         raise UserError(f"{config_file}: tokenize_chinese_chars=False is not supported: write true")
     return casing
+
+
+def read_strip_accents(config_file: pathlib.Path) -> bool | None:
+    """Return `strip_accents` from a tokenizer_config.json, None (as do_lower_case) if it is not set.
+
+    Raises UserError if it is neither true, false nor null.
+    """
+    settings = load_json(config_file) if config_file.is_file() else {}
+    value = settings.get("strip_accents")
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{config_file}: strip_accents is {value!r}: write true, false or null")
+    return value
 
 
 def _looks_uncased(pieces: Iterable[str]) -> bool:
@@ -189,7 +205,7 @@ def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> 
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": vocabulary.do_lower_case,
-        "strip_accents": None,
+        "strip_accents": vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")},
     }
@@ -214,6 +230,7 @@ def learn_vocabulary(
     *,
     vocab_size: int,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     num_threads: int = 1,
     num_unused: int = 0,
     character_coverage: float = 0.99999,
@@ -232,8 +249,9 @@ def learn_vocabulary(
         num_pieces=vocab_size - len(reserved),
         num_reserved=len(reserved),
         do_lower_case=do_lower_case,
+        strip_accents=strip_accents,
         num_threads=num_threads,
         character_coverage=character_coverage,
         max_distinct_words=max_distinct_words,
     )
-    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case)
+    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case, strip_accents=strip_accents)
