@@ -221,11 +221,11 @@ def test_mixed_widths_come_in_as_the_widest(folder):
     ("change", "told"),
     [
         (lambda v: v["added_tokens"].append({"id": len(v["model"]["vocab"]), "content": "zebrafish"}), "added_tokens"),
-        (lambda v: v["added_tokens"].append({"id": v["model"]["vocab"]["cat"], "content": "cat"}), "'cat'"),
+        (lambda v: v["added_tokens"].append({"id": 7, "content": "cat"}), "gives 'cat' the id 7"),
         (lambda v: v.update(pre_tokenizer={"type": "WhitespaceSplit"}), "pre_tokenizer"),
         (lambda v: v["model"].update(continuing_subword_prefix="@@"), "continuing_subword_prefix"),
     ],
-    ids=["added", "cut before", "white space", "prefix"],
+    ids=["no row", "other id", "white space", "prefix"],
 )
 def test_a_tokenizer_that_does_what_ours_cannot_is_refused(folder, change, told, beside):
     file = folder / "tokenizer.json"

@@ -17,6 +17,7 @@ from bert_jax.convert.folder_config import read_config
 from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import nest
@@ -130,12 +131,21 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
 
 
 def _check_vocabulary(source: PretrainedModel) -> None:
-    tokenizer = source.tokenizer
-    if tokenizer is not None and tokenizer.vocab_size > source.model.vocab_size:
+    tokenizer, rows = source.tokenizer, source.model.vocab_size
+    if tokenizer is None or tokenizer.vocab_size <= rows:
+        return
+    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, WordPieceTokenizer) else None
+    added = [token for token in vocabulary.added if token.id >= rows] if vocabulary else []
+    if len(added) == tokenizer.vocab_size - rows:
+        names = ", ".join(f"{token.content[:40]!r}" for token in added[:5])
         raise UserError(
-            f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "
-            f"{source.model.vocab_size} rows: replace it by the vocabulary that the model was trained with"
+            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens ({names}): "
+            "remove them from the tokenizer's files, or give the model that was trained with them"
         )
+    raise UserError(
+        f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "
+        f"{rows} rows: replace it by the vocabulary that the model was trained with"
+    )
 
 
 _FORMATS = (

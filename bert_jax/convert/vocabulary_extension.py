@@ -9,7 +9,6 @@ import numpy as np
 
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
-from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
@@ -57,7 +56,8 @@ def extend_source(
     for entry in architecture_of(source.model).names.of(source.parts):
         if entry.axes[0] == "V":
             flat[entry.flax] = _extend(flat[entry.flax], vocab_size, new_ids, old_ids)
-    vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
+    # Added tokens get a line of vocab.txt like all others, because the new words have the ids after them.
+    vocabulary = dataclasses.replace(tokenizer.vocabulary, pieces=tuple(pieces))
     return dataclasses.replace(
         source,
         params=nest(flat),
