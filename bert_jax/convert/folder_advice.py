@@ -51,7 +51,7 @@ def _inside(folder: Path) -> str:
         if (folder / name).exists():
             return (
                 f"contains the weights {name}, which are not read: convert them with transformers 4: python -c "
-                f'"from transformers import AutoModelForPreTraining as M; M.from_pretrained(\'{folder}\', {option})'
+                f"\"from transformers import AutoModelForPreTraining as M; M.from_pretrained('{folder}', {option})"
                 f".save_pretrained('{folder}-safetensors')\", then give that folder"
             )
     if (folder / "adapter_config.json").exists():

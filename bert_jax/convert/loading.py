@@ -13,8 +13,8 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, random_parameter
-from bert_jax.convert.folder_config import read_config
-from bert_jax.convert.folder_advice import FORMATS, no_model, pickle_message
+from bert_jax.convert.folder_config import check_model_type, read_config
+from bert_jax.convert.folder_advice import FORMATS, has_weights, no_model, pickle_message
 from bert_jax.convert.huggingface import canonical, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.sentence_transformers import embedding_settings, transformer_folder
@@ -64,6 +64,9 @@ def load_pretrained(
         if folder != absolute:
             report(f"{path}: a sentence-transformers folder, whose model is in {folder.name}/")
         if not (folder / "config.json").is_file():
+            raise no_model(folder)
+        if not has_weights(folder):
+            check_model_type(folder)  # another type is the more important problem
             raise no_model(folder)
         source = _load_huggingface(folder, **options)
     _check_vocabulary(source)

@@ -98,7 +98,9 @@ def _modules(folder: Path) -> list[dict[str, str]]:
     try:
         modules = parse_json(file.read_bytes())
         result = [{"path": module.get("path", ""), "type": module["type"]} for module in modules]
-        if all(isinstance(value, str) and ".." not in value for module in result for value in module.values()):
+        if isinstance(modules, list) and all(
+            isinstance(value, str) and ".." not in value for module in result for value in module.values()
+        ):
             return result
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass

@@ -79,9 +79,11 @@ class Embed(TextTask):
         del positions
         hidden = apply_parts({"encoder": params["encoder"]}, inputs, model=self.model).hidden
         real = (inputs.segment_ids > 0).astype(hidden.dtype)
-        pooled = jnp.concatenate([_pool(hidden, real, pooling=pooling) for pooling in self._poolings], -1)
+        pooled = jnp.concatenate([pool(hidden, real, pooling=pooling) for pooling in self._poolings], -1)
         for layer in self._layers:
-            pooled = _ACTIVATIONS[layer.activation](jnp.dot(pooled, layer.kernel, precision="highest") + layer.bias)
+            pooled = _ACTIVATIONS[layer.activation](
+                jnp.dot(pooled, layer.kernel, precision="highest") + layer.bias[None]
+            )
         if self._normalize:
             pooled /= jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
         return pooled
@@ -92,7 +94,7 @@ class Embed(TextTask):
         return {"embedding": np.round(outputs[0].astype(float), 8).tolist()}
 
 
-def _pool(hidden: Float[Array, "B T D"], real: Float[Array, "B T"], *, pooling: str) -> Float[Array, "B D"]:
+def pool(hidden: Float[Array, "B T D"], real: Float[Array, "B T"], *, pooling: str) -> Float[Array, "B D"]:
     """Return the pooled states of the real tokens, as Pooling of sentence-transformers."""
     count = jnp.maximum(real.sum(-1, keepdims=True), 1)
     if pooling == "cls":
@@ -102,7 +104,7 @@ def _pool(hidden: Float[Array, "B T D"], real: Float[Array, "B T"], *, pooling: 
         return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
     if pooling == "max":
         return jnp.where(real[..., None] > 0, hidden, -jnp.inf).max(1)
-    weights = real * jnp.arange(1, real.shape[1] + 1) if pooling == "weightedmean" else real
+    weights = real * jnp.arange(1, real.shape[1] + 1)[None] if pooling == "weightedmean" else real
     total = jnp.einsum("BT,BTD->BD", weights, hidden)
     if pooling == "weightedmean":
         count = jnp.maximum(weights.sum(-1, keepdims=True), 1)

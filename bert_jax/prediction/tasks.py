@@ -22,6 +22,7 @@ from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 
+
 class TextTask:
     """A task on texts or pairs of texts."""
 
