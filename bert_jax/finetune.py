@@ -31,6 +31,7 @@ ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N bes
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
 
 
 def main() -> int:
@@ -60,6 +61,7 @@ def main() -> int:
         ensemble=ENSEMBLE.value,
         predict_test=PREDICT_TEST.value,
         init_missing=tuple(INIT_MISSING.value),
+        drop=tuple(DROP.value),
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
     config = configs.from_config_dict(raw)

@@ -33,8 +33,17 @@ LAYERS = flags.DEFINE_list(
     ["last"],
     "features: embeddings, second_to_last, last, sum_last_four, concat_last_four, sum_all, or numbers.",
 )
-POOLING = flags.DEFINE_string("pooling", "mean", "embed: mean or cls.")
-NORMALIZE = flags.DEFINE_bool("normalize", True, "embed: normalize to unit length.")
+POOLING = flags.DEFINE_string(
+    "pooling",
+    "",
+    "embed: mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken; several joined by +. Default: that of a "
+    "sentence-transformers model, else mean.",
+)
+NORMALIZE = flags.DEFINE_bool(
+    "normalize",
+    None,
+    "embed: normalize to unit length. Default: as a sentence-transformers model does, else true.",
+)
 NULL_THRESHOLD = flags.DEFINE_float(
     "null_threshold", None, "answer: predict no answer if null_odds exceeds this (SQuAD 2.0)."
 )
@@ -67,9 +76,13 @@ def main() -> int:
         drop=DROP.value,
         report=lambda line: print(line, file=sys.stderr),  # standard output is for the predictions
     )
+    if TASK.value == "embed" and model.source.embedding is not None:
+        print(f"settings of sentence-transformers: {model.source.embedding.describe()}", file=sys.stderr)
     counts = predict_lines(
         model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value
     )
+    if model.source.random:
+        print(f"WARNING: {model.source.randomness}", file=sys.stderr)
     return 1 if counts.failed == counts.total else 0
 
 

@@ -28,6 +28,7 @@ INIT = flags.DEFINE_string(
 INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,next_sentence."
 )
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, then exit.")
 
@@ -46,7 +47,7 @@ def main() -> int:
     config = configs.from_config_dict(CONFIG.value)
     if DRY_RUN.value:
         if INIT.value:
-            source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value)
+            source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
         config = open_values.preliminary(config)
         print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
@@ -61,6 +62,7 @@ def main() -> int:
             command=command,
             init=INIT.value,
             init_missing=INIT_MISSING.value,
+            drop=DROP.value,
             hosts=hosts,
             started_at=started_at,
         )

@@ -52,6 +52,7 @@ class Request:
     ensemble: int = 0
     predict_test: bool = False
     init_missing: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
     command: str = "the same command"
 
 
@@ -72,7 +73,9 @@ def finetune(
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
-    pretrained = load_pretrained(request.init, report=report)
+    pretrained = load_pretrained(
+        request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
+    )
     pretrained.require_tokenizer()
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):

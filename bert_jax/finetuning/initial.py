@@ -50,7 +50,7 @@ def pretrained_params(
     """
     head = task.kind.head
     for name in random_parts:
-        if name not in parts:
+        if name.partition("/")[0] not in (*parts, *pretrained.parts):
             raise UserError(f"--init_missing={name}: {task.name} has no such part; its parts are {', '.join(parts)}")
     params = {part: pretrained.params[part] for part in parts if part in pretrained.params and part not in random_parts}
     if head not in params:

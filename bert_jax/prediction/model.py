@@ -13,6 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.prediction import tasks
+from bert_jax.prediction.embedding import Embed
 from bert_jax.prediction.engine import Engine, Predictor
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
@@ -32,12 +33,12 @@ def load(
     """Load a model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.
 
     `init_missing` names parts to initialize randomly if the model lacks them, `drop` parts to ignore. `report` is
-    called with a message for each damaged checkpoint that is skipped.
+    called with a line about whatever is skipped or randomly initialized.
 
     Raises:
       UserError: if there is no model, or it is damaged. The message says what to do.
     """
-    loaded = load_pretrained(source, init_missing=init_missing, drop=drop, report=report)
+    loaded = load_pretrained(source, init_missing=init_missing, drop=drop, exact=False, report=report)
     for line in kernel_notices(dtype=loaded.model.dtype, implementation=loaded.model.attention_implementation):
         report(line)
     return Model(loaded)
@@ -78,16 +79,20 @@ class Model:
         """Return tokens and hidden states of each text. `layers` are those of `tasks.TokenFeatures`."""
         return self._answers("features", texts, None, layers=tuple(layers))
 
-    def embed(self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> np.ndarray:
-        """Return one embedding per text, float32 [n, D], or [D] for a single text."""
+    def embed(self, texts: str | Sequence[str], *, pooling: str = "", normalize: bool | None = None) -> np.ndarray:
+        """Return one embedding per text, float32 [n, D], or [D] for a single text.
+
+        The defaults are the settings of a sentence-transformers model; for others the mean, of length 1.
+        """
         task = self.task("embed", pooling=pooling, normalize=normalize)
+        assert isinstance(task, Embed)
         is_single = isinstance(texts, str)
         try:
             examples = [task.prepare({"text": text})[0][0] for text in ([texts] if is_single else texts)]
         except RowError as error:
             raise UserError(str(error)) from None
         vectors = self.run(task, examples)
-        stacked = np.stack(vectors) if vectors else np.zeros((0, self.source.model.hidden_size), np.float32)
+        stacked = np.stack(vectors) if vectors else np.zeros((0, task.size), np.float32)
         return stacked[0] if is_single else stacked
 
     def classify(self, texts: str | Sequence[str]) -> Any:
@@ -137,7 +142,7 @@ class Model:
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.TokenFeatures(model, **shared),
-            "embed": lambda: tasks.Embed(model, **shared),
+            "embed": lambda: Embed(model, settings=self.source.embedding, path=self.source.path, **shared),
             "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
             "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),
             "choice": lambda: tasks.Choice(model, labels=labels, **shared),

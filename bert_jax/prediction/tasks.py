@@ -1,4 +1,4 @@
-"""Prediction tasks: masked tokens, next sentence, token features, embeddings, classification, multiple choice."""
+"""Prediction tasks: masked tokens, next sentence, token features, classification, multiple choice."""
 
 import functools
 from collections.abc import Mapping
@@ -22,25 +22,28 @@ from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 
-POOLINGS = ("mean", "cls")
 
+class TextTask:
+    """A task on texts or pairs of texts."""
 
-class _Base:
     parts: tuple[str, ...] = ("encoder",)
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer):
+        """Set the task up for sequences as long as the position table."""
         self.model, self.tokenizer = model, tokenizer
         self.max_length = model.max_position_embeddings
 
     def single(self, row: Mapping[str, Any]) -> Example:
+        """Return the sequence of a text."""
         return rows.single(row, tokenizer=self.tokenizer, max_length=self.max_length)
 
     def pair(self, row: Mapping[str, Any], first: str = "text_a", second: str = "text_b") -> Example:
+        """Return the sequence of a pair."""
         texts = rows.text_of(row, first), rows.text_of(row, second)
         return rows.pair(*texts, tokenizer=self.tokenizer, max_length=self.max_length)
 
 
-class FillMask(_Base):
+class FillMask(TextTask):
     """Masked-token prediction: `{"text"}` -> `{"predictions": [[{"token", "id", "probability"}, ...], ...]}`."""
 
     parts = ("encoder", "masked_lm")
@@ -79,7 +82,7 @@ class FillMask(_Base):
         }
 
 
-class NextSentence(_Base):
+class NextSentence(TextTask):
     """Next-sentence prediction: `{"text_a", "text_b"}` -> `{"is_next": probability}`."""
 
     parts = ("encoder", "pooler", "next_sentence")
@@ -101,7 +104,7 @@ class NextSentence(_Base):
         return {"is_next": round(float(outputs[0]), 6)}
 
 
-class TokenFeatures(_Base):
+class TokenFeatures(TextTask):
     """Hidden states of each token: `{"text"}` or a pair -> `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
@@ -152,40 +155,7 @@ def _combine(name: str, states: Float[Array, "n B T D"]) -> Float[Array, "B T m"
     return states.sum(0)
 
 
-class Embed(_Base):
-    """Embeddings of texts: `{"text"}` or `{"text_a", "text_b"}` -> `{"embedding": [...]}`."""
-
-    def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, pooling: str = "mean", normalize: bool = True):
-        """Set up pooling of the last layer: `mean` over all tokens or `cls`. `normalize` scales vectors to length 1."""
-        super().__init__(model, tokenizer=tokenizer)
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
-        self.pooling, self.normalize = pooling, normalize
-
-    def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
-        """Return the sequence."""
-        return [self.pair(row) if "text_b" in row else self.single(row)], None
-
-    def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Float[Array, "B D"]:
-        """Return the embeddings."""
-        del positions
-        hidden = apply_parts({"encoder": params["encoder"]}, inputs, model=self.model).hidden
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            real = (inputs.segment_ids > 0).astype(hidden.dtype)
-            pooled = jnp.einsum("BT,BTD->BD", real, hidden) / jnp.maximum(real.sum(-1, keepdims=True), 1)
-        if self.normalize:
-            pooled /= jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
-        return pooled
-
-    def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return the embedding."""
-        del prepared
-        return {"embedding": np.round(outputs[0].astype(float), 8).tolist()}
-
-
-class _Labeled(_Base):
+class _Labeled(TextTask):
     parts = ("encoder", "classifier")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str]):

@@ -49,6 +49,7 @@ def pretrain(
     command: str = "the same command",
     init: str = "",
     init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
     hosts: Hosts | None = None,
     started_at: float | None = None,
 ) -> int:
@@ -60,6 +61,7 @@ def pretrain(
       command: what messages say to type to resume.
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
+      drop: parts or tensors of that model to ignore.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
 
@@ -68,7 +70,9 @@ def pretrain(
     """
     hosts = hosts or Hosts()
     report = print if hosts.is_main else silent
-    source = load_pretrained(init, init_missing=init_missing, report=report) if init else None
+    source = None
+    if init:
+        source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
