@@ -23,6 +23,9 @@ EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Maximum number of held-out s
 BATCH = flags.DEFINE_integer("batch_size", 0, "Sequences per batch; default: as in training.")
 TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
 PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
+NULL_ODDS = flags.DEFINE_string(
+    "null_odds", "", "--task=squad_v2: file of no-answer scores (null_odds.json), for the best thresholds."
+)
 
 
 def main() -> None:
@@ -32,7 +35,9 @@ def main() -> None:
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 
-        result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
+        result = score_predictions(
+            task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
+        )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from source_helpers import SMALL_TEST, random_source
+from tests.rounding import encoder_bound
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
@@ -23,7 +24,6 @@ from bert_jax.prediction.rows import Example
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
 from tests import runs
-from tests.rounding import encoder_bound
 
 pytestmark = pytest.mark.numerics
 
