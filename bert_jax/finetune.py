@@ -27,6 +27,9 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Random seeds per setting.")
 ERRORS = flags.DEFINE_integer("errors", 0, "Write N wrong predictions on dev to a file.")
 ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N best runs.")
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
+)
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
 
@@ -42,7 +45,7 @@ def main() -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: name a config file, for example --config=configs/finetune_glue.py:mrpc")
     for name, value in (("init", INIT.value), ("workdir", WORKDIR.value)):
-        if not value:
+        if not value and not (name == "workdir" and DRY_RUN.value):
             raise UserError(f"--{name} is missing: type --{name}=" + ("MODEL" if name == "init" else "DIR"))
     raw = CONFIG.value.to_dict()
     if DATA_DIR.value:
@@ -58,6 +61,7 @@ def main() -> int:
         ensemble=ENSEMBLE.value,
         predict_test=PREDICT_TEST.value,
         init_missing=tuple(INIT_MISSING.value),
+        dry_run=DRY_RUN.value,
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
     config = configs.from_config_dict(raw)

@@ -244,8 +244,8 @@ def _check_options(config: FinetuneConfig) -> None:
     _check_truncation(config)
     if own and own.class_weights and own.kind != "classification":
         raise UserError(
-            f"config.own.class_weights={own.class_weights}: config.own.kind={own.kind} has no class weights: omit it, or "
-            "use classification"
+            f"config.own.class_weights={own.class_weights}: config.own.kind={own.kind} has no class weights: omit it, "
+            "or use classification"
         )
     if squad and squad.null_score_threshold != "tune":
         _check_number(squad.null_score_threshold, path="config.squad.null_score_threshold")

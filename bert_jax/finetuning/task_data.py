@@ -45,8 +45,8 @@ class TaskData:
                 else ("; raise config.data.max_seq_length, or choose config.data.truncation=head_tail or windows")
             )
             notes.append(
-                f"{task.name}: {over} of {len(uncut)} texts of {split.name} ({100 * over / len(uncut):.1f} %) are longer "
-                f"than {task.data.max_seq_length} tokens, the longest has {uncut.max()}: {done}{remedy}"
+                f"{task.name}: {over} of {len(uncut)} texts of {split.name} ({100 * over / len(uncut):.1f} %) are "
+                f"longer than {task.data.max_seq_length} tokens, the longest has {uncut.max()}: {done}{remedy}"
             )
         return notes
 

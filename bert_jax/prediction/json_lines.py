@@ -36,8 +36,9 @@ def predict_lines(
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
     task_options = dict(options or {})
-    model.task(task, **task_options)  # raises before anything is read
+    predictor = model.task(task, **task_options)  # raises before anything is read
     failed = total = 0
+    cut_before = model.num_cut
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
         raise UserError(f"--output={output}: this is the input file: name another file")
@@ -64,6 +65,12 @@ def predict_lines(
             progress.finish()
         if not total:
             raise UserError(f"--input={input}: no line in this file: write one JSON object per line")
+    if cut := model.num_cut - cut_before:
+        limit = getattr(predictor, "max_length", model.source.model.max_position_embeddings)
+        report(
+            f"{cut} of {total} rows ({100 * cut / total:.1f} %) are longer than {limit} tokens: a part of each was not "
+            "read"
+        )
     if failed:
         report(f'{failed} of {total} lines failed; their answers are {{"error": ...}}')
     return failed

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.data.wordpiece import aligned_words
 from bert_jax.errors import UserError
 
+_RUN = re.compile(r"\S+")
 _TYPE_KEYS = ("label", "type", "entity", "entity_group", "tag")
 _START_KEYS, _END_KEYS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
 _FORM = '{"start": 0, "end": 4, "label": "PER"} or [0, 4, "PER"], in characters; the end is not part of the entity'
@@ -73,8 +75,12 @@ def words_and_tags(text: str, spans: Sequence[TextSpan]) -> tuple[tuple[str, ...
     words: list[str] = []
     tags: list[str] = []
     previous: TextSpan | None = None
-    for word in aligned_words(text, do_lower_case=False):
-        start, end = min(word.starts), max(word.ends)
+    bounds = (
+        (run.start() + min(word.starts), run.start() + max(word.ends))
+        for run in _RUN.finditer(text)
+        for word in aligned_words(run.group(), do_lower_case=False)
+    )
+    for start, end in bounds:
         covering = next((span for span in spans if span.start < end and start < span.end), None)
         words.append(text[start:end])
         tags.append("O" if covering is None else f"{'I' if covering is previous else 'B'}-{covering.type}")

@@ -17,8 +17,8 @@ def read_table(path: Path) -> list[Row]:
     """Return the rows of a table. The first line names the columns; blank lines are skipped.
 
     A field in double quotes may contain delimiters, line breaks and doubled quotes, as pandas and spreadsheets write
-    it. Quotes are ordinary characters if only then each line is a row (GLUE's files, and most hand-made TSV files). A
-    .csv file may use semicolons or tabs: the header line decides.
+    it. In a .tsv file quotes are ordinary characters if it is no table with them, but each line is a row (GLUE's files,
+    for example). A .csv file may use semicolons or tabs: the header line decides.
 
     Raises:
       UserError: for a row with a wrong number of columns or a wrong quote, with its line, or two columns of one name.
@@ -35,13 +35,24 @@ def _table(text: str, *, path: Path) -> list[Row]:
     try:
         rows = list(_rows(text, path=path, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL))
     except UserError:
-        if plain := _plain_rows(text, path=path, delimiter=delimiter):
+        if ".tsv" in path.suffixes and (plain := _plain_rows(text, path=path, delimiter=delimiter)):
             return plain
         raise
-    # A quote that is never closed swallows lines up to the next one. If every line alone is a row, none is quoted.
-    if len(rows) + 1 < sum(1 for line in text.split("\n") if line.strip("\r")):
-        return _plain_rows(text, path=path, delimiter=delimiter) or rows
+    if ".tsv" in path.suffixes and '"' in text:
+        _check_closed_quotes(rows, plain=_plain_rows(text, path=path, delimiter=delimiter))
     return rows
+
+
+def _check_closed_quotes(rows: list[Row], *, plain: list[Row]) -> None:
+    """Check that no quoted field contains whole rows: its quote may be an ordinary character."""
+    if len(rows) >= len(plain):
+        return
+    index = next(i for i, row in enumerate(plain) if i >= len(rows) or rows[i].location != row.location)
+    raise UserError(
+        f"{plain[max(index - 1, 0)].location}: its quoted field contains whole lines that are rows themselves: if the "
+        "quote is an ordinary character, double it and put the field in quotes; if the field has several lines, write "
+        "the file as .csv"
+    )
 
 
 def _delimiter(path: Path, *, header: str) -> str:
