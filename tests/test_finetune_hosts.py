@@ -87,7 +87,7 @@ def test_any_number_of_hosts_holds_the_same_rows(folder: Path, tmp_path: Path) -
 
 def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path, tmp_path: Path) -> None:
     fields = ("checkpoint.every=1", "train.evals_per_epoch=4")  # best parameters and states are saved at one step
-    fields += ("train.num_epochs=2", "sweep.batch_size=(16,)", "sweep.learning_rate=(3e-3,)", "sweep.num_epochs=(2.0,)")
+    fields += ("train.num_epochs=1", "sweep.batch_size=(16,)", "sweep.learning_rate=(3e-3,)", "sweep.num_epochs=(1.0,)")
     flags = ("--sweep", "--seeds=2")
     one = run_alone(command("finetune_own.py", folder, tmp_path / "one", *fields, flags=flags), devices=2)
     assert one.returncode == 0, one.stderr
@@ -109,7 +109,7 @@ def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path
 
 
 def test_two_hosts_stop_at_one_step_and_one_host_resumes_there(folder: Path, tmp_path: Path) -> None:
-    fields = ("train.num_epochs=20", "checkpoint.every=2")
+    fields = ("train.num_epochs=20", "checkpoint.every=20")
     arguments = command("finetune_own.py", folder, tmp_path / "work", *fields)
     hosts = start_hosts([arguments] * 2)
     assert hosts[0].stdout is not None
