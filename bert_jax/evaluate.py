@@ -25,6 +25,9 @@ INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize random
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
 PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
+NULL_ODDS = flags.DEFINE_string(
+    "null_odds", "", "--task=squad_v2: file of no-answer scores (null_odds.json), for the best thresholds."
+)
 
 
 def main() -> None:
@@ -35,7 +38,9 @@ def main() -> None:
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 
-        result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
+        result = score_predictions(
+            task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
+        )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 

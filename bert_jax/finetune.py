@@ -29,6 +29,9 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Random seeds per setting.")
 ERRORS = flags.DEFINE_integer("errors", 0, "Write N wrong predictions on dev to a file.")
 ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N best runs.")
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
+)
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
@@ -54,7 +57,7 @@ def main() -> int:
         raw["task"] = TASK.value
     request = finetune.Request(
         init=INIT.value,
-        workdir=WORKDIR.value or cli.default_workdir(),
+        workdir=WORKDIR.value or ("" if DRY_RUN.value else cli.default_workdir()),
         sweep=SWEEP.value,
         seeds=SEEDS.value,
         errors=ERRORS.value,
@@ -62,6 +65,7 @@ def main() -> int:
         predict_test=PREDICT_TEST.value,
         init_missing=tuple(INIT_MISSING.value),
         drop=tuple(DROP.value),
+        dry_run=DRY_RUN.value,
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
     config = configs.from_config_dict(raw)

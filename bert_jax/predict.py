@@ -47,6 +47,13 @@ NORMALIZE = flags.DEFINE_bool(
 NULL_THRESHOLD = flags.DEFINE_float(
     "null_threshold", None, "answer: predict no answer if null_odds exceeds this (SQuAD 2.0)."
 )
+TRUNCATION = flags.DEFINE_string(
+    "truncation",
+    "",
+    "classify, pair: what is read of a longer text: head, head_tail or (classify) windows, whose outputs are averaged; "
+    "default: as in fine-tuning.",
+)
+LENGTH = flags.DEFINE_integer("max_seq_length", 0, "classify, pair: tokens per sequence; default: the model's limit.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 
@@ -64,7 +71,10 @@ def main() -> int:
     if TASK.value not in TASKS:
         raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
     check_output(OUTPUT.value)
+    reading = {"truncation": TRUNCATION.value, "max_length": LENGTH.value}
     options = {
+        "classify": reading,
+        "pair": reading,
         "fill_mask": {"top_k": TOP_K.value},
         "features": {"layers": tuple(LAYERS.value)},
         "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},

@@ -92,6 +92,7 @@ def _answer(
     report: Callable[[str], None],
 ) -> Counts:
     """Answer `size` rows at a time, and write them."""
+    predictor, cut_before = model.task(task, **options), model.num_cut
     failed = total = 0
     while batch := list(itertools.islice(lines, size)):
         answers = model.predict(task, [row for _, row, _ in batch if row is not None], **options)
@@ -107,6 +108,12 @@ def _answer(
             # A lone surrogate cannot be encoded as UTF-8; escaped as \ud800 it is valid JSON.
             target.write(text.encode("utf-8", "backslashreplace") + b"\n")
         target.flush()
+    if cut := model.num_cut - cut_before:
+        limit = getattr(predictor, "max_length", model.source.model.max_position_embeddings)
+        report(
+            f"{cut} of {total} rows ({100 * cut / total:.1f} %) are longer than {limit} tokens: a part of each was not "
+            "read"
+        )
     if failed:
         report(f'{failed} of {total} rows failed; their answers are {{"error": ...}}')
     return Counts(total, failed)

@@ -116,6 +116,11 @@ class Model:
         """
         return self._engine.predict(self.task(task, **options), rows)
 
+    @property
+    def num_cut(self) -> int:
+        """Return the number of rows so far that were too long for the model, so that a part was not read."""
+        return self._engine.num_cut
+
     def run(self, task: Predictor[Any], examples: Sequence[Example]) -> list[Any]:
         """Return the outputs of prepared examples, one NumPy tree each, in order: the core of `predict`."""
         return self._engine.run(task.compute, examples)
@@ -138,13 +143,14 @@ class Model:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
+        reading = self._reading(options) if name in ("classify", "pair") else {}
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.TokenFeatures(model, **shared),
             "embed": lambda: Embed(model, settings=self.source.embedding, path=self.source.path, **shared),
-            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
-            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),
+            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **(shared | reading)),
+            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **(shared | reading)),
             "choice": lambda: tasks.Choice(model, labels=labels, **shared),
             "answer": lambda: AnswerQuestion(model, **shared),
             "tag": lambda: TagWords(model, labels=labels, **shared),
@@ -152,6 +158,13 @@ class Model:
         task = makers[name]()
         self._check_parts(name, task.parts)
         return task
+
+    def _reading(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how long texts are read: as the options say, else as in fine-tuning, if the model knows."""
+        data = self.source.record.get("config", {}).get("data", {})
+        trained = data.get("truncation", "head")
+        known = {} if trained == "head" else {"truncation": trained, "max_length": data.get("max_seq_length", 0)}
+        return known | {name: value for name, value in options.items() if value}
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:
         missing = [part for part in parts if part not in self.source.parts]
