@@ -24,6 +24,7 @@ FOUNDATIONS = {
     "locations",
     "progress",
     "streams",
+    "crc32c",
     "jax_internals",
     "chips",
 }
@@ -81,7 +82,7 @@ LAZY = {
     ("data.loader", "grain"): "start-up: brings jax where that is installed",
     ("data.dataset_info", "tensorflow_datasets"): "start-up: a second, to describe a finished data set only",
     ("data.dataset_info", "etils"): "start-up: with tensorflow_datasets",
-    ("data.tfds_text", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
+    ("data.tfds_builders", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("tasks.glue_tfds", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("data.arrow_files", "pyarrow"): "optional: an extra",
     ("data.workers", "apache_beam"): "optional: an extra",

@@ -15,10 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.convert.assemble import assemble
-from bert_jax.convert.crc32c import masked_crc32c
 from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
+from bert_jax.crc32c import masked_crc32c
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.json_files import read_json
