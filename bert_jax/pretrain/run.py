@@ -33,8 +33,9 @@ from bert_jax.runs.workdir import SameRun, save_config
 SAME_RUN = SameRun(
     command="pre-training",
     read=from_saved,
+    # The data set's fingerprints are compared, and prepare refuses another input for it.
     free=re.compile(
-        r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)"
+        r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory|input)"
         r"|model\.(scan_layers|remat|attention_implementation)|train\.(gradient_accumulation_steps|max_nonfinite_steps)"
     ),
     has_begun=lambda workdir: any((workdir / "checkpoints").glob("[0-9]*")),
