@@ -189,6 +189,15 @@ def test_a_data_set_by_name_is_prepared_on_first_use_after_its_size_is_reported(
     assert len(lines) == 2
 
 
+def test_without_a_network_the_way_to_give_text_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds_builders, "_has_network", lambda: False)
+    with pytest.raises(
+        UserError, match=r"there is no network: set TFDS_DATA_DIR .*config\.data\.input='texts/\*\.txt'"
+    ):
+        find_sources("tfds:wikipedia/20230601.simple")
+
+
 def test_wikipedia_is_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert tfds_builders.open_builder("wikipedia/20230601.en").info.full_name == "wikipedia/20230601.en/1.0.0"

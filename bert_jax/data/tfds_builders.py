@@ -1,6 +1,8 @@
 """Builders of TFDS data sets by name or directory; one that is named and not there yet is downloaded and prepared."""
 
 import shutil
+import socket
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.progress import format_bytes
 
+_HOST = "storage.googleapis.com"  # where TFDS hosts data sets
 OWN_TEXT = "--config.data.input='texts/*.txt' takes text of your own"
 
 
@@ -35,6 +38,17 @@ def open_builder(path: str) -> Any:
             f"data.input: no TFDS data set '{path}' ({reason}): type tfds:DIRECTORY with the folder of its "
             "dataset_info.json, or set TFDS_DATA_DIR to the folder that contains data sets by name"
         ) from error
+
+
+def _has_network() -> bool:
+    """Return whether names can be resolved, or a proxy does that."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(_HOST, 443)
+    except OSError:
+        return False
+    return True
 
 
 def prepare(builder: Any, *, path: str, report: Callable[[str], None]) -> None:
@@ -65,6 +79,11 @@ def prepare(builder: Any, *, path: str, report: Callable[[str], None]) -> None:
         raise UserError(
             f"data.input: TFDS data set '{path}' needs {format_bytes(size)}, the disk of {folder} has "
             f"{format_bytes(free)} free: set TFDS_DATA_DIR to a folder on a larger one"
+        )
+    if type(builder).__module__.startswith("tensorflow_datasets.") and not _has_network():
+        raise UserError(  # TFDS would retry for minutes
+            f"data.input: TFDS data set '{path}' is not here and there is no network: set TFDS_DATA_DIR to the folder "
+            f"of one that is prepared, or give text: {OWN_TEXT}"
         )
     try:
         builder.download_and_prepare(file_format="tfrecord" if hosted else "array_record")
