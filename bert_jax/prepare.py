@@ -140,7 +140,7 @@ def _report(line: str) -> None:
 
 
 def as_flags(message: str) -> str:
-    """Return a message about config fields with this command's flags in their place."""
+    """Return a message about config fields with this command's flags instead."""
 
     def flag(match: re.Match[str]) -> str:
         return f"--{match[1]}" if match[1] in flags.FLAGS else match[0]

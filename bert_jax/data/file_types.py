@@ -10,7 +10,7 @@ _TAG = re.compile(
     re.I,
 )
 _MIN_TAGS = 10
-_TAG_FRACTION = 0.15  # of the characters of a page without a head
+_TAG_FRACTION = 0.15  # of the characters of a page that lacks a head
 _FEW_TAGS = 0.02  # of the characters of a file named .html
 
 # By first bytes: what a file is, and what to do with it.

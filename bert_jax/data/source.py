@@ -76,7 +76,7 @@ class ReadReport:
     broken_lines: int = 0  # invalid JSON lines, skipped
     broken_rows: int = 0  # rows of a table with another number of columns than its header, skipped
     not_text: int = 0  # files, or members of an archive, that are not UTF-8 text: skipped
-    left_out: int = 0  # files that are no corpus: metadata, HTML, images, tables without the column of the text
+    left_out: int = 0  # files outside of the corpus: metadata, HTML, images, tables without the column of the text
     left_out_bytes: int = 0  # of those that may be text: after decompression
     remedy: str = ""  # what to type to read the first of those
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
