@@ -91,6 +91,8 @@ def build_dataset(
         inspect_corpus(sources, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
         with _exclusive(out):
+            for leftover in out.glob(f".manifest.json.*{SUFFIX}"):  # of killed builds
+                leftover.unlink(missing_ok=True)
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
             _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, text_bytes)
