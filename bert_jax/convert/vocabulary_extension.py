@@ -56,6 +56,7 @@ def extend_source(
     for entry in architecture_of(source.model).names.of(source.parts):
         if entry.axes[0] == "V":
             flat[entry.flax] = _extend(flat[entry.flax], vocab_size, new_ids, old_ids)
+    # Added tokens get a line of vocab.txt like all others, because the new words have the ids after them.
     vocabulary = dataclasses.replace(tokenizer.vocabulary, pieces=tuple(pieces))
     return dataclasses.replace(
         source,

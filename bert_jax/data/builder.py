@@ -39,6 +39,7 @@ from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
+from bert_jax.locations import local_path
 from bert_jax.progress import ByteProgress
 
 DEFAULT_VOCAB_SIZE = 30522  # size of the released uncased vocabulary
@@ -70,7 +71,7 @@ def build_dataset(
       UserError: for wrong settings; no text; `out` built from other text or with other settings; a full disk; missing
         permissions.
     """
-    out = Path(out).expanduser().absolute()
+    out = local_path(out, name="--out").expanduser().absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
     sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)

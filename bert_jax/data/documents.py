@@ -13,6 +13,7 @@ from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.sentences import split_paragraph
 from bert_jax.data.source import Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
+from bert_jax.locations import refuse_url
 
 __all__ = [
     "Document",
@@ -42,6 +43,7 @@ def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ())
     files: set[Path] = set()
     others: list[TextSource] = []
     for item in dict.fromkeys(_items(inputs)):
+        refuse_url(item, name="data.input")
         if item == EMBEDDED:
             others.append(embedded_source())
         elif item.startswith(tfds_text.PREFIX):
@@ -228,7 +230,7 @@ def _cut_paragraphs(events: Iterable[str | None], *, language: str, max_part: in
 def _items(inputs: str | Sequence[str]) -> list[str]:
     if not isinstance(inputs, str):
         items = list(inputs)
-    elif Path(inputs).exists():  # a path with a comma in it
+    elif os.path.exists(inputs):  # noqa: PTH110  a path with a comma in it
         items = [inputs]
     else:
         items = [item.strip() for item in inputs.split(",")]
@@ -240,16 +242,15 @@ def _items(inputs: str | Sequence[str]) -> list[str]:
 
 def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     path = Path(item).expanduser()
-    names = [path] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207  takes absolute globs
+    # `Path.exists` raises for a name that is too long, and pathlib takes no absolute globs.
+    names = [path] if os.path.exists(path) else glob.glob(str(path), recursive=True)  # noqa: PTH110, PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
     if not files:
-        hint = (
-            "copy it to a local disk first"
-            if "://" in item
-            else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
+        raise UserError(
+            f"data.input: '{item[:200]}' matches no file: name a file, a folder, a glob in quotes, tfds:NAME or "
+            "embedded"
         )
-        raise UserError(f"data.input: '{item}' matches no file: {hint}")
     for file in files:
         if file.exists() and not file.is_file():
             raise UserError(

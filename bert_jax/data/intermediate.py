@@ -13,6 +13,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from bert_jax.data.documents import read_source
 from bert_jax.data.source import ReadReport, TextLayout, TextSource
 from bert_jax.data.workers import Advance
 from bert_jax.files import write_json
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import Between, Count
 
 BLOCK_BYTES = 16 << 20  # of text per block, which a process holds in memory
 CHUNK_BYTES = 16 << 20  # of sources per chunk, at least: many small files share a block
@@ -60,6 +63,24 @@ class StoredDocument:
     texts: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class DoneChunk:
+    """What `done.json` says of a complete chunk."""
+
+    paragraphs: Count
+    digest: int  # the sum of hashes of the documents
+    report: ReadReport
+    blocks: Annotated[int, Between(0, 1 << 20, "a number of blocks")]
+
+
+def read_done(directory: Path) -> DoneChunk | None:
+    """Return what is known about the chunk in `directory` if it is complete; a damaged file means that it is not."""
+    try:
+        return load_json(directory / "done.json", form=DoneChunk)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def make_chunks(sources: Sequence[TextSource]) -> list[Chunk]:
     """Group adjacent sources into chunks of at least `CHUNK_BYTES`."""
     groups: list[list[TextSource]] = []
@@ -76,7 +97,7 @@ def make_chunks(sources: Sequence[TextSource]) -> list[Chunk]:
 def write_chunk(item: Chunk, *, spec: ChunkSpec, advance: Advance) -> None:
     """Write the blocks of a chunk, unless they are complete already."""
     directory = Path(spec.directory) / f"{item.index:06d}"
-    if (directory / "done.json").exists():
+    if read_done(directory) is not None:
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

@@ -10,7 +10,7 @@ from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport
 from bert_jax.errors import UserError
-from bert_jax.files import parse_object
+from bert_jax.json_files import parse_object
 
 _WHITE = " \t\n\r"
 _DECODER = json.JSONDecoder()

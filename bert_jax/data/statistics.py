@@ -45,12 +45,6 @@ class ShardCounts:
     paragraphs: str = ""
     lengths: dict[int, LengthCounts] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "ShardCounts":
-        """Return the counts from the JSON form of `dataclasses.asdict`."""
-        lengths = {int(length): LengthCounts(**counts) for length, counts in value["lengths"].items()}
-        return cls(**{**value, "lengths": lengths})
-
 
 def sampling_threshold(num_paragraphs: int) -> int:
     """Return the hash threshold that keeps about `DUPLICATE_SAMPLE` paragraphs."""

@@ -9,11 +9,10 @@ import numpy as np
 
 from bert_jax.config import DataConfig
 from bert_jax.data.documents import MAX_PART
-from bert_jax.data.intermediate import IS_FIRST_PART, Chunk, IntermediateShards, StoredDocument
+from bert_jax.data.intermediate import IS_FIRST_PART, Chunk, IntermediateShards, StoredDocument, read_done
 from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.source import ReadReport
 from bert_jax.errors import UserError
-from bert_jax.files import load_json
 
 SHARD_BYTES = 16 << 20  # of text: about 4 M tokens, 10 MB of records in uint16; bounds a worker's memory
 _MIN_SHARD_BYTES = 1 << 20
@@ -75,11 +74,13 @@ def survey(directory: Path, *, chunks: Sequence[Chunk], config: DataConfig, by_p
     """
     report, digest, paragraphs, blocks = ReadReport(), 0, 0, []
     for chunk in chunks:
-        done = load_json(directory / f"{chunk.index:06d}" / "done.json")
-        report.merge(ReadReport(**done["report"]))
-        digest += done["digest"]
-        paragraphs += done["paragraphs"]
-        blocks += [f"{chunk.index:06d}/{block:06d}" for block in range(done["blocks"])]
+        done = read_done(directory / f"{chunk.index:06d}")
+        if done is None:
+            raise UserError(f"{directory / f'{chunk.index:06d}'}: has changed while it was read: run the command again")
+        report.merge(done.report)
+        digest += done.digest
+        paragraphs += done.paragraphs
+        blocks += [f"{chunk.index:06d}/{block:06d}" for block in range(done.blocks)]
     report.require_text(config.input)
     intermediate = IntermediateShards(directory=str(directory), blocks=tuple(blocks), heldout_below=0, by_part=by_part)
     at_least = 2 if config.objective == "mlm+nsp" else 1

@@ -82,6 +82,7 @@ def _strip_marks_and_separate(char: str) -> str | None:
 
 
 _CLEANED = _CodePointTable(_clean)
+_WITHOUT_MARKS = _CodePointTable(lambda char: None if unicodedata.category(char) == "Mn" else char)
 _CASED = _CodePointTable(_separate)
 _UNCASED = _CodePointTable(_strip_marks_and_separate)
 
@@ -115,6 +116,23 @@ def basic_words(text: str, *, do_lower_case: bool, strip_accents: bool | None = 
     if do_lower_case if strip_accents is None else strip_accents:
         return unicodedata.normalize("NFD", cleaned).translate(_UNCASED).split()
     return cleaned.translate(_CASED).split()
+
+
+def normalized_text(text: str, *, do_lower_case: bool) -> str:
+    """Return the text after steps 1, 2 and 4, each character by itself, as the `tokenizers` library normalizes.
+
+    White space and punctuation stay where they are. A capital sigma never becomes a final one.
+    """
+    cleaned = text.translate(_CLEANED)
+    if do_lower_case:
+        return unicodedata.normalize("NFD", cleaned.replace("Σ", "σ").lower()).translate(_WITHOUT_MARKS)
+    return cleaned
+
+
+def normalized_characters(text: str, *, do_lower_case: bool) -> tuple[str, list[int]]:
+    """Return the normalized text, and for each of its characters the index in `text` that it comes from."""
+    parts = [normalized_text(char, do_lower_case=do_lower_case) for char in text]
+    return "".join(parts), [index for index, part in enumerate(parts) for _ in part]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from bert_jax.convert.loading import PretrainedModel, model_of
 from bert_jax.data.accents import with_accents
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_log
+from bert_jax.json_files import read_log
 
 VOCABULARY = "source_vocab"  # in the workdir
 
@@ -71,7 +71,11 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     Raises:
       UserError: if there are fewer than two evaluations.
     """
-    evaluations = [(line["step"], line["eval/mlm_loss"]) for line in read_log(metrics) if "eval/mlm_loss" in line]
+    evaluations = [
+        (line["step"], line["eval/mlm_loss"])
+        for line in read_log(metrics)
+        if "step" in line and isinstance(line.get("eval/mlm_loss"), float | int)
+    ]
     if len(evaluations) < 2:
         raise UserError(f"{metrics}: has {len(evaluations)} evaluations, but two are needed: set --config.eval.every")
     (first, before), (last, after) = evaluations[0], evaluations[-1]

@@ -110,7 +110,7 @@ def open_tokenizer(info: DatasetInfo) -> Tokenizer:
 def _check(config: Config, info: DatasetInfo) -> None:
     where = f"the data set in {info.directory}"
     tokenizer = open_tokenizer(info)
-    if config.model.vocab_size < max(tokenizer.vocab_size, info.max_token_id + 1):
+    if 0 < config.model.vocab_size < max(tokenizer.vocab_size, info.max_token_id + 1):
         needed = max(tokenizer.vocab_size, info.max_token_id + 1)
         raise UserError(
             f"config.model.vocab_size={config.model.vocab_size} is smaller than the vocabulary of {where}, which has "
