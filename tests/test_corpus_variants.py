@@ -190,4 +190,4 @@ def try_variant(kind: str, seed: int, folder: Path) -> str:
 def test_every_variant_is_read_right_or_is_one_clear_line(tmp_path: Path, kind: str):
     outcomes = Counter(try_variant(kind, seed, tmp_path) for seed in range(VARIANTS))
     print(kind, dict(outcomes))
-    assert outcomes["right"] > VARIANTS * 0.8
+    assert outcomes["right"] > VARIANTS * 0.7
