@@ -130,6 +130,20 @@ def test_a_large_text_is_estimated_from_its_start(tmp_path: Path, monkeypatch: p
     assert 6 * 500 < number < 6 * 700
 
 
+def test_a_page_beside_a_large_text_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspection, "SAMPLE_CHARS", 1)
+    monkeypatch.setattr(inspection, "_SEEN_CHARS", 1 << 10)
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 1 << 10)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 10)
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS * 3))
+    write(tmp_path / "page.html", "<html><body>" + "Text. " * 10_000)
+    assert "left out: 1 file" in describe(tmp_path)
+    write(tmp_path / "page2.html", "<html><body>" + "Text. " * 100_000)
+    with pytest.raises(UserError, match="most of the text .* would be left out"):
+        describe(tmp_path)
+
+
 # What is lost
 
 

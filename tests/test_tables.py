@@ -202,6 +202,7 @@ def test_a_saved_datasets_folder_is_read_and_its_metadata_left_out(tmp_path: Pat
     )
     write(tmp_path / "train" / "dataset_info.json", json.dumps({"features": {"text": {"dtype": "string"}}}))
     write(tmp_path / "dataset_dict.json", '{"splits": ["train"]}')
+    write(tmp_path / "train" / "cache-0123456789abcdef.arrow", arrow(table(), stream=True))
     report = ReadReport()
     assert len(read(tmp_path, report=report)) == len(TEXTS)
     assert (report.left_out, report.left_out_bytes) == (3, 0)

@@ -133,10 +133,11 @@ class ReadReport:
             UserError: if no document was read, or more was left out than read; names the inputs and what was skipped.
         """
         names = inputs if isinstance(inputs, str) else ",".join(inputs)
-        if self.documents and self.left_out_bytes > self.bytes:
+        num_bytes = max(self.bytes, self.characters)  # the embedded corpus counts no bytes
+        if self.documents and self.left_out_bytes > num_bytes:
             raise UserError(
                 f"most of the text in input '{names}' would be left out ({self.left_out} file(s), "
-                f"{self.left_out_bytes:,} of {self.left_out_bytes + self.bytes:,} bytes): {self.remedy}"
+                f"{self.left_out_bytes:,} of {self.left_out_bytes + num_bytes:,} bytes): {self.remedy}"
             )
         if self.documents:
             return
