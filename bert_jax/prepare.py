@@ -1,5 +1,6 @@
 """Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
 
+import dataclasses
 import re
 import shlex
 
@@ -15,7 +16,7 @@ _DEFAULTS = DataConfig()
 _INPUT = flags.DEFINE_string(
     "input", None, "Files, folders, globs, tfds:NAME or embedded; several separated by commas.", required=True
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to; --dry_run needs none.")
 _VOCAB = flags.DEFINE_string(
     "vocab",
     _DEFAULTS.vocab,
@@ -117,9 +118,11 @@ def main() -> None:
         seed=_SEED.value,
     )
     lengths = _lengths(_MAX_SEQ_LENGTH.value)
+    if not _OUT.value and not _DRY_RUN.value:
+        raise UserError("--out is missing: name the folder to write the data set to, for example --out=data")
     try:
         if _DRY_RUN.value:
-            describe_inputs(config, out=_OUT.value, max_seq_lengths=lengths, report=_report)
+            describe_inputs(config, out=_OUT.value or None, max_seq_lengths=lengths, report=_report)
             return
         build_dataset(
             config,
@@ -135,19 +138,22 @@ def main() -> None:
         raise UserError(as_flags(str(error))) from error
 
 
+_FIELDS = {"vocab_size", *(field.name for field in dataclasses.fields(DataConfig))}
+
+
 def _report(line: str) -> None:
     print(as_flags(line))
 
 
 def as_flags(message: str) -> str:
-    """Return a message about config fields with this command's flags in their place."""
+    """Return a message about config fields with this command's flags instead."""
 
     def flag(match: re.Match[str]) -> str:
-        return f"--{match[1]}" if match[1] in flags.FLAGS else match[0]
+        return f"--{match[1]}" if match[1] in _FIELDS and match[1] in flags.FLAGS else match[0]
 
     message = re.sub(r" \(prepare --[^)]*\)", "", message)
     message = re.sub(r"(?:--)?\bconfig\.(?:data|model)\.(\w+)", flag, message)
-    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:'])", flag, message)
+    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:' ])", flag, message)
     return re.sub(r"(?<=type )(vocab_size)(?==)", flag, message)
 
 

@@ -22,7 +22,7 @@ PARTS = [" ".join(sentences) for sentences in make_documents(30)]
 def describe(path: Path, **settings) -> list[str]:
     lines: list[str] = []
     config = DataConfig(input=str(path), num_workers=1, **settings)
-    describe_inputs(config, out=path / "out", max_seq_lengths=(64,), report=lines.append)
+    describe_inputs(config, out=str(path / "out"), max_seq_lengths=(64,), report=lines.append)
     return lines
 
 
@@ -63,6 +63,12 @@ def test_a_document_without_end_does_not_fill_the_memory(tmp_path: Path, monkeyp
         assert [len(document) for document in found] == [100]
 
 
+@pytest.mark.parametrize("documents", ["line", "blank-lines", " ", "\n\n", "\\n\\n", "### "])
+def test_a_separator_that_is_none_is_refused(tmp_path: Path, documents: str):
+    with pytest.raises(UserError, match=r"data\.documents=.*type lines \(each line is a document\), blank_lines"):
+        describe(write(tmp_path / "a.txt", "\n".join(PARTS)), documents=documents)
+
+
 def test_one_document_names_the_flags_of_the_command(tmp_path: Path):
     path = write(tmp_path / "a.txt", "\n".join(PARTS))
     with pytest.raises(
@@ -82,6 +88,7 @@ def test_messages_keep_fields_that_are_no_flags():
         == "set --config.train.num_steps=3, --format=prose"
     )
     assert as_flags("type --config.data.directory=/x") == "type --config.data.directory=/x"
+    assert as_flags("data.input is empty; data.txt is not") == "--input is empty; data.txt is not"
     assert as_flags("set config.model.vocab_size=9 (prepare --vocab_size=9)") == "set --vocab_size=9"
 
 
@@ -128,6 +135,20 @@ def test_a_large_text_is_estimated_from_its_start(tmp_path: Path, monkeypatch: p
     number = int(found.split()[2].replace(",", ""))
     assert found.startswith("found: about ")
     assert 6 * 500 < number < 6 * 700
+
+
+def test_a_page_beside_a_large_text_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspection, "SAMPLE_CHARS", 1)
+    monkeypatch.setattr(inspection, "_SEEN_CHARS", 1 << 10)
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 1 << 10)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 10)
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS * 3))
+    write(tmp_path / "page.html", "<html><body>" + "Text. " * 10_000)
+    assert "left out: 1 file" in describe(tmp_path)
+    write(tmp_path / "page2.html", "<html><body>" + "Text. " * 100_000)
+    with pytest.raises(UserError, match=r"most of the text .* would be left out"):
+        describe(tmp_path)
 
 
 # What is lost

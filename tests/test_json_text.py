@@ -40,8 +40,15 @@ def test_the_array_of_an_object_may_be_named_in_the_key(tmp_path: Path):
     assert len(read(path, layout=TextLayout(text_key="data.text"))) == len(PARAGRAPHS)
 
 
-def test_an_array_of_strings_is_an_array_of_documents(tmp_path: Path):
-    assert paragraphs_of(write(tmp_path / "a.json", json.dumps(PARAGRAPHS))) == [[text] for text in PARAGRAPHS]
+@pytest.mark.parametrize("content", [PARAGRAPHS, {"name": "x", "text": PARAGRAPHS, "tags": ["a"]}])
+def test_an_array_of_strings_is_an_array_of_documents(tmp_path: Path, content):
+    path = write(tmp_path / "a.json", json.dumps(content, indent=1))
+    assert paragraphs_of(path) == [[text] for text in PARAGRAPHS]
+
+
+def test_an_array_of_strings_in_each_of_several_objects_is_a_document(tmp_path: Path):
+    path = write(tmp_path / "a.json", (json.dumps({"text": PARAGRAPHS, "tags": ["a"]}, indent=1) + "\n") * 2)
+    assert paragraphs_of(path) == [PARAGRAPHS] * 2
 
 
 @pytest.mark.parametrize(

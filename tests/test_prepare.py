@@ -37,6 +37,16 @@ def test_prepare_makes_a_data_set_says_what_is_in_it_and_has_nothing_to_do_twice
     assert load_dataset_info(tmp_path / "out", max_seq_length=32).objective == "mlm+nsp"
 
 
+def test_a_dry_run_says_what_was_found_and_writes_nothing(corpus, tmp_path):
+    found = prepare(f"--input={corpus}", "--dry_run")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "\nfound: 60 documents" in found.stdout
+    assert found.stdout.endswith("dry run: nothing was written\n")
+    missing = prepare(f"--input={corpus}")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: --out is missing: ")
+
+
 def test_every_flag_reaches_the_data_set(corpus, tmp_path):
     done = prepare(
         f"--input={corpus}",

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,17 +125,17 @@ def test_a_quotation_mark_that_is_not_closed_is_named_not_swallowed(tmp_path: Pa
 # Parquet and arrow
 
 
-def table(**columns) -> "pa.Table":
+def table(**columns) -> Any:
     return pa.table({"id": list(range(len(TEXTS))), **(columns or {"text": TEXTS})})
 
 
-def parquet(content: "pa.Table", **options) -> bytes:
+def parquet(content: Any, **options) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(content, buffer, **options)
     return buffer.getvalue()
 
 
-def arrow(content: "pa.Table", *, stream: bool) -> bytes:
+def arrow(content: Any, *, stream: bool) -> bytes:
     buffer = io.BytesIO()
     with (pa.ipc.new_stream if stream else pa.ipc.new_file)(buffer, content.schema) as writer:
         writer.write_table(content, max_chunksize=2)
@@ -201,6 +202,7 @@ def test_a_saved_datasets_folder_is_read_and_its_metadata_left_out(tmp_path: Pat
     )
     write(tmp_path / "train" / "dataset_info.json", json.dumps({"features": {"text": {"dtype": "string"}}}))
     write(tmp_path / "dataset_dict.json", '{"splits": ["train"]}')
+    write(tmp_path / "train" / "cache-0123456789abcdef.arrow", arrow(table(), stream=True))
     report = ReadReport()
     assert len(read(tmp_path, report=report)) == len(TEXTS)
     assert (report.left_out, report.left_out_bytes) == (3, 0)

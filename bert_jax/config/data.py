@@ -1,6 +1,7 @@
 """Config of the pre-training data: where the text comes from and how sequences are built from it."""
 
 import dataclasses
+import difflib
 
 from bert_jax.config.builder import check_fields
 from bert_jax.config.fields import field
@@ -63,6 +64,18 @@ class DataConfig:
     seed: int = field(12345, at_least=0, doc="Seed of the data set; one data set serves every training seed.")
 
 
+_DOCUMENTS = ("lines", "blank_lines")
+
+
+def _check_documents(value: str) -> None:
+    advice = "type lines (each line is a document), blank_lines, or a separator such as '<|endoftext|>'"
+    if value != value.strip() or "\n" in value or "\\n" in value:
+        raise UserError(f"data.documents={value!r} is white space or contains it at an end: {advice}")
+    close = difflib.get_close_matches(value, _DOCUMENTS, n=1, cutoff=0.7)
+    if value not in _DOCUMENTS and close:
+        raise UserError(f"data.documents='{value}': did you mean {close[0]}? {advice}")
+
+
 def instances_per_row(data: DataConfig, *, max_seq_length: int) -> int:
     """Return S, the most instances that a sequence of `max_seq_length` tokens can hold.
 
@@ -80,6 +93,7 @@ def check_packing(data: DataConfig) -> None:
       UserError: naming the field and what to type.
     """
     check_fields(data, path="data")
+    _check_documents(data.documents)
     for name in ("max_instances_per_row", "max_instance_length"):
         value = getattr(data, name)
         if value and not data.pack:

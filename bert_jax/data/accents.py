@@ -47,7 +47,7 @@ def _count_marks(text: str) -> int:
 
 @functools.lru_cache(maxsize=1 << 16)
 def is_mark(char: str) -> bool:
-    """Return whether a character is a mark that stripping deletes; variation selectors of emoji are no accents."""
+    """Return whether a character is a mark that stripping deletes; variation selectors of emoji are not accents."""
     return unicodedata.category(char) == "Mn" and not "\ufe00" <= char <= "\ufe0f"
 
 

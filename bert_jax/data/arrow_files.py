@@ -44,7 +44,7 @@ def read_arrow(stream: ByteStream, *, column: str, report: ReadReport) -> Iterat
                 for start in range(0, len(values), _ROWS):
                     for value in values.slice(start, _ROWS).to_pylist():
                         yield from _read_value(value, rest, report)
-    except (pa.lib.ArrowException, OSError, ValueError, EOFError) as error:
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{stream.name} is damaged or cut short ({reason}): download or create it again, or leave it out of the "

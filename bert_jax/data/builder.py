@@ -92,6 +92,8 @@ def build_dataset(
         inspect_corpus(sources, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
         with _exclusive(out):
+            for leftover in out.glob(f".manifest.json.*{SUFFIX}"):  # of killed builds
+                leftover.unlink(missing_ok=True)
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
             _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, text_bytes)
@@ -99,16 +101,15 @@ def build_dataset(
 
 
 def describe_inputs(
-    config: DataConfig, *, out: str | Path, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
+    config: DataConfig, *, out: str | None, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
 ) -> None:
-    """Report what `build_dataset` would read, without writing anything.
+    """Report what `build_dataset` would read, without writing anything; the folder `out` is not read.
 
     Raises:
       UserError: as `build_dataset`, as far as a sample of the text shows.
     """
-    out = Path(out).expanduser().absolute()
     check_packing(config)
-    sources = _find_sources(config.input, out=out, leave_out=(), max_seq_lengths=max_seq_lengths)
+    sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [])
     workers = config.num_workers or default_num_workers()
     report(describe_estimate(estimate_text(sources), max_seq_lengths=max_seq_lengths, num_workers=workers))
     inspect_corpus(sources, config=config, report=report)

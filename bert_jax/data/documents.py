@@ -270,6 +270,8 @@ def _walk(folder: Path, leave_out: Set[Path]) -> Iterator[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "state.json" in names:  # a folder of HuggingFace `datasets`: results of earlier calls, kept to save time
+            names = [name for name in names if not (name.startswith("cache-") and name.endswith(".arrow"))]
         for name in names:
             file = Path(parent, name)
             if not name.startswith(".") and (

@@ -10,7 +10,7 @@ _TAG = re.compile(
     re.I,
 )
 _MIN_TAGS = 10
-_TAG_FRACTION = 0.15  # of the characters of a page without a head
+_TAG_FRACTION = 0.15  # of the characters of a page that lacks a head
 _FEW_TAGS = 0.02  # of the characters of a file named .html
 
 # By first bytes: what a file is, and what to do with it.
@@ -60,6 +60,7 @@ def markup(head: bytes, *, name: str) -> str:
     named = name.lower().endswith((".html", ".htm", ".xhtml")) and share > _FEW_TAGS
     if _HTML_START.match(text) or named or (len(tags) >= _MIN_TAGS and share > _TAG_FRACTION):
         return "HTML, not plain text: extract its text first, for example with trafilatura"
-    if _XML_START.match(text):
+    is_xml = name.lower().endswith((".xml", ".svg", ".rss", ".kml")) and text.lstrip().startswith("<")
+    if is_xml or _XML_START.match(text):
         return "XML, not plain text: extract its text first (a Wikipedia dump with wikiextractor)"
     return ""

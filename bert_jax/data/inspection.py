@@ -121,6 +121,8 @@ def _read(source: TextSource, sample: _Sample, *, config: DataConfig) -> None:
     else:
         sample.documents += num_documents * max(estimate_text([source]) / num_bytes, 1)
     sample.is_complete &= ended
+    if not ended:  # what is left out counts in full, too
+        report.bytes = max(report.bytes, estimate_text([source]))
     if budget == _COUNTED_CHARS and num_documents > 1:
         rate = sample.rates.setdefault(name, [0, 0])
         rate[0] += num_documents

@@ -46,12 +46,12 @@ def _as_text(value: Any) -> str | None:
 
 def suggest_key(value: Any) -> str:
     """Return the dotted key of the longest text in an object, "" if there is none."""
-    found: list[tuple[int, str]] = []
+    candidates: list[tuple[int, str]] = []  # length and key
 
     def visit(value: Any, path: str, depth: int) -> None:
         text = _as_text(value)
         if text is not None and path:
-            found.append((len(text), path))
+            candidates.append((len(text), path))
         elif isinstance(value, dict) and depth < _MAX_DEPTH:
             for name, item in value.items():
                 visit(item, f"{path}.{name}" if path else str(name), depth + 1)
@@ -59,7 +59,7 @@ def suggest_key(value: Any) -> str:
             visit(value[0], path, depth + 1)
 
     visit(value, "", 0)
-    return max(found, key=lambda item: item[0])[1] if found else ""
+    return max(candidates, key=lambda item: item[0])[1] if candidates else ""
 
 
 def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report: ReadReport) -> Iterator[str | None]:
@@ -136,8 +136,8 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
             missing = missing or describe_missing(value, key)
             if isinstance(value, str):
                 suggestion = suggestion or prefix
-            elif not suggestion and (found := suggest_key(value)):
-                suggestion = f"{prefix}.{found}" if prefix else found
+            elif not suggestion and (inner := suggest_key(value)):
+                suggestion = f"{prefix}.{inner}" if prefix else inner
     if num_missing and not num_valid:
         raise NoTextError(
             f"{stream.name} has {missing}: "
@@ -149,7 +149,7 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
 class _Values:
     """The values of JSON text: the elements of each array at the top or one level below, with the name of the array.
 
-    The other members of a top-level object come together, as an object without a name.
+    The other members of a top-level object come together, as an object under the name "".
     """
 
     def __init__(self, stream: ByteStream, report: ReadReport):
@@ -159,13 +159,15 @@ class _Values:
         self._text, self._position, self._passed, self._ended = "", 0, 0, False
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
+        is_first = True
         while char := self._next():
             if char == "[":
                 yield from self._elements("")
             elif char == "{":
-                yield from self._members()
+                yield from self._members(is_first=is_first)
             else:
                 yield "", self._value()
+            is_first = False
 
     def _elements(self, name: str) -> Iterator[tuple[str, Any]]:
         self._position += 1
@@ -177,8 +179,9 @@ class _Values:
             if self._expect(",]") == "]":
                 return
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
+    def _members(self, *, is_first: bool) -> Iterator[tuple[str, Any]]:
         others: dict[str, Any] = {}
+        strings: dict[str, list[str]] = {}  # documents if the object is the only one, else the paragraphs of a document
         self._position += 1
         if self._next() == "}":
             self._position += 1
@@ -189,11 +192,21 @@ class _Values:
                 raise self._invalid("expected a name in quotes")
             self._expect(":")
             if self._next() == "[":
-                yield from self._elements(name)
+                size, texts = 0, strings.setdefault(name, [])
+                for _, value in self._elements(name):
+                    if not isinstance(value, str) or size > MAX_WHOLE_LINE:
+                        yield name, value
+                    else:
+                        texts.append(value)
+                        size += len(value)
             else:
                 others[name] = self._value()
             if self._expect(",}") == "}":
                 break
+        if is_first and not self._next():
+            yield from ((name, text) for name, texts in strings.items() for text in texts)
+        else:
+            others.update((name, texts) for name, texts in strings.items() if texts)
         if others:
             yield "", others
 

@@ -76,7 +76,7 @@ class ReadReport:
     broken_lines: int = 0  # invalid JSON lines, skipped
     broken_rows: int = 0  # rows of a table with another number of columns than its header, skipped
     not_text: int = 0  # files, or members of an archive, that are not UTF-8 text: skipped
-    left_out: int = 0  # files that are no corpus: metadata, HTML, images, tables without the column of the text
+    left_out: int = 0  # files outside of the corpus: metadata, HTML, images, tables without the column of the text
     left_out_bytes: int = 0  # of those that may be text: after decompression
     remedy: str = ""  # what to type to read the first of those
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
@@ -133,10 +133,11 @@ class ReadReport:
             UserError: if no document was read, or more was left out than read; names the inputs and what was skipped.
         """
         names = inputs if isinstance(inputs, str) else ",".join(inputs)
-        if self.documents and self.left_out_bytes > self.bytes:
+        num_bytes = max(self.bytes, self.characters)  # the embedded corpus counts no bytes
+        if self.documents and self.left_out_bytes > num_bytes:
             raise UserError(
                 f"most of the text in input '{names}' would be left out ({self.left_out} file(s), "
-                f"{self.left_out_bytes:,} of {self.left_out_bytes + self.bytes:,} bytes): {self.remedy}"
+                f"{self.left_out_bytes:,} of {self.left_out_bytes + num_bytes:,} bytes): {self.remedy}"
             )
         if self.documents:
             return

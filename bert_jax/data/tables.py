@@ -39,7 +39,7 @@ def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str
     sample = lines[:SAMPLE_LINES]
     escaped = sum(line.count('\\"') for line in sample) > sum(line.count('""') for line in sample)
     best: tuple[float, float] = (0.0, 0.0)
-    found = Dialect(delimiters[0]) if name_says_table else None
+    result = Dialect(delimiters[0]) if name_says_table else None
     for delimiter in delimiters:
         for quoted in (True, False):
             dialect = Dialect(delimiter, quoted, escaped and quoted)
@@ -50,8 +50,8 @@ def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str
                 continue
             is_table = name_says_table or (len(rows) >= _MIN_ROWS and _is_header(rows[0]))
             if is_table and (consistent, width) > best:
-                best, found = (consistent, width), dialect
-    return found
+                best, result = (consistent, width), dialect
+    return result
 
 
 def _is_header(row: Sequence[str]) -> bool:

@@ -13,9 +13,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, pairwise
-from typing import TypeVar
 
 import numpy as np
 import sentencepiece
@@ -30,13 +29,13 @@ from bert_jax.data.vocabulary import (
     save_vocabulary,
     write_whole,
 )
+from bert_jax.data.word_cache import WordCache
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
 from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
 _BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
-_MAX_CACHED_CHARS = 32  # a longer "word" is a line of Chinese, an address or noise, and rarely occurs again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,34 +120,6 @@ class Tokenizer(abc.ABC):
         return [self.pieces[piece_id] for piece_id in ids]
 
 
-_Value = TypeVar("_Value")
-
-
-class _Cache(dict[str, _Value]):
-    """Cache of `compute(word)` for the last `size` to `2 * size` words; `cache[word]` computes missing values.
-
-    It has two generations: when the young one is full it becomes the old one, and a hit in the old one moves the word
-    back to the young one. Frequent words stay cached and cost one dictionary lookup each.
-    """
-
-    def __init__(self, compute: Callable[[str], _Value], *, size: int):
-        super().__init__()
-        self._compute = compute
-        self._size = size
-        self._old: dict[str, _Value] = {}
-
-    def __missing__(self, word: str) -> _Value:
-        value = self._old.pop(word, None)
-        if value is None:
-            value = self._compute(word)
-        if len(word) <= _MAX_CACHED_CHARS:
-            if len(self) >= self._size:
-                self._old = dict(self)
-                self.clear()
-            self[word] = value
-        return value
-
-
 class WordPieceTokenizer(Tokenizer):
     """WordPiece tokenizer, with the same ids as the original for every text.
 
@@ -177,9 +148,9 @@ class WordPieceTokenizer(Tokenizer):
         self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
         # A value that no id uses separates the texts of a batch: 65,535 in uint16, -1 in int32.
         self._break = np.array(-1, np.int32).astype(self.ids_dtype)
-        self._ids_of_basic_word = _Cache(self._encode_basic_word, size=cache_size)
-        self._ids_of_word = _Cache(self._encode_word, size=cache_size)
-        self._encoding_of_word = _Cache(self._encode_word_with_offsets, size=cache_size)
+        self._ids_of_basic_word = WordCache(self._encode_basic_word, size=cache_size)
+        self._ids_of_word = WordCache(self._encode_word, size=cache_size)
+        self._encoding_of_word = WordCache(self._encode_word_with_offsets, size=cache_size)
 
     def __reduce__(self):
         """Pickle only the vocabulary and the options."""

@@ -53,8 +53,8 @@ def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
 
 
 def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
-    given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-    requested = with_accents(given, config.data.strip_accents)
+    loaded = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    requested = with_accents(loaded, config.data.strip_accents)
     trained = source.require_tokenizer()
     if requested.fingerprint != trained.fingerprint:
         raise UserError(

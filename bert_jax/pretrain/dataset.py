@@ -123,8 +123,8 @@ def _check(config: Config, info: DatasetInfo) -> None:
             "run prepare again"
         )
     if config.data.vocab:
-        given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
-        tokenizer = with_accents(given, config.data.strip_accents)
+        loaded = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        tokenizer = with_accents(loaded, config.data.strip_accents)
         if tokenizer.fingerprint != info.vocabulary_fingerprint:
             raise UserError(
                 f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
