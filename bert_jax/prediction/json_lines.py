@@ -88,9 +88,11 @@ def check_output(output: str) -> None:
     if file.is_dir():
         raise UserError(f"--output={output}: this is a folder: name a file in it")
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--output={output}: the folder {file.parent} does not exist: make it first")
+        raise UserError(f"--output={output}: cannot be written (there is no folder {file.parent}): make it first")
     if not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"--output={output}: the folder {file.parent} cannot be written: name a file in another")
+        raise UserError(
+            f"--output={output}: cannot be written (the folder {file.parent} is read-only): name another file"
+        )
 
 
 def _numbered(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
