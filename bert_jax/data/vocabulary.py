@@ -12,13 +12,14 @@ import numpy as np
 
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
-from bert_jax.files import write_bytes
+from bert_jax.files import read_limited, write_bytes
 from bert_jax.json_files import load_json
 from bert_jax.json_forms import is_encodable
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
+_MAX_BYTES = 256 << 20  # of a vocabulary file: millions of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def load_vocabulary(path: str | os.PathLike, *, do_lower_case: bool | None = Non
 
 def _read_pieces(file: pathlib.Path) -> tuple[str, ...]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_limited(file, max_bytes=_MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
             f"vocabulary {file} does not exist: name a {VOCABULARY_FILE} or a directory that contains one"

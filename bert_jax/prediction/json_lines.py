@@ -90,9 +90,7 @@ def check_output(output: str) -> None:
     if not file.absolute().parent.is_dir():
         raise UserError(f"--output={output}: cannot be written (there is no folder {file.parent}): make it first")
     if not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(
-            f"--output={output}: cannot be written (the folder {file.parent} is read-only): name another file"
-        )
+        raise UserError(f"--output={output}: cannot be written ({file.parent} is read-only): name another file")
 
 
 def _numbered(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
