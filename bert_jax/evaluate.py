@@ -21,8 +21,13 @@ DATA = flags.DEFINE_string(
 LENGTH = flags.DEFINE_integer("max_seq_length", 0, "Sequence length; default: that of the last phase.")
 EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Maximum number of held-out sequences; default: as in training.")
 BATCH = flags.DEFINE_integer("batch_size", 0, "Sequences per batch; default: as in training.")
+INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
+DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
 PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
+NULL_ODDS = flags.DEFINE_string(
+    "null_odds", "", "--task=squad_v2: file of no-answer scores (null_odds.json), for the best thresholds."
+)
 
 
 def main() -> None:
@@ -33,7 +38,9 @@ def main() -> None:
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 
-        result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
+        result = score_predictions(
+            task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
+        )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 
@@ -43,6 +50,8 @@ def main() -> None:
             max_seq_length=LENGTH.value,
             max_examples=EXAMPLES.value,
             batch_size=BATCH.value,
+            init_missing=INIT_MISSING.value,
+            drop=DROP.value,
             report=lambda text: print(text, file=sys.stderr),
         )
     else:

@@ -18,7 +18,12 @@ DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default:
 SENTENCE_TRANSFORMERS = flags.DEFINE_bool(
     "sentence_transformers", False, "Also write the files of sentence-transformers."
 )
-POOLING = flags.DEFINE_string("pooling", "mean", "Pooling for --sentence_transformers: mean or cls.")
+POOLING = flags.DEFINE_string(
+    "pooling",
+    "",
+    "Pooling for --sentence_transformers: mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken. Default: "
+    "that of the model, else mean.",
+)
 INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,pooler."
 )
@@ -48,10 +53,11 @@ def main() -> int:
         pooling=POOLING.value,
         max_shard_bytes=MAX_SHARD_MB.value * 1_000_000,
     )
+    random = f"; {source.randomness}" if source.random else ""
     print(
         f"exported to {result.folder}: {result.architecture}, {result.num_parameters:,} parameters in {result.dtype}; "
         f"read back: {result.num_tensors} tensors equal bit for bit, outputs within {result.largest_difference:.1e} of "
-        "a second computation"
+        f"a second computation{random}"
     )
     return 0
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 INTERVAL_SECONDS = 10.0
+# At 80 columns: the position, the time left, the rate and a short note, and a bar of what remains.
+_STEPS = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [ETA {remaining}, {rate_fmt}{postfix}]"
 
 
 class ProgressBar:
@@ -29,6 +31,7 @@ class ProgressBar:
                 dynamic_ncols=True,
                 smoothing=0.05,
                 leave=unit != "B",
+                bar_format=_STEPS if unit != "B" else None,
             )
 
     @property

@@ -1,88 +1,206 @@
-"""Looking up and the tied decoder: equal to the plain forms, forward and backward; bfloat16 sums lose nothing."""
+"""`embed` gives what sentence-transformers gives: pooling, layers, length, casing, prompt and scale of its files."""
 
-import jax
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from source_helpers import random_source
 
-from bert_jax.model import embedding
-from bert_jax.model.embedding import lookup, sum_equal_rows, tied_logits, tied_lookup
+from bert_jax.convert.export_folder import export_folder
+from bert_jax.convert.loading import load_pretrained
+from bert_jax.convert.safetensors_file import write_safetensors
+from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings
+from bert_jax.errors import UserError
+from bert_jax.prediction.embedding import pool
+from bert_jax.prediction.model import Model, load
+from tests.runs import run
 
-pytestmark = pytest.mark.numerics
-
-# float32 sums in another order.
-TOLERANCE = 1e-5
-RNG = np.random.default_rng(0)
-TABLE = jnp.asarray(RNG.normal(size=(50, 16)), jnp.float32)
-IDS = jnp.asarray(RNG.integers(0, 50, (4, 24)) ** 2 // 50)  # low ids are frequent
-CT = jnp.asarray(RNG.normal(size=(4, 24, 16)), jnp.float32)
-
-
-def test_a_lookup_is_take_forward_and_backward() -> None:
-    rows, back = jax.vjp(lambda table: lookup(table, IDS), TABLE)
-    expected, expected_back = jax.vjp(lambda table: jnp.take(table, IDS, axis=0), TABLE)
-    np.testing.assert_array_equal(rows, expected)
-    np.testing.assert_allclose(back(CT)[0], expected_back(CT)[0], rtol=TOLERANCE, atol=TOLERANCE)
+TEXTS = ["the cat sat on the mat .", "it was not", "the red dog ran to the blue house , and in the house it sat"]
 
 
-def test_a_tied_table_gets_the_gradients_of_both_uses() -> None:
-    weights = jnp.asarray(RNG.normal(size=TABLE.shape), jnp.float32)
-
-    def tied(table: jax.Array) -> jax.Array:
-        rows, passed = tied_lookup(table, IDS)
-        return (rows * CT).sum() + (passed * weights).sum()
-
-    def plain(table: jax.Array) -> jax.Array:
-        return (jnp.take(table, IDS, axis=0) * CT).sum() + (table * weights).sum()
-
-    np.testing.assert_allclose(tied(TABLE), plain(TABLE), rtol=TOLERANCE)
-    np.testing.assert_allclose(jax.grad(tied)(TABLE), jax.grad(plain)(TABLE), rtol=TOLERANCE, atol=TOLERANCE)
+def quiet(line: str) -> None:
+    del line
 
 
-def test_the_first_of_equal_ids_carries_their_sum() -> None:
-    ids = jnp.asarray([3, 1, 3, 2, 1, 3])
-    rows = jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32)
-    summed = sum_equal_rows(ids, rows)
-    expected = [rows[0] + rows[2] + rows[5], rows[1] + rows[4], 0 * rows[0], rows[3], 0 * rows[0], 0 * rows[0]]
-    np.testing.assert_allclose(summed, jnp.stack(expected), rtol=TOLERANCE, atol=TOLERANCE)
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder") / "out"
+    export_folder(random_source("small-test", architecture="BertModel"), out=folder, report=quiet)
+    return folder
 
 
-def test_a_bfloat16_table_loses_no_frequent_word() -> None:
-    # 4,096 times the same small gradient: added one by one in bfloat16 the sum stops growing at 256 of them.
-    ids = jnp.full((4, 1024), 7)
-    table = jnp.zeros((50, 8), jnp.bfloat16)
-    gradient = jax.vjp(lambda t: tied_lookup(t, ids)[0], table)[1](jnp.full((4, 1024, 8), 0.01))[0]
-    np.testing.assert_allclose(np.float32(gradient[7]), 40.96, rtol=2**-8)
-    assert not gradient[:7].any()
+def sentence_folder(
+    encoder: Path,
+    folder: Path,
+    *,
+    pooling: dict[str, Any],
+    modules: tuple[tuple[str, str], ...] = (),
+    inner: str = "",
+    **files: Any,
+) -> Path:
+    """Write a sentence-transformers folder around an encoder, which is in the folder `inner` of it."""
+    shutil.copytree(encoder, folder / inner)
+    listed = [(inner, "Transformer"), ("1_Pooling", "Pooling"), *modules]
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (path, name) in enumerate(listed)
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 8, **pooling}))
+    for name, value in files.items():
+        (folder / inner / f"{name}.json").write_text(json.dumps(value))
+    return folder
 
 
-def test_more_tokens_than_are_summed_at_once_lose_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_EQUAL_ROWS", 40)  # 96 tokens: two whole parts and a rest
-    monkeypatch.setattr(embedding, "is_gpu", lambda: True)
-    for dtype, tolerance in ((jnp.bfloat16, 2**-8), (jnp.float32, TOLERANCE)):
-        gradient = jax.vjp(lambda t: tied_lookup(t, IDS)[0], TABLE.astype(dtype))[1](CT)[0]
-        assert gradient.dtype == dtype
-        expected = jnp.zeros(TABLE.shape).at[IDS].add(CT.astype(dtype).astype(jnp.float32))
-        np.testing.assert_allclose(np.float32(gradient), expected, rtol=tolerance, atol=1e-5)
+def hidden_states(encoder: Path, text: str, *, max_length: int = 32) -> np.ndarray:
+    """Return the states [T, D] of one text of at most `max_length` tokens, without any pooling of ours."""
+    model = load(encoder, report=quiet)
+    ids = model.tokenizer.encode(text)[: max_length - 2]
+    shortened = model.tokenizer.decode(ids)
+    assert model.tokenizer.encode(shortened) == ids
+    return np.array(model.features(shortened)["features"]["last"])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_tied_logits_are_a_matmul_and_a_bias_forward_and_backward(dtype: jnp.dtype) -> None:
-    hidden = jnp.asarray(RNG.normal(size=(2, 5, 16)), dtype)
-    bias = jnp.asarray(RNG.normal(size=50), jnp.float32)
-    gradient = jnp.asarray(RNG.normal(size=(2, 5, 50)), jnp.float32)
+def expected(states: np.ndarray, mode: str) -> np.ndarray:
+    """Return the formulas of sentence_transformers/modules/pooling.py for one text without padding."""
+    count = len(states)
+    weights = np.arange(1, count + 1)[:, None]
+    return {
+        "cls": states[0],
+        "max": states.max(0),
+        "mean": states.sum(0) / count,
+        "mean_sqrt_len_tokens": states.sum(0) / np.sqrt(count),
+        "weightedmean": (states * weights).sum(0) / weights.sum(),
+        "lasttoken": states[-1],
+    }[mode]
 
-    def plain(hidden: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
-        return jnp.einsum("bpd,vd->bpv", hidden.astype(jnp.float32), table.astype(jnp.float32)) + bias[None, None]
 
-    arguments = (hidden, TABLE.astype(dtype), bias)
-    logits, back = jax.vjp(tied_logits, *arguments)
-    expected, expected_back = jax.vjp(plain, *arguments)
-    assert logits.dtype == jnp.float32
-    # The gradient of the logits is rounded to the dtype of the hidden states: 2^-9 of each.
-    tolerance = TOLERANCE if dtype == jnp.float32 else 2**-6
-    np.testing.assert_allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
-    for mine, theirs in zip(back(gradient), expected_back(gradient), strict=True):
-        assert mine.dtype == theirs.dtype
-        scale = float(jnp.abs(theirs.astype(jnp.float32)).max())
-        np.testing.assert_allclose(np.float32(mine), np.float32(theirs), rtol=0, atol=tolerance * scale)
+@pytest.mark.parametrize("mode", POOLINGS)
+def test_each_pooling_is_the_formula_of_sentence_transformers(encoder, tmp_path, mode):
+    folder = sentence_folder(encoder, tmp_path / "st", pooling={"pooling_mode": mode})
+    actual = load(folder, report=quiet).embed(TEXTS)  # batched, so two of the three are padded
+    for text, vector in zip(TEXTS, actual, strict=True):
+        # features has 6 decimals, values below 4, and the largest sum has 18 of them
+        np.testing.assert_allclose(vector, expected(hidden_states(encoder, text), mode), atol=2e-5)
+
+
+def test_old_fields_of_several_poolings_are_concatenated_in_their_order(encoder, tmp_path):
+    pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}
+    folder = sentence_folder(encoder, tmp_path / "st", pooling=pooling)
+    states = hidden_states(encoder, TEXTS[0])
+    both = np.concatenate([expected(states, "cls"), expected(states, "mean")])
+    model = load(folder, report=quiet)
+    np.testing.assert_allclose(model.embed(TEXTS[0]), both, atol=2e-5)
+    assert model.embed([]).shape == (0, 16)
+
+
+def test_the_length_of_the_settings_cuts_texts(encoder, tmp_path):
+    settings = {"max_seq_length": 7}
+    folder = sentence_folder(encoder, tmp_path / "st", pooling={}, sentence_bert_config=settings)
+    states = hidden_states(encoder, TEXTS[2], max_length=7)
+    assert len(states) == 7
+    np.testing.assert_allclose(load(folder, report=quiet).embed(TEXTS[2]), states.mean(0), atol=2e-5)
+    assert np.abs(load(encoder, report=quiet).embed(TEXTS[2], normalize=False) - states.mean(0)).max() > 1e-3
+
+
+def test_the_normalization_module_decides_the_scale(encoder, tmp_path):
+    plain = load(sentence_folder(encoder, tmp_path / "a", pooling={}), report=quiet)
+    scaled = load(sentence_folder(encoder, tmp_path / "b", pooling={}, modules=(("", "Normalize"),)), report=quiet)
+    length = np.linalg.norm(plain.embed(TEXTS[0]))
+    assert abs(length - 1) > 1e-3
+    np.testing.assert_allclose(scaled.embed(TEXTS[0]), plain.embed(TEXTS[0]) / length, atol=1e-6)
+    np.testing.assert_allclose(plain.embed(TEXTS[0], normalize=True), scaled.embed(TEXTS[0]), atol=1e-6)
+
+
+def test_dense_layers_prompt_and_lower_casing_are_applied(encoder, tmp_path):
+    folder = sentence_folder(
+        encoder,
+        tmp_path / "st",
+        pooling={},
+        modules=(("2_Dense", "Dense"),),
+        sentence_bert_config={"do_lower_case": True},
+    )
+    prompts = {"prompts": {"query": "the cat "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text(
+        json.dumps({"in_features": 8, "out_features": 3, "activation_function": "torch.nn.modules.activation.Tanh"})
+    )
+    generator = np.random.default_rng(0)
+    weight, bias = (generator.standard_normal(shape).astype(np.float32) for shape in ((3, 8), (3,)))
+    write_safetensors(folder / "2_Dense" / "model.safetensors", {"linear.weight": weight, "linear.bias": bias})
+    mean = hidden_states(encoder, "the cat sat on").mean(0)
+    actual = load(folder, report=quiet).embed(["SAT on"])
+    np.testing.assert_allclose(actual[0], np.tanh(weight @ mean + bias), atol=2e-5)
+
+
+def test_the_old_layout_is_read_from_either_folder(encoder, tmp_path):
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    folder = sentence_folder(encoder, tmp_path / "st", pooling=pooling, inner="0_Transformer")
+    (folder / "config.json").write_text('{"__version__": "0.2.4"}')
+    lines: list[str] = []
+    outer, inner = load(folder, report=lines.append), load(folder / "0_Transformer", report=quiet)
+    assert lines == [f"{folder}: a sentence-transformers folder, whose model is in 0_Transformer/"]
+    np.testing.assert_allclose(outer.embed(TEXTS[0]), expected(hidden_states(encoder, TEXTS[0]), "cls"), atol=2e-5)
+    np.testing.assert_array_equal(outer.embed(TEXTS[0]), inner.embed(TEXTS[0]))
+
+
+def test_a_module_that_is_not_computed_is_named_and_a_pooling_can_be_chosen(encoder, tmp_path):
+    folder = sentence_folder(encoder, tmp_path / "st", pooling={}, modules=(("2_LSTM", "LSTM"),))
+    model = load(folder, report=quiet)
+    with pytest.raises(UserError, match=r"its module 2_LSTM \(LSTM\), which is not computed here: type --pooling=mean"):
+        model.embed(TEXTS)
+    assert model.embed(TEXTS, pooling="mean").shape == (3, 8)
+    with pytest.raises(UserError, match="choose from mean, cls"):
+        model.embed(TEXTS, pooling="mean+median")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("modules.json", "{}", "must be a list of modules"),
+        ("modules.json", '[{"path": "../x", "type": "Transformer"}]', "must be a list of modules"),
+        ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling_mode is"),
+        ("1_Pooling/config.json", '{"include_prompt": false}', "include_prompt=false"),
+        ("sentence_bert_config.json", '{"max_seq_length": "long"}', "max_seq_length is long"),
+    ],
+)
+def test_a_damaged_setting_is_one_line(encoder, tmp_path, name, content, told):
+    folder = sentence_folder(encoder, tmp_path / "st", pooling={})
+    (folder / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        load(folder, report=quiet)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_keeps_the_settings(encoder, tmp_path):
+    settings = EmbeddingSettings(poolings=("cls", "max"), max_seq_length=9, lowercase=True, prompt="query: ")
+    source = dataclasses.replace(load_pretrained(encoder), embedding=settings)
+    export_folder(source, out=tmp_path / "out", sentence_transformers=True, report=quiet)
+    assert load_pretrained(tmp_path / "out").embedding == settings
+
+
+def test_the_command_says_which_settings_it_follows(encoder, tmp_path):
+    folder = sentence_folder(encoder, tmp_path / "st", pooling={"pooling_mode": "cls"})
+    command = [sys.executable, "-m", "bert_jax.predict", f"--model={folder}", "--task=embed", "--input=-"]
+    done = run(command, text='{"text": "the cat"}\n')
+    assert "settings of sentence-transformers: pooling cls, not normalized, at most 32 tokens" in done.stderr
+    vector = json.loads(done.stdout)["embedding"]
+    np.testing.assert_allclose(vector, Model(load_pretrained(folder)).embed("the cat"), atol=1e-6)
+
+
+def test_padding_is_never_pooled():
+    hidden = jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 4)), jnp.float32)
+    real = jnp.asarray([[1, 1, 1, 0, 0, 0]], jnp.float32)
+    for mode in POOLINGS:
+        alone = pool(hidden[:, :3], real[:, :3], pooling=mode)
+        changed = pool(hidden.at[:, 3:].set(1e3), real, pooling=mode)
+        np.testing.assert_allclose(changed, alone, atol=1e-6)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.rounding import encoder_bound
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.loading import load_pretrained
@@ -37,6 +36,7 @@ from tests.finetune_data import (
     write_sentiment,
     write_source,
 )
+from tests.rounding import encoder_bound
 
 
 def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experiment:
@@ -302,7 +302,11 @@ def test_bad_input_is_one_line(tmp_path: Path):
     (folder / "dev.jsonl").write_text("")
     refused(config, "the dev set of own is empty", workdir=str(tmp_path / "b"))
     (folder / "dev.jsonl").unlink()
-    refused(config, "contains no dev.jsonl or dev.tsv", workdir=str(tmp_path / "c"))
+    refused(
+        config,
+        r"contains no dev, validation, .* suffix .jsonl, .*dev_fraction=0.1",
+        workdir=str(tmp_path / "c"),
+    )
     write_jsonl(folder / "dev.jsonl", [{"text": "it was", "label": "middling"}])
     refused(
         config, r"dev.jsonl line 1: unknown label 'middling': the labels are bad, good", workdir=str(tmp_path / "d")

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.rounding import sum_bound
 
 from bert_jax.runs.checkpoint import Checkpointer
 from tests.documented import undescribed_metrics
+from tests.rounding import sum_bound
 from tests.runs import ROOT, checksums, environment, figures, run, train_command
 
 STEPS = ("train.num_steps=12", "checkpoint.every=4", "eval.every=4", "log.every=3")

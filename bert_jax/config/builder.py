@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -102,14 +102,21 @@ def unknown_field_message(path: str, known: Sequence[str]) -> str:
     parent, _, leaf = path.rpartition(".")
     prefix = re.sub(r"\[\d+\]", "[0]", parent) + "." if parent else ""
     siblings = {re.split(r"[.\[]", name[len(prefix) :])[0]: None for name in known if name.startswith(prefix)}
-    near = [name for name in known if name.rpartition(".")[2] == leaf]
-    near = near or [_join(parent, name) for name in difflib.get_close_matches(leaf, siblings, cutoff=0.5)]
+    near = [_join(parent, name) for name in _similar(leaf, siblings)]
+    near += [name for name in known if name.rpartition(".")[2] == leaf]
     if not siblings:  # the group does not exist
-        near = difflib.get_close_matches(path, known, cutoff=0.5) or near
+        near = difflib.get_close_matches(path, known, cutoff=0.6) or near
     hint = f"did you mean {' or '.join(f'config.{name}' for name in near)}?"
     if not near:
         hint = f"available: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
     return f"config.{path}: no such field; {hint}"
+
+
+def _similar(name: str, others: Collection[str]) -> list[str]:
+    """Return the names that `name` may stand for: its letters are their initials, one contains the other, or a slip."""
+    initials = [other for other in others if name == "".join(word[0] for word in other.split("_"))]
+    contained = [other for other in others if len(name) > 2 and (name in other or other in name)]
+    return initials or contained or difflib.get_close_matches(name, others, cutoff=0.6)
 
 
 def optional_groups(cls: type) -> dict[str, str]:

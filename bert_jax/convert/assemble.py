@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Assembled:
     params: dict[str, Any]  # our tree, float32
     architecture: str  # the HuggingFace class with exactly these parts
     dtype: str  # of the tensors in the file
+    random: tuple[str, ...] = ()  # parts, or single parameters, that were initialized randomly
 
 
 def assemble(
@@ -40,12 +41,15 @@ def assemble(
     path: Path,
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    exact: bool = True,
+    report: Callable[[str], None] = print,
 ) -> Assembled:
     """Return our parameter tree from `tensors` with the names of `side` ("huggingface" or "tf1").
 
     `architecture` is the class in the model's config, "" if it names none. `num_labels` is the number of labels in the
     config, 0 if it names none. `init_missing` and `drop` contain names of parts (`pooler`), of our parameters, or of
-    tensors; wildcards are allowed.
+    tensors; wildcards are allowed. With `exact` the result is a model of a HuggingFace class: all of its parts must be
+    there, and a pooler that the class does not have is skipped; without it, only the encoder must be there.
 
     Raises:
       UserError: if a tensor is missing, unexpected, not finite, or has a wrong shape or dtype. The message lists names.
@@ -55,7 +59,12 @@ def assemble(
     dropped = {name for name, entry in known.items() if matches(entry.flax, drop) or matches(name, drop)}
     tensors = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in tensors}
-    parts = _expected_parts(present, model=model, declared=architecture, init_missing=init_missing, drop=drop)
+    parts = _expected_parts(
+        present, model=model, declared=architecture, init_missing=init_missing, drop=drop, exact=exact
+    )
+    if exact and (unused := _unused_pooler(parts, model=model, declared=architecture)):
+        report(f"{path}: skipped the pooler, which {unused} does not have")
+        parts = tuple(part for part in parts if part != "pooler")
     problems = _Problems(path)
     problems.add("unexpected", sorted(name for name in tensors if name not in known), drop="NAME")
     labels = _count_labels(tensors, classifier=names.of(("classifier",)), side=side, default=num_labels)
@@ -72,7 +81,7 @@ def assemble(
             if matches(entry.flax, init_missing) or any(matches(name, init_missing) for name in missing):
                 random_entries.append(entry)
             else:
-                problems.add("missing", missing, init_missing=entry.part)
+                problems.add_missing(missing, part=entry.part)
             continue
         shape = entry.shape(model, num_labels=labels, stacked=False)
         shape = shape[::-1] if entry.transposed(side=side) else shape
@@ -87,8 +96,17 @@ def assemble(
     # After the checks: if the config's sizes are wrong, the tensors in the file show it before huge ones are made.
     for entry in random_entries:
         flat[entry.flax] = random_parameter(entry, model=model, num_labels=labels or 2)
-    exact = name_architecture(parts, model=model, declared=architecture, path=path)
-    return Assembled(params=nest(flat), architecture=exact, dtype=_common_dtype(tensors))
+    name = name_architecture(parts, model=model, declared=architecture, path=path, exact=exact)
+    random = summarize_entries(random_entries, model=model)
+    return Assembled(params=nest(flat), architecture=name, dtype=_common_dtype(tensors), random=random)
+
+
+def summarize_entries(entries: Sequence[Entry], *, model: ModelConfig) -> tuple[str, ...]:
+    """Return the names of `entries`: of a part if all of its parameters are there, else of the parameters."""
+    names = architecture_of(model).names
+    chosen = {entry.flax for entry in entries}
+    whole = {part for part in names.parts if {entry.flax for entry in names.of((part,))} <= chosen}
+    return tuple(dict.fromkeys(entry.part if entry.part in whole else entry.flax for entry in entries))
 
 
 def _common_dtype(tensors: Mapping[str, np.ndarray]) -> str:
@@ -97,28 +115,47 @@ def _common_dtype(tensors: Mapping[str, np.ndarray]) -> str:
     return next((name for name, kind in WEIGHT_DTYPES.items() if dtypes == {kind}), "float32")
 
 
-def name_architecture(parts: Sequence[str], *, model: ModelConfig, declared: str, path: Path) -> str:
+def name_architecture(
+    parts: Sequence[str], *, model: ModelConfig, declared: str, path: Path, exact: bool = True
+) -> str:
     """Return the HuggingFace class that has exactly `parts`, preferably `declared`.
+
+    Without `exact` and without such a class, it is `declared` if its parts are there, else the bare class.
 
     Raises:
       UserError: if there is none.
     """
     architecture = architecture_of(model)
     classes = architecture.huggingface.classes
-    exact = [name for name, has in classes.items() if set(has) == set(parts)]
+    same = [name for name, has in classes.items() if set(has) == set(parts)]
     if set(parts) == {"encoder"}:
-        exact = [architecture.huggingface.bare_class]
-    if declared in exact:
+        same = [architecture.huggingface.bare_class]
+    if declared in same:
         return declared
-    if exact and _may_be_another(declared, architecture):
+    if same and _may_be_another(declared, architecture):
         # Two classes consist of encoder, pooler and classifier. Without a declaration it is the sequence classifier.
-        return exact[0]
+        return same[0]
+    if not exact:
+        return declared if set(classes.get(declared, (" ",))) <= set(parts) else architecture.huggingface.bare_class
     expected = classes.get(declared, ("encoder",))
     extra = sorted(set(parts) - set(expected))
     raise UserError(
         f"{path}: no {architecture.title} class has exactly these parts: {', '.join(parts)}; remove parts with "
         f"--drop={','.join(extra)}, or add missing ones with --init_missing=PART"
     )
+
+
+def _unused_pooler(parts: Sequence[str], *, model: ModelConfig, declared: str) -> str:
+    """Return the class that has all of `parts` but the pooler, if none has exactly `parts`; "" if there is none."""
+    huggingface = architecture_of(model).huggingface
+    if "pooler" not in parts or declared == huggingface.bare_class:
+        return ""
+    rest = set(parts) - {"pooler"}
+    fitting = [name for name, has in huggingface.classes.items() if set(has) == rest]
+    if declared in fitting and "pooler" not in huggingface.classes[declared]:
+        return declared
+    has_class = any(set(has) == set(parts) for has in huggingface.classes.values())
+    return fitting[0] if fitting and not has_class and not declared else ""
 
 
 def _may_be_another(declared: str, architecture: Architecture) -> bool:
@@ -159,13 +196,19 @@ def _known_names(tensors: Mapping[str, np.ndarray], *, side: str, model: ModelCo
 
 
 def _expected_parts(
-    present: set[str], *, model: ModelConfig, declared: str, init_missing: Sequence[str], drop: Sequence[str]
+    present: set[str],
+    *,
+    model: ModelConfig,
+    declared: str,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+    exact: bool,
 ) -> tuple[str, ...]:
     architecture = architecture_of(model)
     every, huggingface = architecture.names.parts, architecture.huggingface
     # The bare class is saved with or without its other parts.
     bare = declared == huggingface.bare_class
-    expected = {"encoder"} if bare else set(huggingface.classes.get(declared, ("encoder",)))
+    expected = {"encoder"} if bare or not exact else set(huggingface.classes.get(declared, ("encoder",)))
     requested = {part for part in every if part in init_missing}
     return tuple(part for part in every if part in present | (expected - set(drop)) | requested)
 
@@ -185,6 +228,7 @@ class _Problems:
         self._path = path
         self._names: dict[str, list[str]] = {}
         self._advice: dict[str, dict[str, None]] = {}
+        self._lacks_encoder = False
 
     def __bool__(self) -> bool:
         return bool(self._names)
@@ -194,6 +238,10 @@ class _Problems:
             self._names.setdefault(kind, []).extend(names)
             for flag, value in advice.items():
                 self._advice.setdefault(flag, {})[value] = None
+
+    def add_missing(self, names: Sequence[str], *, part: str) -> None:
+        self.add("missing", names, **({} if part == "encoder" else {"init_missing": part}))
+        self._lacks_encoder |= part == "encoder"
 
     def add_shapes(self, names: Sequence[str], arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
         for name, array in zip(names, arrays, strict=True):
@@ -210,5 +258,8 @@ class _Problems:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             descriptions.append(f"{len(names)} {kind}: {', '.join(name[:120] for name in names[:_SHOWN])}{more}")
         flags = " ".join(f"--{flag}={','.join(values)}" for flag, values in self._advice.items())
-        remedy = f"to load it anyway, type {flags}" if flags else "restore the config, or copy the files again"
+        if self._lacks_encoder:  # an encoder with random parameters would compute noise: no flag is the remedy
+            remedy = "parts of the encoder are missing: give the model's own config, or copy its files again"
+        else:
+            remedy = f"to load it anyway, type {flags}" if flags else "restore the config, or copy the files again"
         raise UserError(f"{self._path}: the tensors do not fit the config: {'; '.join(descriptions)}; {remedy}")

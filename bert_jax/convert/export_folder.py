@@ -17,7 +17,7 @@ from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits,
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.model_card import model_card
 from bert_jax.convert.pretrained import PretrainedModel
-from bert_jax.convert.sentence_transformers import POOLINGS, write_sentence_transformers_files
+from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings, write_sentence_transformers_files
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
 from bert_jax.files import new_folder, writing
@@ -54,11 +54,13 @@ def export_folder(
     out: str | Path,
     dtype: str = "",
     sentence_transformers: bool = False,
-    pooling: str = "mean",
+    pooling: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Callable[[str], None] = print,
 ) -> Exported:
     """Export `source` to the new folder `out`. The default of `dtype` is the dtype of `source`.
+
+    `pooling` is for `sentence_transformers`; its default is that of `source`, else the mean.
 
     Raises:
       UserError: if `out` exists or cannot be written, HuggingFace has no such model, or the folder read back differs.
@@ -66,8 +68,9 @@ def export_folder(
     dtype = dtype or source.dtype
     if dtype not in WEIGHT_DTYPES:
         raise UserError(f"--dtype={dtype}: choose one of {', '.join(WEIGHT_DTYPES)}")
-    if pooling not in POOLINGS:
+    if pooling not in ("", *POOLINGS):
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
+    embedding = _embedding(source, pooling=pooling) if sentence_transformers else None
     source.require_tokenizer()  # raises before anything is written
     final = local_path(out, name="--out", expand=True).absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
@@ -76,8 +79,7 @@ def export_folder(
         final.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(final) as folder:
             tensors = to_tensors(source, dtype=dtype)
-            pooled = pooling if sentence_transformers else ""
-            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, pooled)
+            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, embedding)
             report(f"wrote {len(tensors)} tensors, reading them back")
             difference = _compare(source, folder, tensors=tensors)
     return Exported(
@@ -97,7 +99,7 @@ def _write(
     name: str,
     dtype: str,
     max_shard_bytes: int,
-    pooling: str,
+    embedding: EmbeddingSettings | None,
 ) -> None:
     tokenizer = source.require_tokenizer()
     config = config_json(
@@ -110,9 +112,27 @@ def _write(
     (folder / "config.json").write_text(config)
     write_tokenizer_files(tokenizer, folder, max_seq_length=source.model.max_position_embeddings)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+    pooling = "+".join(embedding.poolings) if embedding is not None else ""
     (folder / "README.md").write_text(model_card(source, name=name, dtype=dtype, pooling=pooling), encoding="utf-8")
+    if embedding is not None:
+        write_sentence_transformers_files(folder, model=source.model, settings=embedding)
+
+
+def _embedding(source: PretrainedModel, *, pooling: str) -> EmbeddingSettings:
+    """Return the settings to write for sentence-transformers: those of `source` if it has them.
+
+    Raises:
+      UserError: if they have layers, whose export is not supported.
+    """
+    settings = source.embedding or EmbeddingSettings(normalize=True)
     if pooling:
-        write_sentence_transformers_files(folder, model=source.model, pooling=pooling)
+        return dataclasses.replace(settings, poolings=(pooling,), layers=(), unsupported="")
+    if settings.layers or settings.unsupported:
+        raise UserError(
+            f"{source.path}: has layers after the pooling, which are not exported: type --pooling=mean for a model "
+            "without them"
+        )
+    return settings
 
 
 def _label_fields(source: PretrainedModel) -> dict[str, Any]:

@@ -37,19 +37,29 @@ def read_config(folder: Path) -> FolderConfig:
       UserError: if its architecture is unknown, or the model computes something that ours does not.
     """
     file = folder / "config.json"
-    raw = read_json(file)
-    model_type = raw.get("model_type", "bert")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise UserError(
-            f"{file}: model_type is {str(model_type)[:40]!r}: give a folder with a model of type "
-            f"{' or '.join(ARCHITECTURES)}"
-        )
+    raw, model_type = read_json(file), check_model_type(folder)
     architecture = ARCHITECTURES[model_type]
     model = architecture.huggingface.read_fields(raw, file)
     huggingface_class = _read_class(raw, known=architecture.huggingface.classes, file=file)
     label_fields = {name: raw[name] for name in _LABEL_FIELDS if raw.get(name) is not None}
     _check_labels(label_fields, file=file)
     return FolderConfig(model=model, huggingface_class=huggingface_class, label_fields=label_fields)
+
+
+def check_model_type(folder: Path) -> str:
+    """Return the architecture that a folder's config.json names.
+
+    Raises:
+      UserError: if it is unknown.
+    """
+    file = folder / "config.json"
+    model_type = read_json(file).get("model_type", "bert")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise UserError(
+            f"{file}: model_type is {str(model_type)[:40]!r}: give a folder with a model of type "
+            f"{' or '.join(ARCHITECTURES)}"
+        )
+    return model_type
 
 
 def _read_class(raw: Mapping[str, Any], *, known: Mapping[str, Any], file: Path) -> str:

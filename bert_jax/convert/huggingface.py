@@ -2,12 +2,14 @@
 
 import fnmatch
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from bert_jax.convert.folder_advice import INDEX, WEIGHTS, no_model
+from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
@@ -15,8 +17,6 @@ from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import NameTable, flatten, to_external
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
 
@@ -36,20 +36,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         return read_safetensors(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
-    pickled = [name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if (folder / name).exists()]
-    if pickled:
-        raise UserError(pickle_message(folder / pickled[0]))
-    raise UserError(f"{folder}: contains neither {WEIGHTS} nor {INDEX}: give a folder with one of them")
-
-
-def pickle_message(file: Path) -> str:
-    """Return the error message about a pickle, which says how to convert it."""
-    return (
-        f"{file}: pickle files are not read, because loading one can run any program: if you trust it, convert it "
-        'with torch and transformers installed: python -c "from transformers import AutoModelForPreTraining as M; '
-        f"M.from_pretrained('{file.parent}').save_pretrained('{file.parent}-safetensors')\" (replace "
-        "AutoModelForPreTraining by the class of a fine-tuned model), then give that folder"
-    )
+    raise no_model(folder)
 
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:
@@ -82,14 +69,22 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
 
 
 def canonical(
-    tensors: Mapping[str, np.ndarray], *, names: NameTable, path: Path, drop: Sequence[str] = ()
+    tensors: Mapping[str, np.ndarray],
+    *,
+    names: NameTable,
+    path: Path,
+    drop: Sequence[str] = (),
+    report: Callable[[str], None] = print,
 ) -> dict[str, np.ndarray]:
     """Return the tensors by the table's names, without buffers and without duplicates of tied parameters.
+
+    A prefix before all names, such as `module.`, is removed and reported.
 
     Raises:
       UserError: if two tensors have the same name, or tied parameters differ.
     """
     tensors = {name: array for name, array in tensors.items() if not matches(name, drop)}
+    tensors = without_prefix(tensors, names=names, side="huggingface", path=path, report=report)
     prefixed = any(name.startswith(names.prefix) for name in tensors)
     result: dict[str, np.ndarray] = {}
     for name, array in tensors.items():

@@ -13,10 +13,13 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, random_parameter
-from bert_jax.convert.folder_config import read_config
-from bert_jax.convert.huggingface import INDEX, WEIGHTS, canonical, pickle_message, read_tensors
+from bert_jax.convert.folder_advice import FORMATS, has_weights, no_model, pickle_message
+from bert_jax.convert.folder_config import check_model_type, read_config
+from bert_jax.convert.huggingface import canonical, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
+from bert_jax.convert.sentence_transformers import embedding_settings, transformer_folder
 from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
 from bert_jax.limits import check_address_space
 from bert_jax.locations import refuse_url
@@ -29,11 +32,15 @@ def load_pretrained(
     *,
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    exact: bool = True,
     report: Callable[[str], None] = print,
 ) -> PretrainedModel:
     """Load the model at `path`.
 
     `init_missing` names parts or parameters to initialize randomly if the model lacks them, `drop` those to ignore.
+    `exact` is for exports: the result has all parts of a HuggingFace class and no others. Without it, heads of the
+    class may be missing, and an unused pooler is kept. `report` is called with each line about what is skipped or
+    randomly initialized.
 
     Raises:
       UserError: if there is no model, or it is damaged, incomplete or unsupported. The message says what to type.
@@ -46,8 +53,9 @@ def load_pretrained(
         absolute.exists()
         str(absolute).encode()
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{str(path)[:100]!r} is not a path ({error}): give {_FORMATS}") from None
-    options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop)}
+        raise UserError(f"{str(path)[:100]!r} is not a path ({error}): give {FORMATS}") from None
+    options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop), "exact": exact}
+    options["report"] = report
     if (prefix := tf1.find_prefix(absolute)) is not None:
         source = tf1.load_tf1(prefix, **options)
     elif absolute.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and absolute.is_file():
@@ -55,13 +63,28 @@ def load_pretrained(
     elif is_workdir(absolute):
         from bert_jax.convert import workdir  # imports jax and Orbax, which take seconds and only a workdir needs
 
-        source = workdir.load_workdir(absolute, report=report, **options)
-    elif (absolute / "config.json").is_file():
-        source = _load_huggingface(absolute, **options)
+        source = workdir.load_workdir(absolute, **options)
     else:
-        raise UserError(_no_model(absolute))
+        folder = transformer_folder(absolute)
+        if folder != absolute:
+            report(f"{path}: a sentence-transformers folder, whose model is in {folder.name}/")
+        if not (folder / "config.json").is_file():
+            raise no_model(folder)
+        if not has_weights(folder):
+            check_model_type(folder)  # another type is the more important problem
+            raise no_model(folder)
+        source = _load_huggingface(folder, **options)
     _check_vocabulary(source)
+    _report_random(source, report=report)
     return source
+
+
+def _report_random(source: PretrainedModel, *, report: Callable[[str], None]) -> None:
+    if not source.random:
+        return
+    encoder = [name for name in source.random if name.partition("/")[0] == "encoder"]
+    warning = "WARNING: parts of the encoder are random, so the model's outputs mean nothing; " if encoder else ""
+    report(f"{source.path}: {warning}{source.randomness}")
 
 
 def is_workdir(path: Path) -> bool:
@@ -108,10 +131,12 @@ def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
 
 
-def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequence[str]) -> PretrainedModel:
+def _load_huggingface(
+    folder: Path, *, init_missing: Sequence[str], drop: Sequence[str], exact: bool, report: Callable[[str], None]
+) -> PretrainedModel:
     config = read_config(folder)
     names = architecture_of(config.model).names
-    tensors = canonical(read_tensors(folder), names=names, path=folder, drop=drop)
+    tensors = canonical(read_tensors(folder), names=names, path=folder, drop=drop, report=report)
     assembled = assemble(
         tensors,
         side="huggingface",
@@ -121,6 +146,8 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
         path=folder,
         init_missing=init_missing,
         drop=drop,
+        exact=exact,
+        report=report,
     )
     return PretrainedModel(
         path=folder,
@@ -131,30 +158,24 @@ def _load_huggingface(folder: Path, *, init_missing: Sequence[str], drop: Sequen
         dtype=assembled.dtype,
         tokenizer=find_tokenizer(folder),
         label_fields=config.label_fields,
+        random=assembled.random,
+        embedding=embedding_settings(folder),
     )
 
 
 def _check_vocabulary(source: PretrainedModel) -> None:
-    tokenizer = source.tokenizer
-    if tokenizer is not None and tokenizer.vocab_size > source.model.vocab_size:
+    tokenizer, rows = source.tokenizer, source.model.vocab_size
+    if tokenizer is None or tokenizer.vocab_size <= rows:
+        return
+    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, WordPieceTokenizer) else None
+    added = [token for token in vocabulary.added if token.id >= rows] if vocabulary else []
+    if len(added) == tokenizer.vocab_size - rows:
+        names = ", ".join(f"{token.content[:40]!r}" for token in added[:5])
         raise UserError(
-            f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "
-            f"{source.model.vocab_size} rows: replace it by the vocabulary that the model was trained with"
+            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens ({names}): "
+            "remove them from the tokenizer's files, or give the model that was trained with them"
         )
-
-
-_FORMATS = (
-    "a workdir, one of its checkpoints (WORKDIR/checkpoints/STEP), a HuggingFace folder (config.json and "
-    "model.safetensors), or the prefix of a TF1 checkpoint (DIR/bert_model.ckpt)"
-)
-
-
-def _no_model(path: Path) -> str:
-    if not path.exists():
-        return f"{path} does not exist: give {_FORMATS}"
-    if path.is_file():
-        return f"{path} is a file: give {_FORMATS}"
-    weights = [name for name in (WEIGHTS, INDEX) if (path / name).exists()]
-    if weights:
-        return f"{path}: contains {weights[0]} but no config.json: copy the model's config.json into the folder"
-    return f"{path}: contains no model: give {_FORMATS}"
+    raise UserError(
+        f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "
+        f"{rows} rows: replace it by the vocabulary that the model was trained with"
+    )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.convert.pretrained import PretrainedModel
+from bert_jax.data.tokenization import WordPieceTokenizer
+from bert_jax.data.vocabulary import MAX_INPUT_CHARS_PER_WORD
 from bert_jax.json_files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
@@ -20,6 +22,10 @@ def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str =
         sections += [_training(source.record), _metrics(source)]
     else:
         sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
+    if source.random:
+        sections.append(
+            f"**Not trained:** these parts were {source.randomness}. Fine-tune the model before you use them."
+        )
     sections += [_vocabulary(source), _use(source, name=name, pooling=pooling)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -111,10 +117,14 @@ def _metrics(source: PretrainedModel) -> str:
 def _vocabulary(source: PretrainedModel) -> str:
     tokenizer = source.require_tokenizer()
     casing = "uncased" if tokenizer.do_lower_case else "cased"
+    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, WordPieceTokenizer) else None
+    limit = vocabulary.max_input_chars_per_word if vocabulary else MAX_INPUT_CHARS_PER_WORD
+    original = ", as in the original" if limit == MAX_INPUT_CHARS_PER_WORD else ""
+    added = f" {len(vocabulary.added):,} added tokens are kept whole." if vocabulary and vocabulary.added else ""
     return (
         "## Vocabulary\n\n"
-        f"WordPiece, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`. Words of more "
-        "than 200 characters become `[UNK]`, as in the original. The `tokenizers` library differs from the original "
+        f"WordPiece, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`.{added} Words of "
+        f"more than {limit} characters become `[UNK]`{original}. The `tokenizers` library differs from the original "
         "on private-use characters and some CJK code points, and reads a literal "
         '"[MASK]" in raw text as the mask token.'
     )

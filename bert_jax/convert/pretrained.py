@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.convert.sentence_transformers import EmbeddingSettings
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
@@ -28,6 +29,8 @@ class PretrainedModel:
       tokenizer: None if there is no vocabulary next to the weights.
       label_fields: the fields about labels (`id2label`, ...) of HuggingFace's config.json.
       record: metadata of a workdir's checkpoint: step, config, fingerprints, metrics.
+      random: the parts, or single parameters, that were initialized randomly when it was loaded.
+      embedding: the settings of a sentence-transformers folder, None for other models.
     """
 
     path: Path
@@ -39,6 +42,8 @@ class PretrainedModel:
     tokenizer: Tokenizer | None
     label_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    random: tuple[str, ...] = ()
+    embedding: EmbeddingSettings | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -62,6 +67,11 @@ class PretrainedModel:
         """Return the kind of the task head's output, None without a head."""
         problem = str(self.label_fields.get("problem_type", ""))
         return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
+
+    @property
+    def randomness(self) -> str:
+        """Return "randomly initialized: ..." for the end of a message, "" if nothing was."""
+        return f"randomly initialized: {', '.join(self.random)}" if self.random else ""
 
     def require_tokenizer(self) -> Tokenizer:
         """Return the tokenizer.

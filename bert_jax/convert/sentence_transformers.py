@@ -1,40 +1,208 @@
-"""The additional files of a sentence-transformers model: encoder, pooling, normalization to unit length."""
+"""The files of a sentence-transformers model: where its encoder is, and how embeddings are made of its outputs."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bert_jax.config import ModelConfig
+from bert_jax.convert.safetensors_file import read_safetensors
+from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.json_files import parse_json, read_json
 
-POOLINGS = ("mean", "cls")
+MODULES = "modules.json"
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+ACTIVATIONS = ("Tanh", "Identity", "ReLU", "GELU", "Sigmoid")
+# The fields of 1_Pooling/config.json before `pooling_mode`, in the order in which several modes are concatenated.
+_MODE_FIELDS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_LENGTH_FILES = ("bert", "distilbert", "roberta", "camembert", "albert", "xlm-roberta", "xlnet")
 
 
-def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, pooling: str) -> None:
-    """Write modules.json, 1_Pooling/, 2_Normalize/ and two configs.
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A linear layer after the pooling: `activation(x @ kernel + bias)`."""
 
-    An embedding is the `pooling` of the token vectors, scaled to length 1, as in `predict --task=embed`.
+    kernel: np.ndarray
+    bias: np.ndarray
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingSettings:
+    """How a sentence-transformers model makes an embedding of a text.
+
+    Attributes:
+      poolings: the poolings of the last layer, concatenated.
+      normalize: whether the embedding is scaled to length 1.
+      layers: linear layers between the two.
+      max_seq_length: tokens of a text, [CLS] and [SEP] included; 0 if only the positions limit it.
+      lowercase: whether text is lower-cased before the tokenizer.
+      prompt: the text put before every text.
+      unsupported: a module that cannot be computed here, "" if there is none.
     """
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+
+    poolings: tuple[str, ...] = ("mean",)
+    normalize: bool = False
+    layers: tuple[Dense, ...] = ()
+    max_seq_length: int = 0
+    lowercase: bool = False
+    prompt: str = ""
+    unsupported: str = ""
+
+    def describe(self) -> str:
+        """Return the settings in a few words."""
+        length = f", at most {self.max_seq_length} tokens" if self.max_seq_length else ""
+        layers = f", {len(self.layers)} dense layers" if self.layers else ""
+        prompt = f", after the prompt {self.prompt[:40]!r}" if self.prompt else ""
+        scale = ", length 1" if self.normalize else ", not normalized"
+        return f"pooling {'+'.join(self.poolings)}{layers}{scale}{length}{prompt}"
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Return the folder of the encoder in a sentence-transformers folder, which is `folder` itself in later versions.
+
+    Raises:
+      UserError: if its modules.json is damaged.
+    """
+    modules = _modules(folder)
+    first = modules[0]["path"] if modules else ""
+    return folder / first if first and (folder / first).is_dir() else folder
+
+
+def embedding_settings(folder: Path) -> EmbeddingSettings | None:
+    """Return the settings of a sentence-transformers model whose encoder is in `folder`; None for other models.
+
+    Raises:
+      UserError: if one of its files is damaged.
+    """
+    for root in (folder, folder.parent):
+        modules = _modules(root)
+        if modules and root / modules[0]["path"] == folder:
+            return _settings(root, folder, modules)
+    return None
+
+
+def _modules(folder: Path) -> list[dict[str, str]]:
+    file = folder / MODULES
+    if not file.is_file():
+        return []
+    try:
+        modules = parse_json(file.read_bytes())
+        result = [{"path": module.get("path", ""), "type": module["type"]} for module in modules]
+        if isinstance(modules, list) and all(
+            isinstance(value, str) and ".." not in value for module in result for value in module.values()
+        ):
+            return result
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise UserError(f"{file}: must be a list of modules with path and type: restore the file")
+
+
+def _settings(root: Path, folder: Path, modules: list[dict[str, str]]) -> EmbeddingSettings:
+    values: dict[str, Any] = _text_settings(root, folder)
+    layers: list[Dense] = []
+    for position, module in enumerate(modules):
+        name, directory = module["type"].rpartition(".")[2], root / module["path"]
+        if position == 0 and name in ("Transformer", "BERT"):
+            continue
+        if position == 1 and name == "Pooling":
+            values["poolings"] = _poolings(directory / "config.json")
+        elif name == "Dense" and position > 1 and not values.get("normalize"):
+            layer = _dense(directory)
+            if layer is None:
+                return EmbeddingSettings(**values, unsupported=f"{module['path']} ({name})")
+            layers.append(layer)
+        elif name == "Normalize" and position > 1:
+            values["normalize"] = True
+        elif name != "Dropout":  # which does nothing at prediction
+            return EmbeddingSettings(**values, unsupported=f"{module['path']} ({name})")
+    return EmbeddingSettings(**values, layers=tuple(layers))
+
+
+def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
+    settings: Mapping[str, Any] = {}
+    for name in _LENGTH_FILES:
+        file = folder / f"sentence_{name}_config.json"
+        if file.is_file():
+            settings = read_json(file)
+            break
+    length = settings.get("max_seq_length")
+    if length is None and (folder / "tokenizer_config.json").is_file():
+        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
+        length = length if type(length) is int and 2 < length < 1 << 24 else None  # 10^30 means no limit
+    if length is not None and (type(length) is not int or length < 3):
+        raise UserError(f"{file}: max_seq_length is {str(length)[:20]}: write a whole number from 3")
+    values: dict[str, Any] = {"max_seq_length": length or 0, "lowercase": settings.get("do_lower_case") is True}
+    file = root / "config_sentence_transformers.json"
+    if file.is_file():
+        prompts = read_json(file)
+        names, default = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
+        prompt = names.get(default, "") if isinstance(names, Mapping) and default else ""
+        values["prompt"] = prompt if isinstance(prompt, str) else ""
+    return values
+
+
+def _poolings(file: Path) -> tuple[str, ...]:
+    fields = read_json(file)
+    modes = fields.get("pooling_mode") or [mode for name, mode in _MODE_FIELDS.items() if fields.get(name)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not set(map(str, modes)) <= set(POOLINGS):
+        raise UserError(f"{file}: pooling_mode is {str(modes)[:60]}: supported are {', '.join(POOLINGS)}")
+    if fields.get("include_prompt") is False:
+        raise UserError(f"{file}: include_prompt=false is not supported: give another model, or write true")
+    return tuple(modes)
+
+
+def _dense(folder: Path) -> Dense | None:
+    """Return the layer of a folder, None if it computes something else or its weights are not safetensors."""
+    fields, file = read_json(folder / "config.json"), folder / "model.safetensors"
+    activation = str(fields.get("activation_function") or "Identity").rpartition(".")[2]
+    plain = fields.get("module_input_name", "sentence_embedding") == "sentence_embedding"
+    if activation not in ACTIVATIONS or fields.get("use_residual") or not plain or not file.is_file():
+        return None
+    tensors = read_safetensors(file)
+    weight = tensors.get("linear.weight")
+    if weight is None or weight.ndim != 2:
+        raise UserError(f"{file}: contains no matrix linear.weight: copy the folder again")
+    bias = tensors.get("linear.bias", np.zeros(len(weight), np.float32))
+    return Dense(weight.astype(np.float32).T, bias.astype(np.float32), activation)
+
+
+def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, settings: EmbeddingSettings) -> None:
+    """Write modules.json, 1_Pooling/, 2_Normalize/ and two configs: embeddings as in `predict --task=embed`."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [("2_Normalize", "Normalize")] if settings.normalize else []
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
             for index, (path, name) in enumerate(modules)
         ],
-        "sentence_bert_config.json": {"max_seq_length": model.max_position_embeddings, "do_lower_case": False},
+        "sentence_bert_config.json": {
+            "max_seq_length": settings.max_seq_length or model.max_position_embeddings,
+            "do_lower_case": settings.lowercase,
+        },
         "config_sentence_transformers.json": {
-            "prompts": {},
-            "default_prompt_name": None,
+            "prompts": {"default": settings.prompt} if settings.prompt else {},
+            "default_prompt_name": "default" if settings.prompt else None,
             "similarity_fn_name": "cosine",
         },
         "1_Pooling/config.json": {
             "word_embedding_dimension": model.hidden_size,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
+            **{field: mode in settings.poolings for field, mode in _MODE_FIELDS.items()},
         },
-        "2_Normalize/config.json": {},
     }
+    if settings.normalize:
+        files["2_Normalize/config.json"] = {}
     for name, value in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_json(folder / name, value, indent=2)

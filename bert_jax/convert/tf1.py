@@ -8,7 +8,7 @@ used, and all checksums of weights are verified.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_jax.convert.assemble import assemble
 from bert_jax.convert.crc32c import masked_crc32c
+from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
 from bert_jax.data.tokenization import load_tokenizer
@@ -27,6 +28,8 @@ from bert_jax.model.huggingface_fields import read_activation
 
 # tensorflow/core/framework/types.proto
 _DTYPES = {1: np.dtype("<f4"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
+_INTEGERS = {3, 4, 5, 6, 9, 10, 17, 22, 23}
+_OBJECT_SUFFIX = b"/.ATTRIBUTES/VARIABLE_VALUE"
 _DTYPE_NAMES = {2: "double", 3: "int32", 7: "string", 9: "int64"}
 # Variables that are not weights: steps, and the moments of the original's Adam, of LAMB and of TensorFlow's Adam.
 _NOT_WEIGHTS = re.compile(
@@ -58,7 +61,14 @@ def find_prefix(path: Path) -> Path | None:
     return None
 
 
-def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> PretrainedModel:
+def load_tf1(
+    prefix: Path,
+    *,
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    exact: bool = True,
+    report: Callable[[str], None] = print,
+) -> PretrainedModel:
     """Load a released checkpoint with bert_config.json and vocab.txt in the same folder.
 
     Raises:
@@ -69,7 +79,10 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
     activation = read_activation(raw, "hidden_act", file=file, known=_ACTIVATIONS)
     model = ARCHITECTURES["bert"].huggingface.read_fields({**raw, "hidden_act": activation}, file)
     tensors = read_bundle(prefix)
-    weights = {name: array for name, array in tensors.items() if not _NOT_WEIGHTS.fullmatch(name)}
+    names = ARCHITECTURES["bert"].names
+    tensors = without_prefix(tensors, names=names, side="tf1", path=prefix, report=report)
+    # Integers, such as local_step, are read as empty arrays: they count something.
+    weights = {name: array for name, array in tensors.items() if array.size and not _NOT_WEIGHTS.fullmatch(name)}
     assembled = assemble(
         weights,
         side="tf1",
@@ -79,6 +92,8 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
         path=prefix,
         init_missing=init_missing,
         drop=drop,
+        exact=exact,
+        report=report,
     )
     vocabulary = prefix.with_name("vocab.txt")
     return PretrainedModel(
@@ -89,6 +104,7 @@ def load_tf1(prefix: Path, *, init_missing: Sequence[str] = (), drop: Sequence[s
         params=assembled.params,
         dtype=assembled.dtype,
         tokenizer=load_tokenizer(vocabulary) if vocabulary.exists() else None,
+        random=assembled.random,
     )
 
 
@@ -126,6 +142,14 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
         raise TableError(f"{index.name} is larger than the index of any BERT model")
     table = read_table(read_limited(index, max_bytes=MAX_BYTES))
     num_shards = _parse_header(table.pop(b"", b""))
+    objects = [name for name in table if name.endswith(_OBJECT_SUFFIX)]
+    if objects:
+        raise UserError(
+            f"{prefix}: a TF2 object-based checkpoint ({objects[0].decode('utf-8', 'replace')[:60]}), whose names "
+            "depend on the program that wrote it; only TF1 checkpoints are read: convert it to PyTorch with "
+            "convert_bert_original_tf2_checkpoint_to_pytorch.py of transformers 4, save it as a HuggingFace folder "
+            "with safetensors, and give that folder"
+        )
     shards = _open_shards(prefix, num_shards)
     variables: dict[str, _Variable] = {}
     spans: dict[int, list[tuple[int, int]]] = {}
@@ -143,7 +167,7 @@ def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
         _check_cover(sorted(shard_spans), num_bytes=len(shards[shard]))
     return {
         name: np.zeros(0, np.float32)
-        if _NOT_WEIGHTS.fullmatch(name)
+        if _NOT_WEIGHTS.fullmatch(name) or variable.dtype in _INTEGERS
         else _view(shards[variable.shard], variable, name=name)
         for name, variable in variables.items()
     }

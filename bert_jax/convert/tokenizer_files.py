@@ -5,18 +5,30 @@ characters and some CJK code points, because the `tokenizers` library has tables
 reads a literal "[MASK]" in raw text as the mask token. The original's word limit of 200 characters is in the files.
 """
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from bert_jax.data.added_tokens import read_added_tokens
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
-from bert_jax.data.vocabulary import Vocabulary
+from bert_jax.data.tokenizer_settings import check_settings, read_word_limit
+from bert_jax.data.vocabulary import (
+    CONFIG_FILE,
+    MAX_INPUT_CHARS_PER_WORD,
+    SPECIAL_PIECES,
+    VOCABULARY_FILE,
+    Vocabulary,
+    added_tokens_decoder,
+    load_vocabulary,
+    read_casing,
+)
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.json_files import read_json
 from bert_jax.json_forms import Count, Text
 
-MAX_INPUT_CHARS_PER_WORD = 200
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
@@ -44,6 +56,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
             "a SentencePiece tokenizer cannot be exported, because HuggingFace's BERT tokenizer is WordPiece: train "
             "with a WordPiece vocabulary (prepare without --vocab learns one)"
         )
+    vocabulary = tokenizer.vocabulary
     tokenizer.save(folder)
     specials = {f"{name}_token": token for name, token in _SPECIALS.items()}
     settings = {
@@ -53,11 +66,18 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,
-        "strip_accents": None,
+        "strip_accents": tokenizer.vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         "model_max_length": max_seq_length,
         **specials,
     }
+    if vocabulary.max_input_chars_per_word != MAX_INPUT_CHARS_PER_WORD:
+        settings["max_input_chars_per_word"] = vocabulary.max_input_chars_per_word
+    if vocabulary.added:
+        settings["added_tokens_decoder"] = _standard_tokens(vocabulary) | added_tokens_decoder(vocabulary)
+    if further := [token.content for token in vocabulary.added if token.special]:
+        specials = {**specials, "additional_special_tokens": further}
+        settings["additional_special_tokens"] = further
     write_json(folder / "tokenizer_config.json", settings, indent=2)
     write_json(folder / "special_tokens_map.json", specials, indent=2)
     (folder / "tokenizer.json").write_text(json.dumps(_fast_tokenizer(tokenizer), ensure_ascii=False), encoding="utf-8")
@@ -65,29 +85,20 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
 
 def _fast_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
     """Return the content of tokenizer.json."""
-    ids = {piece: index for index, piece in enumerate(tokenizer.pieces)}
+    vocabulary = tokenizer.vocabulary
+    ids = {piece: index for index, piece in enumerate(vocabulary.pieces)}
+    added = {**_standard_tokens(vocabulary), **added_tokens_decoder(vocabulary)}
     first, a, b = _token("[CLS]", 0), _sequence("A", 0), _sequence("B", 1)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": ids[piece],
-                "content": piece,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for piece in sorted(_SPECIALS.values(), key=ids.__getitem__)
-        ],
+        "added_tokens": [{"id": int(index), **fields} for index, fields in sorted(added.items(), key=_numeric)],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,
+            "strip_accents": tokenizer.vocabulary.strip_accents,
             "lowercase": tokenizer.do_lower_case,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -104,10 +115,21 @@ def _fast_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": MAX_INPUT_CHARS_PER_WORD,
+            "max_input_chars_per_word": vocabulary.max_input_chars_per_word,
             "vocab": ids,
         },
     }
+
+
+def _standard_tokens(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    """Return BERT's special tokens by id, in the form of added tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    ids = {token: vocabulary.pieces.index(token) for token in _SPECIALS.values()}
+    return {str(index): {"content": token, **flags} for token, index in ids.items()}
+
+
+def _numeric(item: tuple[str, Any]) -> int:
+    return int(item[0])
 
 
 def _token(piece: str, type_id: int) -> dict[str, Any]:
@@ -125,19 +147,54 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
       UserError: if a file is damaged, or describes a tokenizer that differs from ours.
     """
     file = folder / "tokenizer.json"
-    fast = _from_fast_tokenizer(file) if file.exists() else None
-    if (folder / "vocab.txt").exists() or any(folder.glob("*.model")):
-        slow = load_tokenizer(folder)
-        if fast is not None and fast.pieces != slow.pieces:
+    fast = _read_fast_tokenizer(file) if file.exists() else None
+    if fast is None or any(folder.glob("*.model")):
+        has_file = (folder / VOCABULARY_FILE).exists() or any(folder.glob("*.model"))
+        return load_tokenizer(folder) if has_file else None
+    vocabulary = fast.vocabulary(folder)
+    if (folder / VOCABULARY_FILE).exists():
+        slow = load_vocabulary(folder, do_lower_case=fast.do_lower_case, fast_tokens=fast.added)
+        if slow.pieces not in (vocabulary.pieces, vocabulary.all_pieces):
             raise UserError(
-                f"{folder}: tokenizer.json and the vocabulary file have different tokens ({fast.vocab_size} and "
-                f"{slow.vocab_size}): keep the one that the model was trained with"
+                f"{folder}: tokenizer.json and the vocabulary file have different tokens ({vocabulary.size} and "
+                f"{slow.size}): keep the one that the model was trained with"
             )
-        return slow
-    return fast
+    return WordPieceTokenizer(vocabulary)
 
 
-def _from_fast_tokenizer(file: Path) -> Tokenizer:
+@dataclasses.dataclass(frozen=True)
+class _Fast:
+    """The content of a tokenizer.json that is BERT's."""
+
+    pieces: tuple[str, ...]
+    do_lower_case: bool
+    strip_accents: bool | None
+    max_input_chars_per_word: int
+    added: Sequence[Any]
+
+    def vocabulary(self, folder: Path) -> Vocabulary:
+        """Return its vocabulary, with the added tokens in the other files of the folder."""
+        config_file = folder / CONFIG_FILE
+        casing = read_casing(config_file, do_lower_case=None)
+        if casing not in (None, self.do_lower_case):
+            raise UserError(
+                f"{folder}: tokenizer.json has lowercase={self.do_lower_case}, but tokenizer_config.json has "
+                f"do_lower_case={casing}: write the one that the model was trained with into both"
+            )
+        settings = read_json(config_file) if config_file.is_file() else {}
+        check_settings(settings, file=config_file)
+        return Vocabulary(
+            self.pieces,
+            do_lower_case=self.do_lower_case,
+            strip_accents=self.strip_accents,
+            added=read_added_tokens(
+                folder, pieces=self.pieces, settings=settings, standard=SPECIAL_PIECES, fast=self.added
+            ),
+            max_input_chars_per_word=self.max_input_chars_per_word,
+        )
+
+
+def _read_fast_tokenizer(file: Path) -> _Fast:
     content = read_json(file, form=_FastTokenizer)
     model, normalizer = content.get("model"), content.get("normalizer")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(normalizer, dict):
@@ -146,10 +203,9 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
     lower = normalizer.get("lowercase")
     if any(normalizer.get(name) != value for name, value in expected.items()) or not isinstance(lower, bool):
         raise UserError(f"{file}: its normalizer is not BERT's: give a model with BERT's tokenizer")
-    if normalizer.get("strip_accents") not in (None, lower):
-        raise UserError(
-            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer does not support: give another model"
-        )
+    accents = normalizer.get("strip_accents")
+    if accents is not None and not isinstance(accents, bool):
+        raise UserError(f"{file}: strip_accents is {accents!r:.60}: restore the file")
     expected = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     different = [name for name, default in expected.items() if model.get(name, default) != default]
     pre_tokenizer = content.get("pre_tokenizer")
@@ -166,15 +222,13 @@ def _from_fast_tokenizer(file: Path) -> Tokenizer:
             raise UserError(f"{file}: model.vocab: the ids are not 0 to {len(ids) - 1}, each once: restore the file")
         tokens[index] = token
     added = content.get("added_tokens") or []
-    for token in added if isinstance(added, list) else [added]:
-        if not isinstance(token, dict) or ids.get(token.get("content")) != token.get("id"):
-            raise UserError(
-                f"{file}: added_tokens contains {str(token)[:60]}, which is not in the vocabulary; BERT's tokenizer "
-                "does not support this: add words with `python -m bert_jax.export --extend_vocab=FILE` instead"
-            )
-        if token["content"] not in _SPECIALS.values():
-            raise UserError(
-                f"{file}: added_tokens contains {token['content']!r:.60}, which BERT's tokenizer does not keep whole: "
-                "give a model with BERT's tokenizer"
-            )
-    return WordPieceTokenizer(Vocabulary(tuple(tokens.values()), do_lower_case=lower))
+    if not isinstance(added, list):
+        raise UserError(f"{file}: added_tokens must be a list: restore the file")
+    limit = read_word_limit(model, file=file, default=100)  # the default of the tokenizers library
+    return _Fast(
+        tuple(tokens.values()),
+        do_lower_case=lower,
+        strip_accents=accents,
+        max_input_chars_per_word=limit,
+        added=added,
+    )

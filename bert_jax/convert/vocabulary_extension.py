@@ -9,7 +9,6 @@ import numpy as np
 
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
-from bert_jax.data.vocabulary import Vocabulary
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
 from bert_jax.files import read_limited
@@ -59,7 +58,8 @@ def extend_source(
     for entry in architecture_of(source.model).names.of(source.parts):
         if entry.axes[0] == "V":
             flat[entry.flax] = _extend(flat[entry.flax], vocab_size, new_ids, old_ids)
-    vocabulary = Vocabulary(tuple(pieces), do_lower_case=tokenizer.do_lower_case)
+    # Added tokens get a line of vocab.txt like all others, because the new words have the ids after them.
+    vocabulary = dataclasses.replace(tokenizer.vocabulary, pieces=tuple(pieces))
     return dataclasses.replace(
         source,
         params=nest(flat),
@@ -78,7 +78,7 @@ def _extend(rows: np.ndarray, size: int, new_ids: Sequence[int], old_ids: Sequen
 def _check_word(word: str, tokenizer: Tokenizer) -> None:
     if word.startswith("##") or _UNUSED.fullmatch(word):
         raise UserError(f"new word {word!r}: only whole words can be added: write the word as it appears in text")
-    normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case)
+    normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case, strip_accents=tokenizer.strip_accents)
     if normalized != [word]:
         remedy = f"write {' and '.join(map(repr, normalized))}" if normalized else "remove it"
         raise UserError(f"new word {word[:60]!r}: the tokenizer never produces this word from text: {remedy}")

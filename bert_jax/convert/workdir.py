@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert.assemble import name_architecture, random_parameter
+from bert_jax.convert.assemble import name_architecture, random_parameter, summarize_entries
 from bert_jax.convert.huggingface import matches
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
@@ -28,7 +28,12 @@ class _Damaged(Exception):
 
 
 def load_workdir(
-    path: Path, *, report: Callable[[str], None], init_missing: Sequence[str] = (), drop: Sequence[str] = ()
+    path: Path,
+    *,
+    report: Callable[[str], None],
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    exact: bool = True,
 ) -> PretrainedModel:
     """Load the model of a workdir. A damaged checkpoint is reported, and the previous one is tried.
 
@@ -59,7 +64,8 @@ def load_workdir(
             raise UserError(f"{path}: {state}: give another model, or train this one first")
     finally:
         checkpointer.close()
-    return _source(path, workdir, params, {**record, "step": step}, init_missing=init_missing, drop=drop)
+    record = {**record, "step": step}
+    return _source(path, workdir, params, record, init_missing=init_missing, drop=drop, exact=exact)
 
 
 def _source(
@@ -70,6 +76,7 @@ def _source(
     *,
     init_missing: Sequence[str],
     drop: Sequence[str],
+    exact: bool,
 ) -> PretrainedModel:
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
@@ -77,9 +84,8 @@ def _source(
     labels = list(record.get("labels", ()))
     names = architecture_of(model).names
     flat = {name: array for name, array in flatten(params).items() if not matches(name, drop)}
-    for entry in names.entries:
-        if entry.flax not in flat and matches(entry.flax, init_missing):
-            flat[entry.flax] = random_parameter(entry, model=model, num_labels=len(labels) or 2)
+    random = [entry for entry in names.entries if entry.flax not in flat and matches(entry.flax, init_missing)]
+    flat |= {entry.flax: random_parameter(entry, model=model, num_labels=len(labels) or 2) for entry in random}
     params = nest(flat)
     parts = tuple(part for part in names.parts if part in params)
     _check_shapes(flat, model=model, path=path)
@@ -87,12 +93,15 @@ def _source(
         path=path,
         kind="workdir",
         model=model,
-        architecture=name_architecture(parts, model=model, declared=record.get("architecture", ""), path=path),
+        architecture=name_architecture(
+            parts, model=model, declared=record.get("architecture", ""), path=path, exact=exact
+        ),
         params={part: params[part] for part in parts},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
         label_fields=KINDS.get(record.get("kind", ""), OutputKind).label_fields(labels),
         record=record,
+        random=summarize_entries(random, model=model),
     )
 
 

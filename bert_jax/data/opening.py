@@ -11,6 +11,8 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
+from bert_jax.data import zip_members
+from bert_jax.data.file_types import why_not_text
 from bert_jax.errors import UserError
 from bert_jax.files import open_regular
 
@@ -39,8 +41,9 @@ class ByteStream:
     `UserError` with the file's name.
     """
 
-    def __init__(self, source: Readable, *, name: str):
+    def __init__(self, source: Readable, *, name: str, path: str = ""):
         self.name = name
+        self.path = path  # of a file that is read as it is, neither compressed nor in an archive
         self._source = source
         self._head = b""
 
@@ -69,7 +72,15 @@ class ByteStream:
         return b"".join(parts)
 
 
-_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError, OSError, MemoryError)
+_ERRORS = (
+    zlib.error,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    tarfile.TarError,
+    OSError,
+    MemoryError,
+    *zip_members.ERRORS,
+)
 
 
 def _damaged(name: str, error: Exception) -> UserError:
@@ -212,7 +223,7 @@ def open_texts(path: str) -> Iterator[ByteStream]:
         UserError: if the file cannot be read, or is damaged or truncated.
     """
     with _open(path) as file:
-        yield from _texts(ByteStream(file, name=path), path)
+        yield from _texts(ByteStream(file, name=path, path=path), path)
 
 
 def without_compression(name: str) -> tuple[str, str]:
@@ -247,8 +258,19 @@ def _texts(stream: ByteStream, name: str, *, level: int = 0) -> Iterator[ByteStr
         raise _damaged(stream.name, ValueError(f"no {suffix[1:]} data at its start"))
     if head[257:262] == b"ustar" or name.endswith(".tar"):
         yield from _members(stream, level=level + 1)
+    elif head.startswith(zip_members.MAGICS) and not why_not_text(head, name=name):
+        yield from _zip_members(stream, level=level + 1)
     else:
         yield stream
+
+
+def _zip_members(stream: ByteStream, *, level: int) -> Iterator[ByteStream]:
+    try:
+        for member, content in zip_members.zip_members(stream, path=stream.path):
+            name = f"{stream.name}/{member}"
+            yield from _texts(ByteStream(content, name=name), name, level=level)
+    except zip_members.ERRORS as error:
+        raise _damaged(stream.name, error) from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -108,6 +108,7 @@ def write_shard(item: Shard, *, plan: ShardSpec, advance: Advance) -> None:
             word_starts=tokenizer.is_word_start,
             special=tokenizer.special_ids,
             spec=spec,
+            words_span_segments=plan.recipe == "original",
         )
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(item)
         _write_records(file, rows, record_prefix(spec))

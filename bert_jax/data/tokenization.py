@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import sentencepiece
 
+from bert_jax.data.added_tokens import AddedTokenSplitter
 from bert_jax.data.vocabulary import (
     CONFIG_FILE,
     VOCABULARY_FILE,
@@ -57,9 +58,10 @@ class EncodedBatch:
 
 
 class Tokenizer(abc.ABC):
-    """Conversion of text to ids and back. No method adds special tokens or recognizes them in text."""
+    """Conversion of text to ids and back. No method adds BERT's special tokens or recognizes them in text."""
 
     do_lower_case: bool
+    strip_accents: bool  # removes non-spacing marks
     pad_id: int
     unk_id: int
     cls_id: int
@@ -153,20 +155,26 @@ class WordPieceTokenizer(Tokenizer):
     """WordPiece tokenizer, with the same ids as the original for every text.
 
     Between `cache_size` and twice as many words are cached (about 200 bytes each). A word of more than
-    `max_input_chars_per_word` characters after normalization is [UNK] (200 in the original).
+    `max_input_chars_per_word` characters after normalization is [UNK]: the vocabulary's limit, 200 in the original.
+    Added tokens of the vocabulary are kept whole, and the text between them is tokenized part by part.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, max_input_chars_per_word: int = 200, cache_size: int = 1 << 17):
+    def __init__(
+        self, vocabulary: Vocabulary, *, max_input_chars_per_word: int | None = None, cache_size: int = 1 << 17
+    ):
         """Create a tokenizer; pickling is cheap and drops the cache."""
         self.vocabulary = vocabulary
-        self.pieces = vocabulary.pieces
+        self.pieces = vocabulary.all_pieces
         self.do_lower_case = vocabulary.do_lower_case
+        self.strip_accents = vocabulary.strips_accents
         self.pad_id, self.unk_id = vocabulary.pad_id, vocabulary.unk_id
         self.cls_id, self.sep_id, self.mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
         self.fingerprint = vocabulary.fingerprint
         self.is_word_start = vocabulary.is_word_start
         self._options = {"max_input_chars_per_word": max_input_chars_per_word, "cache_size": cache_size}
-        self._max_chars = max_input_chars_per_word
+        self._max_chars = max_input_chars_per_word or vocabulary.max_input_chars_per_word
+        added = vocabulary.added
+        self._splitter = AddedTokenSplitter(added, do_lower_case=self.do_lower_case) if added else None
         self._matcher = GreedyMatcher(vocabulary.pieces)
         self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
         # A value that no id uses separates the texts of a batch: 65,535 in uint16, -1 in int32.
@@ -179,8 +187,35 @@ class WordPieceTokenizer(Tokenizer):
         """Pickle only the vocabulary and the options."""
         return functools.partial(WordPieceTokenizer, self.vocabulary, **self._options), ()
 
+    @property
+    def max_input_chars_per_word(self) -> int:
+        """Return the limit on the characters of a word: a longer one is [UNK]."""
+        return self._max_chars
+
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
         """Return the ids of all texts as one array: the fastest method."""
+        if self._splitter is None:
+            return self._encode_ordinary(texts)
+        spans = [self._splitter.split(text) for text in texts]
+        if all(token_id is None for parts in spans for _, _, token_id in parts):
+            return self._encode_ordinary(texts)
+        between = [
+            text[start:end]
+            for text, parts in zip(texts, spans, strict=True)
+            for start, end, token_id in parts
+            if token_id is None
+        ]
+        batch = self._encode_ordinary(between)
+        ordinary = iter(np.split(batch.ids, np.cumsum(batch.lengths)[:-1]))
+        ids = [
+            [next(ordinary) if token_id is None else np.array([token_id], self.ids_dtype) for _, _, token_id in parts]
+            for parts in spans
+        ]
+        lengths = np.array([sum(map(len, parts)) for parts in ids], np.int64)
+        return EncodedBatch(np.concatenate([part for parts in ids for part in parts]), lengths)
+
+    def _encode_ordinary(self, texts: Sequence[str]) -> EncodedBatch:
+        """Return the ids of texts without added tokens."""
         ids: list[np.ndarray] = []
         lengths: list[int] = []
         for group in _groups(texts):
@@ -205,7 +240,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode_word(self, word: str) -> bytes:
         if word == "\0":
             return self._break.tobytes()
-        words = basic_words(word, do_lower_case=self.do_lower_case)
+        words = basic_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents)
         return b"".join(map(self._ids_of_basic_word.__getitem__, words))
 
     def _encode_basic_word(self, word: str) -> bytes:
@@ -223,17 +258,22 @@ class WordPieceTokenizer(Tokenizer):
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for match in _WORD.finditer(text):
-            shift = match.start()
-            encoding = self._encoding_of_word[match.group()]
-            ids += encoding.ids
-            offsets += [(start + shift, end + shift) for start, end in encoding.offsets]
+        for first, last, token_id in [(0, len(text), None)] if self._splitter is None else self._splitter.split(text):
+            if token_id is not None:
+                ids.append(token_id)
+                offsets.append((first, last))
+                continue
+            for match in _WORD.finditer(text, first, last):
+                shift = match.start()
+                encoding = self._encoding_of_word[match.group()]
+                ids += encoding.ids
+                offsets += [(start + shift, end + shift) for start, end in encoding.offsets]
         return Encoding(ids, offsets)
 
     def _encode_word_with_offsets(self, word: str) -> Encoding:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for aligned in aligned_words(word, do_lower_case=self.do_lower_case):
+        for aligned in aligned_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents):
             word_ids = self._match(aligned.text)
             ids += word_ids
             if word_ids == [self.unk_id]:
@@ -305,6 +345,7 @@ class SentencePieceTokenizer(Tokenizer):
         if do_lower_case is None:
             do_lower_case = all(p == p.lower() for p, is_text in zip(self.pieces, ordinary, strict=True) if is_text)
         self.do_lower_case = do_lower_case
+        self.strip_accents = False
         self.fingerprint = hashlib.sha256(f"do_lower_case={do_lower_case}\n".encode() + model).hexdigest()
         # The unknown piece is never a word start: at the start of a word sentencepiece puts a single "▁" before it.
         self.is_word_start = np.array(

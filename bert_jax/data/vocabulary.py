@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from bert_jax.data.added_tokens import AddedToken, read_added_tokens
+from bert_jax.data.tokenizer_settings import check_settings, read_word_limit
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
 from bert_jax.files import read_limited, write_bytes
-from bert_jax.json_files import load_json
+from bert_jax.json_files import load_json, read_json
 from bert_jax.json_forms import is_encodable
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
+MAX_INPUT_CHARS_PER_WORD = 200  # in the original
 _MAX_BYTES = 256 << 20  # of a vocabulary file: millions of tokens
 
 
@@ -31,6 +35,9 @@ class Vocabulary:
 
     pieces: tuple[str, ...]
     do_lower_case: bool
+    strip_accents: bool | None = None  # None: as do_lower_case
+    added: tuple[AddedToken, ...] = ()  # tokens kept whole in text; those not in `pieces` have the ids after them
+    max_input_chars_per_word: int = MAX_INPUT_CHARS_PER_WORD  # a longer word is [UNK]
 
     def __post_init__(self):
         if len(self._ids) != len(self.pieces):
@@ -49,13 +56,24 @@ class Vocabulary:
             )
 
     @functools.cached_property
+    def all_pieces(self) -> tuple[str, ...]:
+        """Return the pieces of all ids: `pieces`, then the added tokens that are not among them."""
+        further = {token.id: token.content for token in self.added if token.id >= len(self.pieces)}
+        return (*self.pieces, *(further[index] for index in sorted(further)))
+
+    @functools.cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: piece_id for piece_id, piece in enumerate(self.pieces)}
 
     @property
+    def strips_accents(self) -> bool:
+        """Return whether accents and other non-spacing marks are removed."""
+        return self.do_lower_case if self.strip_accents is None else self.strip_accents
+
+    @property
     def size(self) -> int:
-        """Return the number of pieces."""
-        return len(self.pieces)
+        """Return the number of ids."""
+        return len(self.all_pieces)
 
     @property
     def pad_id(self) -> int:
@@ -84,21 +102,32 @@ class Vocabulary:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of casing and pieces: equal if ids mean the same."""
+        """Return the SHA-256, in hexadecimal, of casing, pieces and added tokens: equal if ids mean the same."""
         header = f"do_lower_case={self.do_lower_case}\n"
+        if self.strips_accents != self.do_lower_case:
+            header += f"strip_accents={self.strips_accents}\n"
+        # The flags that do not affect ids are left out.
+        header += "".join(
+            f"added={token.id} {token.single_word} {token.normalized} {token.content!r}\n"
+            for token in sorted(self.added, key=lambda token: token.id)
+        )
         return hashlib.sha256((header + "\n".join(self.pieces)).encode("utf-8", "surrogatepass")).hexdigest()
 
     @functools.cached_property
     def is_word_start(self) -> np.ndarray:
         """Return bool [V]: False for pieces inside a word (`##`)."""
-        return np.array([not piece.startswith("##") for piece in self.pieces], bool)
+        starts = [not piece.startswith("##") for piece in self.pieces]
+        return np.array(starts + [True] * (len(self.all_pieces) - len(starts)), bool)
 
 
-def load_vocabulary(path: str | os.PathLike, *, do_lower_case: bool | None = None) -> Vocabulary:
+def load_vocabulary(
+    path: str | os.PathLike, *, do_lower_case: bool | None = None, fast_tokens: Sequence[Any] = ()
+) -> Vocabulary:
     """Read a vocabulary file, one piece per line (the line number is the id), or a directory that contains vocab.txt.
 
     Casing comes from tokenizer_config.json in the same folder, else from `do_lower_case`, else from the pieces: cased
-    if a piece other than the special tokens has an upper-case letter.
+    if a piece other than the special tokens has an upper-case letter. `fast_tokens` are the added tokens of a
+    tokenizer.json; those of the folder's other files are read.
 
     Raises UserError naming the file if it is missing, not text or empty; has a blank or repeated line; lacks a special
     token; or if the two sources disagree about casing.
@@ -106,9 +135,20 @@ def load_vocabulary(path: str | os.PathLike, *, do_lower_case: bool | None = Non
     path = pathlib.Path(path)
     file = path / VOCABULARY_FILE if path.is_dir() else path
     pieces = _read_pieces(file)
-    casing = read_casing(file.parent / CONFIG_FILE, do_lower_case=do_lower_case)
+    config_file = file.parent / CONFIG_FILE
+    casing = read_casing(config_file, do_lower_case=do_lower_case)
+    settings = read_json(config_file) if config_file.is_file() else {}
+    check_settings(settings, file=config_file)
+    added = read_added_tokens(file.parent, pieces=pieces, settings=settings, standard=SPECIAL_PIECES, fast=fast_tokens)
+    limit = read_word_limit(settings, file=config_file, default=MAX_INPUT_CHARS_PER_WORD)
     try:
-        return Vocabulary(pieces, do_lower_case=_looks_uncased(pieces) if casing is None else casing)
+        return Vocabulary(
+            pieces,
+            do_lower_case=_looks_uncased(pieces) if casing is None else casing,
+            strip_accents=read_strip_accents(config_file),
+            added=added,
+            max_input_chars_per_word=limit,
+        )
     except UserError as error:
         raise UserError(f"vocabulary {file}: {error}") from None
 
@@ -166,15 +206,21 @@ def read_casing(config_file: pathlib.Path, *, do_lower_case: bool | None) -> boo
             "use another vocabulary"
         )
     casing = do_lower_case if saved is None else saved
-    strip_accents = settings.get("strip_accents")
-    if strip_accents is not None and casing is not None and strip_accents != casing:
-        raise UserError(
-            f"{config_file}: strip_accents={strip_accents} with do_lower_case={casing} is not supported: write "
-            f"strip_accents={casing}; BERT strips accents if and only if it lower-cases"
-        )
     if settings.get("tokenize_chinese_chars") is False:
         raise UserError(f"{config_file}: tokenize_chinese_chars=False is not supported: write true")
     return casing
+
+
+def read_strip_accents(config_file: pathlib.Path) -> bool | None:
+    """Return `strip_accents` from a tokenizer_config.json, None (as do_lower_case) if it is not set.
+
+    Raises UserError if it is neither true, false nor null.
+    """
+    settings = load_json(config_file) if config_file.is_file() else {}
+    value = settings.get("strip_accents")
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{config_file}: strip_accents is {value!r}: write true, false or null")
+    return value
 
 
 def _looks_uncased(pieces: Iterable[str]) -> bool:
@@ -190,13 +236,23 @@ def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> 
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": vocabulary.do_lower_case,
-        "strip_accents": None,
+        "strip_accents": vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")},
     }
+    if vocabulary.max_input_chars_per_word != MAX_INPUT_CHARS_PER_WORD:
+        settings["max_input_chars_per_word"] = vocabulary.max_input_chars_per_word
+    if vocabulary.added:
+        settings["added_tokens_decoder"] = added_tokens_decoder(vocabulary)
     directory = pathlib.Path(directory)
     write_whole(directory / VOCABULARY_FILE, content="".join(f"{piece}\n" for piece in vocabulary.pieces).encode())
     write_whole(directory / CONFIG_FILE, content=(json.dumps(settings, indent=2) + "\n").encode())
+
+
+def added_tokens_decoder(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    """Return the field of tokenizer_config.json that lists the added tokens by id."""
+    fields = ((str(token.id), dataclasses.asdict(token)) for token in vocabulary.added)
+    return {index: {name: value for name, value in token.items() if name != "id"} for index, token in fields}
 
 
 def write_whole(file: pathlib.Path, *, content: bytes) -> None:
@@ -215,6 +271,7 @@ def learn_vocabulary(
     *,
     vocab_size: int,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     num_threads: int = 1,
     num_unused: int = 0,
     character_coverage: float = 0.99999,
@@ -233,8 +290,9 @@ def learn_vocabulary(
         num_pieces=vocab_size - len(reserved),
         num_reserved=len(reserved),
         do_lower_case=do_lower_case,
+        strip_accents=strip_accents,
         num_threads=num_threads,
         character_coverage=character_coverage,
         max_distinct_words=max_distinct_words,
     )
-    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case)
+    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case, strip_accents=strip_accents)

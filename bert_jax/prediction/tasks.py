@@ -1,4 +1,4 @@
-"""Prediction tasks: masked tokens, next sentence, token features, embeddings, classification, multiple choice."""
+"""Prediction tasks: masked tokens, next sentence, token features, classification, multiple choice."""
 
 import functools
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.config.task_options import FEATURES
+from bert_jax.config.data import MIN_SEQ_LENGTH
+from bert_jax.config.task_options import FEATURES, TRUNCATIONS, WINDOWS
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds import choice
@@ -22,25 +23,28 @@ from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.types import EncoderInputs
 
-POOLINGS = ("mean", "cls")
 
+class TextTask:
+    """A task on texts or pairs of texts."""
 
-class _Base:
     parts: tuple[str, ...] = ("encoder",)
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer):
+        """Set the task up for sequences as long as the position table."""
         self.model, self.tokenizer = model, tokenizer
         self.max_length = model.max_position_embeddings
 
     def single(self, row: Mapping[str, Any]) -> Example:
+        """Return the sequence of a text."""
         return rows.single(row, tokenizer=self.tokenizer, max_length=self.max_length)
 
     def pair(self, row: Mapping[str, Any], first: str = "text_a", second: str = "text_b") -> Example:
+        """Return the sequence of a pair."""
         texts = rows.text_of(row, first), rows.text_of(row, second)
         return rows.pair(*texts, tokenizer=self.tokenizer, max_length=self.max_length)
 
 
-class FillMask(_Base):
+class FillMask(TextTask):
     """Masked-token prediction: `{"text"}` -> `{"predictions": [[{"token", "id", "probability"}, ...], ...]}`."""
 
     parts = ("encoder", "masked_lm")
@@ -79,7 +83,7 @@ class FillMask(_Base):
         }
 
 
-class NextSentence(_Base):
+class NextSentence(TextTask):
     """Next-sentence prediction: `{"text_a", "text_b"}` -> `{"is_next": probability}`."""
 
     parts = ("encoder", "pooler", "next_sentence")
@@ -101,7 +105,7 @@ class NextSentence(_Base):
         return {"is_next": round(float(outputs[0]), 6)}
 
 
-class TokenFeatures(_Base):
+class TokenFeatures(TextTask):
     """Hidden states of each token: `{"text"}` or a pair -> `{"tokens", "features": {layer: [[...]]}}`."""
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, layers: tuple[str, ...] = ("last",)):
@@ -152,40 +156,7 @@ def _combine(name: str, states: Float[Array, "n B T D"]) -> Float[Array, "B T m"
     return states.sum(0)
 
 
-class Embed(_Base):
-    """Embeddings of texts: `{"text"}` or `{"text_a", "text_b"}` -> `{"embedding": [...]}`."""
-
-    def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, pooling: str = "mean", normalize: bool = True):
-        """Set up pooling of the last layer: `mean` over all tokens or `cls`. `normalize` scales vectors to length 1."""
-        super().__init__(model, tokenizer=tokenizer)
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
-        self.pooling, self.normalize = pooling, normalize
-
-    def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
-        """Return the sequence."""
-        return [self.pair(row) if "text_b" in row else self.single(row)], None
-
-    def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Float[Array, "B D"]:
-        """Return the embeddings."""
-        del positions
-        hidden = apply_parts({"encoder": params["encoder"]}, inputs, model=self.model).hidden
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            real = (inputs.segment_ids > 0).astype(hidden.dtype)
-            pooled = jnp.einsum("BT,BTD->BD", real, hidden) / jnp.maximum(real.sum(-1, keepdims=True), 1)
-        if self.normalize:
-            pooled /= jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
-        return pooled
-
-    def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return the embedding."""
-        del prepared
-        return {"embedding": np.round(outputs[0].astype(float), 8).tolist()}
-
-
-class _Labeled(_Base):
+class _Labeled(TextTask):
     parts = ("encoder", "classifier")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str]):
@@ -211,19 +182,43 @@ class Classify(_Labeled):
         labels: list[str],
         kind: type[OutputKind] | None,
         pairs: bool = False,
+        truncation: str = "",
+        max_length: int = 0,
     ):
-        """Set the task up to read `text`, or `text_a` and `text_b` with `pairs`."""
+        """Set the task up to read `text`, or `text_a` and `text_b` with `pairs`.
+
+        `truncation` (config.data.truncation) says what is read of a text of more than `max_length` tokens; 0: what the
+        model can read.
+
+        Raises:
+          UserError: for an impossible truncation or length.
+        """
         super().__init__(model, tokenizer=tokenizer, labels=labels)
-        self.kind, self.pairs = kind or Classification, pairs
+        self.kind, self.pairs, self.truncation = kind or Classification, pairs, truncation or "head"
+        if self.truncation not in TRUNCATIONS or (pairs and self.truncation == WINDOWS):
+            allowed = TRUNCATIONS[:-1] if pairs else TRUNCATIONS
+            raise UserError(f"--truncation={truncation}: choose one of {', '.join(allowed)}")
+        if max_length and not MIN_SEQ_LENGTH <= max_length <= self.max_length:
+            raise UserError(
+                f"--max_seq_length={max_length}: give a number from {MIN_SEQ_LENGTH} to {self.max_length}, the most "
+                "that the model reads"
+            )
+        self.max_length = max_length or self.max_length
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
-        """Return the sequence."""
-        return [self.pair(row) if self.pairs else self.single(row)], None
+        """Return the sequence, or the windows of a text."""
+        options: dict[str, Any] = {"tokenizer": self.tokenizer, "max_length": self.max_length}
+        if self.pairs:
+            texts = rows.text_of(row, "text_a"), rows.text_of(row, "text_b")
+            return [rows.pair(*texts, truncation=self.truncation, **options)], None
+        if self.truncation == WINDOWS:
+            return rows.text_windows(row, **options), None
+        return [rows.single(row, truncation=self.truncation, **options)], None
 
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return the kind's answer."""
+        """Return the kind's answer, for the mean of the logits over windows."""
         del prepared
-        return self.kind.answer(outputs[0].astype(float), labels=self.labels)
+        return self.kind.answer(np.mean(np.stack(outputs).astype(float), axis=0), labels=self.labels)
 
 
 class Choice(_Labeled):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bert_jax.config import Config, validate
 from bert_jax.convert.loading import PretrainedModel, model_of
+from bert_jax.data.accents import with_accents
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.json_files import read_log
@@ -52,7 +53,8 @@ def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
 
 
 def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
-    requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    requested = with_accents(given, config.data.strip_accents)
     trained = source.require_tokenizer()
     if requested.fingerprint != trained.fingerprint:
         raise UserError(

@@ -1,7 +1,7 @@
 """Held-out evaluation of any model, with the metrics and the masks of the training loop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ def evaluate_pretrained(
     max_seq_length: int = 0,
     max_examples: int = 0,
     batch_size: int = 0,
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Return the `eval/...` metrics of a model on the held-out sequences of a data set, and what they were measured on.
@@ -75,7 +77,7 @@ def evaluate_pretrained(
     An empty string or 0 means the value of the training run: its data set, and the length and batch size of the
     checkpoint's phase. Seed and masking are those of the training run. So a checkpoint gets the metrics that the loop
     wrote for it; the masks depend on the batch size. For another length, the settings of the last phase of that length
-    are used.
+    are used. `init_missing` and `drop` are those of `load_pretrained`.
 
     Raises:
       UserError: if there is no model or data set, or vocabulary or casing differ; the message names both sides.
@@ -83,7 +85,7 @@ def evaluate_pretrained(
     for flag, value in (("max_seq_length", max_seq_length), ("max_examples", max_examples), ("batch_size", batch_size)):
         if value < 0:
             raise UserError(f"--{flag}={value}: must not be negative; 0 means the value of the training run")
-    source = load_pretrained(path, report=report)
+    source = load_pretrained(path, init_missing=init_missing, drop=drop, exact=False, report=report)
     trained, step = _training(source), source.record.get("step")
     for line in kernel_notices(dtype=trained.model.dtype, implementation=trained.model.attention_implementation):
         report(line)
@@ -111,6 +113,7 @@ def evaluate_pretrained(
         "data": str(directory),
         "max_seq_length": length,
         "examples": evaluator.num_examples,
+        **({"randomly_initialized": list(source.random)} if source.random else {}),
     }
 
 

@@ -11,7 +11,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
@@ -19,15 +18,17 @@ from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
-from bert_jax.pretrain.dataset import open_data
+from bert_jax.pretrain.dataset import OpenData, open_data
 from bert_jax.pretrain.evaluation import verdict
 from bert_jax.pretrain.job import PretrainingJob
+from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.pretrain.proportions import describe_epochs, warnings
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import SameRun
+from bert_jax.runs.workdir import SameRun, save_config
 
 SAME_RUN = SameRun(
     command="pre-training",
@@ -48,6 +49,7 @@ def pretrain(
     command: str = "the same command",
     init: str = "",
     init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
     hosts: Hosts | None = None,
     started_at: float | None = None,
 ) -> int:
@@ -59,6 +61,7 @@ def pretrain(
       command: what messages say to type to resume.
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
+      drop: parts or tensors of that model to ignore.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
 
@@ -67,17 +70,28 @@ def pretrain(
     """
     hosts = hosts or Hosts()
     report = print if hosts.is_main else silent
-    source = load_pretrained(init, init_missing=init_missing, report=report) if init else None
+    source = None
+    if init:
+        source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
     for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
         report(line)
-    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
-    runtime = _open(config, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
+    begun = SAME_RUN.has_begun(Path(workdir))
+    first = as_begun(config, workdir=workdir) if begun else preliminary(config)
+    program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
+    runtime = _open(first, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
     try:
-        job = _open_job(program, runtime=runtime, params=params)
+        data = _open_data(config, runtime=runtime)
+        if not begun:
+            program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
+        for line in describe_epochs(program.phases, infos=data.infos):
+            report(line)
+        for line in warnings(program.config, phases=program.phases, infos=data.infos):
+            report(line)
+        job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
@@ -102,12 +116,19 @@ def _open(
     )
 
 
-def _open_job(program: PretrainingProgram, *, runtime: Runtime, params: Any) -> PretrainingJob:
-    lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
-    data = open_data(
-        program.config, workdir=runtime.path, max_seq_lengths=lengths, hosts=runtime.hosts, report=runtime.report
-    )
-    return PretrainingJob(program, data=data, runtime=runtime, params=params)
+def _open_data(config: Config, *, runtime: Runtime) -> OpenData:
+    """Open or build the data set of what the user asked for: open values are part of its identity."""
+    lengths = tuple(sorted({phase.max_seq_length for phase in config.train.phases}))
+    return open_data(config, workdir=runtime.path, max_seq_lengths=lengths, hosts=runtime.hosts, report=runtime.report)
+
+
+def _settle(program: PretrainingProgram, config: Config, *, runtime: Runtime) -> PretrainingProgram:
+    """Return the program of `config`, and save that in the workdir, if the data changed what `program` began with."""
+    if config == program.config:
+        return program
+    if runtime.hosts.is_main:
+        save_config(runtime.path, config)
+    return PretrainingProgram(config, mesh=program.mesh)
 
 
 def _train(job: PretrainingJob, *, runtime: Runtime) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class _Record(TypedDict):
     lost_steps: Count
     most_lost_steps: Count
     seconds: dict[str, Seconds]
+    compile_seconds: NotRequired[Seconds | None]
     last: _Last
 
 
@@ -64,6 +65,7 @@ class Goodput:
         self._times = array.array("f")  # step times since this start: 4 MB per million steps
         self.starts, self.lost_steps, self.most_lost_steps = 1, 0, 0
         self._before = dict.fromkeys(KINDS, 0.0)
+        self.compile_seconds: float | None = None  # of the first program, at the newest start that compiled one
         if self._path and self._path.exists():
             self._add_earlier_starts(self._path)
         self.add("startup", time.time() - started_at)
@@ -90,6 +92,8 @@ class Goodput:
         if self.first_step_after is None:
             self.first_step_after = time.time() - self._started_at
         if compiled:
+            if not self._seconds["compile"]:
+                self.compile_seconds = seconds
             self.add("compile", seconds)
         else:
             self.add("useful", seconds)
@@ -131,6 +135,7 @@ class Goodput:
             "lost_steps": self.lost_steps,
             "most_lost_steps": self.most_lost_steps,
             "seconds": self._total(),
+            "compile_seconds": self.compile_seconds,
             "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
         }
         with writing(self._path, remedy=RESUME):
@@ -143,6 +148,7 @@ class Goodput:
             record: _Record = load_json(path, form=_Record)
             before = {kind: record["seconds"][kind] for kind in KINDS}
             last = record["last"]
+            self.compile_seconds = record.get("compile_seconds")
             lost = max(last["step"] - self._start, 0)
             num_steps = max(last["step"] - last["start"], 1)
             seconds = min(lost * last["useful"] / num_steps, before["useful"])

@@ -66,6 +66,11 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
     return lock
 
 
+def save_config(workdir: Path, config: Any) -> None:
+    """Replace `config.json` of a workdir that is open and has no results yet."""
+    write_text(workdir / CONFIG, to_json(config))
+
+
 def _cannot_be_written(workdir: str | Path, error: OSError) -> UserError:
     return UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error}): choose another directory")
 
