@@ -32,9 +32,11 @@ from bert_jax.data.vocabulary import (
 from bert_jax.data.word_cache import WordCache
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
+from bert_jax.files import read_limited
 from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
+_MAX_MODEL_BYTES = 256 << 20
 _BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
 
 
@@ -390,7 +392,7 @@ def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None
         return WordPieceTokenizer(load_vocabulary(path, do_lower_case=do_lower_case))
     casing = read_casing(path.parent / CONFIG_FILE, do_lower_case=do_lower_case)
     try:
-        return SentencePieceTokenizer(path.read_bytes(), do_lower_case=casing)
+        return SentencePieceTokenizer(read_limited(path, max_bytes=_MAX_MODEL_BYTES), do_lower_case=casing)
     except OSError as error:
         raise UserError(f"SentencePiece model {path} cannot be read: {error.strerror}") from None
     except UserError as error:
