@@ -122,8 +122,13 @@ def initial_params(
 
 def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
     """Return `model` with the architecture and shapes of `source`. Other fields say how to compute, and are kept."""
-    fields = ("architecture", *architecture_of(source.model).shape_fields)
-    return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
+    return shaped_like(source.model, model=model)
+
+
+def shaped_like(other: ModelConfig, *, model: ModelConfig) -> ModelConfig:
+    """Return `model` with the architecture and shapes of `other`."""
+    fields = ("architecture", *architecture_of(other).shape_fields)
+    return dataclasses.replace(model, **{field: getattr(other, field) for field in fields})
 
 
 def _load_huggingface(
