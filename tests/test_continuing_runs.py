@@ -79,5 +79,5 @@ def test_a_path_without_a_state_or_too_few_steps_is_one_line(finished, tmp_path)
         adopt_run(config, path=tmp_path)
     with pytest.raises(UserError, match="has no complete checkpoint of pre-training"):
         adopt_run(config, path=finished / "checkpoints" / "5")
-    with pytest.raises(UserError, match="is at step 8: set --config.train.num_steps to the total"):
+    with pytest.raises(UserError, match=r"is at step 8: set --config\.train.num_steps to the total"):
         adopt_run(config, path=finished)

@@ -72,33 +72,48 @@ def assemble(
         problems.add("of the wrong shape", [f"classifier ({labels} labels, the config names {num_labels})"])
     if kind_of_model(architecture) is Choice and labels != 1 and "classifier" in present:
         problems.add("of the wrong shape", [f"classifier ({labels} outputs, a multiple-choice model has 1)"])
-    random_entries: list[Entry] = []
+    random: list[Entry] = []
     flat: dict[str, np.ndarray] = {}
     for entry in names.of(parts):
-        layer_names = entry.names(side=side, num_layers=model.num_hidden_layers)
-        missing = [name for name in layer_names if name not in tensors]
-        if missing:
-            if matches(entry.flax, init_missing) or any(matches(name, init_missing) for name in missing):
-                random_entries.append(entry)
-            else:
-                problems.add_missing(missing, part=entry.part)
-            continue
-        shape = entry.shape(model, num_labels=labels, stacked=False)
-        shape = shape[::-1] if entry.transposed(side=side) else shape
-        arrays = [tensors[name] for name in layer_names]
-        problems.add_shapes(layer_names, arrays, shape)
-        if not problems:
-            stacked_shape = entry.shape(model, num_labels=labels)
-            flat[entry.flax] = from_external(entry, arrays, side=side, shape=stacked_shape)
-            if not np.isfinite(flat[entry.flax]).all():
-                problems.add("not finite (damaged)", layer_names)
+        missing = [name for name in entry.names(side=side, num_layers=model.num_hidden_layers) if name not in tensors]
+        if missing and (matches(entry.flax, init_missing) or any(matches(name, init_missing) for name in missing)):
+            random.append(entry)
+        elif missing:
+            problems.add_missing(missing, part=entry.part)
+        else:
+            flat |= _parameter(entry, tensors, side=side, model=model, num_labels=labels, problems=problems)
     problems.raise_if_any()
     # After the checks: if the config's sizes are wrong, the tensors in the file show it before huge ones are made.
-    for entry in random_entries:
+    for entry in random:
         flat[entry.flax] = random_parameter(entry, model=model, num_labels=labels or 2)
-    name = name_architecture(parts, model=model, declared=architecture, path=path, exact=exact)
-    random = summarize_entries(random_entries, model=model)
-    return Assembled(params=nest(flat), architecture=name, dtype=_common_dtype(tensors), random=random)
+    return Assembled(
+        params=nest(flat),
+        architecture=name_architecture(parts, model=model, declared=architecture, path=path, exact=exact),
+        dtype=_common_dtype(tensors),
+        random=summarize_entries(random, model=model),
+    )
+
+
+def _parameter(
+    entry: Entry,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    side: str,
+    model: ModelConfig,
+    num_labels: int,
+    problems: "_Problems",
+) -> dict[str, np.ndarray]:
+    """Return our array of an entry by its name; nothing once there are problems, which it adds to."""
+    layer_names = entry.names(side=side, num_layers=model.num_hidden_layers)
+    shape = entry.shape(model, num_labels=num_labels, stacked=False)
+    arrays = [tensors[name] for name in layer_names]
+    problems.add_shapes(layer_names, arrays, shape[::-1] if entry.transposed(side=side) else shape)
+    if problems:
+        return {}
+    array = from_external(entry, arrays, side=side, shape=entry.shape(model, num_labels=num_labels))
+    if not np.isfinite(array).all():
+        problems.add("not finite (damaged)", layer_names)
+    return {entry.flax: array}
 
 
 def summarize_entries(entries: Sequence[Entry], *, model: ModelConfig) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, random_parameter
-from bert_jax.convert.folder_config import check_model_type, read_config
 from bert_jax.convert.folder_advice import FORMATS, has_weights, no_model, pickle_message
+from bert_jax.convert.folder_config import check_model_type, read_config
 from bert_jax.convert.huggingface import canonical, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.sentence_transformers import embedding_settings, transformer_folder
@@ -172,8 +172,8 @@ def _check_vocabulary(source: PretrainedModel) -> None:
     if len(added) == tokenizer.vocab_size - rows:
         names = ", ".join(f"{token.content[:40]!r}" for token in added[:5])
         raise UserError(
-            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens ({names}): "
-            "remove them from the tokenizer's files, or give the model that was trained with them"
+            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens "
+            f"({names}): remove them from the tokenizer's files, or give the model that was trained with them"
         )
     raise UserError(
         f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "

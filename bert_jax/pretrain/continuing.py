@@ -40,8 +40,8 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
     absolute = Path(path).expanduser().absolute()
     if not is_workdir(absolute):
         raise UserError(
-            f"--continue_from={path}: neither a workdir nor one of its checkpoints (WORKDIR/checkpoints/STEP): to start "
-            "from the parameters of another model, type --init"
+            f"--continue_from={path}: neither a workdir nor one of its checkpoints (WORKDIR/checkpoints/STEP): to "
+            "start from the parameters of another model, type --init"
         )
     workdir = absolute if (absolute / CHECKPOINTS).is_dir() else absolute.parent.parent
     checkpointer = Checkpointer(workdir / CHECKPOINTS, report=report)

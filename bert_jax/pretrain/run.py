@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config, from_saved
-from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
+from bert_jax.convert.loading import initial_params, load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
