@@ -1,12 +1,76 @@
-"""Pre-train BERT from raw text on TPU pods with JAX, fine-tune it, and export it to the HuggingFace ecosystem."""
+"""Pre-train BERT from raw text on TPU pods with JAX, fine-tune it, and export it to the HuggingFace ecosystem.
 
-from typing import Any
+    import bert_jax
+
+    bert_jax.train("configs/tiny_cpu.py", workdir="runs/tiny")
+    model = bert_jax.load("runs/tiny")
+    print(model.fill_mask("Paris is the [MASK] of France."))
+
+Each function does what the command of its name does; data workers import the package without jax.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bert_jax.prediction.model import Model
+
+__all__ = ["finetune", "load", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `bert_jax.load` on first use: it imports jax, which the data workers do not need."""
-    if name == "load":
-        from bert_jax.prediction.model import load
+def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> "Model":
+    """Load a model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    `init_missing` names parts to initialize randomly if the model lacks them, `drop` parts to ignore.
+
+    Raises:
+      UserError: if there is no model, or it is damaged. The message says what to do.
+    """
+    from bert_jax.prediction import model
+
+    return model.load(source, init_missing=init_missing, drop=drop)
+
+
+def train(config: Any, *, workdir: str | Path, init: str = "", init_missing: Sequence[str] = ()) -> int:
+    """Pre-train, or resume in `workdir`; return 0 at the end of the schedule, 75 or 130 where it was stopped.
+
+    Args:
+      config: a ConfigDict as config files return it, a `bert_jax.config.Config`, or `FILE[:argument]`.
+      workdir: directory for checkpoints and metrics, and for the data set if none is given.
+      init: model to start from.
+      init_missing: parts to initialize randomly if that model lacks them.
+
+    Raises:
+      UserError: for anything that you can fix. The message says what to do.
+    """
+    from bert_jax import config_file
+    from bert_jax.config import Config, from_config_dict
+    from bert_jax.pretrain import run
+
+    made = config if isinstance(config, Config) else from_config_dict(config_file.load(config))
+    return run.pretrain(made, workdir=workdir, init=init, init_missing=init_missing, command="bert_jax.train")
+
+
+def finetune(config: Any, *, init: str, workdir: str | Path, data_dir: str = "", **request: Any) -> int:
+    """Fine-tune, or resume in `workdir`; return 0 at the end, 75 or 130 where it was stopped.
+
+    Args:
+      config: a ConfigDict as config files return it, a `FinetuneConfig`, or `FILE[:argument]`.
+      init: model to start from.
+      workdir: directory for results, predictions and the best checkpoint.
+      data_dir: folder with the task's files; empty: the config's.
+      request: further fields of `bert_jax.finetuning.finetune.Request`: `seeds`, `sweep`, `predict_test`, ...
+
+    Raises:
+      UserError: for anything that you can fix. The message says what to do.
+    """
+    from bert_jax import config_file
+    from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
+    from bert_jax.finetuning import finetune as command
+
+    if not isinstance(config, FinetuneConfig):
+        raw = config_file.load(config)
+        config = from_config_dict({**raw, "data": {**raw["data"], "directory": data_dir}} if data_dir else raw)
+    asked = command.Request(init=init, workdir=str(workdir), command="bert_jax.finetune", **request)
+    return command.finetune(config, request=asked)

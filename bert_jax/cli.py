@@ -3,23 +3,25 @@
 Commands import inside `main`: jax takes seconds to import, and `--help` and wrong flags do not need it.
 """
 
+import contextlib
 import functools
 import os
 import re
-import select
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 # On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from bert_jax import jax_internals
+from bert_jax import config_file, jax_internals, locations, streams, usage
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
-PIPE_CLOSED = 141  # the status of a command killed by SIGPIPE
+HELP = ("--help", "-help", "-h", "--helpshort", "-?")
+_NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
 
 def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = None) -> None:
@@ -35,45 +37,82 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             fail(f"unexpected argument {argv[1]!r}: write flags as --name=value; --help lists them")
         jax_internals.quiet("devices")
         try:
-            sys.exit(main())
+            status = main()
+            streams.flush()
+            sys.exit(status)
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:
-            if not _has_no_reader():
-                raise
-            sys.exit(PIPE_CLOSED)
+        except MemoryError:
+            fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
 
+    streams.prepare()
+    if any(argument in HELP for argument in sys.argv[1:]):
+        _print_help(config or _pretraining)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))
+
+
+def _print_help(config: Callable[[], type]) -> None:
+    print(usage.text(config), flush=True)
+    sys.exit(0)
+
+
+def require_config(value: object, *, example: str) -> None:
+    """Check that `--config` is given, before anything that takes seconds to import.
+
+    Raises:
+      UserError: with the config files there are.
+    """
+    if value is None:
+        raise UserError(
+            f"--config is missing: type for example --config={example}; there are {_listed_configs(example)}"
+        )
+
+
+def default_workdir() -> str:
+    """Return the workdir named after `--config`, and say so."""
+    _, _, value = _config_argument(sys.argv)
+    workdir = config_file.default_workdir(value)
+    print(f"workdir: {workdir} (--workdir=DIR chooses another)", flush=True)
+    return workdir
+
+
+def _listed_configs(like: str) -> str:
+    """Return the config files of the command whose config is `like`: those for fine-tuning, or the others."""
+    is_finetuning = "finetune" in like
+    return ", ".join(name for name in config_file.names() if ("finetune" in name) == is_finetuning)
+
+
+def _pretraining() -> type:
+    from bert_jax.config import Config  # needs ml_collections, which most uses of this module do not
+
+    return Config
 
 
 def fail(message: str) -> None:
     """Print one line and exit with status 2."""
+    with contextlib.suppress(UserError):  # a second error would hide the first
+        streams.flush()
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 
-def _has_no_reader() -> bool:
-    """Return whether the reader of standard output is gone (`... | head`): the command then ends quietly."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    has_no_reader = any(event & select.POLLERR for _, event in poll.poll(0))
-    if has_no_reader:  # flushing the buffer at exit would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return has_no_reader
-
-
 def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> list[str]:
     """Parse flags; print any error of absl or ml_collections in one line."""
-    _check_config_file(argv)
+    argv = _with_config_file(argv)
     try:
-        return flags.FLAGS(list(argv), known_only=False)
+        arguments = flags.FLAGS(argv, known_only=False)
+        given = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
+        locations.refuse_urls((f"--{name}", value) for name, value in given.items())
+        return arguments
     except UserError as error:
         fail(str(error))
     except flags.Error as error:
         text = _reason(error)
+        if group := re.search(r"--config\.([\w.]+)=.*? as a ConfigDict", text):
+            fail(_group_message(group[1]))
         fail(re.sub(r"^(FATAL Flags parsing error:)?\s*", "", text) + "; --help lists the flags")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
         fail(_config_error(argv, error, config=config))
@@ -105,15 +144,36 @@ def _config_error(argv: Sequence[str], error: Exception, *, config: Callable[[],
     return f"--config: {type(error).__name__}: {_reason(error)}"
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """Check that the config file exists: ml_collections reports a missing one only where the config is used."""
+def _group_message(path: str) -> str:
+    """Return the error for a group of fields that was given one value."""
+    text = f"--config.{path} is a group of fields: set its fields one by one; --help lists them"
+    if path == "model":
+        text += ". A released size is chosen by name in a config file: default_config(model='base')"
+    return text
+
+
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with the config file's path; ml_collections reports a missing one only where it is used."""
+    begin, end, value = _config_argument(argv)
+    if begin == end:
+        return list(argv)
+    path = config_file.find(value)
+    file, like = config_file.split(path)[0], sys.argv[0] + value
+    if not file or not Path(file).is_file():  # Path("") is the current folder
+        fail(
+            f"--config={value}: there is no file {file!r}; choose one of {_listed_configs(like)}, or a file of your own"
+        )
+    return [*argv[:begin], f"--config={path}", *argv[end:]]
+
+
+def _config_argument(argv: Sequence[str]) -> tuple[int, int, str]:
+    """Return begin, end and VALUE of `--config=VALUE` or `--config VALUE` in `argv`; (0, 0, "") if there is neither."""
     for index, argument in enumerate(argv[1:], start=1):
-        match = re.fullmatch(r"--?config(?:=(.*))?", argument, flags=re.DOTALL)
-        if match:
-            value = match.group(1) if match.group(1) is not None else "".join(argv[index + 1 : index + 2])
-            file = value.partition(":")[0]
-            if not os.path.isfile(file):  # noqa: PTH113  "" must not match, and Path("") is the current folder
-                fail(f"--config={value}: there is no file {file!r}; see the folder configs/")
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument, flags=re.DOTALL):
+            if match.group(1) is not None:
+                return index, index + 1, match.group(1)
+            return index, index + 2, "".join(argv[index + 1 : index + 2])
+    return 0, 0, ""
 
 
 def _reason(error: Exception) -> str:

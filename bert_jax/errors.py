@@ -1,5 +1,10 @@
 """The exception for errors that the user can fix; its message says how."""
 
+import re
+
+_LONGEST = 2000  # characters of a message: a value in it may have megabytes
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # also sequences that change a terminal
+
 
 class UserError(Exception):
     """An error that the user can fix, described in one line.
@@ -9,4 +14,9 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        if len(message) > 10 * _LONGEST:
+            message = f"{message[: 5 * _LONGEST]} {message[-5 * _LONGEST :]}"
+        text = _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", " ".join(message.split()))
+        if len(text) > _LONGEST:  # the end says what to type
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        super().__init__(text)

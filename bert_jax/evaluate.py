@@ -6,7 +6,7 @@
 import json
 import sys
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from bert_jax import cli, streams  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -25,16 +25,22 @@ INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize random
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
 PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
+NULL_ODDS = flags.DEFINE_string(
+    "null_odds", "", "--task=squad_v2: file of no-answer scores (null_odds.json), for the best thresholds."
+)
 
 
 def main() -> None:
     """Print the metrics as JSON."""
     from bert_jax.errors import UserError
 
+    streams.require_output(remedy="redirect it to a file")
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 
-        result = score_predictions(task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value)
+        result = score_predictions(
+            task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
+        )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and JSON with one-line errors.
+"""Atomic writes of files, and opening of regular ones.
 
 A reader sees either the old or the new content of a file: the new content is written to `.NAME.PID.partial` in the same
 folder, then renamed. A process that fails removes the partial file; a process that is killed leaves it there.
@@ -9,16 +9,15 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bert_jax.errors import UserError
 
 SUFFIX = ".partial"  # of a file that is being written
-MAX_JSON_BYTES = 64 << 20  # holds a tokenizer of a million tokens; a larger file is not one of ours
 RESUME = "free disk space or fix the permissions, then run the same command again to resume from the last checkpoint"
-_REASON = 100  # characters of a parser's message that fit into a line
 
 
 @contextlib.contextmanager
@@ -96,91 +95,28 @@ def writing(what: str | os.PathLike, *, remedy: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be written ({error.strerror or error}): {remedy}") from error
 
 
-def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
-    """Return the value of a JSON text, which may start with a byte order mark.
+def open_regular(file: str | os.PathLike) -> BinaryIO:
+    """Open a regular file for reading. Anything else is refused at once: opening a pipe waits for its other end.
 
     Raises:
-      ValueError: with a one-line reason; without `allow_nan` also for NaN and infinities.
+      OSError: if it cannot be opened, or is not a regular file.
     """
     try:
-        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
-        return json.loads(text, parse_constant=None if allow_nan else _refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from None
-    except ValueError as error:
-        raise ValueError(" ".join(str(error).split())[:_REASON]) from None
-
-
-def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, Any]:
-    """Return the object in a JSON text, for example a line of a JSON-lines file.
-
-    Raises:
-      ValueError: "not JSON (why)" or "not a JSON object".
-    """
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name contains a NUL character") from None
     try:
-        value = parse_json(content, allow_nan=allow_nan)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
-def load_json(file: str | os.PathLike) -> Any:
-    """Return the value of a JSON file, for callers that write their own error messages.
-
-    Raises:
-      OSError: if it cannot be read.
-      ValueError: with a one-line reason.
-    """
-    file = Path(file)
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_JSON_BYTES >> 20} MiB, so it is the wrong file")
-    return parse_json(file.read_bytes())
-
-
-def read_json(
-    file: str | os.PathLike, *, remedy: str = "restore the file", missing: str = "put it there, or name another folder"
-) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-      UserError: naming the file and what is wrong, followed by `missing` if it does not exist, else by `remedy`.
-    """
-    try:
-        value = load_json(file)
-    except FileNotFoundError:
-        raise UserError(f"{file}: does not exist: {missing}") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}): {remedy}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: must hold a JSON object: {remedy}")
-    return value
-
-
-def read_log(file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file that a run appends to, in order; none if the file does not exist.
-
-    Truncated lines, such as the last line of a killed run, are skipped.
-
-    Raises:
-      OSError: if the file exists but cannot be read.
-    """
-    file = Path(file)
-    records: list[dict[str, Any]] = []
-    for line in file.read_bytes().split(b"\n") if file.is_file() else ():
-        with contextlib.suppress(ValueError):
-            records.append(parse_object(line))
-    return records
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

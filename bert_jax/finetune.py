@@ -20,13 +20,18 @@ INIT = flags.DEFINE_string(
     "Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Directory for results, predictions and the best checkpoint.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Directory for results, predictions and the best checkpoint; default: runs/CONFIG."
+)
 TASK = flags.DEFINE_string("task", "", "Task, replaces the config's; several separated by commas; all: GLUE.")
 SWEEP = flags.DEFINE_bool("sweep", False, "Run every setting of config.sweep.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Random seeds per setting.")
 ERRORS = flags.DEFINE_integer("errors", 0, "Write N wrong predictions on dev to a file.")
 ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N best runs.")
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
+)
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
@@ -35,16 +40,16 @@ DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to dr
 def main() -> int:
     """Read the flags, join the other hosts, and fine-tune."""
     started_at = time.time()
+    cli.require_config(CONFIG.value, example="configs/finetune_own.py:classification")
     from bert_jax.config import finetuning as configs
     from bert_jax.errors import UserError
     from bert_jax.finetuning import finetune
     from bert_jax.parallel import distributed
 
-    if CONFIG.value is None:
-        raise UserError("--config is missing: name a config file, for example --config=configs/finetune_glue.py:mrpc")
-    for name, value in (("init", INIT.value), ("workdir", WORKDIR.value)):
-        if not value:
-            raise UserError(f"--{name} is missing: type --{name}=" + ("MODEL" if name == "init" else "DIR"))
+    if not INIT.value:
+        raise UserError(
+            "--init is missing: type --init=MODEL, a workdir, a HuggingFace folder, or the prefix of a TF1 checkpoint"
+        )
     raw = CONFIG.value.to_dict()
     if DATA_DIR.value:
         raw["data"]["directory"] = DATA_DIR.value
@@ -52,7 +57,7 @@ def main() -> int:
         raw["task"] = TASK.value
     request = finetune.Request(
         init=INIT.value,
-        workdir=WORKDIR.value,
+        workdir=WORKDIR.value or ("" if DRY_RUN.value else cli.default_workdir()),
         sweep=SWEEP.value,
         seeds=SEEDS.value,
         errors=ERRORS.value,
@@ -60,6 +65,7 @@ def main() -> int:
         predict_test=PREDICT_TEST.value,
         init_missing=tuple(INIT_MISSING.value),
         drop=tuple(DROP.value),
+        dry_run=DRY_RUN.value,
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
     config = configs.from_config_dict(raw)

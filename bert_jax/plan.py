@@ -23,14 +23,13 @@ SWEEP = flags.DEFINE_string(
 
 def main() -> int:
     """Read the flags and plan."""
+    cli.require_config(CONFIG.value, example="configs/large_tpu.py")
     from bert_jax import config as configs
     from bert_jax.errors import UserError
     from bert_jax.files import write_text
     from bert_jax.planning import compiling, report, sweep
     from bert_jax.planning.topology import parse_topology
 
-    if CONFIG.value is None:
-        raise UserError("--config is missing: name a config file, for example --config=configs/large_tpu.py")
     if not TOPOLOGY.value:
         raise UserError("--topology is missing: name a slice, for example --topology=v5e:4x4")
     if HLO.value and SWEEP.value:

@@ -1,12 +1,15 @@
 """Fill masks, embed, classify, tag and answer: JSON lines in, JSON lines out.
 
+    python -m bert_jax.predict --model=MODEL --task=fill_mask --text='Paris is the [MASK] of France.'
     python -m bert_jax.predict --model=MODEL --task=fill_mask --input=FILE
 
     fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
-    embed, features, classify, ner  {"text": "..."}               ner also   {"words": ["...", "..."]}
-    qa  {"question": "...", "context": "..."}                     choice    {"text_a": "...", "choices": ["..."]}
+    embed, features, classify, tag  {"text": "..."}               tag also   {"words": ["...", "..."]}
+    answer  {"question": "...", "context": "..."}                 choice    {"text_a": "...", "choices": ["..."]}
 
-`--input=-` reads standard input. A field `id` is copied to the output.
+Where a row has one text, a line may be that text itself. Without `--input`, rows come from `--text`, once per field
+(`--text=QUESTION --text=CONTEXT`), from a pipe, or from a prompt on a terminal. A field `id` is copied to the output.
+The exit status is 1 if every row failed.
 """
 
 import sys
@@ -20,8 +23,9 @@ MODEL = flags.DEFINE_string(
     "",
     "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-TASK = flags.DEFINE_string("task", "", "fill_mask, nsp, features, embed, classify, pair, choice, qa or ner.")
-INPUT = flags.DEFINE_string("input", "-", "File of JSON lines; - is standard input.")
+TASK = flags.DEFINE_string("task", "", "fill_mask, nsp, features, embed, classify, pair, choice, answer or tag.")
+TEXT = flags.DEFINE_multi_string("text", [], "Text of a row; given once per field of a row.")
+INPUT = flags.DEFINE_string("input", "-", "File of JSON lines, or of texts one per line; - is standard input.")
 OUTPUT = flags.DEFINE_string("output", "-", "File for the predictions; - is standard output.")
 TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: predictions per mask.")
 LAYERS = flags.DEFINE_list(
@@ -41,8 +45,15 @@ NORMALIZE = flags.DEFINE_bool(
     "embed: normalize to unit length. Default: as a sentence-transformers model does, else true.",
 )
 NULL_THRESHOLD = flags.DEFINE_float(
-    "null_threshold", None, "qa: predict no answer if null_odds exceeds this (SQuAD 2.0)."
+    "null_threshold", None, "answer: predict no answer if null_odds exceeds this (SQuAD 2.0)."
 )
+TRUNCATION = flags.DEFINE_string(
+    "truncation",
+    "",
+    "classify, pair: what is read of a longer text: head, head_tail or (classify) windows, whose outputs are averaged; "
+    "default: as in fine-tuning.",
+)
+LENGTH = flags.DEFINE_integer("max_seq_length", 0, "classify, pair: tokens per sequence; default: the model's limit.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 
@@ -50,7 +61,7 @@ DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 def main() -> int:
     """Read the flags and predict."""
     from bert_jax.errors import UserError
-    from bert_jax.prediction.json_lines import predict_lines
+    from bert_jax.prediction.json_lines import check_output, predict_lines
     from bert_jax.prediction.model import TASKS, load
 
     if not MODEL.value:
@@ -59,11 +70,15 @@ def main() -> int:
         )
     if TASK.value not in TASKS:
         raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
+    check_output(OUTPUT.value)
+    reading = {"truncation": TRUNCATION.value, "max_length": LENGTH.value}
     options = {
+        "classify": reading,
+        "pair": reading,
         "fill_mask": {"top_k": TOP_K.value},
         "features": {"layers": tuple(LAYERS.value)},
         "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},
-        "qa": {"null_threshold": NULL_THRESHOLD.value},
+        "answer": {"null_threshold": NULL_THRESHOLD.value},
     }.get(TASK.value, {})
     model = load(
         MODEL.value,
@@ -73,10 +88,12 @@ def main() -> int:
     )
     if TASK.value == "embed" and model.source.embedding is not None:
         print(f"settings of sentence-transformers: {model.source.embedding.describe()}", file=sys.stderr)
-    predict_lines(model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options)
+    counts = predict_lines(
+        model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value
+    )
     if model.source.random:
         print(f"WARNING: {model.source.randomness}", file=sys.stderr)
-    return 0
+    return 1 if counts.failed == counts.total else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
 
+import re
 import shlex
 
 from absl import flags
 
 from bert_jax import cli
 from bert_jax.config import CHOICES, DataConfig
-from bert_jax.data.builder import RUNNERS, build_dataset
+from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
 from bert_jax.errors import UserError
 
 _DEFAULTS = DataConfig()
@@ -28,10 +29,33 @@ _VOCAB_SIZE = flags.DEFINE_integer(
 )
 _MAX_SEQ_LENGTH = flags.DEFINE_list("max_seq_length", ["128", "512"], "Sequence lengths to build, separated by commas.")
 _OBJECTIVE = flags.DEFINE_enum("objective", _DEFAULTS.objective, CHOICES["data.objective"], "Pre-training objective.")
-_FORMAT = flags.DEFINE_enum("format", _DEFAULTS.format, CHOICES["data.format"], "Format of the text.")
+_FORMAT = flags.DEFINE_enum(
+    "format", _DEFAULTS.format, CHOICES["data.format"], "Format of the text; auto: detected, file by file."
+)
+_TEXT_COLUMN = flags.DEFINE_string(
+    "text_column",
+    _DEFAULTS.text_column,
+    "Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1.",
+)
+_TEXT_KEY = flags.DEFINE_string(
+    "text_key", _DEFAULTS.text_key, "Key of the text in JSON files; dots lead into nested objects, as in meta.body."
+)
+_DOCUMENTS = flags.DEFINE_string(
+    "documents",
+    _DEFAULTS.documents,
+    "A document of plain text: lines (each line), blank_lines (what is between blank lines), or a separator such as "
+    "'<|endoftext|>'; empty: what the format says.",
+)
 _LANGUAGE = flags.DEFINE_string("language", _DEFAULTS.language, "ISO 639-1 language code, for sentence splitting.")
 _DO_LOWER_CASE = flags.DEFINE_bool(
     "do_lower_case", _DEFAULTS.do_lower_case, "Lower-case the text; an existing vocabulary must agree."
+)
+_STRIP_ACCENTS = flags.DEFINE_enum(
+    "strip_accents",
+    _DEFAULTS.strip_accents,
+    CHOICES["data.strip_accents"],
+    "Remove accents and other non-spacing marks; auto: as the vocabulary says, and for a new one as --do_lower_case, "
+    "except in scripts whose vowels or tones are such marks (Thai, Hindi, ...).",
 )
 _HELDOUT_FRACTION = flags.DEFINE_float(
     "heldout_fraction", _DEFAULTS.heldout_fraction, "Fraction of the documents held out for evaluation."
@@ -64,6 +88,7 @@ _NUM_WORKERS = flags.DEFINE_integer(
 _RECIPE = flags.DEFINE_enum(
     "recipe", "modern", CHOICES["recipe"], "How sentence pairs are sampled; see bert_jax/data/pairs.py."
 )
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only report what was found in the input; write nothing.")
 _RUNNER = flags.DEFINE_enum("runner", "local", RUNNERS, "Runner: processes on this machine, or Apache Beam.")
 _BEAM_OPTIONS = flags.DEFINE_string(
     "beam_options", "", "Options for --runner=beam, as in '--runner=FlinkRunner --parallelism=9'."
@@ -75,9 +100,13 @@ def main() -> None:
     config = DataConfig(
         input=_INPUT.value,
         format=_FORMAT.value,
+        text_column=_TEXT_COLUMN.value,
+        text_key=_TEXT_KEY.value,
+        documents=_DOCUMENTS.value,
         language=_LANGUAGE.value,
         vocab=_VOCAB.value,
         do_lower_case=_DO_LOWER_CASE.value,
+        strip_accents=_STRIP_ACCENTS.value,
         objective=_OBJECTIVE.value,
         short_seq_prob=_SHORT_SEQ_PROB.value,
         pack=_PACK.value,
@@ -87,15 +116,39 @@ def main() -> None:
         num_workers=_NUM_WORKERS.value,
         seed=_SEED.value,
     )
-    build_dataset(
-        config,
-        out=_OUT.value,
-        max_seq_lengths=_lengths(_MAX_SEQ_LENGTH.value),
-        vocab_size=_VOCAB_SIZE.value,
-        recipe=_RECIPE.value,
-        runner=_RUNNER.value,
-        beam_arguments=shlex.split(_BEAM_OPTIONS.value),
-    )
+    lengths = _lengths(_MAX_SEQ_LENGTH.value)
+    try:
+        if _DRY_RUN.value:
+            describe_inputs(config, out=_OUT.value, max_seq_lengths=lengths, report=_report)
+            return
+        build_dataset(
+            config,
+            out=_OUT.value,
+            max_seq_lengths=lengths,
+            vocab_size=_VOCAB_SIZE.value,
+            recipe=_RECIPE.value,
+            runner=_RUNNER.value,
+            beam_arguments=shlex.split(_BEAM_OPTIONS.value),
+            report=_report,
+        )
+    except UserError as error:
+        raise UserError(as_flags(str(error))) from error
+
+
+def _report(line: str) -> None:
+    print(as_flags(line))
+
+
+def as_flags(message: str) -> str:
+    """Return a message about config fields with this command's flags in their place."""
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1]}" if match[1] in flags.FLAGS else match[0]
+
+    message = re.sub(r" \(prepare --[^)]*\)", "", message)
+    message = re.sub(r"(?:--)?\bconfig\.(?:data|model)\.(\w+)", flag, message)
+    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:'])", flag, message)
+    return re.sub(r"(?<=type )(vocab_size)(?==)", flag, message)
 
 
 def _lengths(items: list[str]) -> list[int]:

@@ -1,12 +1,16 @@
 """The progress of a long job: a bar on a terminal, log lines elsewhere, and the format of times and sizes."""
 
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable
 
 from tqdm import tqdm
 
 INTERVAL_SECONDS = 10.0
+# At 80 columns: the position, the time left, the rate and a short note, and a bar of what remains.
+_STEPS = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [ETA {remaining}, {rate_fmt}{postfix}]"
 
 
 class ProgressBar:
@@ -27,6 +31,7 @@ class ProgressBar:
                 dynamic_ncols=True,
                 smoothing=0.05,
                 leave=unit != "B",
+                bar_format=_STEPS if unit != "B" else None,
             )
 
     @property
@@ -75,7 +80,10 @@ class ProgressBar:
 
 
 class ByteProgress:
-    """Progress in bytes of a total that may be an estimate: a bar on a terminal, else a log line at intervals."""
+    """Progress in bytes of a total that may be an estimate: a bar on a terminal, else a log line at intervals.
+
+    A thread writes the line when nothing advances for long, as in an archive of a million empty files.
+    """
 
     def __init__(self, label: str, *, total: int, report: Callable[[str], None]):
         self._label, self._total, self._report = label, max(total, 1), report
@@ -83,23 +91,38 @@ class ByteProgress:
         self._last = time.monotonic()
         self._bar = ProgressBar(total=self._total, unit="B", label=label)
         self._bar.begin()
+        self._lock, self._finished = threading.Lock(), threading.Event()
+        # The thread ends with the progress, even where an error skips `finish`.
+        arguments = (weakref.ref(self, lambda _, event=self._finished: event.set()), self._finished)
+        threading.Thread(target=_watch, args=arguments, daemon=True).start()
 
     def advance(self, amount: int) -> None:
         """Count `amount` more bytes."""
-        self._done += amount
-        self._bar.reach(self._done)
-        now = time.monotonic()
-        if not self._bar.is_shown and now - self._last >= INTERVAL_SECONDS:
+        with self._lock:
+            self._done += amount
+            self._bar.reach(self._done)
+            now = time.monotonic()
+            if self._bar.is_shown or now - self._last < INTERVAL_SECONDS:
+                return
             self._last = now
-            fraction = min(self._done / self._total, 0.99)
-            self._report(
-                f"{self._label}: {fraction:.0%} of {format_bytes(self._total)}, {self._bar.speed() / 1e6:.1f} MB/s, "
-                f"{self._bar.time_left()} left"
-            )
+        fraction = min(self._done / self._total, 0.99)
+        left = self._bar.time_left()
+        self._report(
+            f"{self._label}: {fraction:.0%} of {format_bytes(self._total)}, {self._bar.speed() / 1e6:.1f} MB/s"
+            + (f", {left} left" if left else "")
+        )
 
     def finish(self) -> None:
         """Remove the bar."""
+        self._finished.set()
         self._bar.close()
+
+
+def _watch(progress: Callable[[], ByteProgress | None], finished: threading.Event) -> None:
+    while not finished.wait(INTERVAL_SECONDS):
+        if (shown := progress()) is not None:
+            shown.advance(0)
+        del shown
 
 
 def duration(seconds: float) -> str:

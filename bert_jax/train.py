@@ -16,7 +16,9 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Directory for checkpoints and metrics, and for the data set if none is given."
+    "workdir",
+    "",
+    "Directory for checkpoints and metrics, and for the data set if none is given; default: runs/CONFIG.",
 )
 INIT = flags.DEFINE_string(
     "init",
@@ -40,16 +42,14 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedu
 def main() -> int:
     """Read the flags, join the other hosts, and train."""
     started_at = time.time()
+    cli.require_config(CONFIG.value, example="configs/tiny_cpu.py")
     from bert_jax import config as configs
     from bert_jax.convert.loading import load_pretrained
-    from bert_jax.errors import UserError
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
-    from bert_jax.pretrain import dry_run, program, run
+    from bert_jax.pretrain import dry_run, open_values, program, run
     from bert_jax.pretrain.continuing import adopt_run, adopt_source
 
-    if CONFIG.value is None:
-        raise UserError("--config is missing: name a config file, for example --config=configs/tiny_cpu.py")
     config = configs.from_config_dict(CONFIG.value)
     if DRY_RUN.value:
         if INIT.value:
@@ -57,18 +57,16 @@ def main() -> int:
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
         if CONTINUE_FROM.value:
             config, _ = adopt_run(config, path=CONTINUE_FROM.value, report=print)
+        config = open_values.preliminary(config)
         print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
         return 0
-    if not WORKDIR.value:
-        raise UserError(
-            "--workdir is missing: name a directory for checkpoints and metrics, for example --workdir=/tmp/run"
-        )
+    workdir = WORKDIR.value or cli.default_workdir()
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
 
     def train(hosts: distributed.Hosts) -> int:
         return run.pretrain(
             config,
-            workdir=WORKDIR.value,
+            workdir=workdir,
             command=command,
             init=INIT.value,
             init_missing=INIT_MISSING.value,

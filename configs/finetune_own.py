@@ -1,10 +1,11 @@
-"""Custom data: JSON lines, or TSV with a header line; flags name the columns.
+"""Custom data: JSON lines or an array, or CSV or TSV with a header line; flags name the columns.
 
     python -m bert_jax.finetune --config=configs/finetune_own.py:classification --init=MODEL --data_dir=D --workdir=W
 
-The folder contains train and dev as .jsonl or .tsv; `--config.own.text=review --config.own.label=stars` names columns.
-The argument is the kind: classification, regression, tags, span, choice or multilabel (a list of labels per text; in a
-.tsv file, labels separated by commas). Without a dev file, hold out part of train: `--config.data.dev_fraction=0.1`.
+The folder contains train and dev (or validation) as .jsonl, .json, .csv or .tsv; `--config.own.text=review
+--config.own.label=stars` names columns. The argument is the kind: classification, regression, tags, span, choice or
+multilabel (a list of labels per text; in a table, labels separated by commas, or columns of 0 and 1). Without a dev
+file, hold out part of train: `--config.data.dev_fraction=0.1`.
 Cost and results depend on the data.
 """
 

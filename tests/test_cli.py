@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax import config_file
 from tests.runs import ROOT, environment, run
 
 TRAIN = [sys.executable, "-m", "bert_jax.train"]
@@ -24,7 +25,9 @@ TRAIN = [sys.executable, "-m", "bert_jax.train"]
         (["--config=configs/tiny_cpu.py", "more"], "unexpected argument 'more'"),
         (["--config=configs/tiny_cpu.py", "--nonsense=1"], "nonsense"),
         ([], "--config is missing"),
-        (["--config=configs/tiny_cpu.py"], "--workdir is missing"),
+        (["--config=configs/tiny_cpu.py", "--config.optimizer.lr=1"], "did you mean config.optimizer.learning_rate?"),
+        (["--config=configs/tiny_cpu.py", "--config.train.steps=1"], "config.train.num_steps or "),
+        (["--config=configs/tiny_cpu.py", "--config.model=base"], "default_config(model='base')"),
     ],
     ids=lambda value: value[-1][-24:] if isinstance(value, list) and value else "",
 )
@@ -69,3 +72,39 @@ def test_a_reader_that_leaves_ends_the_door_quietly():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=120) == 141
+
+
+@pytest.mark.parametrize("module", ["train", "finetune", "prepare", "predict"])
+def test_help_lists_flags_and_config_fields_and_is_no_failure(module: str):
+    done = run([sys.executable, "-m", f"bert_jax.{module}", "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    first_line = (ROOT / "bert_jax" / f"{module}.py").read_text().partition("\n")[0]
+    assert done.stdout.startswith(first_line.strip('"'))
+    assert "  --config\n" in done.stdout or module in ("prepare", "predict")
+    assert ("  train.batch_size [" in done.stdout) == (module in ("train", "finetune"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["finetune"], ["plan"], ["train", "--config=configs/x.py"], ["train", "--help"]]
+)
+def test_what_needs_no_jax_is_answered_without_importing_it(arguments: list[str]):
+    module, *rest = arguments
+    watch = "import atexit, runpy, sys; atexit.register(lambda: print('jax' in sys.modules)); "
+    watch += f"sys.argv = ['x', *{rest!r}]; runpy.run_module('bert_jax.{module}', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", watch], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_a_config_of_the_package_is_found_from_any_folder_and_names_the_workdir(tmp_path: Path):
+    fields = ("train.num_steps=2", "model.num_hidden_layers=1", "eval.max_examples=8", "optimizer.warmup_steps=1")
+    command = [*TRAIN, "--config", "configs/tiny_cpu.py", *(f"--config.{field}" for field in fields)]
+    done = run(command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "workdir: runs/tiny_cpu (--workdir=DIR chooses another)" in done.stdout
+    assert (tmp_path / "runs" / "tiny_cpu" / "checkpoints" / "2").is_dir()
+    assert "training has already finished" in run(command, cwd=tmp_path).stdout
+
+
+def test_a_config_argument_is_part_of_the_workdirs_name():
+    assert config_file.default_workdir("configs/large_tpu.py:lamb_64k") == "runs/large_tpu-lamb_64k"
+    assert config_file.default_workdir("/home/me/my.py") == "runs/my"

@@ -1,7 +1,6 @@
-"""Files are written whole or not at all, and JSON that cannot be read is one line that names the file."""
+"""Files are written whole or not at all."""
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -91,71 +90,6 @@ def test_durable_files_are_on_the_disk_before_they_have_their_name(tmp_path: Pat
     files.write_text(tmp_path / "a", "x")
     files.write_text(tmp_path / "b", "x", durable=False)
     assert calls == ["fsync", "replace", "replace"]
-
-
-def test_half_a_surrogate_pair_is_written_as_json(tmp_path: Path):
-    files.write_json(tmp_path / "file", {"text": "\ud800 é"})
-    assert files.load_json(tmp_path / "file") == {"text": "\ud800 é"}
-    assert "é" in (tmp_path / "file").read_text(encoding="utf-8")
-
-
-def test_a_byte_order_mark_is_skipped(tmp_path: Path):
-    (tmp_path / "file").write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert files.read_json(tmp_path / "file") == {"a": 1}
-    assert files.parse_object('\ufeff{"a": 1}') == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", r"is not JSON \(Expecting value"),
-        (b'{"a": ', r"is not JSON \(Expecting value"),
-        (b'{"a": "\xff"}', r"is not JSON \(byte 7 is not UTF-8\)"),
-        (b"[" * 100_000, r"is not JSON \(it is nested too deeply\)"),
-        (b"9" * 10_000, r"is not JSON \(Exceeds the limit"),
-        (b"[1]", "must hold a JSON object"),
-        (b"null", "must hold a JSON object"),
-    ],
-)
-def test_what_is_wrong_with_a_json_file_is_one_line(tmp_path: Path, content: bytes, reason: str):
-    file = tmp_path / "config.json"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=rf"^{file}: {reason}.*: make it again$") as error:
-        files.read_json(file, remedy="make it again")
-    assert len(str(error.value)) < len(str(file)) + 200
-
-
-def test_a_json_file_that_is_missing_unreadable_or_huge_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(UserError, match=r"config.json: does not exist: make one$"):
-        files.read_json(tmp_path / "config.json", missing="make one")
-    with pytest.raises(UserError, match=r": cannot be read: Is a directory"):
-        files.read_json(tmp_path)
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 1 << 20)
-    (tmp_path / "config.json").write_text(json.dumps("x" * (1 << 20)))
-    with pytest.raises(UserError, match=r"config.json: cannot be read: it is larger than 1 MiB"):
-        files.read_json(tmp_path / "config.json")
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"), [("{", r"^not JSON \("), ("[]", "^not a JSON object$"), (b"\xff", r"^not JSON \(byte 0 ")]
-)
-def test_what_is_wrong_with_a_line_is_said_in_a_few_words(line: str | bytes, reason: str):
-    with pytest.raises(ValueError, match=reason):
-        files.parse_object(line)
-
-
-def test_nan_is_taken_or_refused():
-    assert np.isnan(files.parse_object('{"a": NaN}')["a"])
-    with pytest.raises(ValueError, match=r"^not JSON \(NaN is not JSON\)$"):
-        files.parse_object('{"a": NaN}', allow_nan=False)
-
-
-def test_lines_that_a_killed_run_cut_off_are_skipped(tmp_path: Path):
-    assert files.read_log(tmp_path / "metrics.jsonl") == []
-    files.write_json_lines(tmp_path / "metrics.jsonl", [{"text": "a\u2028b"}, {"step": 2}])
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(b'[3]\n\n{"step": 4')
-    assert files.read_log(tmp_path / "metrics.jsonl") == [{"text": "a\u2028b"}, {"step": 2}]
 
 
 def test_a_refusal_of_the_system_names_what_was_written_and_the_remedy(tmp_path: Path):

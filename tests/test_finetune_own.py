@@ -9,6 +9,8 @@ import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import Gold
+from bert_jax.kinds.choice import Choice
 from bert_jax.kinds.table import KINDS
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.registry import open_task
@@ -21,7 +23,7 @@ def own(folder: Path, *, kind: str, **options: str) -> Task:
 
 
 RECORDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "classification": ({"review": "it was good", "stars": 5}, {"text": "review", "label": "stars"}),
+    "classification": ({"review": "it was good", "stars": 5}, {"text": "review", "label": "stars", "labels": "4,5"}),
     "regression": ({"a": "it was good", "b": "very", "score": 2.5}, {"text": "a", "text_pair": "b", "label": "score"}),
     "tags": ({"words": ["the", "bob"], "tags": ["O", "I-PER"]}, {"text": "words", "label": "tags"}),
     "span": (
@@ -34,7 +36,7 @@ RECORDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     ),
     "multilabel": ({"review": "it was good", "about": ["film", "sound"]}, {"text": "review", "label": "about"}),
 }
-WIDTHS = {"classification": 1, "regression": 1, "choice": 3, "span": 2, "tags": 3, "multilabel": 2}
+WIDTHS = {"classification": 2, "regression": 1, "choice": 3, "span": 2, "tags": 3, "multilabel": 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +99,11 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text' \(config.own.text\)"),
         ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: fix column label"),
         ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words but 1 tags: give one tag per word"),
-        ("tags", '{"text": ["a"], "label": ["PER"]}', {}, r"line 2: tag 'PER' is not O, B-TYPE or I-TYPE"),
+        ("tags", '{"text": ["a", "b"], "label": ["B-X", "PER"]}', {}, r"line 2: tag 'PER' is not O, B-TYPE or I-TYPE"),
+        ("tags", '{"text": ["a", "b"], "label": ["DT", "DT"]}', {}, r"the only tag of the train set is DT"),
+        ("classification", '{"text": "x", "label": "a"}', {}, r"the only label in column 'label' of train is 'a'"),
+        ("classification", '{"text": "x", "label": ["a"]}', {}, r"line 2: column 'label' holds a list: .*:multilabel"),
+        ("classification", '{"text": "x", "label": " "}', {}, r"line 2: column 'label' is empty: give the record"),
         (
             "choice",
             '{"text": "x", "c": ["a", "b"], "label": 2}',
@@ -149,21 +155,28 @@ def test_a_wrong_line_is_named(tmp_path: Path, kind: str, line: str, options: di
     assert "\n" not in str(error.value)
 
 
-def test_records_of_another_number_of_choices_are_refused(tmp_path: Path):
-    """Whether within train or between train and the others: examples have one shape."""
+def test_records_may_have_different_numbers_of_choices(tmp_path: Path):
+    """The sequences of all splits have one shape; a choice that a record lacks is neither learned nor predicted."""
     two, three = ({"text": "x", "c": list(letters), "label": 0} for letters in ("ab", "abc"))
-    write_jsonl(tmp_path / "train.jsonl", [two, two, three])
+    write_jsonl(tmp_path / "train.jsonl", [two, three])
+    write_jsonl(tmp_path / "dev.jsonl", [two, {"text": "x", "c": list("abcd"), "label": 3}])
     task = own(tmp_path, kind="choice", choices="c")
-    with pytest.raises(UserError, match=r"train.jsonl line 3: 3 choices, but .*train.jsonl line 1 has 2"):
-        task.load("train", tokenizer=tokenizer())
-    write_jsonl(tmp_path / "train.jsonl", [two, two])
-    for split in ("dev", "test"):
-        write_jsonl(tmp_path / f"{split}.jsonl", [three, three])
-        with pytest.raises(UserError, match=rf"{split}.jsonl line 1: 3 choices, but .*train.jsonl line 1 has 2"):
-            own(tmp_path, kind="choice", choices="c").load(split, tokenizer=tokenizer())
-    write_jsonl(tmp_path / "test.jsonl", [{"c": ["a", "b"]}])
-    with pytest.raises(UserError, match=r"test.jsonl line 1: there is no column 'text' \(config.own.text\)"):
-        own(tmp_path, kind="choice", choices="c").load("test", tokenizer=tokenizer())
+    train, dev = (task.load(split, tokenizer=tokenizer()) for split in ("train", "dev"))
+    assert (train.features.group, dev.features.group) == (4, 4)
+    assert train.features.instance_lengths.tolist() == [[5, 5, 0, 0], [5, 5, 5, 0]]
+    outputs = [np.array([1.0, 0, 9, 9]), np.array([0, 0, 0, 1.0])]
+    assert task.score(dev, outputs) == {"accuracy": 1.0}
+    kind = Choice(group=4)
+    lengths = dev.features.instance_lengths.ravel().tolist()
+    assert kind.baseline(lambda _: 0.0, lengths=lengths, targets=()) == pytest.approx((1 / 2 + 1 / 4) / 2)
+    segment_ids = np.array([[1, 2, 5, 6, 7, 8, 0]], np.int32)  # the first example has two choices, the second four
+    gold = Gold(np.array([[0, 3]]), np.ones((1, 2), np.float32), segment_ids)  # type: ignore[arg-type]
+    losses = kind.scores(np.stack(outputs)[None], gold).losses  # type: ignore[arg-type]
+    np.testing.assert_allclose(losses, [[np.log1p(np.exp(-1)), np.log1p(3 * np.exp(-1))]], rtol=1e-5)
+    (tmp_path / "train.csv").write_text("text,a,b,c,label\nx,one,two,,1\nx,one,two,three,2\n")
+    task = own(tmp_path, kind="choice", choices="a,b,c")
+    task.data = dataclasses.replace(task.data, train_file="train.csv")
+    assert [len(example.endings) for example in task.read("train")] == [2, 3]
 
 
 def test_unanswerable_rows_may_say_so_with_null_and_several_answers_are_a_list(tmp_path: Path):

@@ -15,7 +15,18 @@ from tests.import_graph import PACKAGE, ROOT, Import, circles, modules, reachabl
 
 COMMANDS = {"__main__", "train", "prepare", "evaluate", "predict", "export", "finetune", "plan", "doctor", "reproduce"}
 # Files that everything may use; none of them needs jax, but `jax_internals` inside its functions.
-FOUNDATIONS = {"errors", "files", "progress", "jax_internals", "chips"}
+FOUNDATIONS = {
+    "errors",
+    "files",
+    "json_files",
+    "json_forms",
+    "limits",
+    "locations",
+    "progress",
+    "streams",
+    "jax_internals",
+    "chips",
+}
 
 # Which package may import which, from the bottom up; every package may import itself and the foundations.
 MAY_IMPORT = {

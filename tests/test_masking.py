@@ -177,8 +177,7 @@ def original_words(rows: Rows, row: int, *, begin: int, end: int, count: int, or
     for place in range(begin, end):
         if rows.input_ids[row, place] in (SPECIAL.cls_id, SPECIAL.sep_id):
             continue
-        follows_special = rows.input_ids[row, place - 1] in (SPECIAL.cls_id, SPECIAL.sep_id)
-        if rows.word_starts[row, place] or follows_special:
+        if rows.word_starts[row, place] or not words:
             words.append([place])
         else:
             words[-1].append(place)

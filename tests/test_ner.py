@@ -103,7 +103,10 @@ def test_written_predictions_are_what_conlleval_reads(tmp_path: Path):
     ("content", "match"),
     [
         ("Bob NNP I-NP I-PER\nsat VBD O\n", "line 2: 3 columns, expected 4"),
-        ("Bob NNP I-NP PER\n", "line 1: tag 'PER' is not O, B-TYPE or I-TYPE"),
+        ("Bob NNP I-NP PER\nsat VBD I-VP I-PER\n", "line 1: tag 'PER' is not O, B-TYPE or I-TYPE"),
+        ("Bob B-PER\nsat o\n", "line 2: tag 'o' is not O, B-TYPE or I-TYPE"),
+        ("Bob sat .\tB-PER O O\n", "line 1: 'B-PER O O' is not a tag: .* for a sentence per line use"),
+        ("a\tO\n\tB-PER\n", "line 2: the word is empty"),
         ("Bob\n", "line 1: 1 columns, expected 2"),
     ],
 )

@@ -35,8 +35,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "classification": ("classify", {"text": TEXT}),
     "multilabel": ("classify", {"text": TEXT}),
     "regression": ("pair", {"text_a": PAIR[0], "text_b": PAIR[1]}),
-    "tags": ("ner", {"text": TEXT}),
-    "span": ("qa", {"question": PAIR[0], "context": PAIR[1]}),
+    "tags": ("tag", {"text": TEXT}),
+    "span": ("answer", {"question": PAIR[0], "context": PAIR[1]}),
     "choice": ("choice", {"text_a": PAIR[0], "choices": ["it was very good", "it was bad", TEXT]}),
 }
 

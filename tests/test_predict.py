@@ -17,7 +17,7 @@ from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
-from bert_jax.prediction.json_lines import predict_lines
+from bert_jax.prediction.json_lines import Counts, predict_lines
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.rows import Example
 from bert_jax.rows.layout import encoder_inputs
@@ -160,13 +160,13 @@ def test_answers_are_spans_of_the_context_over_all_windows():
     assert len(found["answer"].split()) <= 30
     never = model.answer("was it red ?", context=context, null_threshold=-1e9)
     assert (never["answer"], never["start"]) == ("", None)
-    assert next(model.predict("qa", [{"question": "a", "context": " "}])) == {"error": "the context is empty"}
+    assert next(model.predict("answer", [{"question": "a", "context": " "}])) == {"error": "the context is empty"}
 
 
 def test_an_answer_that_occurs_twice_is_where_it_was_found(monkeypatch):
     model = Model(random_source("small-test", architecture="BertForQuestionAnswering"))
     context = "the dog ran . the red dog was"
-    asked = model.task("qa")
+    asked = model.task("answer")
     (example,), prepared = asked.prepare({"question": "was it red ?", "context": context})
     logits = np.zeros((len(example.ids), 2), np.float32)
     place = example.first_length + context.split().index("dog", 2)  # a token a word
@@ -177,7 +177,7 @@ def test_an_answer_that_occurs_twice_is_where_it_was_found(monkeypatch):
 
 def test_a_question_that_fills_the_model_is_an_error_and_no_endless_loop():
     model = Model(random_source("small-test", architecture="BertForQuestionAnswering"))
-    answer = next(model.predict("qa", [{"question": "cat " * 60, "context": "the dog"}]))
+    answer = next(model.predict("answer", [{"question": "cat " * 60, "context": "the dog"}]))
     assert "no space for the context" in answer["error"]
 
 
@@ -194,9 +194,9 @@ def test_words_are_tagged_by_their_first_piece_and_entities_put_together():
     assert found["labels"] == [labels[int(logits[place].argmax())] for place in (1, 2, 7, 8, 9)]
     for entity in found["entities"]:
         assert text[entity["start"] : entity["end"]].startswith(entity["words"][0])
-    given = next(model.predict("ner", [{"words": ["the", "heart", ",", "it", "ran"]}]))
+    given = next(model.predict("tag", [{"words": ["the", "heart", ",", "it", "ran"]}]))
     assert given["labels"] == found["labels"]
-    long = next(model.predict("ner", [{"words": ["heart"] * 30}]))
+    long = next(model.predict("tag", [{"words": ["heart"] * 30}]))
     assert len(long["labels"]) == 30
 
 
@@ -215,7 +215,7 @@ def test_entities_follow_iob1_and_iob2():
     assert found[0]["probability"] == 0.5
 
 
-@pytest.mark.parametrize("task", ["classify", "qa", "ner", "choice"])
+@pytest.mark.parametrize("task", ["classify", "answer", "tag", "choice"])
 def test_a_task_without_its_head_is_refused(pretrained, task):
     with pytest.raises(UserError, match=f"cannot do --task={task}"):
         pretrained.task(task)
@@ -285,7 +285,7 @@ LINES = [
 def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(LINES))
     told = []
-    failed = predict_lines(
+    counts = predict_lines(
         pretrained,
         task="embed",
         input=str(tmp_path / "in.jsonl"),
@@ -293,7 +293,7 @@ def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained
         report=told.append,
     )
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert failed == 4
+    assert counts == Counts(7, 4)
     assert [("error" in a, a.get("id")) for a in answers] == [
         (False, "x"),
         (True, None),
@@ -304,7 +304,7 @@ def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained
         (False, None),
     ]
     assert "line 2: is not JSON" in told[0]
-    assert "4 of 7 lines failed" in told[-1]
+    assert "4 of 7 rows failed" in told[-1]
     np.testing.assert_allclose(answers[0]["embedding"], pretrained.embed("the cat"), atol=ATOL)
 
 
@@ -339,10 +339,13 @@ def test_standard_streams_are_read_and_written(pretrained, monkeypatch):
         def __init__(self, content: bytes):
             self.buffer = io.BytesIO(content)
 
+        def isatty(self) -> bool:
+            return False
+
     monkeypatch.setattr(sys, "stdin", Stream(b'{"text": "the cat"}\n'))
     out = Stream(b"")
     monkeypatch.setattr(sys, "stdout", out)
-    assert predict_lines(pretrained, task="embed", input="-") == 0
+    assert predict_lines(pretrained, task="embed", input="-") == Counts(1, 0)
     assert len(json.loads(out.buffer.getvalue())["embedding"]) == 8
 
 
@@ -358,10 +361,60 @@ def test_the_door_answers_and_complains_in_one_line(tmp_path):
     answer = json.loads(done.stdout)
     assert answer["id"] == 1
     assert len(answer["predictions"][0]) == 2
-    wrong = run("--task=qa")
+    wrong = run("--task=answer")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
     assert wrong.stderr.startswith("error: ")
 
 
 def test_every_task_has_a_method_or_a_door():
-    assert set(module.TASKS) >= {"fill_mask", "nsp", "classify", "pair", "qa", "ner", "features", "embed"}
+    assert set(module.TASKS) >= {"fill_mask", "nsp", "classify", "pair", "answer", "tag", "features", "embed"}
+
+
+def test_a_file_of_texts_needs_no_json(pretrained, tmp_path):
+    (tmp_path / "in.txt").write_text("[MASK] cat\n\n{not json\nthe dog\n")
+    out = tmp_path / "out.jsonl"
+    assert predict_lines(pretrained, task="embed", input=str(tmp_path / "in.txt"), output=str(out)) == Counts(3, 0)
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    np.testing.assert_allclose(answers[2]["embedding"], pretrained.embed("the dog"), atol=ATOL)
+
+
+def test_texts_fill_the_fields_of_a_row_in_order(pretrained, tmp_path):
+    out = tmp_path / "out.jsonl"
+    texts = ["the cat", "it ran", "a dog", "it sat"]
+    assert predict_lines(pretrained, task="nsp", texts=texts, output=str(out)) == Counts(2, 0)
+    answers = [json.loads(line)["is_next"] for line in out.read_text().splitlines()]
+    assert answers == pytest.approx(pretrained.nsp([("the cat", "it ran"), ("a dog", "it sat")]), abs=ATOL)
+    with pytest.raises(UserError, match="--task=nsp takes 2 texts per row: type --text=TEXT_A --text=TEXT_B"):
+        predict_lines(pretrained, task="nsp", texts=["the cat"])
+    with pytest.raises(UserError, match="leave one out"):
+        predict_lines(pretrained, task="nsp", texts=texts, input="file")
+
+
+def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch, capsysbinary):
+    asked, typed = [], iter(["the [MASK]", "", "a [MASK]"])
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert predict_lines(pretrained, task="fill_mask") == Counts(2, 0)
+    assert asked == ["text> "] * 4
+    assert len(capsysbinary.readouterr().out.strip().splitlines()) == 2
+
+
+def test_a_model_says_what_it_is(pretrained):
+    text = repr(pretrained)
+    assert text.startswith("<BertForPreTraining: 2 layers, 8 wide, 0.0 million parameters, ")
+    assert "labels" not in text
+    tagger = Model(random_source("small-test", architecture="BertForTokenClassification", num_labels=2))
+    assert "labels LABEL_0, LABEL_1" in repr(tagger)
+
+
+def test_tasks_have_the_names_of_the_methods(pretrained):
+    with pytest.raises(UserError, match="task 'qa' is called 'answer'"):
+        pretrained.task("qa")

@@ -1,6 +1,7 @@
 """How far a job is stands on a terminal's bar, or in a line at intervals, in words that all commands share."""
 
 import io
+import re
 import sys
 import time
 
@@ -8,6 +9,7 @@ import pytest
 
 from bert_jax import progress
 from bert_jax.progress import ByteProgress, format_bytes
+from bert_jax.runs.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -55,3 +57,25 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch):
 )
 def test_sizes_are_in_decimal_units(amount: float, words: str):
     assert format_bytes(amount) == words
+
+
+def test_at_80_columns_the_bar_of_a_run_shows_loss_rate_and_eta_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = Progress(start=0, end=1_000_000)
+    shown.compiling(None)
+    shown.compiling(95.0)
+    for step in (1, 123_456):
+        shown.advance(step)
+        shown.line(step, metrics={"train/loss": 12.3456, "train/mlm_loss": 11.0, "perf/sequences_per_second": 4567.8})
+    shown.close()
+    lines = [part for part in re.split(r"[\r\n]", terminal.getvalue()) if part.strip()]
+    bars = [line for line in lines if "|" in line]
+    assert re.search(r" 12%\|.*\| 123456/1000000 \[ETA [\d:]+, .*(step/s|s/step), loss 12\.346\]", bars[-1])
+    assert max(map(len, bars)) <= 80
+    printed = capsys.readouterr().out.splitlines()  # stays above the bar
+    assert "step 123456/1000000  loss 12.346  mlm 11.000  4567.8 seq/s" in printed
+    assert any(line.startswith("compiling, about 1 min 35 s") for line in printed)

@@ -28,20 +28,25 @@ def random_instances(rng, *, max_seq_length, count, vocab_size, with_b=True):
     return documents, Instances(a=np.stack([a, a + length_a], 1), b=np.stack([b, b + length_b], 1), labels=labels)
 
 
-def one_row(documents, instances, number, word_starts, max_seq_length):
+def one_row(documents, instances, number, word_starts, max_seq_length, *, span_segments=False):
     """Return what row `number` must decode to, built token by token."""
     ids = documents.ids.tolist()
     a, b = ids[slice(*instances.a[number])], ids[slice(*instances.b[number])]
     tokens = [2, *a, 3] + ([*b, 3] if b else [])
-    starts = [True, True, *word_starts[a[1:]], True] + ([True, *word_starts[b[1:]], True] if b else [])
+    starts = [True, True, *word_starts[a[1:]], True] + (
+        [not span_segments or word_starts[b[0]], *word_starts[b[1:]], True] if b else []
+    )
     padding = max_seq_length - len(tokens)
     return tokens + [0] * padding, starts + [False] * padding, [len(a) + 2, len(b) + 1 if b else 0]
 
 
 @pytest.mark.parametrize("max_seq_length", [8, 16, 33, 128, 512])
 @pytest.mark.parametrize("vocab_size", [1000, 65536, 120_000])
-@pytest.mark.parametrize("with_b", [True, False])
-def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_length, vocab_size, with_b):
+@pytest.mark.parametrize(("with_b", "span_segments"), [(True, False), (True, True), (False, True)])
+def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(
+    max_seq_length, vocab_size, with_b, span_segments
+):
+    """In the original the first token of B starts a word only if its piece does (`create_masked_lm_predictions`)."""
     rng = np.random.default_rng(max_seq_length + vocab_size)
     word_starts = rng.random(vocab_size) < 0.7
     documents, instances = random_instances(
@@ -50,7 +55,13 @@ def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_
     spec = row_spec(max_seq_length, vocab_size=vocab_size)
     assert spec.dtype == ("int32" if vocab_size > 65536 else "uint16")
     rows = encode_rows(
-        instances, placement=one_per_row(50), documents=documents, word_starts=word_starts, special=SPECIAL, spec=spec
+        instances,
+        placement=one_per_row(50),
+        documents=documents,
+        word_starts=word_starts,
+        special=SPECIAL,
+        spec=spec,
+        words_span_segments=span_segments,
     )
     assert rows.shape == (50, spec.num_elements)
     assert rows.dtype == spec.dtype
@@ -62,7 +73,9 @@ def test_rows_decode_to_the_tokens_lengths_and_word_starts_that_went_in(max_seq_
         "word_starts": ((50, max_seq_length), np.bool_),
     }
     for number in range(50):
-        tokens, starts, lengths = one_row(documents, instances, number, word_starts, max_seq_length)
+        tokens, starts, lengths = one_row(
+            documents, instances, number, word_starts, max_seq_length, span_segments=span_segments
+        )
         assert batch["input_ids"][number].tolist() == tokens
         assert batch["word_starts"][number].tolist() == starts
         assert batch["segment_lengths"][number, 0].tolist() == lengths

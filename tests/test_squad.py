@@ -306,7 +306,12 @@ def test_a_question_without_answers_among_others_is_one_line(tmp_path: Path):
     write_questions(tmp_path / "dev-v2.0.json", ["very good"], [])
     (tmp_path / "null_odds.json").write_text("[1]")
     with pytest.raises(UserError, match=r"null_odds.json: not a JSON object from question id to number"):
-        score_predictions(task="squad_v2", predictions=asked["predictions"], data=str(tmp_path / "dev-v2.0.json"))
+        score_predictions(
+            task="squad_v2",
+            predictions=asked["predictions"],
+            data=str(tmp_path / "dev-v2.0.json"),
+            null_odds=tmp_path / "null_odds.json",
+        )
 
 
 def test_no_article_is_in_train_and_dev(shared_data: Path):

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_jax.config.task_options import DataOptions
 from bert_jax.prediction.rows import pair
 from bert_jax.rows.truncation import tokens_to_cut, truncate_pair, truncate_spans, truncate_spans_one_by_one
 from bert_jax.tasks.texts import instance
@@ -69,5 +70,7 @@ def test_prediction_truncates_a_pair_as_fine_tuning_does():
     for first, second, length in ((20, 20, 16), (20, 25, 16), (25, 20, 16), (3, 20, 17), (20, 3, 17), (2, 2, 9)):
         texts = " ".join(["good"] * first), " ".join(["film"] * second)
         example = pair(*texts, tokenizer=words, max_length=length)
-        ids, first_length = instance(*words.encode_batch(texts), tokenizer=words, max_seq_length=length)
+        ids, first_length = instance(
+            *words.encode_batch(texts), tokenizer=words, data=DataOptions(max_seq_length=length)
+        )
         assert (list(example.ids), example.first_length) == (ids.tolist(), first_length)

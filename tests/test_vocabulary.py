@@ -148,7 +148,7 @@ def test_casing_comes_from_file_then_argument_then_pieces(
         ('{"do_lower_case": "yes"}', None, r"tokenizer_config.json: do_lower_case is 'yes': write true or false"),
         ("{", None, r"tokenizer_config.json cannot be read as JSON"),
         ("[]", None, r"tokenizer_config.json must contain a JSON object"),
-        ('{"do_lower_case": true, "strip_accents": false}', None, r"strip_accents=False with do_lower_case=True"),
+        ('{"strip_accents": "yes"}', None, r"tokenizer_config.json: strip_accents is 'yes': write true, false or null"),
         ('{"tokenize_chinese_chars": false}', None, r"tokenize_chinese_chars=False is not supported"),
     ],
 )

@@ -9,15 +9,17 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
 from bert_jax.config.fields import FieldInfo, info
 from bert_jax.errors import UserError
+from bert_jax.locations import refuse_url
 
 T = TypeVar("T")
+_LARGEST = (1 << 63) - 1  # of a whole number: what arrays hold
 
 
 def build(cls: type[T], raw: ConfigDict | Mapping[str, Any]) -> T:
@@ -100,14 +102,21 @@ def unknown_field_message(path: str, known: Sequence[str]) -> str:
     parent, _, leaf = path.rpartition(".")
     prefix = re.sub(r"\[\d+\]", "[0]", parent) + "." if parent else ""
     siblings = {re.split(r"[.\[]", name[len(prefix) :])[0]: None for name in known if name.startswith(prefix)}
-    near = [name for name in known if name.rpartition(".")[2] == leaf]
-    near = near or [_join(parent, name) for name in difflib.get_close_matches(leaf, siblings, cutoff=0.5)]
+    near = [_join(parent, name) for name in _similar(leaf, siblings)]
+    near += [name for name in known if name.rpartition(".")[2] == leaf]
     if not siblings:  # the group does not exist
-        near = difflib.get_close_matches(path, known, cutoff=0.5) or near
+        near = difflib.get_close_matches(path, known, cutoff=0.6) or near
     hint = f"did you mean {' or '.join(f'config.{name}' for name in near)}?"
     if not near:
         hint = f"available: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
     return f"config.{path}: no such field; {hint}"
+
+
+def _similar(name: str, others: Collection[str]) -> list[str]:
+    """Return the names that `name` may stand for: its letters are their initials, one contains the other, or a slip."""
+    initials = [other for other in others if name == "".join(word[0] for word in other.split("_"))]
+    contained = [other for other in others if len(name) > 2 and (name in other or other in name)]
+    return initials or contained or difflib.get_close_matches(name, others, cutoff=0.6)
 
 
 def optional_groups(cls: type) -> dict[str, str]:
@@ -156,6 +165,8 @@ def _value(hint: Any, value: Any, *, path: str, known: Sequence[str]) -> Any:
             raise UserError(f"config.{path}: expected a list, got {value!r}")
         inner = get_args(needed)[0]
         return tuple(_value(inner, item, path=f"{path}[{i}]", known=known) for i, item in enumerate(value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise UserError(f"config.{path}: expected a number of usual size, got one of {value.bit_length()} bits")
     if needed is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, needed) or (needed is not bool and isinstance(value, bool)):
@@ -169,5 +180,7 @@ def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             _check_value(item, declared, path=f"{path}[{index}]")
-    elif value is not None and (refusal := declared.refusal(value)):
+    elif isinstance(value, str):
+        refuse_url(value, name=path)
+    if value is not None and not isinstance(value, tuple) and (refusal := declared.refusal(value)):
         raise UserError(f"{path}={value!r}: {refusal}")

@@ -18,13 +18,30 @@ class DataConfig:
         "", doc='Files, globs, "tfds:NAME" or "embedded" (the documentation inside the installed Python).'
     )
     format: str = field(
-        "auto", choices=("auto", "prose", "sentences", "jsonl", "wikiextractor"), doc="Format of the text."
+        "auto",
+        choices=("auto", "prose", "sentences", "jsonl", "wikiextractor", "json", "csv", "tsv", "parquet", "arrow"),
+        doc="Format of the text; auto: detected, file by file.",
+    )
+    text_column: str = field(
+        "text", doc="Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1."
+    )
+    text_key: str = field("text", doc="Key of the text in JSON files; dots lead into nested objects, as in meta.body.")
+    documents: str = field(
+        "",
+        doc="A document of plain text: lines (each line), blank_lines (what is between blank lines), or a separator "
+        'such as <|endoftext|>; "": what the format says.',
     )
     language: str = field("en", doc="ISO 639-1 language code, for sentence splitting.")
     vocab: str = field(
         "", doc="vocab.txt, a folder that contains one, or a SentencePiece .model; empty: learned from `input`."
     )
     do_lower_case: bool = field(True, doc="Lower-case the text; an existing vocabulary must agree.")
+    strip_accents: str = field(
+        "auto",
+        choices=("auto", "yes", "no"),
+        doc="Remove accents and other non-spacing marks; auto: as the vocabulary says, and for a new one as "
+        "do_lower_case, except in scripts whose vowels or tones are such marks (Thai, Hindi, ...).",
+    )
     objective: str = field("mlm+nsp", choices=("mlm", "mlm+nsp", "mlm+sop"), doc="Pre-training objective.")
     short_seq_prob: float = field(
         0.1, at_least=0, at_most=1, doc="Fraction of instances made shorter than the maximum length."

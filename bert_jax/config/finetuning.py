@@ -23,6 +23,7 @@ from bert_jax.config.groups import (
 from bert_jax.config.task_options import (
     GROUP_OF_KIND,
     TASKS,
+    WINDOWS,
     DataOptions,
     NerOptions,
     OwnOptions,
@@ -240,6 +241,12 @@ def _check_foreign_options(config: FinetuneConfig) -> None:
 def _check_options(config: FinetuneConfig) -> None:
     """Check the options of the tasks, also against the options common to all tasks."""
     squad, own, length = config.squad, config.own, config.data.max_seq_length
+    _check_truncation(config)
+    if own and own.class_weights and own.kind != "classification":
+        raise UserError(
+            f"config.own.class_weights={own.class_weights}: config.own.kind={own.kind} has no class weights: omit it, "
+            "or use classification"
+        )
     if squad and squad.null_score_threshold != "tune":
         _check_number(squad.null_score_threshold, path="config.squad.null_score_threshold")
     if squad and "squad" in config.task and squad.max_query_length + 8 > length:
@@ -252,6 +259,22 @@ def _check_options(config: FinetuneConfig) -> None:
             "config.own.choices is empty: set it to a column that holds a list, or to one column per choice, separated "
             "by commas"
         )
+
+
+def _check_truncation(config: FinetuneConfig) -> None:
+    """Check that the tasks read truncated texts: spans and tags have windows of their own."""
+    truncation, kind = config.data.truncation, config.own.kind if config.own else ""
+    if truncation == "head":
+        return
+    for task in _tasks(config):
+        name = f"config.own.kind={kind}" if task == "own" else f"config.task={task}"
+        if task.startswith("squad") or task == "ner" or (task == "own" and kind in GROUP_OF_KIND):
+            raise UserError(
+                f"config.data.truncation={truncation}: {name} reads long texts in windows of its own: omit it"
+            )
+        pairs = task == "swag" or (task == "own" and (kind == "choice" or config.own.text_pair))  # type: ignore[union-attr]
+        if truncation == WINDOWS and pairs:
+            raise UserError(f"config.data.truncation=windows: {name} reads pairs of texts: choose head or head_tail")
 
 
 def _check_number(text: str, *, path: str) -> None:

@@ -15,7 +15,9 @@ class ModelConfig:
     """The encoder's shape (HuggingFace's names) and how it is computed. Defaults are BERT-Base."""
 
     architecture: str = field("bert", doc="Architecture of the encoder, a name in `model/architectures.py`.")
-    vocab_size: int = field(30522, above=0, unit="tokens", doc="Size of the vocabulary.")
+    vocab_size: int = field(
+        30522, at_least=0, unit="tokens", doc="Size of the vocabulary; 0, for pre-training only: the data set's."
+    )
     hidden_size: int = field(768, above=0, doc="Width of the encoder.")
     num_hidden_layers: int = field(12, above=0, unit="layers", doc="Depth of the encoder.")
     num_attention_heads: int = field(12, above=0, unit="heads", doc="Attention heads per layer.")

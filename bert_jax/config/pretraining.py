@@ -67,6 +67,9 @@ class TrainConfig:
     """Number of steps and batch size."""
 
     num_steps: int = field(1_000_000, above=0, unit="steps", doc="Total steps of all phases.")
+    num_epochs: float = field(
+        0.0, at_least=0, unit="epochs", doc="Times that the run goes through the text; above 0 it replaces num_steps."
+    )
     batch_size: int = field(256, above=0, unit="sequences", doc="Global batch size.")
     gradient_accumulation_steps: int = field(1, above=0, unit="micro-batches", doc="Micro-batches per optimizer step.")
     max_nonfinite_steps: int = field(
@@ -104,8 +107,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = choices_of(Config)
 
 
 def default_config(*, model: str = "base") -> ConfigDict:
-    """Return the paper's procedure as an editable ConfigDict, with the model preset `model`."""
-    return ConfigDict(to_dict(dataclasses.replace(Config(), model=model_preset(model))))
+    """Return the paper's procedure as an editable ConfigDict, of a model preset and the vocabulary of the data."""
+    shape = dataclasses.replace(model_preset(model), vocab_size=0)
+    return ConfigDict(to_dict(dataclasses.replace(Config(), model=shape)))
 
 
 def phase(**fields: Any) -> ConfigDict:
@@ -130,8 +134,8 @@ def from_saved(record: Mapping[str, Any]) -> Config:
     Raises:
       UserError: as `from_config_dict`.
     """
-    model = dict(record.get("model", {}))
-    if model.get("attention_implementation") == "cudnn":
+    model = record.get("model")
+    if isinstance(model, Mapping) and model.get("attention_implementation") == "cudnn":
         record = {**record, "model": {**model, "attention_implementation": "auto"}}
     return from_config_dict(record)
 

@@ -9,6 +9,10 @@ from bert_jax.config.fields import field
 # The rows of Table 7 (paper section 5.3).
 FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_last_four", "sum_all")
 
+# What is read of a text that is longer than max_seq_length.
+WINDOWS = "windows"
+TRUNCATIONS = ("head", "head_tail", WINDOWS)
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -27,7 +31,15 @@ class DataOptions:
     dev_split: str = field(
         "dev", choices=("dev", "test"), doc="Split for model selection; test is for data sets without a dev file."
     )
+    selection: str = field(
+        "", doc="Metric that selects the best evaluation and run, for example macro_f1; empty: the task's own."
+    )
     max_seq_length: int = field(128, at_least=MIN_SEQ_LENGTH, unit="tokens", doc="Maximum length of an instance.")
+    truncation: str = field(
+        "head",
+        choices=TRUNCATIONS,
+        doc="What is read of a longer text: its head, its head and tail, or windows, whose outputs are averaged.",
+    )
     max_train_examples: int = field(
         0, at_least=0, unit="examples", doc="Training examples to sample with `seed`; 0: all."
     )
@@ -61,6 +73,7 @@ class SquadOptions:
 class NerOptions:
     """How CoNLL columns are read and how sentences are combined into instances."""
 
+    word_column: int = field(0, doc="Index of the column of the words; negative: counted from the end.")
     tag_column: int = field(-1, doc="Index of the tag column; negative: counted from the end.")
     document_context: bool = field(
         True, doc='Use the paper\'s "maximal document context"; false: one sentence per instance.'
@@ -74,7 +87,7 @@ class NerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OwnOptions:
-    """Columns of custom data: JSON lines, or a TSV file with a header line."""
+    """Columns of custom data: JSON lines or a JSON array, or a CSV or TSV file with a header line."""
 
     kind: str = field("classification", doc="Type of task, a name in kinds/table.py.")
     text: str = field(
@@ -82,14 +95,28 @@ class OwnOptions:
         doc="Column of the text (span: the question; choice: the beginning; tags: the words).",
     )
     text_pair: str = field("", doc="Column of the second text (span: the context); empty: single sentences.")
-    label: str = field("label", doc="Column of the label (span: the answer's text; tags: one tag per word).")
+    label: str = field(
+        "label",
+        doc="Column of the label (span: the answer's text; tags: one tag per word, or entities as character spans; "
+        "multilabel: a list, or several columns of 0 and 1 separated by commas).",
+    )
+    label_separator: str = field(
+        "", doc="For multilabel: what separates labels in one text; empty: a comma in tables, and JSON holds lists."
+    )
+    class_weights: str = field(
+        "",
+        doc="For classification: weights of the labels in the loss: numbers in the order of the ids, separated by "
+        "commas, or balanced (in inverse proportion to their frequency in train); empty: all weigh the same.",
+    )
     choices: str = field("", doc="For choice: one column that holds a list, or several columns separated by commas.")
     answer_start: str = field(
         "answer_start",
         doc="For span: column of the answer's character offset; without it the first occurrence is used.",
     )
     labels: str = field(
-        "", doc="All labels in the order of their ids, separated by commas; empty: the labels of train, sorted."
+        "",
+        doc="All labels in the order of their ids, separated by commas; empty: the labels of train, sorted (as numbers "
+        "if all are integers). For tags that are numbers: their names.",
     )
 
 

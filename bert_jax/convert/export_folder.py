@@ -20,8 +20,10 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings, write_sentence_transformers_files
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
-from bert_jax.files import load_json, new_folder, writing
+from bert_jax.files import new_folder, writing
+from bert_jax.json_files import load_json
 from bert_jax.kinds.base import id_fields
+from bert_jax.locations import local_path
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.rows.layout import encoder_inputs
@@ -70,7 +72,7 @@ def export_folder(
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
     embedding = _embedding(source, pooling=pooling) if sentence_transformers else None
     source.require_tokenizer()  # raises before anything is written
-    final = Path(out).expanduser().absolute()
+    final = local_path(out, name="--out").expanduser().absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"--out={out}: this folder exists and is not empty: name a new folder, or remove it")
     with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
@@ -193,7 +195,7 @@ def _output_difference(reloaded: PretrainedModel, folder: Path, tensors: dict[st
     positions = jnp.arange(len(ids))[None]
     compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=reloaded.model, positions=positions))
     actual = compute(to_device(reloaded.params), encoder_inputs(rows))
-    config = load_json(folder / "config.json")
+    config = load_json(folder / "config.json", form=dict[str, Any])
     outputs = architecture_of(reloaded.model).huggingface.outputs
     expected = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import ARCHITECTURES, architecture_of
 
 # The fields about a fine-tuned model's labels, which are copied on export.
@@ -73,7 +73,9 @@ def _read_class(raw: Mapping[str, Any], *, known: Mapping[str, Any], file: Path)
 
 def _check_labels(fields: Mapping[str, Any], *, file: Path) -> None:
     names = fields.get("id2label", {})
-    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
+    if not isinstance(names, dict) or not all(isinstance(name, str | int) for name in names.values()):
+        raise UserError(f'{file}: id2label must map ids to names: write it as in {{"0": "no", "1": "yes"}}')
+    if sorted(names) != sorted(map(str, range(len(names)))):
         raise UserError(
             f'{file}: id2label must map consecutive ids from 0 to names: write it as in {{"0": "no", "1": "yes"}}'
         )

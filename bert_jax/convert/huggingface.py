@@ -4,6 +4,7 @@ import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -12,11 +13,17 @@ from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_safetensors
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import NameTable, flatten, to_external
 
 WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
+
+
+class _Index(TypedDict):
+    """The part of the index that is read."""
+
+    weight_map: dict[str, str]
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -34,9 +41,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index}: weight_map must name a file for each tensor: restore the file")
+    weight_map = read_json(index, form=_Index)["weight_map"]
     files = sorted(set(weight_map.values()))
     for file in files:
         if (

@@ -21,6 +21,8 @@ from bert_jax.convert.sentence_transformers import embedding_settings, transform
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
+from bert_jax.limits import check_address_space
+from bert_jax.locations import refuse_url
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import nest
 
@@ -43,10 +45,13 @@ def load_pretrained(
     Raises:
       UserError: if there is no model, or it is damaged, incomplete or unsupported. The message says what to type.
     """
+    check_address_space()
+    refuse_url(os.fspath(path), name="model")
     try:
         # Absolute, so that "." has a name, and normalized, so that "checkpoints/../checkpoints/5" is a checkpoint.
         absolute = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps symbolic links
         absolute.exists()
+        str(absolute).encode()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{str(path)[:100]!r} is not a path ({error}): give {FORMATS}") from None
     options: dict[str, Any] = {"init_missing": tuple(init_missing), "drop": tuple(drop), "exact": exact}

@@ -1,12 +1,13 @@
 """The model card (README.md) of an exported folder: model, training, evaluation, vocabulary and use."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.data.vocabulary import MAX_INPUT_CHARS_PER_WORD
-from bert_jax.files import read_log
+from bert_jax.json_files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
 
@@ -107,8 +108,10 @@ def _metrics(source: PretrainedModel) -> str:
     for split, values in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint contains its metrics
         metrics |= {f"{split}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
     for line in read_log(workdir / "metrics.jsonl"):
-        evaluation = {key: value for key, value in line.items() if key.startswith("eval/")}
-        if evaluation and line.get("step", 0) <= source.record["step"]:
+        evaluation = {
+            key: value for key, value in line.items() if key.startswith("eval/") and isinstance(value, float | int)
+        }
+        if evaluation and line.get("step", math.inf) <= source.record["step"]:
             metrics, step = evaluation, line["step"]
     if not metrics:
         return ""

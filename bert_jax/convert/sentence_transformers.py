@@ -10,7 +10,8 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.convert.safetensors_file import read_safetensors
 from bert_jax.errors import UserError
-from bert_jax.files import parse_json, read_json, write_json
+from bert_jax.files import write_json
+from bert_jax.json_files import parse_json, read_json
 
 MODULES = "modules.json"
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

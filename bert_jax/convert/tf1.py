@@ -21,7 +21,7 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.huggingface_fields import read_activation
 

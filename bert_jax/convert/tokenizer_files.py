@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from bert_jax.data.added_tokens import read_added_tokens
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
@@ -23,11 +23,27 @@ from bert_jax.data.vocabulary import (
     added_tokens_decoder,
     load_vocabulary,
     read_casing,
+    read_strip_accents,
 )
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import write_json
+from bert_jax.json_files import read_json
+from bert_jax.json_forms import Count, Text
 
 _SPECIALS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+
+
+class _AddedToken(TypedDict):
+    """An entry of `added_tokens`."""
+
+    id: Count
+    content: Text
+
+
+class _FastTokenizer(TypedDict):
+    """The parts of tokenizer.json whose types are checked while reading."""
+
+    added_tokens: NotRequired[list[_AddedToken] | None]
 
 
 def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int) -> None:
@@ -51,7 +67,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,
-        "strip_accents": None,
+        "strip_accents": tokenizer.vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         "model_max_length": max_seq_length,
         **specials,
@@ -83,7 +99,7 @@ def _fast_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,
+            "strip_accents": tokenizer.vocabulary.strip_accents,
             "lowercase": tokenizer.do_lower_case,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -153,6 +169,7 @@ class _Fast:
 
     pieces: tuple[str, ...]
     do_lower_case: bool
+    strip_accents: bool | None
     max_input_chars_per_word: int
     added: Sequence[Any]
 
@@ -165,11 +182,18 @@ class _Fast:
                 f"{folder}: tokenizer.json has lowercase={self.do_lower_case}, but tokenizer_config.json has "
                 f"do_lower_case={casing}: write the one that the model was trained with into both"
             )
+        accents = self.do_lower_case if self.strip_accents is None else self.strip_accents
+        if read_strip_accents(config_file) not in (None, accents):
+            raise UserError(
+                f"{folder}: tokenizer.json has strip_accents={accents}, but tokenizer_config.json has {not accents}: "
+                "write the one that the model was trained with into both"
+            )
         settings = read_json(config_file) if config_file.is_file() else {}
         check_settings(settings, file=config_file)
         return Vocabulary(
             self.pieces,
             do_lower_case=self.do_lower_case,
+            strip_accents=self.strip_accents,
             added=read_added_tokens(
                 folder, pieces=self.pieces, settings=settings, standard=SPECIAL_PIECES, fast=self.added
             ),
@@ -178,7 +202,7 @@ class _Fast:
 
 
 def _read_fast_tokenizer(file: Path) -> _Fast:
-    content = read_json(file)
+    content = read_json(file, form=_FastTokenizer)
     model, normalizer = content.get("model"), content.get("normalizer")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(normalizer, dict):
         raise UserError(f"{file}: not a WordPiece tokenizer like BERT's: put the model's vocab.txt into the folder")
@@ -186,10 +210,9 @@ def _read_fast_tokenizer(file: Path) -> _Fast:
     lower = normalizer.get("lowercase")
     if any(normalizer.get(name) != value for name, value in expected.items()) or not isinstance(lower, bool):
         raise UserError(f"{file}: its normalizer is not BERT's: give a model with BERT's tokenizer")
-    if normalizer.get("strip_accents") not in (None, lower):
-        raise UserError(
-            f"{file}: strip_accents differs from lowercase, which BERT's tokenizer does not support: give another model"
-        )
+    accents = normalizer.get("strip_accents")
+    if accents is not None and not isinstance(accents, bool):
+        raise UserError(f"{file}: strip_accents is {accents!r:.60}: restore the file")
     expected = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     different = [name for name, default in expected.items() if model.get(name, default) != default]
     pre_tokenizer = content.get("pre_tokenizer")
@@ -209,4 +232,10 @@ def _read_fast_tokenizer(file: Path) -> _Fast:
     if not isinstance(added, list):
         raise UserError(f"{file}: added_tokens must be a list: restore the file")
     limit = read_word_limit(model, file=file, default=100)  # the default of the tokenizers library
-    return _Fast(tuple(tokens.values()), do_lower_case=lower, max_input_chars_per_word=limit, added=added)
+    return _Fast(
+        tuple(tokens.values()),
+        do_lower_case=lower,
+        strip_accents=accents,
+        max_input_chars_per_word=limit,
+        added=added,
+    )

@@ -76,7 +76,7 @@ def _extend(rows: np.ndarray, size: int, new_ids: Sequence[int], old_ids: Sequen
 def _check_word(word: str, tokenizer: Tokenizer) -> None:
     if word.startswith("##") or _UNUSED.fullmatch(word):
         raise UserError(f"new word {word!r}: only whole words can be added: write the word as it appears in text")
-    normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case)
+    normalized = basic_words(word, do_lower_case=tokenizer.do_lower_case, strip_accents=tokenizer.strip_accents)
     if normalized != [word]:
         remedy = f"write {' and '.join(map(repr, normalized))}" if normalized else "remove it"
         raise UserError(f"new word {word[:60]!r}: the tokenizer never produces this word from text: {remedy}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.data.wordpiece import normalized_characters, normalized_text
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 
 ADDED_TOKENS_FILE = "added_tokens.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -47,14 +47,14 @@ class AddedTokenSplitter:
     Tokens that are not normalized are matched first, in the text as it is.
     """
 
-    def __init__(self, tokens: Sequence[AddedToken], *, do_lower_case: bool):
+    def __init__(self, tokens: Sequence[AddedToken], *, do_lower_case: bool, strip_accents: bool):
         """Compile the patterns."""
-        self._do_lower_case = do_lower_case
+        self._rules = {"do_lower_case": do_lower_case, "strip_accents": strip_accents}
         self._raw = {token.content: token for token in tokens if not token.normalized}
         self._normalized = {
             content: token
             for token in tokens
-            if token.normalized and (content := normalized_text(token.content, do_lower_case=do_lower_case)).strip()
+            if token.normalized and (content := normalized_text(token.content, **self._rules)).strip()
         }
         self._raw_pattern = _pattern(self._raw)
         self._normalized_pattern = _pattern(self._normalized)
@@ -96,10 +96,10 @@ class AddedTokenSplitter:
 
     def _split_normalized(self, text: str) -> Iterator[tuple[int, int, int | None]]:
         pattern = self._normalized_pattern
-        if pattern is None or not pattern.search(normalized_text(text, do_lower_case=self._do_lower_case)):
+        if pattern is None or not pattern.search(normalized_text(text, **self._rules)):
             yield 0, len(text), None
             return
-        normalized, sources = normalized_characters(text, do_lower_case=self._do_lower_case)
+        normalized, sources = normalized_characters(text, **self._rules)
         position = 0
         for _, end, token_id in _cut(normalized, pattern, self._normalized):
             # Characters that normalization drops belong to the span before them, as accents do.

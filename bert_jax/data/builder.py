@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import CHOICES, MIN_SEQ_LENGTH, DataConfig, check_packing, instances_per_row
+from bert_jax.data.accents import strips_accents, with_accents
 from bert_jax.data.dataset_info import (
     DatasetInfo,
     ShardFile,
@@ -24,23 +25,27 @@ from bert_jax.data.dataset_info import (
 )
 from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import check_disk_space, describe_estimate, estimate_text
+from bert_jax.data.inspection import inspect_corpus, layout_of
 from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
+from bert_jax.data.losses import check, measure
 from bert_jax.data.manifest import check_manifest, make_manifest
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import TextSource
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarize
-from bert_jax.data.survey import SHARD_BYTES, Survey, survey
+from bert_jax.data.survey import SHARD_BYTES, Survey, part_size, survey
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
+from bert_jax.locations import local_path
 from bert_jax.progress import ByteProgress
 
 DEFAULT_VOCAB_SIZE = 30522  # size of the released uncased vocabulary
 RUNNERS = ("local", "beam")
 _MUCH_PADDING = 0.02  # fraction of the positions of packed sequences
+_ACCENT_BYTES = 1 << 20  # of text that shows whether accents are vowels or tones
 VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 
 
@@ -66,7 +71,7 @@ def build_dataset(
       UserError: for wrong settings; no text; `out` built from other text or with other settings; a full disk; missing
         permissions.
     """
-    out = Path(out).expanduser().absolute()
+    out = local_path(out, name="--out").expanduser().absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
     sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)
@@ -84,12 +89,30 @@ def build_dataset(
         workers = config.num_workers or default_num_workers()
         report(describe_estimate(text_bytes, max_seq_lengths=missing, num_workers=workers))
         check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing)
+        inspect_corpus(sources, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
         with _exclusive(out):
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
             _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, text_bytes)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
+
+
+def describe_inputs(
+    config: DataConfig, *, out: str | Path, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
+) -> None:
+    """Report what `build_dataset` would read, without writing anything.
+
+    Raises:
+      UserError: as `build_dataset`, as far as a sample of the text shows.
+    """
+    out = Path(out).expanduser().absolute()
+    check_packing(config)
+    sources = _find_sources(config.input, out=out, leave_out=(), max_seq_lengths=max_seq_lengths)
+    workers = config.num_workers or default_num_workers()
+    report(describe_estimate(estimate_text(sources), max_seq_lengths=max_seq_lengths, num_workers=workers))
+    inspect_corpus(sources, config=config, report=report)
+    report("dry run: nothing was written")
 
 
 def _find_sources(
@@ -127,7 +150,7 @@ def load_given_vocabulary(config: DataConfig, *, vocab_size: int) -> Tokenizer:
             f"vocabulary {config.vocab} has {tokenizer.vocab_size} tokens, more than vocab_size={vocab_size}: "
             f"set config.model.vocab_size={tokenizer.vocab_size} (prepare --vocab_size={tokenizer.vocab_size})"
         )
-    return tokenizer
+    return with_accents(tokenizer, config.strip_accents)
 
 
 Run = Callable[..., None]
@@ -160,8 +183,13 @@ class _Build:
         work = self.out / "work"
         corpus = self._read_text(work / "intermediate", sources, text_bytes)
         for warning in corpus.report.warnings():
-            self.report(f"warning: {warning}")
+            if not warning.startswith("left out: "):  # named before
+                self.report(f"warning: {warning}")
         tokenizer = self._vocabulary(corpus, existing, vocab_size)
+        losses = measure(corpus.training_documents(), tokenizer=tokenizer, language=self.config.language)
+        self.report(losses.describe())
+        for warning in check(losses, objective=self.config.objective, is_learned=existing is None):
+            self.report(warning)
         check_disk_space(self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths)
         plan = ShardSpec(
             out=str(self.out),
@@ -188,12 +216,18 @@ class _Build:
         shutil.rmtree(work)
 
     def _read_text(self, directory: Path, sources: list[TextSource], text_bytes: int) -> Survey:
-        spec = ChunkSpec(str(directory), self.config.format, self.config.language, self.config.seed)
+        spec = ChunkSpec(str(directory), layout_of(self.config), self.config.language, self.config.seed)
         progress = ByteProgress("reading text", total=text_bytes, report=self.report)
         chunks = make_chunks(sources)
         self.run(functools.partial(write_chunk, spec=spec), chunks, advance=progress.advance)
         progress.finish()
-        return survey(directory, chunks=chunks, config=self.config)
+        corpus = survey(directory, chunks=chunks, config=self.config)
+        if size := part_size(corpus, config=self.config):
+            spec = dataclasses.replace(spec, directory=f"{directory}_parts", max_part=size)
+            self.run(functools.partial(write_chunk, spec=spec), chunks, advance=lambda _: None)
+            corpus = survey(Path(spec.directory), chunks=chunks, config=self.config, by_part=True)
+            self.report("the text is one document: a part of it is held out")
+        return corpus
 
     def _vocabulary(self, corpus: Survey, existing: Tokenizer | None, vocab_size: int) -> Tokenizer:
         directory = self.out / "vocab"
@@ -205,11 +239,22 @@ class _Build:
             if existing is not None:
                 existing.save(partial)
             else:
+                strip, marks = strips_accents(
+                    self.config.strip_accents,
+                    do_lower_case=self.config.do_lower_case,
+                    texts=corpus.training_texts(_ACCENT_BYTES),
+                )
+                if marks and strip is False:
+                    self.report(
+                        f"accents are kept: stripping would delete {marks:.1%} of the characters, vowels and tones of "
+                        "these scripts (config.data.strip_accents=yes strips them)"
+                    )
                 self.report(f"learning a vocabulary of {vocab_size} tokens")
                 learned = learn_vocabulary(
                     corpus.training_texts(VOCABULARY_BYTES),
                     vocab_size=vocab_size,
                     do_lower_case=self.config.do_lower_case,
+                    strip_accents=strip,
                 )
                 save_vocabulary(learned, directory=partial)
         return load_tokenizer(directory)

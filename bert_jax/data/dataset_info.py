@@ -16,18 +16,20 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from bert_jax.data.records import FEATURE, RowSpec
 from bert_jax.data.shards import DATASET_NAME, VERSION, dataset_directory
 from bert_jax.errors import UserError
-from bert_jax.files import load_json
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import Count, Finite, fit
 
 _DESCRIPTION = "Unmasked instances for BERT pre-training; bert_jax.data.records describes the layout of a row."
 _INFO_FILE = "dataset_info.json"
 _METADATA_FILE = "metadata.json"
+_ROW_DTYPES = ("uint16", "int32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,19 @@ class ShardFile:
     """The expected size of a shard's file."""
 
     name: str
-    num_rows: int
-    num_bytes: int
+    num_rows: Count
+    num_bytes: Count
+
+
+class _Statistics(TypedDict):
+    """The statistics that other code computes with."""
+
+    documents: dict[str, Count]
+    tokens: dict[str, Count]
+    rows: dict[str, Count]
+    instances: dict[str, Count]
+    attended_share: Finite
+    padding_share: Finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +72,14 @@ class DatasetInfo:
 
     directory: Path
     vocab_directory: Path
-    vocab_size: int
+    vocab_size: Count
     vocabulary_fingerprint: str
     do_lower_case: bool
     objective: str
     recipe: str
-    max_seq_length: int
-    instances_per_row: int
-    max_token_id: int
+    max_seq_length: Count
+    instances_per_row: Count
+    max_token_id: Count
     data_fingerprint: str
     row_spec: RowSpec
     shards: Mapping[str, Sequence[ShardFile]]
@@ -137,16 +150,17 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
         raise UserError(f"data set {directory} {state} --input=FILES --out={directory}")
     file = dataset_directory(directory, max_seq_length=max_seq_length) / _METADATA_FILE
     try:
-        value = load_json(file)
-        shards = {split: tuple(ShardFile(**item) for item in items) for split, items in value.pop("shards").items()}
-        spec = RowSpec(**value.pop("row_spec"))
-        return DatasetInfo(
-            directory=directory, vocab_directory=directory / "vocab", row_spec=spec, shards=shards, **value
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): delete {file.parent} and run prepare again"
-        ) from None
+        value = load_json(file, form=dict[str, Any])
+        info = fit({**value, "directory": directory, "vocab_directory": directory / "vocab"}, DatasetInfo)
+        fit(info.statistics, _Statistics, at="statistics")
+        if (info.max_seq_length, info.row_spec.dtype in _ROW_DTYPES) != (max_seq_length, True):
+            raise ValueError(f"it describes sequences of {info.max_seq_length} in {info.row_spec.dtype[:20]}")
+        if sum(info.statistics["rows"].values()) != sum(map(info.num_rows, info.shards)):
+            raise ValueError("its statistics and its shards have different numbers of sequences")
+        return info
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file} cannot be read ({reason}): delete {file.parent} and run prepare again") from None
 
 
 def write_dataset_info(info: DatasetInfo) -> None:

@@ -1,18 +1,30 @@
 """Read the user's inputs as documents, in constant memory for any size."""
 
+import functools
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
-from bert_jax.data.opening import open_texts
+from bert_jax.data.file_types import markup, why_not_text
+from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.source import Document, ReadReport, TextSource
+from bert_jax.data.source import Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
+from bert_jax.locations import refuse_url
 
-__all__ = ["Document", "ReadReport", "TextSource", "find_sources", "read_documents", "read_source", "split_paragraph"]
+__all__ = [
+    "Document",
+    "ReadReport",
+    "TextLayout",
+    "TextSource",
+    "find_sources",
+    "read_documents",
+    "read_source",
+    "split_paragraph",
+]
 
 MAX_PART = 1 << 20  # characters; a longer document is split into parts
 
@@ -31,6 +43,7 @@ def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ())
     files: set[Path] = set()
     others: list[TextSource] = []
     for item in dict.fromkeys(_items(inputs)):
+        refuse_url(item, name="data.input")
         if item == EMBEDDED:
             others.append(embedded_source())
         elif item.startswith(tfds_text.PREFIX):
@@ -47,6 +60,7 @@ def read_documents(
     language: str = "en",
     split_sentences: bool = True,
     report: ReadReport | None = None,
+    layout: TextLayout | None = None,
 ) -> Iterator[Document]:
     """Read all documents of all sources, one source after the other.
 
@@ -55,7 +69,9 @@ def read_documents(
     """
     report = ReadReport() if report is None else report
     for source in find_sources(inputs):
-        yield from read_source(source, format=format, language=language, split_sentences=split_sentences, report=report)
+        yield from read_source(
+            source, format=format, language=language, split_sentences=split_sentences, report=report, layout=layout
+        )
     report.require_text(inputs)
 
 
@@ -66,60 +82,117 @@ def read_source(
     language: str = "en",
     split_sentences: bool = True,
     report: ReadReport | None = None,
+    layout: TextLayout | None = None,
+    max_part: int = 0,
 ) -> Iterator[Document]:
     """Read the documents of a source, and count them in `report`.
 
     `format` is "auto" (detected from the first 64 KiB of each text) or one of `formats.FORMATS`; it is ignored for TFDS
     and the embedded corpus. Without `split_sentences`, prose comes as paragraphs for `split_paragraph`, with `is_split`
-    false; the format with one sentence per line is always split. Text that is mostly not UTF-8 is skipped and counted.
+    false; the format with one sentence per line is always split. Files that are not UTF-8 text, or have no text at the
+    layout's key or column, are skipped and counted. A document longer than `max_part`
+    (0: `MAX_PART`) characters comes in parts.
 
     Raises:
-        UserError: for an unknown format; a file that cannot be read or is damaged; JSON lines without any valid line.
+        UserError: for an unknown format; a file that cannot be read or is damaged.
     """
     report = ReadReport() if report is None else report
+    layout = TextLayout() if layout is None else layout
+    format = layout.format if format == "auto" else format
     if format != "auto" and format not in formats.FORMATS:
         raise UserError(f"data.format: '{format}' is unknown: type auto, {', '.join(formats.FORMATS)}")
     splitter = language if split_sentences else None
+    assemble = functools.partial(_assemble, language=splitter, report=report, max_part=max_part or MAX_PART)
     if source.kind == "embedded":
         report.add_format(source.name, "prose")
         for document in read_embedded_corpus():
             events = [*document.sentences, None]
-            yield from _assemble(events, prefix=document.key, language=splitter, is_split=False, report=report)
+            yield from assemble(events, prefix=document.key, is_split=False)
     elif source.kind == "tfds":
         report.add_format(source.name, "tfds")
         events = tfds_text.read_tfds_events(source, report=report)
-        yield from _assemble(events, prefix=source.name, language=splitter, is_split=False, report=report)
+        yield from assemble(events, prefix=source.name, is_split=False)
     else:
-        yield from _read_file(source, format=format, language=splitter, report=report)
+        yield from _read_file(source, format=format, assemble=assemble, report=report, layout=layout)
 
 
-def _read_file(source: TextSource, *, format: str, language: str | None, report: ReadReport) -> Iterator[Document]:
+def _read_file(
+    source: TextSource,
+    *,
+    format: str,
+    assemble: Callable[..., Iterator[Document]],
+    report: ReadReport,
+    layout: TextLayout,
+) -> Iterator[Document]:
     for stream in open_texts(source.path):
-        head = stream.peek(formats.SAMPLE)
-        if not formats.is_text(head):
-            report.not_text += 1
-            report.add_problem(
-                f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
-            )
+        actual = _find_format(stream, format=format, report=report, documents=layout.documents)
+        if actual is None:
             continue
-        actual = formats.detect_format(head, name=stream.name) if format == "auto" else format
+        before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
+        known = report.formats.get(source.name)
         report.add_format(source.name, actual)
-        yield from _assemble(
-            formats.read_events(stream, format=actual, report=report),  # type: ignore[arg-type]  # checked above
-            prefix=source.name + stream.name.removeprefix(source.path),
-            language=language,
-            is_split=actual == "sentences",
-            report=report,
-        )
+        try:
+            yield from assemble(
+                formats.read_events(stream, format=actual, report=report, layout=layout),
+                prefix=source.name + stream.name.removeprefix(source.path),
+                is_split=actual == "sentences" and layout.documents != "lines",
+            )
+        except NoTextError as error:
+            size = source.size if stream.path else report.bytes - before + _rest(stream)
+            report.bytes, report.broken_lines = before, broken
+            del report.problems[problems:], report.formats[source.name]
+            if known is not None:
+                report.formats[source.name] = known
+            report.leave_out(str(error), num_bytes=0 if error.is_metadata else size)
+
+
+def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documents: str) -> formats.Format | None:
+    """Return the format of a text; None if it is not text, which is reported."""
+    head = stream.peek(formats.SAMPLE)
+    binary = formats.binary_format(head)
+    if binary is not None and format in ("auto", "parquet", "arrow"):
+        return binary
+    if reason := why_not_text(head, name=stream.name):
+        report.leave_out(f"{stream.name}: {reason}")
+        return None
+    if not formats.is_text(head):
+        report.not_text += 1
+        report.add_problem(f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)")
+        return None
+    if format != "auto":
+        return format  # type: ignore[return-value]  # checked by the caller
+    actual = formats.detect_format(head, name=stream.name, documents=documents)
+    if actual in ("prose", "sentences") and (reason := markup(head, name=stream.name)):
+        report.leave_out(f"{stream.name}: {reason}", num_bytes=_rest(stream))
+        return None
+    return actual
+
+
+def _rest(stream: ByteStream) -> int:
+    """Return how many bytes of a stream are unread."""
+    if stream.path:
+        return Path(stream.path).stat().st_size
+    size = 0
+    while block := stream.read(1 << 20):
+        size += len(block)
+    return size
 
 
 def _assemble(
-    events: Iterable[str | None], *, prefix: str, language: str | None, is_split: bool, report: ReadReport
+    events: Iterable[str | None],
+    *,
+    prefix: str,
+    language: str | None,
+    is_split: bool,
+    report: ReadReport,
+    max_part: int,
 ) -> Iterator[Document]:
     """Group paragraphs into documents (None ends one) and parts of documents."""
     split = language is not None and not is_split
     is_split = is_split or split
     index, size, sentences, is_first = 0, 0, [], True
+    if max_part < MAX_PART:
+        events = _cut_paragraphs(events, language=language or "en", max_part=max_part)
     for event in events:
         if event is not None:
             report.paragraphs += 1
@@ -129,7 +202,7 @@ def _assemble(
                 sentences += split_paragraph(event, language=language or "")
             else:
                 sentences.append(event)
-        if sentences and (event is None or size >= MAX_PART):
+        if sentences and (event is None or size >= max_part):
             report.documents += is_first
             yield Document(key=f"{prefix}#{index}", sentences=sentences, is_split=is_split)
             size, sentences, is_first = 0, [], False
@@ -137,10 +210,27 @@ def _assemble(
             index, is_first = index + 1, True
 
 
+def _cut_paragraphs(events: Iterable[str | None], *, language: str, max_part: int) -> Iterator[str | None]:
+    """Yield the events with paragraphs of at most `max_part` characters, cut between sentences."""
+    for event in events:
+        if event is None or len(event) <= max_part:
+            yield event
+            continue
+        piece: list[str] = []
+        size = 0
+        for sentence in split_paragraph(event, language=language):
+            if piece and size + len(sentence) > max_part:
+                yield " ".join(piece)
+                piece, size = [], 0
+            piece.append(sentence)
+            size += len(sentence)
+        yield " ".join(piece)
+
+
 def _items(inputs: str | Sequence[str]) -> list[str]:
     if not isinstance(inputs, str):
         items = list(inputs)
-    elif Path(inputs).exists():  # a path with a comma in it
+    elif os.path.exists(inputs):  # noqa: PTH110  a path with a comma in it
         items = [inputs]
     else:
         items = [item.strip() for item in inputs.split(",")]
@@ -152,16 +242,15 @@ def _items(inputs: str | Sequence[str]) -> list[str]:
 
 def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     path = Path(item).expanduser()
-    names = [path] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207  takes absolute globs
+    # `Path.exists` raises for a name that is too long, and pathlib takes no absolute globs.
+    names = [path] if os.path.exists(path) else glob.glob(str(path), recursive=True)  # noqa: PTH110, PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
     if not files:
-        hint = (
-            "copy it to a local disk first"
-            if "://" in item
-            else "name a file, a folder, a glob in quotes, tfds:NAME or embedded"
+        raise UserError(
+            f"data.input: '{item[:200]}' matches no file: name a file, a folder, a glob in quotes, tfds:NAME or "
+            "embedded"
         )
-        raise UserError(f"data.input: '{item}' matches no file: {hint}")
     for file in files:
         if file.exists() and not file.is_file():
             raise UserError(

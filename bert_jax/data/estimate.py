@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bert_jax.data.opening import without_compression
 from bert_jax.data.records import row_spec
@@ -11,7 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.progress import duration, format_bytes
 
 # Expansion of compressed text, measured on novels with each program's default settings.
-_EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7}
+_EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7, ".zip": 2.6, ".parquet": 1.8}
 _BYTES_PER_TOKEN = 4.4  # English; other languages have fewer, Chinese 3
 _FILLED_FRACTION = 0.85  # of the positions of a sequence; the rest is padding
 _RECORD_BYTES = 68  # overhead of ArrayRecord and the Example around a row
@@ -20,7 +20,11 @@ _TEXT_BYTES_PER_SECOND = 5e6  # per core, one length: benchmarks/data_set.py
 
 def estimate_text(sources: Sequence[TextSource]) -> int:
     """Return the estimated bytes of text in the sources."""
-    return int(sum(source.size * _EXPANSION.get(without_compression(source.path)[1], 1.0) for source in sources))
+    return int(sum(source.size * _expansion(source.path) for source in sources))
+
+
+def _expansion(path: str) -> float:
+    return _EXPANSION.get(without_compression(path)[1] or PurePosixPath(path).suffix.lower(), 1.0)
 
 
 def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_workers: int) -> str:

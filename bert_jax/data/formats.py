@@ -1,41 +1,60 @@
-"""The four formats of text: detect the format and read its paragraphs."""
+"""The formats of text: detect the format of a file and read its paragraphs."""
 
 import html
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from bert_jax.data.lines import OVERLONG, clean, read_lines, replace_surrogates
+from bert_jax.data import arrow_files
+from bert_jax.data.json_text import read_json, read_json_lines
+from bert_jax.data.lines import clean, read_lines
 from bert_jax.data.opening import ByteStream, without_compression
 from bert_jax.data.prose import PARAGRAPH_END, find_layout, read_paragraphs
-from bert_jax.data.source import ReadReport
-from bert_jax.errors import UserError
-from bert_jax.files import parse_object
+from bert_jax.data.separators import read_blocks, read_separated, without_separator
+from bert_jax.data.source import ReadReport, TextLayout
+from bert_jax.data.tables import Dialect, find_dialect, read_table
 
-Format = Literal["prose", "sentences", "jsonl", "wikiextractor"]
+Format = Literal["prose", "sentences", "jsonl", "wikiextractor", "json", "csv", "tsv", "parquet", "arrow"]
 FORMATS: tuple[str, ...] = get_args(Format)
 SAMPLE = 1 << 16  # bytes used for detection
 
 _DOC_START = re.compile(r"\s*<doc [^>]*\b(?:id|title)=.*>\s*$")
 _TITLE = re.compile(r'\btitle="(.*?)"(?: \w+=|>)')
+_ARRAY_START = re.compile(r'\[\s*(?:\{\s*["}]|"[^"]*"\s*(?:,|\]|$)|\{$)')
+_MEMBER_ARRAY = re.compile(r'\{\s*".*?":\s*\[\s*\{')
 _JSON_START = re.compile(r'\{\s*"')
 # The end of a sentence: a mark, closing quotes or brackets, then white space or the end of the line. East Asian marks
 # need no white space after them.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[」』”’）]*")
 
 
-def detect_format(head: bytes, *, name: str) -> Format:
-    """Return the format, detected from the first bytes of a text and its name."""
-    lines = [line.strip() for line in _sample_lines(head)]
+def detect_format(head: bytes, *, name: str, documents: str = "") -> Format:
+    """Return the format, detected from the first bytes of a text and its name; `documents` as in `TextLayout`."""
+    if binary := binary_format(head):
+        return binary
+    lines = [line.strip() for line in _sample_lines(without_separator(head, documents))]
     full = [line for line in lines if line]
     if not full:
         return "prose"
     if _DOC_START.match(full[0]):
         return "wikiextractor"
+    if _is_json(full, name):
+        return "json"
     if _is_json_lines(full, name):
         return "jsonl"
+    dialect = _find_dialect(head, name)
+    if dialect is not None:
+        return "tsv" if dialect.delimiter == "\t" else "csv"
     return "sentences" if _is_sentences(lines) else "prose"
+
+
+def binary_format(head: bytes) -> Literal["parquet", "arrow"] | None:
+    """Return the format of a file that is not text, None for others."""
+    if head.startswith(arrow_files.PARQUET):
+        return "parquet"
+    is_arrow = head.startswith(arrow_files.ARROW_FILE) or (head.startswith(arrow_files.ARROW_STREAM) and len(head) > 8)
+    return "arrow" if is_arrow else None
 
 
 def is_text(head: bytes) -> bool:
@@ -54,8 +73,35 @@ def _sample_lines(head: bytes) -> list[str]:
     return lines[:-1] if len(head) >= SAMPLE and len(lines) > 1 else lines  # the last line is cut off by the sample
 
 
+def _suffix(name: str) -> str:
+    return without_compression(name)[0].rpartition(".")[2].lower()
+
+
+def _is_json(full: list[str], name: str) -> bool:
+    """Return whether text is one JSON value: an array, or an object on several lines."""
+    if _ARRAY_START.match(full[0]) or (full[0] == "[" and (len(full) == 1 or full[1][0] in '{["]')):
+        return True
+    if len(full) == 1 and _suffix(name) == "json" and _MEMBER_ARRAY.match(full[0]):
+        return True
+    if full[0][0] != "{" or full[0][-1] == "}" or len(full) < 2:
+        return False
+    return (full[0] == "{" and full[1][0] in '"}') or (_suffix(name) == "json" and full[1][-1] in "[{,")
+
+
+def _find_dialect(head: bytes, name: str) -> Dialect | None:
+    suffix, lines = _suffix(name), _sample_lines(head)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if len(head) >= SAMPLE and len(lines) > 3:
+        lines.pop()  # a row may have several lines, so this row may be cut
+    named = {"csv": ",\t;|", "tsv": "\t", "tab": "\t"}
+    if suffix in named:
+        return find_dialect(lines, name_says_table=True, delimiters=named[suffix])
+    return find_dialect(lines, name_says_table=False, delimiters=",\t;") if suffix in ("", "txt", "dat", name) else None
+
+
 def _is_json_lines(full: list[str], name: str) -> bool:
-    suffix = without_compression(name)[0].rpartition(".")[2].lower()
+    suffix = _suffix(name)
     if suffix in ("jsonl", "ndjson") or (suffix == "json" and full[0][0] in "[{"):
         return True
     objects = sum(line[0] == "{" and line[-1] == "}" for line in full)
@@ -85,17 +131,37 @@ def _is_sentences(lines: list[str]) -> bool:
     return several < 0.35 * sum(map(len, full))
 
 
-def read_events(stream: ByteStream, *, format: Format, report: ReadReport) -> Iterator[str | None]:
+def read_events(
+    stream: ByteStream, *, format: Format, report: ReadReport, layout: TextLayout | None = None
+) -> Iterator[str | None]:
     """Yield the paragraphs (or sentences) of a text, and None after each document.
 
     Raises:
-        UserError: if JSON lines are one array, or no line is an object with a `text`.
+        NoTextError: if there is no text at the layout's key or column.
+        UserError: if the file is damaged.
     """
+    layout = TextLayout() if layout is None else layout
+    if format in ("parquet", "arrow"):
+        return arrow_files.read_arrow(stream, column=layout.text_column, report=report)
+    if format in ("csv", "tsv"):
+        delimiters = ",\t;|" if format == "csv" else "\t"
+        head = stream.peek(SAMPLE)
+        dialect = _find_dialect(head, stream.name) or find_dialect(
+            _sample_lines(head), name_says_table=True, delimiters=delimiters
+        )
+        return read_table(stream, dialect=dialect or Dialect(), column=layout.text_column, report=report)
+    if format == "json":
+        return read_json(stream, key=layout.text_key, report=report)
     if format == "jsonl":
-        return _read_jsonl(read_lines(stream, report=report, whole=True), name=stream.name, report=report)
+        batches = read_lines(stream, report=report, whole=True)
+        return read_json_lines(batches, name=stream.name, key=layout.text_key, report=report)
     batches = read_lines(stream, report=report)
     if format == "wikiextractor":
         return _read_wikiextractor(batches)
+    if layout.documents in ("lines", "blank_lines"):
+        return read_blocks(batches, lines=layout.documents == "lines", sentences=format == "sentences")
+    if layout.documents:
+        return read_separated(batches, separator=layout.documents, sentences=format == "sentences")
     return _read_sentences(batches) if format == "sentences" else _read_prose(batches)
 
 
@@ -126,53 +192,4 @@ def _read_wikiextractor(batches: Iterable[list[str]]) -> Iterator[str | None]:
                 if text != title:
                     yield text
                 title = None
-    yield None
-
-
-def _read_jsonl(batches: Iterable[list[str]], *, name: str, report: ReadReport) -> Iterator[str | None]:
-    number, num_valid, first_reason = 0, 0, ""
-    for batch in batches:
-        for line in batch:
-            number += 1
-            if line.isspace() or not line:
-                continue
-            if number == 1 and line.lstrip().startswith("["):
-                raise UserError(
-                    f"{name} is a JSON array: write one object per line, for example with: jq -c '.[]' {name}"
-                )
-            record = _parse(line)
-            if isinstance(record, str):
-                report.broken_lines += 1
-                report.add_problem(f"{name}:{number}: {record}")
-                first_reason = first_reason or f"line {number}: {record}"
-                continue
-            num_valid += 1
-            yield from read_text(record["text"], report=report, title=record.get("title"))
-    if first_reason and not num_valid:
-        raise UserError(
-            f"no line of {name} is a JSON object with a 'text' ({first_reason}): write one {{\"text\": ...}} per "
-            "line, or set data.format to the file's format"
-        )
-
-
-def _parse(line: str) -> dict[str, Any] | str:
-    """Return the object of a JSON line, or the reason why it is invalid."""
-    if line is OVERLONG:
-        return "the line is longer than 32 MiB"
-    try:
-        record = parse_object(line)
-    except ValueError as error:
-        return str(error)
-    if not isinstance(record.get("text"), str):
-        return f"no 'text' that is a string (fields: {', '.join(map(str, list(record)[:8])) or 'none'})"
-    return record
-
-
-def read_text(text: str, *, report: ReadReport, title: str | None = None) -> Iterator[str | None]:
-    """Yield the paragraphs of a document given as a string, then None; a first line equal to the title is skipped."""
-    text = clean(replace_surrogates(text, report), report)
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if title and lines[0].strip() == title:
-        del lines[0]
-    yield from read_paragraphs([lines])
     yield None

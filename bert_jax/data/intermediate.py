@@ -13,13 +13,16 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from bert_jax.data.documents import read_source
-from bert_jax.data.source import ReadReport, TextSource
+from bert_jax.data.source import ReadReport, TextLayout, TextSource
 from bert_jax.data.workers import Advance
 from bert_jax.files import write_json
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import Between, Count
 
 BLOCK_BYTES = 16 << 20  # of text per block, which a process holds in memory
 CHUNK_BYTES = 16 << 20  # of sources per chunk, at least: many small files share a block
@@ -44,9 +47,10 @@ class ChunkSpec:
     """The output directory, and the settings that determine the documents and their order."""
 
     directory: str
-    format: str
+    layout: TextLayout
     language: str
     seed: int
+    max_part: int = 0  # characters of a part of a document; 0: the default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,24 @@ class StoredDocument:
     is_first_part: bool
     is_split: bool
     texts: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class DoneChunk:
+    """What `done.json` says of a complete chunk."""
+
+    paragraphs: Count
+    digest: int  # the sum of hashes of the documents
+    report: ReadReport
+    blocks: Annotated[int, Between(0, 1 << 20, "a number of blocks")]
+
+
+def read_done(directory: Path) -> DoneChunk | None:
+    """Return what is known about the chunk in `directory` if it is complete; a damaged file means that it is not."""
+    try:
+        return load_json(directory / "done.json", form=DoneChunk)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def make_chunks(sources: Sequence[TextSource]) -> list[Chunk]:
@@ -75,7 +97,7 @@ def make_chunks(sources: Sequence[TextSource]) -> list[Chunk]:
 def write_chunk(item: Chunk, *, spec: ChunkSpec, advance: Advance) -> None:
     """Write the blocks of a chunk, unless they are complete already."""
     directory = Path(spec.directory) / f"{item.index:06d}"
-    if (directory / "done.json").exists():
+    if read_done(directory) is not None:
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -84,7 +106,12 @@ def write_chunk(item: Chunk, *, spec: ChunkSpec, advance: Advance) -> None:
     for source in item.sources:
         previous, part = "", -1
         for document in read_source(
-            source, format=spec.format, language=spec.language, split_sentences=False, report=report
+            source,
+            layout=spec.layout,
+            language=spec.language,
+            split_sentences=False,
+            report=report,
+            max_part=spec.max_part,
         ):
             text = "\n".join(item.replace("\n", " ") for item in document.sentences).encode("utf-8", "replace")
             if not text:
@@ -160,20 +187,22 @@ class IntermediateShards:
       directory: their folder.
       blocks: names of the blocks, in the order of the sources.
       heldout_below: documents whose key hash is smaller are held out.
+      by_part: there is only one document, and parts of it are held out: those whose position is smaller.
     """
 
     directory: str
     blocks: tuple[str, ...]
     heldout_below: int
+    by_part: bool = False
 
     def indexes(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each block's name and its index entries, memory-mapped."""
         for block in self.blocks:
             yield block, np.load(Path(self.directory) / f"{block}.npy", mmap_mode="r")
 
-    def in_split(self, keys: np.ndarray, split: str) -> np.ndarray:
-        """Return a mask of the documents with these keys that belong to `split`."""
-        heldout = keys < np.uint64(self.heldout_below)
+    def in_split(self, index: np.ndarray, split: str) -> np.ndarray:
+        """Return a mask of the index entries that belong to `split`."""
+        heldout = index["position" if self.by_part else "key"] < np.uint64(self.heldout_below)
         return heldout if split == "validation" else ~heldout
 
     def read(self, *, split: str, low: int, high: int) -> list[StoredDocument]:
@@ -183,7 +212,7 @@ class IntermediateShards:
             start = np.searchsorted(index["position"], np.uint64(low), side="left")
             end = np.searchsorted(index["position"], np.uint64(high - 1), side="right")
             selected = index[start:end]
-            selected = selected[self.in_split(selected["key"], split)]
+            selected = selected[self.in_split(selected, split)]
             if len(selected):
                 entries.append(selected)
                 texts += self._read_texts(block, selected)
@@ -197,7 +226,7 @@ class IntermediateShards:
         for donor_split in dict.fromkeys((split, "train")):
             entries, texts = [], []
             for _, index in self.indexes():
-                others = index[(index["key"] != np.uint64(key)) & self.in_split(index["key"], donor_split)]
+                others = index[(index["key"] != np.uint64(key)) & self.in_split(index, donor_split)]
                 nearest = np.argsort(others["position"] - np.uint64(start), kind="stable")[:count]
                 entries.append(others[nearest])
             together = np.concatenate(entries)

@@ -4,18 +4,32 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bert_jax.config import DataConfig
 from bert_jax.data.shards import DATASET_NAME
 from bert_jax.data.source import TextSource
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import load_json
+from bert_jax.json_files import load_json
 
 _LAYOUT = 1  # version of the output: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
-_PACKING = {"pack": False, "max_instances_per_row": 0, "max_instance_length": 0}  # missing in older manifests
+_LATER: dict[str, Any] = {  # missing in older manifests
+    "pack": False,
+    "max_instances_per_row": 0,
+    "max_instance_length": 0,
+    "text_column": "text",
+    "text_key": "text",
+    "documents": "",
+    "strip_accents": "auto",
+}
+
+
+class _Manifest(TypedDict):
+    """The part of the file whose types matter: the other values are only compared."""
+
+    inputs: dict[str, str]
 
 
 def make_manifest(
@@ -33,7 +47,7 @@ def make_manifest(
         "do_lower_case": tokenizer.do_lower_case if tokenizer else config.do_lower_case,
         **{
             name: getattr(config, name)
-            for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed", *_PACKING)
+            for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed", *_LATER)
         },
         "inputs": {source.name: f"{source.size} bytes, {_sample_hash(source)}" for source in sources},
     }
@@ -67,7 +81,7 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _PACKING | load_json(file)
+        known = _LATER | load_json(file, form=_Manifest)
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):
@@ -80,7 +94,7 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
         if before == now:
             continue
         if name == "inputs":
-            raise UserError(f"{out} was built from other text: {_first_difference(before or {}, now or {})}; {remedy}")
+            raise UserError(f"{out} was built from other text: {_first_difference(before, now)}; {remedy}")
         raise UserError(f"{out} was built with {name}={before!r}, now it is {now!r}: {remedy}")
 
 

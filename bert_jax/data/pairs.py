@@ -25,9 +25,14 @@ from bert_jax.errors import UserError
 from bert_jax.rows.truncation import truncate_spans, truncate_spans_one_by_one
 
 Pair = tuple[int, int, int, int, int]  # start and end of A, start and end of B, label
+# What to type where a file contains several documents.
+WHERE_DOCUMENTS_END = (
+    "where the text contains several, say where they end: --config.data.documents=lines (each line is one), "
+    "blank_lines (blank lines between them), or a separator such as '<|endoftext|>'"
+)
 ONE_DOCUMENT = (
     "next-sentence prediction samples B from another document, but there is only one: "
-    "give more documents, or set config.data.objective=mlm"
+    f"give more documents, or set config.data.objective=mlm; {WHERE_DOCUMENTS_END}"
 )
 
 

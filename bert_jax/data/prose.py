@@ -4,6 +4,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bert_jax.data.lines import clean, replace_surrogates
+from bert_jax.data.source import ReadReport
+
 MAX_PARAGRAPH = 1 << 16  # characters; a longer paragraph is split
 _WINDOW = 1000  # lines per detected layout: about 70 KB of wrapped text
 _SAMPLE = 400  # lines of a window used to detect its layout
@@ -93,6 +96,16 @@ def read_paragraphs(batches: Iterable[Sequence[str]]) -> Iterator[str]:
             size += len(text)
     if parts:
         yield " ".join(parts)
+
+
+def read_document(text: str, *, report: ReadReport, title: str | None = None) -> Iterator[str | None]:
+    """Yield the paragraphs of a document given as a string, then None; a first line equal to the title is skipped."""
+    text = clean(replace_surrogates(text, report), report)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if title and lines[0].strip() == title:
+        del lines[0]
+    yield from read_paragraphs([lines])
+    yield None
 
 
 def _windows(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:

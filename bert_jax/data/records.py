@@ -77,10 +77,12 @@ def encode_rows(
     word_starts: np.ndarray,
     special: SpecialIds,
     spec: RowSpec,
+    words_span_segments: bool = False,
 ) -> np.ndarray:
     """Return rows [placement.num_rows, spec.num_elements].
 
-    `word_starts` [vocab_size] marks the ids that start a word.
+    `word_starts` [vocab_size] marks the ids that start a word. The first token of a segment starts one too, except that
+    of B with `words_span_segments`: there whole-word masking of the original continues A's last word.
     """
     length, num_header = spec.max_seq_length, 3 * spec.instances_per_row
     rows = np.zeros((placement.num_rows, spec.num_elements), spec.dtype)
@@ -97,6 +99,8 @@ def encode_rows(
         part = order[first : first + _ROWS_AT_ONCE]
         group = Instances(a=instances.a[part], b=instances.b[part], labels=instances.labels[part])
         group_tokens, group_starts, inside = _unfold(group, documents.ids, word_starts, special)
+        if not words_span_segments:
+            group_starts |= _first_of_b(group)[:, None] == np.arange(group_starts.shape[1])
         positions = token_positions(first_tokens[part], lengths=lengths[part])
         tokens[positions] = group_tokens[inside]
         starts[positions] = group_starts[inside]
@@ -111,7 +115,10 @@ def encode_rows(
 def _unfold(
     instances: Instances, ids: np.ndarray, word_starts: np.ndarray, special: SpecialIds
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each instance's tokens from [CLS], its word starts, and a mask of the positions inside it."""
+    """Return each instance's tokens from [CLS], its word starts, and a mask of the positions inside it.
+
+    The first token of B is a word start only if it starts a word.
+    """
     a, b = instances.a.astype(np.int32), instances.b.astype(np.int32)  # a shard has fewer than 2**31 tokens
     lengths = _segment_lengths(instances).astype(np.int32)
     length_a, length = lengths[:, :1], lengths.sum(-1, keepdims=True)
@@ -125,10 +132,15 @@ def _unfold(
     tokens = ids[offset]
     is_sep = (position == first_sep) | (position == last_sep)
     starts = ((in_a | in_b) & word_starts[tokens]) | is_sep | (position <= 1)
-    starts |= in_b & (position == first_sep + 1)
     tokens = np.where(is_sep, special.sep_id, tokens)
     tokens[:, 0] = special.cls_id
     return tokens, starts, position < length
+
+
+def _first_of_b(instances: Instances) -> np.ndarray:
+    """Return the position of the first token of B [I], or -1 if there is no B."""
+    lengths = _segment_lengths(instances)
+    return np.where(lengths[:, 1] > 0, lengths[:, 0], -1)
 
 
 def decode_rows(rows: np.ndarray, *, spec: RowSpec) -> dict[str, np.ndarray]:

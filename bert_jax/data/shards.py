@@ -20,7 +20,8 @@ from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.workers import Advance
 from bert_jax.errors import UserError
-from bert_jax.files import load_json, replacing, write_json
+from bert_jax.files import replacing, write_json
+from bert_jax.json_files import load_json
 from bert_jax.rows.packing import best_fit, one_per_row
 
 DATASET_NAME = "bert_pretraining"
@@ -62,10 +63,9 @@ def shard_name(shard: Shard) -> str:
 def read_result(plan: ShardSpec, shard: Shard) -> ShardCounts | None:
     """Return the counts of a shard if it is finished and its files are complete, else None."""
     try:
-        value = load_json(_result_path(plan, shard))
+        counts: ShardCounts = load_json(_result_path(plan, shard), form=ShardCounts)
     except (FileNotFoundError, ValueError):
         return None
-    counts = ShardCounts.from_json(value)
     for max_seq_length in plan.max_seq_lengths:
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(shard)
         expected = counts.lengths.get(max_seq_length)
@@ -108,6 +108,7 @@ def write_shard(item: Shard, *, plan: ShardSpec, advance: Advance) -> None:
             word_starts=tokenizer.is_word_start,
             special=tokenizer.special_ids,
             spec=spec,
+            words_span_segments=plan.recipe == "original",
         )
         file = dataset_directory(plan.out, max_seq_length=max_seq_length) / shard_name(item)
         _write_records(file, rows, record_prefix(spec))

@@ -9,6 +9,35 @@ from bert_jax.errors import UserError
 MAX_PROBLEMS = 20  # problems kept as examples; all are counted
 
 
+class NoTextError(UserError):
+    """A file without text that can be read: it is left out if the other files have more text.
+
+    With `is_metadata` it is probably a description of the corpus, not a part of it, and no loss.
+    """
+
+    def __init__(self, message: str, *, is_metadata: bool = False):
+        super().__init__(message)
+        self.is_metadata = is_metadata
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """Where the text is in a file, and where its documents end.
+
+    Attributes:
+      format: "auto" (detected, file by file) or one of `formats.FORMATS`.
+      text_column: column of the text in tables (CSV, TSV, parquet, arrow), by name or by number from 1.
+      text_key: key of the text in JSON; dots lead into nested objects.
+      documents: in plain text, a document is "lines": a line; "blank_lines": what is between blank lines; otherwise
+        what is between occurrences of this separator; "": what the format says.
+    """
+
+    format: str = "auto"
+    text_column: str = "text"
+    text_key: str = "text"
+    documents: str = ""
+
+
 @dataclass(frozen=True)
 class Document:
     """A document, or a part of about 1 MB of a long one.
@@ -45,7 +74,11 @@ class ReadReport:
     nul_characters: int = 0  # removed
     long_lines_cut: int = 0
     broken_lines: int = 0  # invalid JSON lines, skipped
+    broken_rows: int = 0  # rows of a table with another number of columns than its header, skipped
     not_text: int = 0  # files, or members of an archive, that are not UTF-8 text: skipped
+    left_out: int = 0  # files that are no corpus: metadata, HTML, images, tables without the column of the text
+    left_out_bytes: int = 0  # of those that may be text: after decompression
+    remedy: str = ""  # what to type to read the first of those
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
     problems: list[str] = field(default_factory=list)  # the first MAX_PROBLEMS, each with file and line
 
@@ -53,6 +86,14 @@ class ReadReport:
         """Keep up to MAX_PROBLEMS problems as examples."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
+
+    def leave_out(self, reason: str, *, num_bytes: int = 0) -> None:
+        """Count a file that is left out; `num_bytes` is its size if it may be text."""
+        self.left_out += 1
+        self.left_out_bytes += num_bytes
+        if num_bytes and not self.remedy:
+            self.remedy = reason
+        self.add_problem(f"left out: {reason}")
 
     def add_format(self, source: str, name: str) -> None:
         """Record the format of a source; an archive may contain several."""
@@ -65,6 +106,7 @@ class ReadReport:
             value, increment = getattr(self, item.name), getattr(other, item.name)
             if isinstance(value, int):
                 setattr(self, item.name, value + increment)
+        self.remedy = self.remedy or other.remedy
         for source, names in other.formats.items():
             for name in names.split(", "):
                 self.add_format(source, name)
@@ -75,7 +117,9 @@ class ReadReport:
         """Return one line for each kind of text that was replaced, split or skipped; empty without problems."""
         counts = (
             (self.not_text, "file(s) skipped: not UTF-8 text"),
+            (self.left_out, "file(s) left out"),
             (self.broken_lines, "invalid JSON line(s) skipped"),
+            (self.broken_rows, "row(s) of tables skipped: another number of columns than the header"),
             (self.invalid_utf8, "invalid UTF-8 sequence(s) replaced by U+FFFD"),
             (self.nul_characters, "NUL character(s) removed"),
             (self.long_lines_cut, "line(s) too long, split at white space"),
@@ -83,13 +127,20 @@ class ReadReport:
         return [f"{count:,} {what}" for count, what in counts if count] + self.problems
 
     def require_text(self, inputs: str | Sequence[str]) -> None:
-        """Raise an error for a corpus without text.
+        """Raise an error for a corpus without text, or of which most is left out.
 
         Raises:
-            UserError: if no document was read; names the inputs and what was skipped.
+            UserError: if no document was read, or more was left out than read; names the inputs and what was skipped.
         """
+        names = inputs if isinstance(inputs, str) else ",".join(inputs)
+        if self.documents and self.left_out_bytes > self.bytes:
+            raise UserError(
+                f"most of the text in input '{names}' would be left out ({self.left_out} file(s), "
+                f"{self.left_out_bytes:,} of {self.left_out_bytes + self.bytes:,} bytes): {self.remedy}"
+            )
         if self.documents:
             return
-        names = inputs if isinstance(inputs, str) else ",".join(inputs)
+        if self.remedy:
+            raise UserError(f"no text in input '{names}': {self.remedy}")
         reasons = "; ".join(self.warnings()) or "all files are empty"
         raise UserError(f"no text in input '{names}' ({reasons}): give UTF-8 text files, plain or compressed")

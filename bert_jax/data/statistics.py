@@ -11,6 +11,7 @@ from bert_jax.progress import format_bytes
 # Paragraph hashes kept for the whole corpus to find duplicates: 2 MB of memory. With fewer paragraphs the fraction of
 # duplicates is exact; with more it is an estimate from this sample, standard error below 0.1 percentage points.
 DUPLICATE_SAMPLE = 1 << 18
+MANY_DUPLICATES = 0.05  # of the paragraphs
 
 
 @dataclasses.dataclass
@@ -43,12 +44,6 @@ class ShardCounts:
     max_token_id: int = 0
     paragraphs: str = ""
     lengths: dict[int, LengthCounts] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "ShardCounts":
-        """Return the counts from the JSON form of `dataclasses.asdict`."""
-        lengths = {int(length): LengthCounts(**counts) for length, counts in value["lengths"].items()}
-        return cls(**{**value, "lengths": lengths})
 
 
 def sampling_threshold(num_paragraphs: int) -> int:
@@ -104,6 +99,8 @@ def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int)
         f"sequences of {max_seq_length}: {rows['train']:,} training, {rows['validation']:,} held out, "
         f"{format_bytes(statistics['file_bytes'])}; {statistics['padding_share']:.1%} padding",
     ]
+    if statistics["duplicate_paragraph_share"] > MANY_DUPLICATES:
+        lines[-2] += " (warning: a model repeats what it reads often: remove duplicates from the text)"
     num_rows, num_instances = sum(rows.values()), sum(statistics["instances"].values())
     if num_instances > num_rows:
         lines[-1] += f", {num_instances / num_rows:.2f} instances per sequence"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.formats import read_text
 from bert_jax.data.lines import decode
+from bert_jax.data.prose import read_document
 from bert_jax.data.source import ReadReport, TextSource
 from bert_jax.errors import UserError
 
@@ -69,7 +69,7 @@ def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str 
             value = record[source.feature]
             report.bytes += len(value)
             text = value if isinstance(value, str) else decode(value, report)
-            yield from read_text(text, report=report)
+            yield from read_document(text, report=report)
 
 
 def _open_builder(path: str) -> Any:

@@ -13,9 +13,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, pairwise
-from typing import TypeVar
 
 import numpy as np
 import sentencepiece
@@ -30,13 +29,13 @@ from bert_jax.data.vocabulary import (
     save_vocabulary,
     write_whole,
 )
+from bert_jax.data.word_cache import WordCache
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
 from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
 _BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
-_MAX_CACHED_CHARS = 32  # a longer "word" is a line of Chinese, an address or noise, and rarely occurs again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Tokenizer(abc.ABC):
     """Conversion of text to ids and back. No method adds BERT's special tokens or recognizes them in text."""
 
     do_lower_case: bool
+    strip_accents: bool  # removes non-spacing marks
     pad_id: int
     unk_id: int
     cls_id: int
@@ -120,34 +120,6 @@ class Tokenizer(abc.ABC):
         return [self.pieces[piece_id] for piece_id in ids]
 
 
-_Value = TypeVar("_Value")
-
-
-class _Cache(dict[str, _Value]):
-    """Cache of `compute(word)` for the last `size` to `2 * size` words; `cache[word]` computes missing values.
-
-    It has two generations: when the young one is full it becomes the old one, and a hit in the old one moves the word
-    back to the young one. Frequent words stay cached and cost one dictionary lookup each.
-    """
-
-    def __init__(self, compute: Callable[[str], _Value], *, size: int):
-        super().__init__()
-        self._compute = compute
-        self._size = size
-        self._old: dict[str, _Value] = {}
-
-    def __missing__(self, word: str) -> _Value:
-        value = self._old.pop(word, None)
-        if value is None:
-            value = self._compute(word)
-        if len(word) <= _MAX_CACHED_CHARS:
-            if len(self) >= self._size:
-                self._old = dict(self)
-                self.clear()
-            self[word] = value
-        return value
-
-
 class WordPieceTokenizer(Tokenizer):
     """WordPiece tokenizer, with the same ids as the original for every text.
 
@@ -163,25 +135,31 @@ class WordPieceTokenizer(Tokenizer):
         self.vocabulary = vocabulary
         self.pieces = vocabulary.all_pieces
         self.do_lower_case = vocabulary.do_lower_case
+        self.strip_accents = vocabulary.strips_accents
         self.pad_id, self.unk_id = vocabulary.pad_id, vocabulary.unk_id
         self.cls_id, self.sep_id, self.mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
         self.fingerprint = vocabulary.fingerprint
         self.is_word_start = vocabulary.is_word_start
         self._options = {"max_input_chars_per_word": max_input_chars_per_word, "cache_size": cache_size}
         self._max_chars = max_input_chars_per_word or vocabulary.max_input_chars_per_word
-        added = vocabulary.added
-        self._splitter = AddedTokenSplitter(added, do_lower_case=self.do_lower_case) if added else None
+        rules = {"do_lower_case": self.do_lower_case, "strip_accents": self.strip_accents}
+        self._splitter = AddedTokenSplitter(vocabulary.added, **rules) if vocabulary.added else None
         self._matcher = GreedyMatcher(vocabulary.pieces)
         self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
         # A value that no id uses separates the texts of a batch: 65,535 in uint16, -1 in int32.
         self._break = np.array(-1, np.int32).astype(self.ids_dtype)
-        self._ids_of_basic_word = _Cache(self._encode_basic_word, size=cache_size)
-        self._ids_of_word = _Cache(self._encode_word, size=cache_size)
-        self._encoding_of_word = _Cache(self._encode_word_with_offsets, size=cache_size)
+        self._ids_of_basic_word = WordCache(self._encode_basic_word, size=cache_size)
+        self._ids_of_word = WordCache(self._encode_word, size=cache_size)
+        self._encoding_of_word = WordCache(self._encode_word_with_offsets, size=cache_size)
 
     def __reduce__(self):
         """Pickle only the vocabulary and the options."""
         return functools.partial(WordPieceTokenizer, self.vocabulary, **self._options), ()
+
+    @property
+    def max_input_chars_per_word(self) -> int:
+        """Return the limit on the characters of a word: a longer one is [UNK]."""
+        return self._max_chars
 
     def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
         """Return the ids of all texts as one array: the fastest method."""
@@ -215,7 +193,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode_word(self, word: str) -> bytes:
         if word == "\0":
             return self._break.tobytes()
-        words = basic_words(word, do_lower_case=self.do_lower_case)
+        words = basic_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents)
         return b"".join(map(self._ids_of_basic_word.__getitem__, words))
 
     def _encode_basic_word(self, word: str) -> bytes:
@@ -246,7 +224,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode_word_with_offsets(self, word: str) -> Encoding:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for aligned in aligned_words(word, do_lower_case=self.do_lower_case):
+        for aligned in aligned_words(word, do_lower_case=self.do_lower_case, strip_accents=self.strip_accents):
             word_ids = self._match(aligned.text)
             ids += word_ids
             if word_ids == [self.unk_id]:
@@ -318,6 +296,7 @@ class SentencePieceTokenizer(Tokenizer):
         if do_lower_case is None:
             do_lower_case = all(p == p.lower() for p, is_text in zip(self.pieces, ordinary, strict=True) if is_text)
         self.do_lower_case = do_lower_case
+        self.strip_accents = False
         self.fingerprint = hashlib.sha256(f"do_lower_case={do_lower_case}\n".encode() + model).hexdigest()
         # The unknown piece is never a word start: at the start of a word sentencepiece puts a single "▁" before it.
         self.is_word_start = np.array(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.files import load_json
+from bert_jax.json_files import load_json
 
 # Classes that tokenize as BertTokenizer does, most of them with another name only; None and "" name no class.
 _SAME = ("Bert", "DistilBert", "Electra", "MobileBert", "SqueezeBert", "ConvBert", "LayoutLM", "Lxmert", "RetriBert")

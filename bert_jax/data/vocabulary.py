@@ -15,7 +15,9 @@ from bert_jax.data.added_tokens import AddedToken, read_added_tokens
 from bert_jax.data.tokenizer_settings import check_settings, read_word_limit
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
-from bert_jax.files import load_json, read_json, write_bytes
+from bert_jax.files import write_bytes
+from bert_jax.json_files import load_json, read_json
+from bert_jax.json_forms import is_encodable
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
@@ -32,6 +34,7 @@ class Vocabulary:
 
     pieces: tuple[str, ...]
     do_lower_case: bool
+    strip_accents: bool | None = None  # None: as do_lower_case
     added: tuple[AddedToken, ...] = ()  # tokens kept whole in text; those not in `pieces` have the ids after them
     max_input_chars_per_word: int = MAX_INPUT_CHARS_PER_WORD  # a longer word is [UNK]
 
@@ -42,6 +45,9 @@ class Vocabulary:
                 f"{piece!r} occurs twice, in lines {first + 1} and {self._ids[piece] + 1}: remove one, because ids "
                 "must be unique"
             )
+        broken = next((piece for piece in self.pieces if not is_encodable(piece)), None)
+        if broken is not None:
+            raise UserError(f"the piece {broken!a:.60} holds half of a surrogate pair: remove or correct it")
         missing = [piece for piece in SPECIAL_PIECES if piece not in self._ids]
         if missing:
             raise UserError(
@@ -57,6 +63,11 @@ class Vocabulary:
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         return {piece: piece_id for piece_id, piece in enumerate(self.pieces)}
+
+    @property
+    def strips_accents(self) -> bool:
+        """Return whether accents and other non-spacing marks are removed."""
+        return self.do_lower_case if self.strip_accents is None else self.strip_accents
 
     @property
     def size(self) -> int:
@@ -92,6 +103,8 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of casing, pieces and added tokens: equal if ids mean the same."""
         header = f"do_lower_case={self.do_lower_case}\n"
+        if self.strips_accents != self.do_lower_case:
+            header += f"strip_accents={self.strips_accents}\n"
         # The flags that do not affect ids are left out.
         header += "".join(
             f"added={token.id} {token.single_word} {token.normalized} {token.content!r}\n"
@@ -131,6 +144,7 @@ def load_vocabulary(
         return Vocabulary(
             pieces,
             do_lower_case=_looks_uncased(pieces) if casing is None else casing,
+            strip_accents=read_strip_accents(config_file),
             added=added,
             max_input_chars_per_word=limit,
         )
@@ -191,15 +205,21 @@ def read_casing(config_file: pathlib.Path, *, do_lower_case: bool | None) -> boo
             "use another vocabulary"
         )
     casing = do_lower_case if saved is None else saved
-    strip_accents = settings.get("strip_accents")
-    if strip_accents is not None and casing is not None and strip_accents != casing:
-        raise UserError(
-            f"{config_file}: strip_accents={strip_accents} with do_lower_case={casing} is not supported: write "
-            f"strip_accents={casing}; BERT strips accents if and only if it lower-cases"
-        )
     if settings.get("tokenize_chinese_chars") is False:
         raise UserError(f"{config_file}: tokenize_chinese_chars=False is not supported: write true")
     return casing
+
+
+def read_strip_accents(config_file: pathlib.Path) -> bool | None:
+    """Return `strip_accents` from a tokenizer_config.json, None (as do_lower_case) if it is not set.
+
+    Raises UserError if it is neither true, false nor null.
+    """
+    settings = load_json(config_file) if config_file.is_file() else {}
+    value = settings.get("strip_accents")
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{config_file}: strip_accents is {value!r}: write true, false or null")
+    return value
 
 
 def _looks_uncased(pieces: Iterable[str]) -> bool:
@@ -215,7 +235,7 @@ def save_vocabulary(vocabulary: Vocabulary, *, directory: str | os.PathLike) -> 
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": vocabulary.do_lower_case,
-        "strip_accents": None,
+        "strip_accents": vocabulary.strip_accents,
         "tokenize_chinese_chars": True,
         **{f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")},
     }
@@ -250,6 +270,7 @@ def learn_vocabulary(
     *,
     vocab_size: int,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     num_threads: int = 1,
     num_unused: int = 0,
     character_coverage: float = 0.99999,
@@ -268,8 +289,9 @@ def learn_vocabulary(
         num_pieces=vocab_size - len(reserved),
         num_reserved=len(reserved),
         do_lower_case=do_lower_case,
+        strip_accents=strip_accents,
         num_threads=num_threads,
         character_coverage=character_coverage,
         max_distinct_words=max_distinct_words,
     )
-    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case)
+    return Vocabulary((*reserved, *pieces), do_lower_case=do_lower_case, strip_accents=strip_accents)

@@ -23,18 +23,21 @@ _KEPT_PER_ROUND = 0.93  # fraction of the pieces; four rounds from 1.25 to 1
 _MAX_LETTER_FRACTION = 0.5  # of all pieces may be single letters; in 30,522 pieces of English under 1 % are
 _RAW_WORDS = 1 << 17  # distinct white-space words counted before they are split into basic words
 _MAX_WORD_CHARS = 200  # the tokenizer maps longer words to [UNK]
+_MANY_LONG = 0.05  # fraction of the characters in such words that an error mentions
 _MAX_PIECE_CHARS = 24  # without "##"; sentencepiece's default of 16 excludes "##representatives"
 _SENTENCEPIECE_SYMBOLS = "▁▅"  # in sentencepiece, U+2581 marks the start of a word, U+2585 the unknown
 
 
-def count_words(texts: Iterable[str], *, do_lower_case: bool, max_distinct_words: int) -> Counter[str]:
+def count_words(
+    texts: Iterable[str], *, do_lower_case: bool, strip_accents: bool | None = None, max_distinct_words: int
+) -> Counter[str]:
     """Count the basic words of texts; above `max_distinct_words` distinct words, drop the rarest quarter."""
     words: Counter[str] = Counter()
     raw_words: Counter[str] = Counter()
 
     def fold():
         for raw_word, count in raw_words.items():
-            for word in basic_words(raw_word, do_lower_case=do_lower_case):
+            for word in basic_words(raw_word, do_lower_case=do_lower_case, strip_accents=strip_accents):
                 words[word] += count
         raw_words.clear()
         if len(words) > max_distinct_words:
@@ -175,6 +178,7 @@ def learn_pieces(
     num_pieces: int,
     num_reserved: int,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     num_threads: int,
     character_coverage: float,
     max_distinct_words: int,
@@ -185,7 +189,9 @@ def learn_pieces(
 
     Raises UserError if the texts contain no word or support fewer pieces.
     """
-    counts = count_words(texts, do_lower_case=do_lower_case, max_distinct_words=max_distinct_words)
+    counts = count_words(
+        texts, do_lower_case=do_lower_case, strip_accents=strip_accents, max_distinct_words=max_distinct_words
+    )
     if not counts:
         raise UserError("cannot learn a vocabulary: the texts contain no word; give more text")
     for fraction in (_MAX_LETTER_FRACTION, 1.0):  # a small text may need more letters than half the slots
@@ -205,10 +211,22 @@ def learn_pieces(
     smallest, largest = num_reserved + len(singles), num_reserved + len(singles) + len(everything)
     if num_pieces + num_reserved > largest:
         raise UserError(
-            f"vocab_size={num_pieces + num_reserved} is more than the text supports: give more text, or type "
-            f"vocab_size={largest}, the largest possible"
+            f"vocab_size={num_pieces + num_reserved} is more than the text supports{_long_words(counts)}: give more "
+            f"text, or type vocab_size={largest}, the largest possible"
         )
     raise UserError(
         f"vocab_size={num_pieces + num_reserved} is too small for the characters of the text: type "
         f"vocab_size={smallest} or more, up to {largest}"
+    )
+
+
+def _long_words(counts: dict[str, int]) -> str:
+    """Return the reason for a small vocabulary if many characters are in words over the limit, else ""."""
+    total = sum(len(word) * count for word, count in counts.items())
+    overlong = sum(len(word) * count for word, count in counts.items() if len(word) > _MAX_WORD_CHARS)
+    if overlong <= _MANY_LONG * total:
+        return ""
+    return (
+        f", because {overlong / total:.0%} of its characters are in words of more than {_MAX_WORD_CHARS} characters, "
+        "which are read as [UNK]; put spaces between words (a word segmenter for Thai, k-mers for DNA)"
     )

@@ -5,7 +5,8 @@ Everything here is a pure function of the text. The rules, in order:
 1. Drop NUL, U+FFFD and all control and format characters (Cc, Cf) except tab, line feed and carriage return.
 2. Make each character of the CJK blocks a word; Hangul, Hiragana and Katakana are ordinary letters.
 3. Split at white space: Zs, tab, line feed, carriage return, U+2028 and U+2029.
-4. For uncased vocabularies only: lower-case, decompose (NFD), drop non-spacing marks (Mn).
+4. For uncased vocabularies: lower-case. To strip accents: decompose (NFD), drop non-spacing marks (Mn). The original
+   does both or neither; like HuggingFace's, this code can also do one of them.
 5. Make each punctuation character a word: category P and all ASCII characters other than letters and digits.
 6. Match greedily, longest piece first; a word with an unmatched part is unknown as a whole.
 
@@ -99,8 +100,10 @@ def segments(text: str, *, max_chars: int = 1 << 20) -> Iterator[str]:
         yield text[start:]
 
 
-def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
+def basic_words(text: str, *, do_lower_case: bool, strip_accents: bool | None = None) -> list[str]:
     """Return the normalized words of a text, equal to the original's BasicTokenizer.
+
+    `strip_accents` is `do_lower_case` if it is None.
 
     Lower-casing and NFD run on the whole text at once. White space has no case, stops the final-sigma rule, and is not
     reordered by NFD, so the result equals that of each word alone.
@@ -109,24 +112,26 @@ def basic_words(text: str, *, do_lower_case: bool) -> list[str]:
         return [text.lower() if do_lower_case else text]
     cleaned = text.translate(_CLEANED)
     if do_lower_case:
-        return unicodedata.normalize("NFD", cleaned.lower()).translate(_UNCASED).split()
+        cleaned = cleaned.lower()
+    if do_lower_case if strip_accents is None else strip_accents:
+        return unicodedata.normalize("NFD", cleaned).translate(_UNCASED).split()
     return cleaned.translate(_CASED).split()
 
 
-def normalized_text(text: str, *, do_lower_case: bool) -> str:
+def normalized_text(text: str, *, do_lower_case: bool, strip_accents: bool) -> str:
     """Return the text after steps 1, 2 and 4, each character by itself, as the `tokenizers` library normalizes.
 
     White space and punctuation stay where they are. A capital sigma never becomes a final one.
     """
     cleaned = text.translate(_CLEANED)
     if do_lower_case:
-        return unicodedata.normalize("NFD", cleaned.replace("Σ", "σ").lower()).translate(_WITHOUT_MARKS)
-    return cleaned
+        cleaned = cleaned.replace("Σ", "σ").lower()
+    return unicodedata.normalize("NFD", cleaned).translate(_WITHOUT_MARKS) if strip_accents else cleaned
 
 
-def normalized_characters(text: str, *, do_lower_case: bool) -> tuple[str, list[int]]:
+def normalized_characters(text: str, *, do_lower_case: bool, strip_accents: bool) -> tuple[str, list[int]]:
     """Return the normalized text, and for each of its characters the index in `text` that it comes from."""
-    parts = [normalized_text(char, do_lower_case=do_lower_case) for char in text]
+    parts = [normalized_text(char, do_lower_case=do_lower_case, strip_accents=strip_accents) for char in text]
     return "".join(parts), [index for index, part in enumerate(parts) for _ in part]
 
 
@@ -139,7 +144,7 @@ class AlignedWord:
     ends: list[int]
 
 
-def aligned_words(text: str, *, do_lower_case: bool) -> list[AlignedWord]:
+def aligned_words(text: str, *, do_lower_case: bool, strip_accents: bool | None = None) -> list[AlignedWord]:
     """Return the words of `basic_words`, each character with its span in `text`.
 
     A dropped mark belongs to the preceding character of its word, so a span never separates an accent from its letter.
@@ -148,10 +153,11 @@ def aligned_words(text: str, *, do_lower_case: bool) -> list[AlignedWord]:
     words: list[AlignedWord] = []
     chars: list[str] = []
     sources: list[int] = []
+    strip = do_lower_case if strip_accents is None else strip_accents
 
     def close_run():
         if chars:
-            words.extend(_align_run("".join(chars), sources, do_lower_case=do_lower_case))
+            words.extend(_align_run("".join(chars), sources, do_lower_case=do_lower_case, strip=strip))
             chars.clear()
             sources.clear()
 
@@ -163,15 +169,16 @@ def aligned_words(text: str, *, do_lower_case: bool) -> list[AlignedWord]:
         elif cleaned:  # white space or CJK
             close_run()
             if cleaned != " ":
-                words.extend(_align_run(char, [index], do_lower_case=do_lower_case))
+                words.extend(_align_run(char, [index], do_lower_case=do_lower_case, strip=strip))
     close_run()
     return words
 
 
-def _align_run(run: str, sources: list[int], *, do_lower_case: bool) -> list[AlignedWord]:
+def _align_run(run: str, sources: list[int], *, do_lower_case: bool, strip: bool) -> list[AlignedWord]:
     """Normalize a run free of white space and control characters, and split it at punctuation."""
-    table = _UNCASED if do_lower_case else _CASED
-    chars, chars_sources = _lower_and_decompose(run, sources) if do_lower_case else (run, sources)
+    table = _UNCASED if strip else _CASED
+    chars, chars_sources = _lower(run, sources) if do_lower_case else (run, sources)
+    chars, chars_sources = _decompose(chars, chars_sources) if strip else (chars, chars_sources)
     words: list[tuple[list[str], list[int], list[int]]] = []
     continues = False
     for char, source in zip(chars, chars_sources, strict=True):
@@ -191,15 +198,13 @@ def _align_run(run: str, sources: list[int], *, do_lower_case: bool) -> list[Ali
     return [AlignedWord("".join(letters), starts, ends) for letters, starts, ends in words]
 
 
-def _lower_and_decompose(run: str, sources: list[int]) -> tuple[str, list[int]]:
+def _lower(run: str, sources: list[int]) -> tuple[str, list[int]]:
     # Only the final sigma depends on its neighbors, and both sigmas have length 1: lengths are per character.
-    lowered = run.lower()
-    lowered_sources = [s for char, s in zip(run, sources, strict=True) for _ in char.lower()]
-    pairs = [
-        (part, s)
-        for char, s in zip(lowered, lowered_sources, strict=True)
-        for part in unicodedata.normalize("NFD", char)
-    ]
+    return run.lower(), [s for char, s in zip(run, sources, strict=True) for _ in char.lower()]
+
+
+def _decompose(run: str, sources: list[int]) -> tuple[str, list[int]]:
+    pairs = [(part, s) for char, s in zip(run, sources, strict=True) for part in unicodedata.normalize("NFD", char)]
     # NFD's canonical ordering: a stable sort of each run of combining characters by class.
     ordered: list[tuple[str, int]] = []
     marks: list[tuple[str, int]] = []

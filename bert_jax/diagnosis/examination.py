@@ -14,6 +14,7 @@ from bert_jax.diagnosis.report import as_block, verdict_line
 from bert_jax.diagnosis.results import CheckResult, Context, Verdict, failed, skipped
 from bert_jax.errors import UserError
 from bert_jax.files import write_text, writing
+from bert_jax.json_files import parse_json
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.progress import duration
 
@@ -135,7 +136,7 @@ def of_all_hosts(name: str, result: CheckResult, context: Context) -> CheckResul
         return result
     answers = hosts.exchange(hosts.numbered(f"result of {name}"), json.dumps([result.verdict.value, result.summary]))
     lines = []
-    for index, (verdict, summary) in enumerate(map(json.loads, answers)):
+    for index, (verdict, summary) in enumerate(map(parse_json, answers)):
         if index and verdict == Verdict.FAILED.value:
             lines.append(f"{hosts.name(index)}: {summary}")
     if not lines:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bert_jax.diagnosis import children, run_configs
 from bert_jax.diagnosis.results import CheckResult, Context, failed, ok, skipped
-from bert_jax.files import load_json, read_log, write_text
+from bert_jax.files import write_text
+from bert_jax.json_files import load_json, read_log
 
 _POLL_SECONDS = 0.005
 _DOCUMENTS, _SENTENCES = 60, 20

@@ -38,9 +38,9 @@ def step_config(platform: str, *, devices: int) -> ConfigDict:
     on_cpu = platform == "cpu"
     config: Any = default_config(model="tiny" if on_cpu else "base")
     config.model.scan_layers = False
+    config.model.vocab_size = 2048 if on_cpu else 30522
     if on_cpu:
         config.model.dtype = "float32"  # CPUs have no fast bfloat16
-        config.model.vocab_size = 2048
     config.train.phases = (phase(max_seq_length=_LENGTH),)
     config.train.batch_size = (4 if on_cpu else 64) * devices
     config.optimizer.warmup_steps = 10

@@ -1,7 +1,6 @@
 """Check `step`: whole training steps over all devices, timed, compared with what `plan` projects for the chip."""
 
 import dataclasses
-import json
 import math
 import statistics
 import time
@@ -17,6 +16,7 @@ from bert_jax.config import Config, from_config_dict
 from bert_jax.diagnosis import children, run_configs
 from bert_jax.diagnosis.devices import topology_of
 from bert_jax.diagnosis.results import CheckResult, Context, failed, ok
+from bert_jax.json_files import load_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.program import PretrainingProgram
@@ -147,7 +147,7 @@ def project(context: Context) -> tuple[dict[str, Any] | None, str]:
     try:
         seconds = min(_PLAN_SECONDS, context.seconds_left())
         children.run(arguments, log=log, seconds=seconds, environment={"JAX_PLATFORMS": "cpu"})
-        phase = json.loads(children.output_of(log).read_text(encoding="utf-8"))["phases"][0]
+        phase = load_json(children.output_of(log), form=dict[str, Any])["phases"][0]
     except (children.ChildFailed, ValueError, LookupError) as error:
         return None, str(error)
     return (phase, "") if "step_seconds" in phase else (None, f"the step does not fit: {phase.get('advice')}")

@@ -83,6 +83,8 @@ class Experiment:
             f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; baseline "
             f"{self.task.selection} {self.results.baseline:.4f}"
         )
+        for note in self.data.notes(self.task):
+            runtime.report(note)
         is_done = hosts.from_main("finished runs", lambda: [self.results.is_done(s) for s in self.options.runs])
         if not all(is_done):
             self.learner.prepare()

@@ -20,7 +20,7 @@ from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, StepSettings
 from bert_jax.finetuning.task_data import TaskData
 from bert_jax.model.architectures import architecture_of
-from bert_jax.tasks.interface import Split, Task
+from bert_jax.tasks.interface import Split, Task, merged
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import StepOutput
 
@@ -53,7 +53,8 @@ class FineTuner(Learner):
         self._task, self._data = task, data
         model = initial.task_model(pretrained, config=config)
         shape = row_shape([split.features for split in data.splits], batch_size=max(batch_sizes))
-        self.program = TaskProgram(config, model=model, task=task, shape=shape)
+        weights = task.class_weights(data.train)
+        self.program = TaskProgram(config, model=model, task=task, shape=shape, class_weights=weights)
         self._train = data.train.features
         self.num_examples = self._train.num_examples
         self._params = initial.pretrained_params(
@@ -117,5 +118,5 @@ class FineTuner(Learner):
         return {"tokens": count * length, "flops": count * flops}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
-        """Return the head's output for each example."""
-        return predict_outputs(self.program, params, features=split.features)
+        """Return the head's output for each example; of a text in several windows, their mean."""
+        return list(merged(split.features, predict_outputs(self.program, params, features=split.features)))

@@ -12,6 +12,7 @@ from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
+from bert_jax.finetuning.dry_run import describe_task
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_model
 from bert_jax.finetuning.origin import has_runs
@@ -53,6 +54,7 @@ class Request:
     predict_test: bool = False
     init_missing: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    dry_run: bool = False
     command: str = "the same command"
 
 
@@ -77,6 +79,9 @@ def finetune(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()
+    if request.dry_run:
+        _dry_run(config, pretrained=pretrained, request=request, report=report)
+        return FINISHED
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):
         report(line)
@@ -96,17 +101,33 @@ def finetune(
     return FINISHED
 
 
-def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: Request, runtime: Runtime) -> None:
-    workdir = runtime.path
-    names = _tasks(config, runtime.report)
-    single = len(names) == 1 and config.task == names[0]
-    options = ExperimentOptions(
+def _dry_run(
+    config: FinetuneConfig, *, pretrained: PretrainedModel, request: Request, report: Callable[[str], None]
+) -> None:
+    """Report what would be trained, task by task."""
+    options = _options(config, request)
+    for name in _tasks(config, report):
+        of_task = config_of_task(config, name)
+        task = open_config_task(of_task)
+        for line in describe_task(of_task, task=task, pretrained=pretrained, options=options):
+            report(line)
+
+
+def _options(config: FinetuneConfig, request: Request) -> ExperimentOptions:
+    return ExperimentOptions(
         runs=tuple(grid(config, sweep=request.sweep, seeds=request.seeds)),
         predict_test=request.predict_test,
         errors=request.errors,
         ensemble=request.ensemble,
         random_parts=request.init_missing,
     )
+
+
+def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: Request, runtime: Runtime) -> None:
+    workdir = runtime.path
+    names = _tasks(config, runtime.report)
+    single = len(names) == 1 and config.task == names[0]
+    options = _options(config, request)
     if not single:
         _check_files(config, names, options)
     records: dict[str, Any] = {}

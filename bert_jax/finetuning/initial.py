@@ -10,7 +10,7 @@ from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
-from bert_jax.tasks.interface import Outputs, Split, Task
+from bert_jax.tasks.interface import Outputs, Split, Task, merged
 
 
 def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> ModelConfig:
@@ -109,6 +109,6 @@ def baseline_score(task: Task, split: Split) -> float:
     kind = task.kind(num_labels=len(task.labels), group=features.group)
 
     def score(outputs: Outputs) -> float:
-        return task.score(split, outputs)[task.selection]
+        return task.score(split, merged(features, outputs))[task.selection]
 
     return kind.baseline(score, lengths=[len(ids) for ids in features.ids], targets=features.targets or ())

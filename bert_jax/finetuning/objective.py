@@ -70,7 +70,8 @@ class TaskObjective:
         dropout = None if key is None else Dropout.create(key, rows=batch.rows)
         outputs = self.apply(params, batch, dropout=dropout)
         scores = self.kind.scores(outputs, _gold(batch))
-        means = {} if scores.correct is None else {"accuracy": Mean.of(scores.correct, weights=scores.weights)}
+        counted = scores.weights if scores.counted is None else scores.counted
+        means = {} if scores.correct is None else {"accuracy": Mean.of(scores.correct, weights=counted)}
         empty = (batch.inputs.segment_ids == 0).astype(jnp.float32)
         means["padding_fraction"] = Mean.of(empty, weights=jnp.ones_like(empty))
         return (scores.losses * scores.weights).sum() / jnp.maximum(weights["examples"], 1), means

@@ -8,7 +8,8 @@ import numpy as np
 
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import write_json
+from bert_jax.json_files import read_json
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.start_up import weights_digest
 from bert_jax.tasks.interface import Split
@@ -46,7 +47,7 @@ def settle_origin(
 def _settle(directory: Path, origin: dict[str, str]) -> None:
     file = directory / ORIGIN
     if file.exists() and has_runs(directory):
-        previous = read_json(file)
+        previous = read_json(file, form=dict[str, str])
         changed = [name for name, value in origin.items() if previous.get(name, value) != value]
         if changed:
             name = changed[0]

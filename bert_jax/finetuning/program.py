@@ -29,14 +29,22 @@ _EVAL_TOKENS = 8192
 class TaskProgram(Program):
     """The jitted steps for one task, one model and one sequence shape. The constructor compiles nothing."""
 
-    def __init__(self, config: FinetuneConfig, *, model: ModelConfig, task: Task, shape: RowShape):
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        *,
+        model: ModelConfig,
+        task: Task,
+        shape: RowShape,
+        class_weights: tuple[float, ...] = (),
+    ):
         """Set up the state's shardings on the config's mesh.
 
         Raises:
           UserError: if the mesh does not fit the devices or the model.
         """
         self.config, self.model, self.shape = config, model, shape
-        self.kind = task.kind(num_labels=len(task.labels), group=shape.group)
+        self.kind = task.kind(num_labels=len(task.labels), group=shape.group, class_weights=class_weights)
         mesh = meshes.make_mesh(config.mesh)
         sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
         check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=mesh)

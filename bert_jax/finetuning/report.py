@@ -51,15 +51,24 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def _format(metrics: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{name} {value:.3f}" if "threshold" in name else f"{name} {100 * value:.2f}" for name, value in metrics.items()
-    )
+    """Return metrics as percentages; thresholds and counts (int) as they are."""
+
+    def shown(name: str, value: float) -> str:
+        if isinstance(value, int):
+            return f"{name} {value}"
+        return f"{name} {value:.3f}" if "threshold" in name else f"{name} {100 * value:.2f}"
+
+    return ", ".join(shown(name, value) for name, value in metrics.items())
 
 
 def _confusion(tables: Mapping[str, Any]) -> list[str]:
     """Return the confusion matrix, or the scores of each entity type, as lines."""
     if "labels" not in tables.get("confusion", {}):  # an entity type may be called "confusion"
-        return [f"  {name}: {_format(scores)}" for name, scores in tables.items()]
+        counts = {
+            name: sum(scores.get(name, 0) for scores in tables.values()) for name in ("gold", "predicted", "correct")
+        }
+        total = [f"  all: {_format(counts)}"] if any(counts.values()) else []
+        return total + [f"  {name}: {_format(scores)}" for name, scores in tables.items()]
     labels = tables["confusion"]["labels"]
     counts = next(value for name, value in tables["confusion"].items() if name != "labels")
     width = max(map(len, [*labels, "gold \\ predicted"])) + 2

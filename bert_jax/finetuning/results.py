@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json, write_json_lines, write_text
+from bert_jax.files import write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.finetuning.task_data import TaskData
+from bert_jax.json_files import read_json
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 RESULT, RUNS = "result.json", "runs"
@@ -74,7 +75,17 @@ class TaskResults:
         current = [self.run_directory(settings) / RESULT for settings in self.options.runs]
         all_runs = sorted((self.directory / RUNS).glob(f"*/{RESULT}"))
         paths = [path for path in (*current, *(p for p in all_runs if p not in current)) if path.exists()]
-        return [RunResult.from_json(read_json(path)) for path in paths]
+        return [self._read(path) for path in paths]
+
+    def _read(self, path: Path) -> RunResult:
+        remedy = f"delete {path.parent} and run the same command again"
+        try:
+            result = RunResult.from_json(read_json(path, remedy=remedy))
+            if self.task.selection not in result.best.metrics:
+                raise ValueError(f"best.metrics has no {self.task.selection}")
+        except ValueError as error:
+            raise UserError(f"{path}: {error}: {remedy}") from None
+        return result
 
     def add(self, result: RunResult, *, outputs: Mapping[str, Outputs]) -> None:
         """Save the outputs of a run's best parameters on all splits, score them, and write the run's result."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.finetuning.settings import RunSettings
+from bert_jax.json_forms import fit
 
 Metrics = dict[str, float]
 
@@ -37,13 +38,13 @@ class RunResult:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "RunResult":
-        """Return the result in a record of `to_json`."""
+        """Return the result in a record of `to_json`.
+
+        Raises:
+          ValueError: naming the part that is something else.
+        """
         fields = {field.name for field in dataclasses.fields(cls)}
-        values = {name: value for name, value in record.items() if name in fields}
-        values["settings"] = RunSettings(**values["settings"])
-        values["history"] = [Evaluation(**item) for item in values["history"]]
-        values["best"] = Evaluation(**values["best"])
-        return cls(**values)
+        return fit({name: value for name, value in record.items() if name in fields}, cls)
 
 
 def best_evaluation(history: Sequence[Evaluation], *, selection: str) -> Evaluation:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from bert_jax.config.task_options import WINDOWS
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.tasks.interface import Split, Task
@@ -24,6 +25,30 @@ class TaskData:
     def describe(self) -> str:
         """Return the number of examples of each split."""
         return ", ".join(f"{split.name} {len(split.examples)}" for split in self.splits)
+
+    def notes(self, task: Task) -> list[str]:
+        """Return what a user should know before the first run: labels, and the texts that are truncated."""
+        notes = [f"{task.name}: {note}" for note in task.notes(self.train)]
+        for split in self.splits:
+            uncut = split.features.uncut
+            over = 0 if uncut is None else int((uncut > task.data.max_seq_length).sum())
+            if uncut is None or not over:
+                continue
+            done = {
+                "head": "their end is not read",
+                "head_tail": "their middle is not read",
+                WINDOWS: f"they are read in windows, {len(split.features.ids)} in all",
+            }[task.data.truncation]
+            remedy = (
+                ""
+                if task.data.truncation == WINDOWS
+                else ("; raise config.data.max_seq_length, or choose config.data.truncation=head_tail or windows")
+            )
+            notes.append(
+                f"{task.name}: {over} of {len(uncut)} texts of {split.name} ({100 * over / len(uncut):.1f} %) are "
+                f"longer than {task.data.max_seq_length} tokens, the longest has {uncut.max()}: {done}{remedy}"
+            )
+        return notes
 
 
 def load_task_data(task: Task, *, tokenizer: Tokenizer, predict_test: bool) -> TaskData:

@@ -37,11 +37,15 @@ class Gold:
 
 @struct.dataclass
 class Scores:
-    """Loss, correctness and weight of each example or token. `correct` is None for regression."""
+    """Loss, correctness and weight of each example or token. `correct` is None for regression.
+
+    `counted` replaces `weights` in the accuracy if the loss weighs classes differently.
+    """
 
     losses: Float[Array, "B ..."]
     correct: Float[Array, "B ..."] | None
     weights: Float[Array, "B ..."]
+    counted: Float[Array, "B ..."] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class OutputKind(abc.ABC):
 
     num_labels: int = 0  # C; 0 if outputs have no label names
     group: int = 1  # instances per example
+    class_weights: tuple[float, ...] = ()  # of each label in the loss; empty: all weigh the same
 
     name: ClassVar[str]
     head: ClassVar[str] = "classifier"  # the name of the head's parameters

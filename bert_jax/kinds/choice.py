@@ -1,16 +1,19 @@
-"""One of `group` endings, each in its own instance (paper section 4.4)."""
+"""One of up to `group` endings, each in its own instance (paper section 4.4). An instance of no tokens is no ending."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
+
+_MISSING = -1e30  # finite: the loss of an empty slot is then a number, which its weight of 0 removes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +36,17 @@ class Choice(OutputKind):
         return outputs.reshape(outputs.shape[0], examples, self.group)
 
     def scores(self, outputs: Float[Array, "B E G"], gold: Gold) -> Scores:
-        """Return the cross-entropy of each example: a softmax over its endings."""
-        return class_scores(outputs, gold, weights=gold.weights)
+        """Return the cross-entropy of each example: a softmax over the endings that it has."""
+        numbers = jnp.arange(1, outputs.shape[1] * self.group + 1)
+        exists: Bool[Array, "B S"] = (gold.segment_ids[:, None, :] == numbers[None, :, None]).any(-1)
+        logits = jnp.where(exists.reshape(outputs.shape), outputs, _MISSING)
+        return class_scores(logits, gold, weights=gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the accuracy of guessing at random."""
-        del score, lengths, targets
-        return 1.0 / self.group
+        del score, targets
+        endings = (np.asarray(lengths).reshape(-1, self.group) > 0).sum(1)
+        return float(np.mean(1.0 / np.maximum(endings, 1)))
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:

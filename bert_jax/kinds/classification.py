@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -28,7 +29,18 @@ class Classification(OutputKind):
 
     def scores(self, outputs: Float[Array, "B E C"], gold: Gold) -> Scores:
         """Return the cross-entropy of each example."""
-        return class_scores(outputs, gold, weights=gold.weights)
+        scores = class_scores(outputs, gold, weights=self.weights(gold))
+        return dataclasses.replace(scores, counted=gold.weights) if self.class_weights else scores
+
+    def weights(self, gold: Gold) -> Float[Array, "B E"]:
+        """Return the weights of the examples: those of their classes, as PyTorch's `CrossEntropyLoss(weight)`.
+
+        Only their ratios count. The smallest is 1, because the objective divides by at least 1.
+        """
+        if not self.class_weights:
+            return gold.weights
+        of_class = jnp.asarray(np.asarray(self.class_weights) / min(self.class_weights), jnp.float32)
+        return gold.weights * of_class[jnp.maximum(gold.targets, 0)]
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the metric of the majority class: the best of all constant predictions."""

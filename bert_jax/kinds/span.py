@@ -28,7 +28,7 @@ class Span(OutputKind):
     huggingface_class = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
     in_transformers_pipeline = False
-    prediction_tasks = ("qa",)
+    prediction_tasks = ("answer",)
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with start and end logits for each token."""

@@ -22,7 +22,7 @@ class Tags(OutputKind):
     name = "tags"
     huggingface_class = "ForTokenClassification"
     pipeline_tag = "token-classification"
-    prediction_tasks = ("ner",)
+    prediction_tasks = ("tag",)
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of each token."""

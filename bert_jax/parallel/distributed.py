@@ -18,12 +18,15 @@ import jax
 
 from bert_jax import jax_internals
 from bert_jax.errors import UserError
+from bert_jax.json_files import parse_json
+from bert_jax.limits import check_address_space
 from bert_jax.parallel.rendezvous import HostMissing, gather_names
 
 USAGE_ERROR, LOST_A_HOST = 2, 75  # a launcher restarts the run on 75 (EX_TEMPFAIL of sysexits.h)
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _POLL_SECONDS = 0.1
+_MAX_SECONDS = 1e7  # jax takes the limit as 32-bit milliseconds or seconds, depending on its version
 _FAREWELL_SECONDS = 10.0  # host 0 serves the messages: it waits this long for the others to read its last one
 # Words in the errors of the device and coordination runtimes when a host is lost.
 _LOSS = ("gloo", "coordination", "connection reset", "connection closed", "connection refused", "barrier", "heartbeat")
@@ -111,7 +114,7 @@ class Hosts:
         The errors are those of `exchange`.
         """
         text = json.dumps(value()) if self.is_main else ""
-        return json.loads(self.exchange(self.numbered(topic), text, seconds=float("inf"))[0])
+        return parse_json(self.exchange(self.numbered(topic), text, seconds=float("inf"))[0])
 
     @contextlib.contextmanager
     def main_first(self, topic: str) -> Iterator[None]:
@@ -133,7 +136,7 @@ class Hosts:
           UserError: on every host, naming the host that differs, the facts, and both values.
         """
         text = json.dumps(facts, sort_keys=True, default=str)
-        per_host = [json.loads(answer) for answer in self.exchange(self.numbered(topic), text)]
+        per_host = [parse_json(answer) for answer in self.exchange(self.numbered(topic), text)]
         for index, other in enumerate(per_host):
             names = [name for name in {**per_host[0], **other} if other.get(name) != per_host[0].get(name)]
             if names:
@@ -189,8 +192,10 @@ def start(*, seconds: float) -> Hosts:
 
     Raises:
       HostMissing: if a host does not start in time.
-      UserError: if the variables contradict each other.
+      UserError: if the variables contradict each other, or `seconds` is not a usual number.
     """
+    if not 0 < seconds <= _MAX_SECONDS:
+        raise UserError(f"--host_timeout={seconds:g}: must be a number of seconds above 0 and at most {_MAX_SECONDS:g}")
     address, count, index, device_ids = _from_environment() or _detected(seconds=seconds)
     if count == 1:
         return Hosts(seconds=seconds)
@@ -279,6 +284,7 @@ def run_on_hosts(call: Callable[[Hosts], int], *, seconds: float) -> int:
 
     If there are several hosts and `call` fails, the process exits here and reports the reason to the others.
     """
+    check_address_space()
     try:
         hosts = start(seconds=seconds)
     except HostMissing as error:
@@ -316,7 +322,8 @@ def exiting_together(hosts: Hosts) -> Iterator[None]:
 
 def _leave(hosts: Hosts, text: str, *, message: str | None = None, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(UserError, OSError):
+        sys.stdout.flush()
     if message is not None:
         hosts.report_failure(message, status=status)
     os._exit(status)

@@ -11,13 +11,24 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from bert_jax.errors import UserError
+from bert_jax.json_files import parse_json, parse_object
+from bert_jax.json_forms import Count, fit
 
 _RETRY_SECONDS = 0.2  # between the attempts of a host that gets no answer
 _GRACE_SECONDS = 30.0  # host 0 may start to wait this much later than the others
 _MAX_LINE = 1 << 20
+_MAX_PORT = 65535
+
+
+class _Greeting(TypedDict):
+    """The message of a host to host 0."""
+
+    index: Count
+    count: Count
+    name: str
 
 
 class HostMissing(UserError):
@@ -35,8 +46,11 @@ def gather_names(address: str, *, index: int, count: int, seconds: float, name: 
     """
     name = name or socket.gethostname()
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"coordinator address {address!r}: write HOST:PORT, for example 10.0.0.1:8476")
+    if not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) <= _MAX_PORT:
+        raise UserError(
+            f"coordinator address {address!r}: write HOST:PORT with a port from 1 to {_MAX_PORT}, for example "
+            "10.0.0.1:8476"
+        )
     if index == 0:
         answer = _Server(int(port), count=count, seconds=seconds, name=name).wait()
     else:
@@ -109,9 +123,9 @@ class _Server:
             return {}
         selector.unregister(connection)
         try:
-            message = json.loads(self._unread.pop(connection))
-            index, count, name = int(message["index"]), int(message["count"]), str(message["name"])
-        except (ValueError, KeyError, TypeError):  # not a host of this run
+            message: _Greeting = fit(parse_json(self._unread.pop(connection)), _Greeting)
+            index, count, name = message["index"], message["count"], message["name"]
+        except ValueError:  # not a host of this run
             connection.close()
             return {}
         self._connections[index] = connection  # the latest connection: a restarted host connects again
@@ -143,7 +157,7 @@ def _connect(host: str, port: int, message: dict[str, Any], *, seconds: float) -
             reached = True
             connection.sendall(json.dumps(message).encode() + b"\n")
             connection.settimeout(max(deadline - time.monotonic(), 0.1))
-            return json.loads(_line(connection))
+            return parse_object(_line(connection))
         reached = False
         time.sleep(_RETRY_SECONDS)
     return {"missing": [0]}

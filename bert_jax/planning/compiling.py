@@ -17,6 +17,7 @@ from bert_jax.config import Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.topology import Topology
+from bert_jax.pretrain.open_values import preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.schedule import Phase
@@ -104,6 +105,7 @@ def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
             raise UserError("the TPU compiler is not installed: run `pip install -e '.[plan]'`") from error
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--topology={topology.name}: the TPU compiler has no such slice ({reason})") from error
+    config = preliminary(config)
     mesh = meshes.make_mesh(config.mesh, devices=description.devices)
     return PretrainingProgram(config, mesh=mesh)
 

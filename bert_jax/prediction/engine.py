@@ -54,6 +54,7 @@ class Engine:
         self._cpu = jax.default_backend() == "cpu"
         self._max_tokens = max_tokens or (2048 if self._cpu else 65536)
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self.num_cut = 0  # rows so far of which a part was not read
 
     def predict(self, task: Predictor[Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield the answer to each of `rows`, in order. The answer to a wrong row is `{"error": ...}`."""
@@ -71,6 +72,7 @@ class Engine:
                 prepared.append(str(error))
                 continue
             prepared.append((len(examples), len(examples) + len(more), note))
+            self.num_cut += any(example.is_cut for example in more)
             examples += more
         outputs = self.run(task.compute, examples)
         for entry in prepared:

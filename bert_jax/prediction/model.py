@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from bert_jax.convert.loading import load_pretrained
@@ -17,7 +18,8 @@ from bert_jax.prediction.engine import Engine, Predictor
 from bert_jax.prediction.rows import Example, RowError
 from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
-TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "qa", "ner")
+TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "answer", "tag")
+_FORMER_NAMES = {"qa": "answer", "ner": "tag"}
 _TASKS_OF_KINDS = {task for kind in KINDS.values() for task in kind.prediction_tasks}
 
 
@@ -53,6 +55,16 @@ class Model:
             source.params, pad_id=self.tokenizer.pad_id, max_length=source.model.max_position_embeddings
         )
         self._tasks: dict[Any, Predictor[Any]] = {}
+
+    def __repr__(self) -> str:
+        """Return what the model is: `BertForPreTraining(tiny: 2 layers, 128 wide, ...)`."""
+        model, source = self.source.model, self.source
+        size = sum(leaf.size for leaf in jax.tree.leaves(source.params)) / 1e6
+        labels = f", labels {', '.join(source.labels)}" if source.output_kind is not None else ""
+        return (
+            f"<{source.architecture}: {model.num_hidden_layers} layers, {model.hidden_size} wide, {size:.1f} million "
+            f"parameters, {model.vocab_size} tokens, up to {model.max_position_embeddings} long{labels}; {source.path}>"
+        )
 
     def fill_mask(self, texts: str | Sequence[str], *, top_k: int = 5) -> Any:
         """Return the predictions for each [MASK] of each text, the most probable first."""
@@ -90,11 +102,11 @@ class Model:
     def answer(self, question: str, *, context: str, null_threshold: float | None = None) -> dict[str, Any]:
         """Return the answer to a question, a span of the context."""
         row = {"question": question, "context": context}
-        return self._checked(next(self.predict("qa", [row], null_threshold=null_threshold)))
+        return self._checked(next(self.predict("answer", [row], null_threshold=null_threshold)))
 
     def tag(self, texts: str | Sequence[str]) -> Any:
         """Return the words, the labels and the entities of each text."""
-        return self._answers("ner", texts, None)
+        return self._answers("tag", texts, None)
 
     def predict(self, task: str, rows: Iterable[Mapping[str, Any]], **options: Any) -> Iterator[dict[str, Any]]:
         """Yield the answer to each row, in order. The answer to a wrong row is `{"error": ...}`.
@@ -103,6 +115,11 @@ class Model:
           UserError: for an unknown task, or one that the model has no head for.
         """
         return self._engine.predict(self.task(task, **options), rows)
+
+    @property
+    def num_cut(self) -> int:
+        """Return the number of rows so far that were too long for the model, so that a part was not read."""
+        return self._engine.num_cut
 
     def run(self, task: Predictor[Any], examples: Sequence[Example]) -> list[Any]:
         """Return the outputs of prepared examples, one NumPy tree each, in order: the core of `predict`."""
@@ -120,24 +137,34 @@ class Model:
         return self._tasks[key]
 
     def _make(self, name: str, options: Mapping[str, Any]) -> Predictor[Any]:
+        if name in _FORMER_NAMES:
+            raise UserError(f"task {name!r} is called {_FORMER_NAMES[name]!r}")
         if name not in TASKS:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
+        reading = self._reading(options) if name in ("classify", "pair") else {}
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.TokenFeatures(model, **shared),
             "embed": lambda: Embed(model, settings=self.source.embedding, path=self.source.path, **shared),
-            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **shared),
-            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **shared),
+            "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **(shared | reading)),
+            "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **(shared | reading)),
             "choice": lambda: tasks.Choice(model, labels=labels, **shared),
-            "qa": lambda: AnswerQuestion(model, **shared),
-            "ner": lambda: TagWords(model, labels=labels, **shared),
+            "answer": lambda: AnswerQuestion(model, **shared),
+            "tag": lambda: TagWords(model, labels=labels, **shared),
         }
         task = makers[name]()
         self._check_parts(name, task.parts)
         return task
+
+    def _reading(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how long texts are read: as the options say, else as in fine-tuning, if the model knows."""
+        data = self.source.record.get("config", {}).get("data", {})
+        trained = data.get("truncation", "head")
+        known = {} if trained == "head" else {"truncation": trained, "max_length": data.get("max_seq_length", 0)}
+        return known | {name: value for name, value in options.items() if value}
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:
         missing = [part for part in parts if part not in self.source.parts]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.data.tokenization import Tokenizer
-from bert_jax.rows.truncation import truncate_pair
+from bert_jax.rows.truncation import truncate_pair, truncate_single, windows
 
 MASK = "[MASK]"
 
@@ -21,6 +21,7 @@ class Example:
     ids: Sequence[int]
     first_length: int  # the number of tokens in the first segment
     positions: Sequence[int] = ()  # of the tokens to predict
+    is_cut: bool = False  # part of the text is not read
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
@@ -36,16 +37,24 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:
+def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int, truncation: str = "head") -> Example:
     """Return `[CLS] text [SEP]`, truncated to `max_length` tokens."""
-    ids = tokenizer.encode(text_of(row, "text"))[: max_length - 2]
-    return Example(*tokenizer.special_ids.frame(ids))
+    ids = tokenizer.encode(text_of(row, "text"))
+    kept = truncate_single(ids, limit=max_length - 2, truncation=truncation)
+    return Example(*tokenizer.special_ids.frame(kept), is_cut=len(kept) < len(ids))
 
 
-def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int) -> Example:
+def text_windows(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> list[Example]:
+    """Return the windows of a text, `[CLS] window [SEP]` each, as in fine-tuning."""
+    parts = windows(tokenizer.encode(text_of(row, "text")), limit=max_length - 2)
+    return [Example(*tokenizer.special_ids.frame(part)) for part in parts]
+
+
+def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int, truncation: str = "head") -> Example:
     """Return `[CLS] A [SEP] B [SEP]`, truncated as in fine-tuning."""
     a, b = tokenizer.encode_batch([first, second])
-    return Example(*tokenizer.special_ids.frame(*truncate_pair(a, b, limit=max_length - 3)))
+    kept = truncate_pair(a, b, limit=max_length - 3, truncation=truncation)
+    return Example(*tokenizer.special_ids.frame(*kept), is_cut=sum(map(len, kept)) < len(a) + len(b))
 
 
 def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
-from bert_jax.config.task_options import FEATURES
+from bert_jax.config.data import MIN_SEQ_LENGTH
+from bert_jax.config.task_options import FEATURES, TRUNCATIONS, WINDOWS
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds import choice
@@ -181,19 +182,43 @@ class Classify(_Labeled):
         labels: list[str],
         kind: type[OutputKind] | None,
         pairs: bool = False,
+        truncation: str = "",
+        max_length: int = 0,
     ):
-        """Set the task up to read `text`, or `text_a` and `text_b` with `pairs`."""
+        """Set the task up to read `text`, or `text_a` and `text_b` with `pairs`.
+
+        `truncation` (config.data.truncation) says what is read of a text of more than `max_length` tokens; 0: what the
+        model can read.
+
+        Raises:
+          UserError: for an impossible truncation or length.
+        """
         super().__init__(model, tokenizer=tokenizer, labels=labels)
-        self.kind, self.pairs = kind or Classification, pairs
+        self.kind, self.pairs, self.truncation = kind or Classification, pairs, truncation or "head"
+        if self.truncation not in TRUNCATIONS or (pairs and self.truncation == WINDOWS):
+            allowed = TRUNCATIONS[:-1] if pairs else TRUNCATIONS
+            raise UserError(f"--truncation={truncation}: choose one of {', '.join(allowed)}")
+        if max_length and not MIN_SEQ_LENGTH <= max_length <= self.max_length:
+            raise UserError(
+                f"--max_seq_length={max_length}: give a number from {MIN_SEQ_LENGTH} to {self.max_length}, the most "
+                "that the model reads"
+            )
+        self.max_length = max_length or self.max_length
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
-        """Return the sequence."""
-        return [self.pair(row) if self.pairs else self.single(row)], None
+        """Return the sequence, or the windows of a text."""
+        options: dict[str, Any] = {"tokenizer": self.tokenizer, "max_length": self.max_length}
+        if self.pairs:
+            texts = rows.text_of(row, "text_a"), rows.text_of(row, "text_b")
+            return [rows.pair(*texts, truncation=self.truncation, **options)], None
+        if self.truncation == WINDOWS:
+            return rows.text_windows(row, **options), None
+        return [rows.single(row, truncation=self.truncation, **options)], None
 
     def result(self, prepared: None, outputs: list[Any]) -> dict[str, Any]:
-        """Return the kind's answer."""
+        """Return the kind's answer, for the mean of the logits over windows."""
         del prepared
-        return self.kind.answer(outputs[0].astype(float), labels=self.labels)
+        return self.kind.answer(np.mean(np.stack(outputs).astype(float), axis=0), labels=self.labels)
 
 
 class Choice(_Labeled):

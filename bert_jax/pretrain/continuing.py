@@ -10,9 +10,11 @@ from typing import Any
 from bert_jax.config import Config, flatten, from_saved, validate
 from bert_jax.convert.loading import PretrainedModel, is_workdir, model_of, shaped_like
 from bert_jax.convert.pretrained import CHECKPOINTS
+from bert_jax.data.accents import with_accents
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import new_folder, read_log, write_json, writing
+from bert_jax.files import new_folder, write_json, writing
+from bert_jax.json_files import read_log
 from bert_jax.runs.checkpoint import Checkpointer
 
 VOCABULARY = "source_vocab"  # in the workdir
@@ -59,7 +61,7 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
     directory = Path(saved.data.directory) if saved.data.directory else workdir / "data"
     if not data.directory and directory.is_dir():
         data = dataclasses.replace(data, directory=str(directory.absolute()), vocab="")
-    if config.train.num_steps <= step:
+    if config.train.num_steps <= step and not config.train.num_epochs:
         raise UserError(
             f"config.train.num_steps={config.train.num_steps}, but --continue_from={path} is at step {step}: set "
             "--config.train.num_steps to the total number of steps"
@@ -127,7 +129,8 @@ def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
 
 
 def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
-    requested = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+    requested = with_accents(given, config.data.strip_accents)
     trained = source.require_tokenizer()
     if requested.fingerprint != trained.fingerprint:
         raise UserError(
@@ -144,7 +147,11 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     Raises:
       UserError: if there are fewer than two evaluations.
     """
-    evaluations = [(line["step"], line["eval/mlm_loss"]) for line in read_log(metrics) if "eval/mlm_loss" in line]
+    evaluations = [
+        (line["step"], line["eval/mlm_loss"])
+        for line in read_log(metrics)
+        if "step" in line and isinstance(line.get("eval/mlm_loss"), float | int)
+    ]
     if len(evaluations) < 2:
         raise UserError(f"{metrics}: has {len(evaluations)} evaluations, but two are needed: set --config.eval.every")
     (first, before), (last, after) = evaluations[0], evaluations[-1]

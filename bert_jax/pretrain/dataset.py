@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config import Config, instances_per_row
+from bert_jax.data.accents import with_accents
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -109,7 +110,7 @@ def open_tokenizer(info: DatasetInfo) -> Tokenizer:
 def _check(config: Config, info: DatasetInfo) -> None:
     where = f"the data set in {info.directory}"
     tokenizer = open_tokenizer(info)
-    if config.model.vocab_size < max(tokenizer.vocab_size, info.max_token_id + 1):
+    if 0 < config.model.vocab_size < max(tokenizer.vocab_size, info.max_token_id + 1):
         needed = max(tokenizer.vocab_size, info.max_token_id + 1)
         raise UserError(
             f"config.model.vocab_size={config.model.vocab_size} is smaller than the vocabulary of {where}, which has "
@@ -122,7 +123,8 @@ def _check(config: Config, info: DatasetInfo) -> None:
             "run prepare again"
         )
     if config.data.vocab:
-        tokenizer = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        given = load_tokenizer(config.data.vocab, do_lower_case=config.data.do_lower_case)
+        tokenizer = with_accents(given, config.data.strip_accents)
         if tokenizer.fingerprint != info.vocabulary_fingerprint:
             raise UserError(
                 f"config.data.vocab={config.data.vocab} is not the vocabulary of {where} (fingerprint "
@@ -136,6 +138,12 @@ def _check(config: Config, info: DatasetInfo) -> None:
                 f"config.data.{field}={requested}, but {where} was built with {field}={built}: set "
                 f"--config.data.{field}={built}, or build another data set"
             )
+    requested, built = config.data.strip_accents, "yes" if open_tokenizer(info).strip_accents else "no"
+    if requested not in ("auto", built):
+        raise UserError(
+            f"config.data.strip_accents={requested}, but {where} was built with strip_accents={built}: set "
+            f"--config.data.strip_accents={built}, or build another data set"
+        )
     _check_packing(config, info, where)
     if config.recipe != info.recipe:
         raise UserError(

@@ -134,8 +134,9 @@ def _choose_words(
     chooses all words up to the first that does not fit, then drops the words that are too long for the rest of the
     budget. It ends after two to four rounds.
     """
-    # A word starts at an eligible token that is a word start or follows a special token; it ends before the next word.
-    begins = eligible & (starts | ~jnp.pad(eligible, ((0, 0), (1, 0)))[:, :-1])
+    # A word starts at an eligible token that is a word start or the first of its instance; it ends before the next one.
+    # The last word of A may continue after [SEP], in data sets of the original recipe (records.py).
+    begins = eligible & (starts | (inputs.position_ids <= 1))
     word = jnp.cumsum(begins, axis=1) * eligible  # index of the token's word from 1; 0: none
     same_word = (word[:, :, None] == word[:, None, :]) & eligible[:, :, None] & eligible[:, None, :]
     size = same_word.sum(-1)

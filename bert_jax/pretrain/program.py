@@ -34,6 +34,7 @@ class PretrainingProgram(Program):
           UserError: if batch, heads or inner layer do not divide over the mesh, or a warm-up is longer than its part of
             the run.
         """
+        assert config.model.vocab_size, "open_values.py settles it"
         validate_for_mesh(config, mesh=mesh)
         self.config = config
         predictions = functools.partial(default_max_predictions, rate=config.masking.rate)

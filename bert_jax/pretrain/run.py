@@ -11,7 +11,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import initial_params, load_pretrained
@@ -26,15 +25,17 @@ from bert_jax.pretrain.continuing import (
     perplexity_before_and_after,
     save_vocabulary_of,
 )
-from bert_jax.pretrain.dataset import open_data
+from bert_jax.pretrain.dataset import OpenData, open_data
 from bert_jax.pretrain.evaluation import verdict
 from bert_jax.pretrain.job import PretrainingJob
+from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.pretrain.proportions import describe_epochs, warnings
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import SameRun, finished_with_fewer_steps
+from bert_jax.runs.workdir import SameRun, finished_with_fewer_steps, save_config
 
 SAME_RUN = SameRun(
     command="pre-training",
@@ -93,7 +94,9 @@ def pretrain(
     check_command(config, params=params, hosts=hosts, own=_OWN)
     for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
         report(line)
-    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+    begun = SAME_RUN.has_begun(Path(workdir))
+    first = as_begun(config, workdir=workdir) if begun else preliminary(config)
+    program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
 
     def prepare(path: Path) -> None:
         if source is not None:
@@ -102,22 +105,36 @@ def pretrain(
             copy_state(earlier, workdir=path)
 
     runtime = open_runtime(
-        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
+        first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
     )
     try:
-        job = _open_job(program, runtime=runtime, params=params)
+        data = _open_data(config, runtime=runtime)
+        if not begun:
+            program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
+        for line in describe_epochs(program.phases, infos=data.infos):
+            report(line)
+        for line in warnings(program.config, phases=program.phases, infos=data.infos):
+            report(line)
+        job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
         runtime.close()
 
 
-def _open_job(program: PretrainingProgram, *, runtime: Runtime, params: Any) -> PretrainingJob:
-    lengths = tuple(sorted({phase.max_seq_length for phase in program.phases}))
-    data = open_data(
-        program.config, workdir=runtime.path, max_seq_lengths=lengths, hosts=runtime.hosts, report=runtime.report
-    )
-    return PretrainingJob(program, data=data, runtime=runtime, params=params)
+def _open_data(config: Config, *, runtime: Runtime) -> OpenData:
+    """Open or build the data set of what the user asked for: open values are part of its identity."""
+    lengths = tuple(sorted({phase.max_seq_length for phase in config.train.phases}))
+    return open_data(config, workdir=runtime.path, max_seq_lengths=lengths, hosts=runtime.hosts, report=runtime.report)
+
+
+def _settle(program: PretrainingProgram, config: Config, *, runtime: Runtime) -> PretrainingProgram:
+    """Return the program of `config`, and save that in the workdir, if the data changed what `program` began with."""
+    if config == program.config:
+        return program
+    if runtime.hosts.is_main:
+        save_config(runtime.path, config)
+    return PretrainingProgram(config, mesh=program.mesh)
 
 
 def _train(job: PretrainingJob, *, runtime: Runtime) -> int:

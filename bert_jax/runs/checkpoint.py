@@ -24,8 +24,8 @@ from etils import epath
 
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
-from bert_jax.files import load_json
 from bert_jax.jax_internals import UNFINISHED_CHECKPOINT, is_abandoned_read
+from bert_jax.json_files import load_json
 from bert_jax.parallel.distributed import Hosts, is_lost_host_error
 from bert_jax.training.policy import parameter_names
 
@@ -153,7 +153,7 @@ class Checkpointer:
           ValueError: if it is damaged.
         """
         # Here and below, the manager is not used to read: it ends with a collective, which a failed host does not join.
-        record = load_json(self._directory / str(step) / "metadata" / "metadata")
+        record = load_json(self._directory / str(step) / "metadata" / "metadata", form=dict[str, Any])
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record

@@ -9,11 +9,13 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from bert_jax.files import RESUME, load_json, write_json, writing
+from bert_jax.files import RESUME, write_json, writing
+from bert_jax.json_files import load_json
+from bert_jax.json_forms import Count, Seconds
 from bert_jax.progress import duration
 
 FILE = "goodput.json"
@@ -32,6 +34,26 @@ KINDS = {
 }
 
 
+class _Last(TypedDict):
+    """The last moment that a start recorded."""
+
+    seen: Seconds
+    start: Count
+    step: Count
+    useful: Seconds
+
+
+class _Record(TypedDict):
+    """The content of the file."""
+
+    starts: Count
+    lost_steps: Count
+    most_lost_steps: Count
+    seconds: dict[str, Seconds]
+    compile_seconds: NotRequired[Seconds | None]
+    last: _Last
+
+
 class Goodput:
     """Seconds by kind, summed over this start and the earlier starts recorded in the file."""
 
@@ -43,6 +65,7 @@ class Goodput:
         self._times = array.array("f")  # step times since this start: 4 MB per million steps
         self.starts, self.lost_steps, self.most_lost_steps = 1, 0, 0
         self._before = dict.fromkeys(KINDS, 0.0)
+        self.compile_seconds: float | None = None  # of the first program, at the newest start that compiled one
         if self._path and self._path.exists():
             self._add_earlier_starts(self._path)
         self.add("startup", time.time() - started_at)
@@ -69,6 +92,8 @@ class Goodput:
         if self.first_step_after is None:
             self.first_step_after = time.time() - self._started_at
         if compiled:
+            if not self._seconds["compile"]:
+                self.compile_seconds = seconds
             self.add("compile", seconds)
         else:
             self.add("useful", seconds)
@@ -110,6 +135,7 @@ class Goodput:
             "lost_steps": self.lost_steps,
             "most_lost_steps": self.most_lost_steps,
             "seconds": self._total(),
+            "compile_seconds": self.compile_seconds,
             "last": {"seen": time.time(), "start": self._start, "step": self._step, "useful": self._seconds["useful"]},
         }
         with writing(self._path, remedy=RESUME):
@@ -118,19 +144,20 @@ class Goodput:
 
     def _add_earlier_starts(self, path: Path) -> None:
         """Add the seconds of earlier starts; an unreadable file is ignored rather than stopping the run."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record: dict[str, Any] = load_json(path)
-            before = {kind: float(record["seconds"][kind]) for kind in KINDS}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record: _Record = load_json(path, form=_Record)
+            before = {kind: record["seconds"][kind] for kind in KINDS}
             last = record["last"]
-            lost = max(int(last["step"]) - self._start, 0)
-            num_steps = max(int(last["step"]) - int(last["start"]), 1)
-            seconds = min(lost * float(last["useful"]) / num_steps, before["useful"])
+            self.compile_seconds = record.get("compile_seconds")
+            lost = max(last["step"] - self._start, 0)
+            num_steps = max(last["step"] - last["start"], 1)
+            seconds = min(lost * last["useful"] / num_steps, before["useful"])
             before["useful"] -= seconds
             before["lost"] += seconds
-            before["down"] += max(self._started_at - float(last["seen"]), 0.0)
-            starts, lost_before = int(record["starts"]), int(record["lost_steps"])
-            self.most_lost_steps = max(int(record["most_lost_steps"]), lost)
-            self.starts, self.lost_steps, self._before = starts + 1, lost_before + lost, before
+            before["down"] += max(self._started_at - last["seen"], 0.0)
+            self.most_lost_steps = max(record["most_lost_steps"], lost)
+            self.starts, self.lost_steps = record["starts"] + 1, record["lost_steps"] + lost
+            self._before = before
 
     def _total(self) -> dict[str, float]:
         now = dict(self._seconds)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bert_jax.progress import ProgressBar
+from bert_jax.progress import ProgressBar, duration
 
 
 class Progress:
@@ -22,13 +22,19 @@ class Progress:
             self._bar.begin()
 
     def line(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
-        """Show the metrics of the interval that ends at `step`."""
-        text = summary(metrics)
+        """Print the metrics of the interval that ends at `step`; a bar shows the loss and has the ETA."""
+        text = f"step {step}/{self._end}  {summary(metrics)}"
         if self._bar.is_shown:
-            self._bar.note(text)
-        else:
-            remaining = self._bar.time_left()
-            self.say(f"step {step}/{self._end}  {text}  " + (f"ETA {remaining}" if remaining else ""))
+            loss = metrics.get("train/loss")
+            self._bar.note("" if loss is None else f"loss {loss:.3f}")
+        elif remaining := self._bar.time_left():
+            text += f"  ETA {remaining}"
+        self.say(text)
+
+    def compiling(self, seconds: float | None) -> None:
+        """Say that the next step is compiled first, and how long that took at an earlier start, if there was one."""
+        about = "" if seconds is None else f", about {duration(seconds)}"
+        self.say(f"compiling{about}; the bar moves afterwards" if self._bar.is_shown else f"compiling{about}")
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""

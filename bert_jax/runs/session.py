@@ -118,7 +118,7 @@ class Session:
             self._checkpointer.save(step, state=state, metadata={**job.metadata(), **own})
 
         tracer = StepTracer(
-            self._compiling(job, log), steps=options.profile_steps, directory=self._directory / "profile"
+            self._compiling(job, log, recorder), steps=options.profile_steps, directory=self._directory / "profile"
         )
         try:
             evaluations = self._open_evaluations(state, log=log, recorder=recorder)
@@ -183,10 +183,11 @@ class Session:
         )
 
     @staticmethod
-    def _compiling(job: Job, log: StepLog) -> Callable[[int], StepFunction]:
+    def _compiling(job: Job, log: StepLog, recorder: Recorder) -> Callable[[int], StepFunction]:
         def train_step(step: int) -> StepFunction:
             if job.compiles_at(step):
                 log.expect_compilation()
+                recorder.progress.compiling(recorder.goodput.compile_seconds)
             return job.train_step(step)
 
         return train_step

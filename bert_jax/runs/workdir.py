@@ -9,7 +9,9 @@ from typing import IO, Any
 
 from bert_jax.config import flatten, to_json
 from bert_jax.errors import UserError
-from bert_jax.files import SUFFIX, load_json, write_text
+from bert_jax.files import SUFFIX, write_text
+from bert_jax.json_files import load_json
+from bert_jax.locations import local_path
 
 CONFIG = "config.json"
 _PARTIAL = [f"{folder}.*{SUFFIX}" for folder in ("", "runs/*/", "*/runs/*/")]
@@ -46,7 +48,7 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
       UserError: if another process trains there, the directory cannot be written, or it belongs to another config; the
         message gives fields with both values.
     """
-    path = Path(workdir).absolute()
+    path = local_path(workdir, name="--workdir").absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
@@ -66,6 +68,11 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
         lock.close()
         raise
     return lock
+
+
+def save_config(workdir: Path, config: Any) -> None:
+    """Replace `config.json` of a workdir that is open and has no results yet."""
+    write_text(workdir / CONFIG, to_json(config))
 
 
 def _cannot_be_written(workdir: str | Path, error: OSError) -> UserError:
@@ -94,7 +101,9 @@ def read_config(workdir: str | Path, *, read: Callable[[Mapping[str, Any]], Any]
     """
     path = Path(workdir) / CONFIG
     try:
-        return read(load_json(path))
+        return read(load_json(path, form=dict[str, Any]))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: not a workdir of bert_jax: it contains no config.json") from error
     except (OSError, ValueError) as error:

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
-from bert_jax.files import RESUME, parse_object, write_bytes, write_text, writing
+from bert_jax.files import RESUME, write_bytes, write_text, writing
+from bert_jax.json_files import parse_log_line
 
 
 @runtime_checkable
@@ -134,6 +135,6 @@ def _finite(value: float | None) -> float | None:
 
 def _step(line: bytes) -> float:
     try:
-        return parse_object(line)["step"] if line.endswith(b"\n") else math.inf
+        return parse_log_line(line)["step"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError):
         return math.inf

@@ -2,17 +2,23 @@
 
 A predicted entity is correct if its start, its end and its type are.
 
-Tags are `O`, `B-TYPE` and `I-TYPE`, in IOB1 or IOB2. Any sequence of tags is accepted, as a model may produce it:
+Tags of entities are `O`, `B-TYPE` and `I-TYPE`, in IOB1 or IOB2; with `E-` (`L-`) for the last word and `S-` (`U-`) for
+a single one in BIOES (BILOU), with `M-` for `I-` in BMES. Any sequence of tags is accepted, as a model may produce it:
 an `I-` after `O` or after another type begins an entity, as in `conlleval`.
+
+Tags without prefixes (parts of speech) are not entities: each word counts, in total and for each tag.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.metrics import PrecisionRecall, f1_from_counts
+
+CHUNKS, PLAIN = "entities", "tags without prefixes"  # the schemes of tags
+_PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
 
 
 class Entity(NamedTuple):
@@ -25,25 +31,48 @@ class Entity(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EntityScores:
-    """The scores over all types and for each type, and the fraction of words with the correct tag."""
+    """The scores over all types (or tags) and for each, the number of words, and the fraction with the correct tag."""
 
     overall: PrecisionRecall
     by_type: dict[str, PrecisionRecall]
     word_accuracy: float
+    words: int = 0
+
+
+def is_chunk_tag(tag: str) -> bool:
+    """Return whether a tag is `O` or has a prefix."""
+    prefix, dash, kind = tag.partition("-")
+    return tag == "O" or (prefix in _PREFIXES and bool(dash and kind))
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Return the prefix and the type of a tag.
+    """Return the prefix (O, B, I, E or S) and the type of a tag.
 
     Raises:
-      UserError: if the tag is not `O`, `B-TYPE` or `I-TYPE`.
+      UserError: if the tag is neither `O` nor has a prefix.
     """
-    prefix, dash, kind = tag.partition("-")
-    if tag == "O":
-        return "O", ""
-    if prefix not in ("B", "I") or not dash or not kind:
-        raise UserError(f"tag {tag!r} is not O, B-TYPE or I-TYPE: convert the file to IOB1 or IOB2")
-    return prefix, kind
+    if not is_chunk_tag(tag):
+        raise UserError(
+            f"tag {tag!r} is not O, B-TYPE or I-TYPE (nor E-, S-, L-, U- or M-TYPE), as other tags are: fix the tag, "
+            "or write all tags without prefixes"
+        )
+    prefix, _, kind = tag.partition("-")
+    return _PREFIXES.get(prefix, "O"), kind
+
+
+def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
+    """Return `PLAIN` if no tag has a prefix and not all are `O`, else `CHUNKS`."""
+    distinct = {tag for tags in sentences for tag in tags} - {"O"}
+    return PLAIN if distinct and not any(is_chunk_tag(tag) for tag in distinct) else CHUNKS
+
+
+def normalized_tags(tags: Sequence[str], *, scheme: str) -> list[str]:
+    """Return the tags of a sentence, entities in IOB2.
+
+    Raises:
+      UserError: if a tag does not belong to the scheme.
+    """
+    return to_iob2(tags) if scheme == CHUNKS else list(tags)
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
@@ -52,12 +81,15 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     current: tuple[int, str] | None = None  # start and type
     for index, tag in enumerate([*tags, "O"]):
         prefix, kind = split_tag(tag)
-        continues = current is not None and prefix == "I" and kind == current[1]
+        continues = current is not None and prefix in ("I", "E") and kind == current[1]
         if current is not None and not continues:
             result.append(Entity(current[0], index, current[1]))
             current = None
         if prefix != "O" and not continues:
             current = (index, kind)
+        if current is not None and prefix in ("E", "S"):
+            result.append(Entity(current[0], index + 1, current[1]))
+            current = None
     return result
 
 
@@ -87,4 +119,53 @@ def score_entities(predictions: Sequence[Sequence[str]], *, gold: Sequence[Seque
             for kind in sorted(predicted.keys() | expected.keys())
         },
         word_accuracy=correct / words if words else 0.0,
+        words=words,
     )
+
+
+def score_words(predictions: Sequence[Sequence[str]], *, gold: Sequence[Sequence[str]]) -> EntityScores:
+    """Return the scores of tags without prefixes: each word counts for its tag."""
+    pairs = [pair for p, g in zip(predictions, gold, strict=True) for pair in zip(p, g, strict=True)]
+    hits = Counter(tag for tag, other in pairs if tag == other)
+    predicted, expected = Counter(tag for tag, _ in pairs), Counter(tag for _, tag in pairs)
+    overall = f1_from_counts(hits.total(), predicted=len(pairs), gold=len(pairs))
+    return EntityScores(
+        overall=overall,
+        by_type={
+            tag: f1_from_counts(hits[tag], predicted=predicted[tag], gold=expected[tag])
+            for tag in sorted(predicted.keys() | expected.keys())
+        },
+        word_accuracy=overall.recall,
+        words=len(pairs),
+    )
+
+
+def score_tags(predictions: Sequence[Sequence[str]], *, gold: Sequence[Sequence[str]], scheme: str) -> EntityScores:
+    """Return the scores of the scheme."""
+    return (score_entities if scheme == CHUNKS else score_words)(predictions, gold=gold)
+
+
+def summary(scores: EntityScores, *, scheme: str) -> dict[str, float]:
+    """Return the metrics of a task as fractions, that which selects the best run first."""
+    if scheme == PLAIN:
+        by_tag = [score.f1 for score in scores.by_type.values()]
+        return {"accuracy": scores.word_accuracy, "macro_f1": sum(by_tag) / max(len(by_tag), 1)}
+    overall = scores.overall
+    return {
+        "f1": overall.f1,
+        "precision": overall.precision,
+        "recall": overall.recall,
+        "accuracy": scores.word_accuracy,
+    }
+
+
+def conlleval_record(scores: EntityScores, *, scheme: str) -> dict[str, float]:
+    """Return all that `conlleval` prints, as one flat record of fractions and counts."""
+    record: dict[str, float] = summary(scores, scheme=scheme) | {"words": scores.words}
+    if scheme == CHUNKS:
+        overall = scores.overall
+        record |= {"entities": overall.gold, "found": overall.predicted, "correct": overall.hits}
+    for kind, score in scores.by_type.items():
+        record |= {f"precision_{kind}": score.precision, f"recall_{kind}": score.recall, f"f1_{kind}": score.f1}
+        record |= {f"gold_{kind}": score.gold, f"found_{kind}": score.predicted}
+    return record

@@ -10,7 +10,9 @@ from typing import Any
 
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
-from bert_jax.files import parse_json, parse_object
+from bert_jax.json_files import fitted, parse_json, parse_object
+
+_MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,14 @@ def read_text(path: Path) -> str:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}: check the data directory and the file's name")
-    content = b""
+    blocks, size = [], 0
     for stream in open_texts(str(path)):
         while block := stream.read(1 << 20):
-            content += block
+            blocks.append(block)
+            size += len(block)
+            if size > _MAX_BYTES:
+                raise UserError(f"{path}: holds more than {_MAX_BYTES >> 30} GiB of text: split the file")
+    content = b"".join(blocks)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -101,16 +107,17 @@ def read_csv(path: Path) -> Iterator[Row]:
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {reader.line_num}")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path, *, form: Any = Any, remedy: str = "download or write the file again") -> Any:
+    """Return the content of a JSON file as `form` describes it (see `json_forms`).
 
     Raises:
-      UserError: if it is missing or not JSON.
+      UserError: if it is missing, not JSON, or something else than `form`; `remedy` says what to do.
     """
     try:
-        return parse_json(read_text(path))
+        value = parse_json(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): download or write the file again") from error
+        raise UserError(f"{path}: not JSON ({error}): {remedy}") from error
+    return fitted(value, form, file=path, remedy=remedy)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -127,7 +127,7 @@ class GlueTask(Task):
         self.name, self.data, self.spec = name, data, TASKS[name]
         self.kind = Classification if self.spec.labels else Regression
         self.labels = self.spec.labels
-        self.selection = self.spec.metrics[0]
+        self.selection, self.selections = self.spec.metrics[0], self.spec.metrics
 
     def eval_splits(self) -> tuple[str, ...]:
         """Return the dev sets."""
@@ -152,7 +152,7 @@ class GlueTask(Task):
     def featurize(self, examples: Sequence[TextExample], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance per example."""
         del training
-        return texts.text_features(examples, tokenizer=tokenizer, max_seq_length=self.data.max_seq_length)
+        return texts.text_features(examples, tokenizer=tokenizer, data=self.data)
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return the official metrics as fractions."""
@@ -205,9 +205,8 @@ class GlueTask(Task):
         return str(inner) if inner.is_dir() else self.data.directory
 
     def _file(self, split: str) -> Path:
-        return find_file(
-            self._folder(), file=split_file(self.data, split), names=self.spec.files.get(split, (f"{split}.tsv",))
-        )
+        names = self.spec.files.get(split, (f"{split}.tsv",))
+        return find_file(self._folder(), file=split_file(self.data, split), names=names, split=split)
 
     def _rows(self, path: Path) -> list[Row]:
         headless = self.name == "cola" and not path.name.startswith("test")

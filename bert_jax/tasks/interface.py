@@ -40,6 +40,8 @@ class Instances:
     targets: list[Any] | None
     group: int = 1
     alignments: Sequence[Any] = ()  # per instance: how its tokens map to the text, for tasks that predict tokens
+    owners: np.ndarray | None = None  # per instance: the index of its text, if a text may have several (windows)
+    uncut: np.ndarray | None = None  # int64 per text: its tokens before truncation; None: nothing is truncated
 
     @property
     def num_examples(self) -> int:
@@ -73,6 +75,7 @@ class Task(abc.ABC):
     kind: type[OutputKind]
     labels: tuple[str, ...]
     selection: str
+    selections: tuple[str, ...] = ()  # the metrics that may replace `selection` (config.data.selection)
     data: DataOptions
 
     @abc.abstractmethod
@@ -104,6 +107,16 @@ class Task(abc.ABC):
         """Return further results by name, such as a confusion matrix or the scores of each entity type."""
         del split, outputs
         return {}
+
+    def notes(self, train: Split) -> list[str]:
+        """Return what a user should know about the train set before the first run: the order of labels, for example."""
+        del train
+        return []
+
+    def class_weights(self, train: Split) -> tuple[float, ...]:
+        """Return the weight of each label in the loss; empty: all weigh the same."""
+        del train
+        return ()
 
     def calibrate(self, split: Split, outputs: Outputs) -> None:
         """Choose on dev what predictions depend on (SQuAD 2.0's threshold). The default does nothing."""
@@ -158,16 +171,36 @@ class Task(abc.ABC):
         return [e for e, group in zip(examples, groups, strict=True) if (group in dev) == (split == "dev")]
 
 
+def gold_targets(split: Split) -> list[Any]:
+    """Return the target of each text of a labeled split, also if a text has several windows."""
+    targets, owners = split.features.targets, split.features.owners
+    assert targets is not None
+    return targets if owners is None else [targets[i] for i in np.unique(owners, return_index=True)[1]]
+
+
+def merged(features: Instances, outputs: Outputs) -> Outputs:
+    """Return one output per text: the mean over its windows, if a text may have several."""
+    if features.owners is None:
+        return outputs
+    parts: dict[int, list[np.ndarray]] = {}
+    for owner, output in zip(features.owners.tolist(), outputs, strict=True):
+        parts.setdefault(owner, []).append(output)
+    return [np.mean(np.stack(windows), axis=0) for windows in parts.values()]
+
+
 def split_file(data: DataOptions, split: str) -> str:
     """Return the file that the config names for a split, or "" if it names none."""
     return {"train": data.train_file, "dev": data.dev_file, "test": data.test_file}.get(split, "")
 
 
-def find_file(directory: str, *, file: str, names: Sequence[str]) -> Path:
+def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "") -> Path:
     """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
+    `shown` describes `names` in the message if there are many.
+
     Raises:
-      UserError: if none of `names` exists; the message names the folder and the missing file.
+      UserError: if none of `names` exists; the message names the folder, the missing file and what else is possible
+        for `split`.
     """
     if file:
         path = Path(directory) / file
@@ -177,6 +210,9 @@ def find_file(directory: str, *, file: str, names: Sequence[str]) -> Path:
     for name in names:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
-    raise UserError(
-        f"{directory}: contains no {' or '.join(names)}: give the folder of the task's files with --data_dir=DIR"
-    )
+    remedy = "give the folder of the task's files with --data_dir=DIR"
+    if split in ("train", "dev", "test"):
+        remedy += f", or the file's name with --config.data.{split}_file=FILE"
+    if split.startswith("dev"):
+        remedy += ", or hold out part of train with --config.data.dev_fraction=0.1"
+    raise UserError(f"{directory}: contains no {shown or ' or '.join(names)}: {remedy}")

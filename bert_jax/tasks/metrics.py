@@ -38,7 +38,9 @@ def matthews_correlation(predictions: np.ndarray, *, labels: np.ndarray) -> floa
 
 
 def pearson(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return Pearson's correlation, or 0 if either side is constant."""
+    """Return Pearson's correlation, or 0 if either side is constant or a value is not finite."""
+    if not np.isfinite(predictions).all():
+        return 0.0
     if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     x = predictions.astype(np.float64) - predictions.astype(np.float64).mean()
@@ -48,7 +50,12 @@ def pearson(predictions: np.ndarray, *, labels: np.ndarray) -> float:
 
 
 def spearman(predictions: np.ndarray, *, labels: np.ndarray) -> float:
-    """Return Spearman's correlation: Pearson's of the ranks. Equal values get their mean rank."""
+    """Return Spearman's correlation: Pearson's of the ranks. Equal values get their mean rank.
+
+    It is 0 if a value is not finite: NaN has no rank.
+    """
+    if not np.isfinite(predictions).all():
+        return 0.0
     return pearson(_ranks(predictions), labels=_ranks(labels))
 
 
@@ -69,10 +76,16 @@ class PrecisionRecall:
 
     def __init__(self, hits: int, *, predicted: int, gold: int):
         """Compute the three; a zero denominator gives 0."""
+        self.hits, self.predicted, self.gold = hits, predicted, gold
         self.precision = hits / predicted if predicted else 0.0
         self.recall = hits / gold if gold else 0.0
         total = self.precision + self.recall
         self.f1 = 2 * self.precision * self.recall / total if total else 0.0
+
+    def as_json(self) -> dict[str, float]:
+        """Return the three and the counts of gold, predicted and correct items."""
+        scores = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return scores | {"gold": self.gold, "predicted": self.predicted, "correct": self.hits}
 
 
 def f1_from_counts(hits: int, *, predicted: int, gold: int) -> PrecisionRecall:

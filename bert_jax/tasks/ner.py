@@ -8,6 +8,7 @@ left and right context is largest.
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,29 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import write_text
 from bert_jax.kinds.tags import Tags
-from bert_jax.tasks.entity_metrics import Entity, EntityScores, entities, score_entities, split_tag, to_iob2
-from bert_jax.tasks.files import numbered_lines
+from bert_jax.tasks.conll import Sentence, read_conll
+from bert_jax.tasks.entity_metrics import (
+    CHUNKS,
+    PLAIN,
+    Entity,
+    EntityScores,
+    entities,
+    is_chunk_tag,
+    scheme_of,
+    score_tags,
+    split_tag,
+    summary,
+)
 from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file, split_file
+from bert_jax.tasks.own_labels import sorted_labels
 from bert_jax.tasks.squad import max_context
 
 _FILES = {
     "train": ("eng.train", "train.txt"),
-    "dev": ("eng.testa", "valid.txt", "dev.txt"),
+    "dev": ("eng.testa", "valid.txt", "dev.txt", "validation.txt"),
     "test": ("eng.testb", "test.txt"),
 }
-_DOCUMENT = "-DOCSTART-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Sentence:
-    """Words, their tags as IOB2, and the index of their document. Without labels all tags are O."""
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    document: int
-    file_tags: tuple[str, ...] = ()  # the tags as the file has them, for messages
-    location: str = ""  # in the file, for messages
-    labeled: bool = True
+_SHOWN = 30  # types or tags in a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,67 +54,70 @@ class TaggedWord:
     token: int
 
 
-def read_conll(path: Path, *, tag_column: int) -> list[Sentence]:
-    """Return the sentences of a CoNLL file: columns separated by white space, a blank line after each sentence.
-
-    Raises:
-      UserError: for a line with a wrong number of columns or an invalid tag, with its number.
-    """
-    sentences: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
-    document, width, first_line = -1, 0, 0
-
-    def close() -> None:
-        if words:
-            location = f"{path} sentence at line {first_line}"
-            sentences.append(Sentence(tuple(words), tuple(to_iob2(tags)), document, tuple(tags), location))
-            words.clear()
-            tags.clear()
-
-    for number, line in numbered_lines(path):
-        columns = line.split()
-        if not columns or columns[0] == _DOCUMENT:
-            close()
-            document += bool(columns)
-            continue
-        width = width or len(columns)
-        if len(columns) != width or width < 2:
-            raise UserError(f"{path} line {number}: {len(columns)} columns, expected {max(width, 2)}: fix the line")
-        if not -width <= tag_column < width:
-            raise UserError(
-                f"config.ner.tag_column={tag_column}: {path} has {width} columns: give a number from {-width} to "
-                f"{width - 1}"
-            )
-        try:
-            split_tag(columns[tag_column])
-        except UserError as error:
-            raise UserError(f"{path} line {number}: {error}") from error
-        first_line = first_line if words else number
-        words.append(columns[0])
-        tags.append(columns[tag_column])
-    close()
-    return sentences
-
-
 class TagTask(Task):
-    """A task that tags words. `labels` are the tags of train as IOB2."""
+    """A task that tags words: entities, whose `labels` are IOB2, or tags without prefixes."""
 
     kind = Tags
-    selection = "f1"
     context = False
 
     @functools.cached_property
+    def scheme(self) -> str:
+        """Return whether the tags of train are entities or tags without prefixes (`entity_metrics`)."""
+        return scheme_of(sentence.file_tags or sentence.tags for sentence in self.read("train"))
+
+    @functools.cached_property
+    def selection(self) -> str:  # type: ignore[override]
+        """Return entity F1, or accuracy for tags without prefixes."""
+        return self.selections[0]
+
+    @functools.cached_property
+    def selections(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the metrics of the scheme."""
+        return ("f1", "precision", "recall", "accuracy") if self.scheme == CHUNKS else ("accuracy", "macro_f1")
+
+    @functools.cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return O, then B- and I- of each entity type in train."""
-        types = sorted({split_tag(tag)[1] for sentence in self.read("train") for tag in sentence.tags} - {""})
-        return ("O", *itertools.chain.from_iterable((f"B-{kind}", f"I-{kind}") for kind in types))
+        """Return O, then B- and I- of each entity type in train; without prefixes, the tags of train, sorted.
+
+        Raises:
+          UserError: if train has only one tag.
+        """
+        tags = {tag for sentence in self.read("train") for tag in sentence.tags}
+        if self.scheme == CHUNKS:
+            types = sorted({split_tag(tag)[1] for tag in tags} - {""})
+            labels = ("O", *itertools.chain.from_iterable((f"B-{kind}", f"I-{kind}") for kind in types))
+        else:
+            labels = sorted_labels(tags)
+        if len(labels) == 1:
+            raise UserError(
+                f"the only tag of the train set is {labels[0]}: there is nothing to learn; name the column of the "
+                "tags, or add sentences with other tags"
+            )
+        return labels
+
+    def notes(self, train: Split) -> list[str]:
+        """Return what the tags are, and how often each type occurs in train."""
+        counts: Counter[str] = Counter()
+        for sentence in train.examples:
+            counts.update(e.type for e in entities(sentence.tags)) if self.scheme == CHUNKS else counts.update(
+                sentence.tags
+            )
+        shown = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(_SHOWN))
+        more = f", and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+        if self.scheme == CHUNKS:
+            prefixes = {tag.partition("-")[0] for s in train.examples for tag in s.file_tags} - {"O", "B", "I"}
+            read = f" (the file also has {', '.join(sorted(prefixes))}: read as B and I)" if prefixes else ""
+            return [f"tags: entities{read}, in train: {shown}{more}"]
+        line = f"tags without prefixes, scored by accuracy and F1 per tag, in train: {shown}{more}"
+        if all(label.isdigit() for label in self.labels):
+            line += "; they are numbers: --config.own.labels=O,B-PER,... names them, in the order of their numbers"
+        return [line]
 
     def featurize(self, examples: Sequence[Sentence], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance per sentence or document, or several windows if it is too long."""
         del training
         label_id = {label: index for index, label in enumerate(self.labels)}
-        known = "O, " + ", ".join(sorted({split_tag(label)[1] for label in self.labels} - {""}))
+        known = _known(self.labels)
         ids: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         alignments: list[list[TaggedWord]] = []
@@ -145,8 +149,9 @@ class TagTask(Task):
         return Instances(ids, lengths, targets if labeled else None, alignments=alignments)
 
     def predicted_tags(self, split: Split, outputs: Outputs) -> list[list[str]]:
-        """Return one tag per word. A word without tokens (only control characters) is O."""
-        tags = [["O"] * len(sentence.words) for sentence in split.examples]
+        """Return one tag per word. A word without tokens (only control characters) is O, or has the first tag."""
+        outside = "O" if "O" in self.labels else self.labels[0]
+        tags = [[outside] * len(sentence.words) for sentence in split.examples]
         for words, output in zip(split.features.alignments, outputs, strict=True):
             best = output.argmax(-1)
             for word in words:
@@ -154,34 +159,29 @@ class TagTask(Task):
         return tags
 
     def scores(self, split: Split, outputs: Outputs) -> EntityScores:
-        """Return the scores of `conlleval`."""
+        """Return the scores of `conlleval`, or of each tag if tags have no prefixes."""
         gold = [sentence.tags for sentence in split.examples]
-        return score_entities(self.predicted_tags(split, outputs), gold=gold)
+        return score_tags(self.predicted_tags(split, outputs), gold=gold, scheme=self.scheme)
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
-        """Return entity F1, precision and recall, and word accuracy, as fractions."""
-        scores = self.scores(split, outputs)
-        return {
-            "f1": scores.overall.f1,
-            "precision": scores.overall.precision,
-            "recall": scores.overall.recall,
-            "accuracy": scores.word_accuracy,
-        }
+        """Return entity F1, precision and recall, and word accuracy; without prefixes accuracy and macro F1."""
+        return summary(self.scores(split, outputs), scheme=self.scheme)
 
     def tables(self, split: Split, outputs: Outputs) -> dict[str, Any]:
-        """Return the scores of each entity type."""
-        return {
-            kind: {"precision": score.precision, "recall": score.recall, "f1": score.f1}
-            for kind, score in self.scores(split, outputs).by_type.items()
-        }
+        """Return the scores and counts of each entity type, or of each tag."""
+        return {kind: score.as_json() for kind, score in self.scores(split, outputs).by_type.items()}
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
-        """Write word, gold tag and predicted tag per line, the input of `conlleval`; without labels no gold tag."""
+        """Write word, gold tag and predicted tag per line, the input of `conlleval`; without labels no gold tag.
+
+        Columns are separated by spaces, or by tabs if a word contains a space.
+        """
+        mark = "\t" if any(" " in word for sentence in split.examples for word in sentence.words) else " "
         path = directory / f"{self.name}-{split.name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         blocks = [
             "".join(
-                f"{word} {gold} {tag}\n" if split.features.targets is not None else f"{word} {tag}\n"
+                mark.join((word, gold, tag) if split.features.targets is not None else (word, tag)) + "\n"
                 for word, gold, tag in zip(s.words, s.tags, tags, strict=True)
             )
             for s, tags in zip(split.examples, self.predicted_tags(split, outputs), strict=True)
@@ -190,9 +190,14 @@ class TagTask(Task):
         return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
-        """Return the first sentences whose predicted entities are not the gold ones."""
-        records = []
+        """Return the first sentences whose predicted entities, or tags without prefixes, are not the gold ones."""
+        records: list[dict[str, Any]] = []
         for sentence, tags in zip(split.examples, self.predicted_tags(split, outputs), strict=True):
+            if self.scheme == PLAIN:
+                triples = zip(sentence.words, sentence.tags, tags, strict=True)
+                if wrong := [f"{word}: {right}, not {tag}" for word, right, tag in triples if tag != right]:
+                    records.append({"text": " ".join(sentence.words), "wrong": wrong})
+                continue
             gold, predicted = set(entities(sentence.tags)), set(entities(tags))
             if gold != predicted:
                 missed, invented = (_shown(group, sentence.words) for group in (gold - predicted, predicted - gold))
@@ -202,6 +207,13 @@ class TagTask(Task):
 
 def _shown(group: set[Entity], words: Sequence[str]) -> list[str]:
     return [f"{entity.type}: {' '.join(words[entity.start : entity.end])}" for entity in sorted(group)]
+
+
+def _known(labels: Sequence[str]) -> str:
+    """Return the entity types, or the tags without prefixes, for a message."""
+    if not all(is_chunk_tag(label) for label in labels):
+        return ", ".join(labels)
+    return "O, " + ", ".join(sorted({split_tag(label)[1] for label in labels} - {""}))
 
 
 def _unknown_tag(sentence: Sentence, word: int, *, known: str) -> UserError:
@@ -259,8 +271,9 @@ class NerTask(TagTask):
 
     def read(self, split: str) -> Sequence[Sentence]:
         """Return the sentences of a split."""
-        path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split])
-        return read_conll(path, tag_column=self.ner.tag_column)
+        path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split], split=split)
+        scheme = "" if split == "train" else self.scheme
+        return read_conll(path, tag_column=self.ner.tag_column, word_column=self.ner.word_column, scheme=scheme)
 
     def group_of(self, example: Sentence, index: int) -> Any:
         """Return the index of the document."""

@@ -1,17 +1,21 @@
-"""Records of custom data: JSON Lines, or TSV with a header line. `config.own` names the columns.
+"""Records of custom data: JSON Lines, a JSON array, or CSV or TSV with a header line. `config.own` names the columns.
 
-Lists of words or tags are space-separated strings; in JSON Lines they may also be lists.
+Lists of words or tags are space-separated strings; in JSON they may also be lists.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import read_json_lines, read_tsv
+from bert_jax.tasks.files import read_json, read_json_lines, read_text
 from bert_jax.tasks.interface import Task, find_file, split_file
+from bert_jax.tasks.tables import SUFFIXES, read_table
+
+_STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
 class OwnTask(Task):
@@ -31,7 +35,7 @@ class OwnTask(Task):
 
     def is_unlabeled(self, record: "Record", *, split: str) -> bool:
         """Return whether a record has no label. Only records of the test set may lack one."""
-        return split == "test" and record.fields.get(self.own.label) is None
+        return split == "test" and record.fields.get(self.own.label) in (None, *([""] if record.of_table else ()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +108,28 @@ class Record:
 
 
 def read_records(data: DataOptions, *, split: str) -> Iterator[Record]:
-    """Yield the records of a split. A file with the suffix .tsv is TSV, any other JSON Lines."""
-    file = split_file(data, split)
-    path = find_file(data.directory or ".", file=file, names=(f"{split}.jsonl", f"{split}.tsv"))
-    if ".tsv" in path.suffixes:
-        for row in read_tsv(path):
+    """Yield the records of a split. Dev may also be called validation, valid or val.
+
+    The suffix of the file is .jsonl or .json (objects, one per line or in an array), .csv or .tsv.
+    """
+    names = [f"{stem}{suffix}" for stem in _STEMS[split] for suffix in (".jsonl", ".json", *SUFFIXES)]
+    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=_shown(split))
+    if set(SUFFIXES) & set(path.suffixes):
+        for row in read_table(path):
             yield Record(row.fields, row.location, of_table=True)
+    elif read_text(path).lstrip()[:1] == "[" and ".json" in path.suffixes:
+        yield from _array(path)
     else:
         for location, fields in read_json_lines(path):
             yield Record(fields, location)
 
 
-def configured_labels(own: OwnOptions) -> tuple[str, ...]:
-    """Return the labels in the config, in the order of their ids; empty if they are to be read from train."""
-    return tuple(label.strip() for label in own.labels.split(",")) if own.labels else ()
+def _shown(split: str) -> str:
+    return f"{', '.join(_STEMS[split])} with the suffix .jsonl, .json, {' or '.join(SUFFIXES)}"
+
+
+def _array(path: Path) -> Iterator[Record]:
+    for number, fields in enumerate(read_json(path)):
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}: item {number} of the array is not a JSON object: write objects, {{...}}")
+        yield Record(fields, f"{path} item {number}")

@@ -1,38 +1,16 @@
-"""Tasks on custom data that predict words or endings: tags, answer spans, multiple choice."""
+"""Tasks on custom data that predict spans or endings: questions and multiple choice."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.entity_metrics import to_iob2
-from bert_jax.tasks.ner import Sentence, TagTask
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
 from bert_jax.tasks.squad import SpanTask
 from bert_jax.tasks.squad_files import Answer, Question
 from bert_jax.tasks.swag import ChoiceExample, ChoiceTask
-
-
-class OwnTagTask(OwnTask, TagTask):
-    """Tagging. A record has a list of words and a list of tags: O, B-TYPE or I-TYPE."""
-
-    def read(self, split: str) -> Sequence[Sentence]:
-        """Return the sentences of a split. Only test may lack tags."""
-        records = read_records(self.data, split=split)
-        return [self._sentence(record, split, number) for number, record in enumerate(records)]
-
-    def _sentence(self, record: Record, split: str, number: int) -> Sentence:
-        words = record.words(self.own.text, option="text")
-        if self.is_unlabeled(record, split=split):
-            return Sentence(words, ("O",) * len(words), number, location=record.location, labeled=False)
-        tags = record.words(self.own.label, option="label")
-        if len(words) != len(tags):
-            raise UserError(f"{record.location}: {len(words)} words but {len(tags)} tags: give one tag per word")
-        try:
-            return Sentence(words, tuple(to_iob2(tags)), number, tags, record.location)
-        except UserError as error:
-            raise UserError(f"{record.location}: {error}") from error
 
 
 class OwnSpanTask(OwnTask, SpanTask):
@@ -51,7 +29,8 @@ class OwnSpanTask(OwnTask, SpanTask):
         """Return the questions of a split."""
         own = self.own
         records = list(read_records(self.data, split=split))
-        unlabeled = not any(own.label in record.fields for record in records)
+        named = {own.label, *(["answers"] if own.label == "answer" else [])}
+        unlabeled = not any(named & record.fields.keys() for record in records)
         if unlabeled and records and split != "test":
             records[0].field(own.label, option="label")  # raises: the column's name is mistyped
         scored = split != "train" or self.data.dev_fraction > 0  # scores are looked up by id; training ignores ids
@@ -71,8 +50,14 @@ class OwnSpanTask(OwnTask, SpanTask):
         return questions
 
     def _answers(self, record: Record) -> tuple[Answer, ...]:
+        """Return the right answers. Those without text are no answers."""
         own = self.own
-        answer, start = record.fields.get(own.label), record.fields.get(own.answer_start, 0)
+        answer, start = self._answer_of(record), record.fields.get(own.answer_start, 0)
+        if isinstance(answer, Mapping):  # the form of SQuAD in HuggingFace datasets: lists of texts and starts
+            answer, start = answer.get("text"), answer.get("answer_start", 0)
+        elif isinstance(answer, list) and answer and all(isinstance(item, Mapping) for item in answer):
+            start = [item.get("answer_start", 0) for item in answer]  # the form of SQuAD's files
+            answer = [item.get("text") for item in answer]
         answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
         if not answers:
             return ()
@@ -82,13 +67,22 @@ class OwnSpanTask(OwnTask, SpanTask):
                 f"{record.location}: {len(answers)} answers but {len(starts)} values in {own.answer_start!r}: give "
                 "one per answer"
             )
+        texts = [record.as_text(text, name=own.label) for text in answers]
         return tuple(
-            Answer(record.as_text(text, name=own.label), self._start(offset, record))
-            for text, offset in zip(answers, starts, strict=True)
+            Answer(text, self._start(offset, record))
+            for text, offset in zip(texts, starts, strict=True)
+            if text.strip()
         )
+
+    def _answer_of(self, record: Record) -> Any:
+        """Return the field of the answer; `answers` if the default column is missing, as in HuggingFace datasets."""
+        label = self.own.label
+        return record.fields.get("answers" if label == "answer" and label not in record.fields else label)
 
     def _start(self, value: Any, record: Record) -> int:
         try:
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise TypeError(value)
             return int(value)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
@@ -98,23 +92,33 @@ class OwnSpanTask(OwnTask, SpanTask):
 
 
 class OwnChoiceTask(OwnTask, ChoiceTask):
-    """Multiple choice, with the same number of endings in every record."""
+    """Multiple choice. Records may have different numbers of endings."""
 
     def read(self, split: str) -> Sequence[ChoiceExample]:
         """Return the examples of a split. The label is the index of the correct choice, from 0."""
         return [self._example(record, split) for record in read_records(self.data, split=split)]
 
     @functools.cached_property
-    def _first(self) -> tuple[str, int]:
-        """Return the location and the number of choices of train's first record. All other records must match it."""
-        for record in read_records(self.data, split="train"):
-            return record.location, len(self._endings(record))
-        return "train", 0
+    def _most(self) -> int:
+        most = 0
+        for split in ("train", *self.eval_splits(), *self.test_splits()):
+            with contextlib.suppress(UserError):  # what is wrong with a file is reported when it is loaded itself
+                most = max(most, *(len(self._endings(record)) for record in read_records(self.data, split=split)))
+        return most
+
+    def most_endings(self, examples: Sequence[ChoiceExample]) -> int:
+        """Return the largest number of endings in train, dev and test: their sequences have one shape."""
+        return max(self._most, super().most_endings(examples))
 
     def _endings(self, record: Record) -> list[str]:
         names = [name.strip() for name in self.own.choices.split(",")]
         if len(names) > 1:
-            return [record.text(name, option="choices") for name in names]
+            texts = [record.text(name, option="choices") for name in names]
+            while record.of_table and texts and not texts[-1].strip():
+                texts.pop()  # a row with fewer choices than columns
+            if len(texts) < 2:
+                raise UserError(f"{record.location}: {len(texts)} choices in {', '.join(names)}: write at least two")
+            return texts
         endings = record.field(names[0], option="choices")
         if not isinstance(endings, list):
             raise UserError(
@@ -128,12 +132,6 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
     def _example(self, record: Record, split: str) -> ChoiceExample:
         own = self.own
         endings = tuple(self._endings(record))
-        first, count = self._first
-        if count and len(endings) != count:
-            raise UserError(
-                f"{record.location}: {len(endings)} choices, but {first} has {count}: give every record of train, dev "
-                "and test the same number"
-            )
         text = record.text(own.text, option="text")
         label = record.fields.get(own.label)
         if self.is_unlabeled(record, split=split):

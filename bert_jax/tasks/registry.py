@@ -23,9 +23,23 @@ def open_task(
     """Return the task called `name`. Missing options have their defaults.
 
     Raises:
-      UserError: for an unknown name, or an unknown kind of custom data.
+      UserError: for an unknown name, an unknown kind of custom data, or a metric that the task does not have.
     """
     data = data or DataOptions()
+    task = _open(name, data=data, squad=squad, ner=ner, own=own)
+    if data.selection:
+        if data.selection not in (choices := task.selections or (task.selection,)):
+            raise UserError(
+                f"config.data.selection={data.selection!r}: {name} has no such metric: choose one of "
+                f"{', '.join(choices)}"
+            )
+        task.selection = data.selection
+    return task
+
+
+def _open(
+    name: str, *, data: DataOptions, squad: SquadOptions | None, ner: NerOptions | None, own: OwnOptions | None
+) -> Task:
     if name in glue.TASKS:
         return glue.GlueTask(name, data=data)
     if name in FILES:

@@ -1,6 +1,7 @@
 """Scores of a predictions file against the official data file, for `evaluate --task=...`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,24 +9,30 @@ import numpy as np
 from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks import glue, metrics, squad_metrics
-from bert_jax.tasks.entity_metrics import score_entities
-from bert_jax.tasks.files import numbered_lines, read_json, read_text, read_tsv
-from bert_jax.tasks.ner import read_conll
+from bert_jax.tasks.conll import Sentence, num_columns, read_conll
+from bert_jax.tasks.entity_metrics import conlleval_record, scheme_of, score_tags
+from bert_jax.tasks.files import column, finite_number, numbered_lines, read_json, read_text, read_tsv
 from bert_jax.tasks.squad_files import FILES, read_questions
 from bert_jax.tasks.swag import SwagTask
 
 TASKS = (*glue.TASKS, *FILES, "swag", "ner")
 
 
-def score_predictions(*, task: str, predictions: str | Path, data: str | Path) -> dict[str, float]:
+def score_predictions(
+    *, task: str, predictions: str | Path, data: str | Path, null_odds: str | Path = ""
+) -> dict[str, float]:
     """Return the metrics that the official script prints: percentages for SQuAD, fractions for the other tasks.
+
+    `null_odds` is a file with the no-answer scores of SQuAD 2.0, for the best thresholds.
 
     Raises:
       UserError: for an unknown task, or files that are missing, wrong, or do not belong together.
     """
     predictions, data = Path(predictions), Path(data)
+    if null_odds and task != "squad_v2":
+        raise UserError(f"--null_odds={null_odds}: only squad_v2 has no-answer scores: omit the flag")
     if task in FILES:
-        return _squad(predictions, data, with_null=task == "squad_v2")
+        return _squad(predictions, data, with_null=task == "squad_v2", null_odds=null_odds)
     if task in glue.TASKS:
         return _glue(task, predictions, data)
     if task == "swag":
@@ -35,7 +42,7 @@ def score_predictions(*, task: str, predictions: str | Path, data: str | Path) -
     raise UserError(f"--task={task}: choose one of {', '.join(TASKS)}")
 
 
-def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float]:
+def _squad(predictions: Path, data: Path, *, with_null: bool, null_odds: str | Path) -> dict[str, float]:
     questions = read_questions(data, with_null=with_null)
     if any(question.answers is None for question in questions):
         raise UserError(f"{data}: no answers in this file: give a labeled one")
@@ -47,35 +54,53 @@ def _squad(predictions: Path, data: Path, *, with_null: bool) -> dict[str, float
         raise UserError(f"{predictions}: answers no question of {data}: give the data file that was predicted")
     if not with_null:
         return squad_metrics.evaluate_v1(texts, answers=answers)
-    odds = predictions.with_name("null_odds.json")
-    scores = read_json(odds) if odds.is_file() else None
-    if scores is not None:
-        try:
-            scores = {question: float(score) for question, score in scores.items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{odds}: not a JSON object from question id to number: fix or remove it") from error
+    if missing := [question for question in answers if question not in texts]:
+        raise UserError(
+            f"{predictions}: no prediction for {len(missing)} of {len(answers)} questions of {data}, the first is "
+            f"{missing[0]}: predict all of them; an empty text means no answer"
+        )
     # The predictions already contain the empty answers, so the odds serve only to find the best thresholds.
     result = squad_metrics.evaluate_v2(texts, answers=answers)
-    if scores is not None and scores.keys() >= texts.keys():
+    if null_odds:
+        scores = _null_odds(Path(null_odds), questions=answers)
         sweep = squad_metrics.evaluate_v2(texts, answers=answers, no_answer_scores=scores)
         result |= {name: value for name, value in sweep.items() if name.startswith("best_")}
     return result
+
+
+def _null_odds(path: Path, *, questions: Iterable[str]) -> dict[str, float]:
+    content = read_json(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: not a JSON object from question id to number: name another file with --null_odds")
+    for question in questions:
+        if question not in content:
+            raise UserError(f"{path}: no score for question {question}: give the file of the same predictions")
+        value = content[question]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"{path}: question {question} has {value!r:.40}: not a JSON object from question id to number: fix the "
+                "file"
+            )
+    return {question: float(content[question]) for question in questions}
 
 
 def _glue(task: str, predictions: Path, data: Path) -> dict[str, float]:
     options = DataOptions(directory=str(data.parent), test_file=data.name, dev_file=data.name)
     examples = glue.GlueTask(task, data=options).read("test" if not data.name.startswith("dev") else "dev")
     spec = glue.TASKS[task]
-    fields = [row.fields.get("prediction", "") for row in read_tsv(predictions)]
+    rows = list(read_tsv(predictions))
+    fields = [column(row, "prediction") for row in rows]
     _check_count(len(fields), len(examples), predictions, data)
+    for number, row in enumerate(rows):
+        if row.fields.get("index", str(number)).strip() != str(number):
+            raise UserError(f"{row.location}: index {row.fields['index']!r}, expected {number}: sort the rows by index")
     labels = [example.label for example in examples]
     if any(label is None for label in labels):
         raise UserError(f"{data}: no labels in this file: give a labeled one")
     if not spec.labels:
-        try:
-            numbers = np.array([float(field) for field in fields])
-        except ValueError as error:
-            raise UserError(f"{predictions}: {error}: write one number per row") from error
+        numbers = np.array(
+            [finite_number(row.fields["prediction"], location=row.location, name="prediction") for row in rows]
+        )
         return glue.named_metrics(numbers, labels=np.array(labels, np.float64), names=spec.metrics)
     values = spec.values or spec.labels
     for number, field in enumerate(fields, start=2):
@@ -100,7 +125,7 @@ def _swag(predictions: Path, data: Path) -> dict[str, float]:
 def _ner(predictions: Path, data: Path) -> dict[str, float]:
     """Score the last column of a predictions file against the last column of the data file."""
     predicted = read_conll(predictions, tag_column=-1)
-    gold = read_conll(data, tag_column=-1)
+    gold = _gold_sentences(data, words=[sentence.words for sentence in predicted])
     _check_count(len(predicted), len(gold), predictions, data)
     for number, (first, second) in enumerate(zip(predicted, gold, strict=True), start=1):
         if first.words != second.words:
@@ -108,10 +133,24 @@ def _ner(predictions: Path, data: Path) -> dict[str, float]:
                 f"{predictions}: sentence {number} has other words than in {data}: give the data file that was "
                 "predicted"
             )
-    scores = score_entities([s.tags for s in predicted], gold=[s.tags for s in gold])
-    overall = scores.overall
-    types = {f"f1_{kind}": score.f1 for kind, score in scores.by_type.items()}
-    return {"precision": overall.precision, "recall": overall.recall, "f1": overall.f1, **types}
+    tags = [sentence.tags for sentence in gold]
+    scheme = scheme_of(tags)
+    scores = score_tags([sentence.tags for sentence in predicted], gold=tags, scheme=scheme)
+    return conlleval_record(scores, scheme=scheme)
+
+
+def _gold_sentences(data: Path, *, words: Sequence[tuple[str, ...]]) -> list[Sentence]:
+    """Return the sentences of the data file. The predictions file's words show which of its columns has the words."""
+    for column_number in range(num_columns(data) - 1):
+        try:
+            sentences = read_conll(data, tag_column=-1, word_column=column_number)
+        except UserError:
+            if column_number == 0 and num_columns(data) == 2:
+                raise
+            continue
+        if [sentence.words for sentence in sentences] == list(words):
+            return sentences
+    return read_conll(data, tag_column=-1)
 
 
 def _check_count(count: int, expected: int, predictions: Path, data: Path) -> None:

@@ -45,13 +45,14 @@ class SpanTask(Task):
     def __init__(self, name: str, *, data: DataOptions, squad: SquadOptions, with_null: bool):
         """Set the task up with its options. With `with_null`, questions may be unanswerable."""
         self.name, self.data, self.squad, self.with_null = name, data, squad, with_null
+        self.selections = ("f1", "exact" if with_null else "exact_match")
         tuned = squad.null_score_threshold == "tune"
         self.threshold = 0.0 if tuned else float(squad.null_score_threshold)
 
     def read(self, split: str) -> Sequence[Question]:
         """Return the questions of a split."""
         names = FILES.get(self.name, {}).get(split, (f"{split}.json",))
-        path = find_file(self.data.directory, file=split_file(self.data, split), names=names)
+        path = find_file(self.data.directory, file=split_file(self.data, split), names=names, split=split)
         skip = split == "train" and self.squad.skip_bad_answers
         return read_questions(path, with_null=self.with_null, skip_unanswered=skip)
 

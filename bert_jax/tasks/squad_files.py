@@ -38,14 +38,15 @@ class Question:
 def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool = False) -> list[Question]:
     """Return the questions of a file in the official format. Either all are labeled or none is.
 
-    A file is unlabeled if no question has `answers`. Without `with_null` (v1.1, where every question has an answer) it
-    is also unlabeled if all lists of answers are empty. v1.1's official script cannot score a question without
-    answers, so a file in which some questions lack answers is an error; `skip_unanswered` skips these questions.
+    An answer without text (with `answer_start` -1, for example) is no answer. A file is unlabeled if no question has
+    `answers`. Without `with_null` (v1.1, where every question has an answer) it is also unlabeled if all lists of
+    answers are empty. v1.1's official script cannot score a question without answers, so a file in which some questions
+    lack answers is an error; `skip_unanswered` skips these questions.
 
     Raises:
       UserError: if the file is missing, not JSON or in another format, or only some questions have answers.
     """
-    questions = list(_questions(read_json(path), location=str(path)))
+    questions = _distinct(_questions(read_json(path), location=str(path)))
     lacking = [q for q in questions if q.answers is None or not (q.answers or with_null)]
     if not lacking:
         return questions
@@ -65,22 +66,41 @@ def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool 
     )
 
 
-def _questions(content: Any, *, location: str) -> Iterator[Question]:
+def _distinct(located: Iterator[tuple[str, Question]]) -> list[Question]:
+    """Return the questions; predictions are written and scored by id, so two of one id are an error."""
+    first: dict[str, str] = {}
+    questions = []
+    for location, question in located:
+        if question.id in first:
+            raise UserError(
+                f"{location}: id {question.id!r} is also that of {first[question.id].rpartition(': ')[2]}: give each "
+                "question its own id"
+            )
+        first[question.id] = location
+        questions.append(question)
+    return questions
+
+
+def _questions(content: Any, *, location: str) -> Iterator[tuple[str, Question]]:
     for number, article in enumerate(_get(content, "data", list, location=location)):
         at_article = f"{location}: data[{number}]"
         for index, paragraph in enumerate(_get(article, "paragraphs", list, location=at_article)):
             at_paragraph = f"{at_article}.paragraphs[{index}]"
             context = _get(paragraph, "context", str, location=at_paragraph)
             for order, item in enumerate(_get(paragraph, "qas", list, location=at_paragraph)):
-                yield _question(item, context=context, group=number, location=f"{at_paragraph}.qas[{order}]")
+                at_question = f"{at_paragraph}.qas[{order}]"
+                yield at_question, _question(item, context=context, group=number, location=at_question)
 
 
 def _question(item: Any, *, context: str, group: int, location: str) -> Question:
     text = _get(item, "question", str, location=location)
     name = item.get("id")
-    if not isinstance(name, str | int):
+    if not isinstance(name, str | int) or isinstance(name, bool):
         raise _wrong("id", str, location=location)
-    if item.get("is_impossible"):
+    impossible = item.get("is_impossible")
+    if impossible is not None and not isinstance(impossible, bool):
+        raise UserError(f"{location}: 'is_impossible' is {impossible!r:.40}: write true or false, without quotes")
+    if impossible:
         return Question(str(name), text, context, (), group)
     if item.get("answers") is None:
         return Question(str(name), text, context, None, group)
@@ -88,7 +108,7 @@ def _question(item: Any, *, context: str, group: int, location: str) -> Question
         Answer(*(_get(answer, key, kind, location=f"{location}.answers[{n}]") for key, kind in _ANSWER))
         for n, answer in enumerate(_get(item, "answers", list, location=location))
     ]
-    return Question(str(name), text, context, tuple(answers), group)
+    return Question(str(name), text, context, tuple(answer for answer in answers if answer.text.strip()), group)
 
 
 _ANSWER: Sequence[tuple[str, type]] = (("text", str), ("answer_start", int))

@@ -31,7 +31,7 @@ class ChoiceExample:
 
 
 class ChoiceTask(Task):
-    """A task that chooses among a fixed number of endings."""
+    """A task that chooses among endings. Examples may have different numbers of them."""
 
     kind = Choice
     labels = ()
@@ -42,36 +42,49 @@ class ChoiceTask(Task):
         del training
         first = tokenizer.encode_batch([example.text for example in examples])
         second = iter(tokenizer.encode_batch([ending for example in examples for ending in example.endings]))
-        limit = self.data.max_seq_length
-        pairs = [
-            texts.instance(beginning, next(second), tokenizer=tokenizer, max_seq_length=limit)
-            for example, beginning in zip(examples, first, strict=True)
-            for _ in example.endings
-        ]
+        group = self.most_endings(examples)
+        missing = (np.zeros(0, np.int32), 0)  # takes no position in a sequence; the kind's loss leaves it out
+        instances: list[tuple[np.ndarray, int]] = []
+        uncut: list[int] = []
+        for example, beginning in zip(examples, first, strict=True):
+            endings = [next(second) for _ in example.endings]
+            uncut.append(len(beginning) + max(map(len, endings)) + 3)
+            instances += [texts.instance(beginning, b, tokenizer=tokenizer, data=self.data) for b in endings]
+            instances += [missing] * (group - len(endings))
         labeled = all(example.label is not None for example in examples)
         return Instances(
-            ids=[ids for ids, _ in pairs],
-            first_lengths=np.array([length for _, length in pairs], np.int32),
+            ids=[ids for ids, _ in instances],
+            first_lengths=np.array([length for _, length in instances], np.int32),
             targets=[example.label for example in examples] if labeled else None,
-            group=len(examples[0].endings),
+            group=group,
+            uncut=np.array(uncut, np.int64),
         )
+
+    def most_endings(self, examples: Sequence[ChoiceExample]) -> int:
+        """Return the largest number of endings of an example of any split."""
+        return max(len(example.endings) for example in examples)
+
+    def choices(self, split: Split, outputs: Outputs) -> np.ndarray:
+        """Return the index of each example's best ending, among those that it has."""
+        pairs = zip(split.examples, outputs, strict=True)
+        return np.array([int(np.argmax(output[: len(example.endings)])) for example, output in pairs], np.int64)
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return the accuracy."""
-        return {"accuracy": metrics.accuracy(texts.predicted_ids(outputs), labels=texts.label_ids(split))}
+        return {"accuracy": metrics.accuracy(self.choices(split, outputs), labels=texts.label_ids(split))}
 
     def write_predictions(self, split: Split, outputs: Outputs, *, directory: Path) -> list[Path]:
         """Write one column, `pred`, with the index of the chosen ending: the format of SWAG's leaderboard."""
         path = directory / f"{self.name}-{split.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "pred\n" + "".join(f"{choice}\n" for choice in texts.predicted_ids(outputs)))
+        write_text(path, "pred\n" + "".join(f"{choice}\n" for choice in self.choices(split, outputs)))
         return [path]
 
     def mistakes(self, split: Split, outputs: Outputs, *, count: int) -> list[dict[str, Any]]:
         """Return the wrong choices with the largest probability."""
         records = []
         for index, (example, output) in enumerate(zip(split.examples, outputs, strict=True)):
-            probabilities = softmax(output)
+            probabilities = softmax(output[: len(example.endings)])
             choice = int(np.argmax(probabilities))
             if choice != example.label:
                 records.append(
@@ -95,7 +108,7 @@ class SwagTask(ChoiceTask):
 
     def read(self, split: str) -> Sequence[ChoiceExample]:
         """Return the rows of a split."""
-        path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split])
+        path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split], split=split)
         return [_example(row) for row in read_csv(path)]
 
     def test_splits(self) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.task_options import WINDOWS, DataOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.kinds.base import softmax
-from bert_jax.rows.truncation import truncate_pair
-from bert_jax.tasks.interface import Instances, Outputs, Split
+from bert_jax.rows.truncation import truncate_pair, truncate_single, windows
+from bert_jax.tasks.interface import Instances, Outputs, Split, gold_targets
 from bert_jax.tasks.metrics import confusion
 
 
@@ -22,29 +23,40 @@ class TextExample:
     label: Any
 
 
-def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, max_seq_length: int) -> tuple[np.ndarray, int]:
+def instance(a: list[int], b: list[int] | None, *, tokenizer: Tokenizer, data: DataOptions) -> tuple[np.ndarray, int]:
     """Return the ids of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, and the length of the first part."""
+    limit = data.max_seq_length
     if b is None:
-        a = a[: max_seq_length - 2]
+        a = truncate_single(a, limit=limit - 2, truncation=data.truncation)
     else:
-        a, b = truncate_pair(a, b, limit=max_seq_length - 3)
+        a, b = truncate_pair(a, b, limit=limit - 3, truncation=data.truncation)
     ids, first_length = tokenizer.special_ids.frame(a, b)
     return np.array(ids, np.int32), first_length
 
 
-def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, max_seq_length: int) -> Instances:
-    """Return one instance per example."""
+def text_features(examples: Sequence[TextExample], *, tokenizer: Tokenizer, data: DataOptions) -> Instances:
+    """Return one instance per example, or with `data.truncation=windows` one per window of a single text.
+
+    Each window has the label of its text; the output for the text is the mean over its windows (`interface.merged`).
+    """
     first = tokenizer.encode_batch([example.text for example in examples])
     second = iter(tokenizer.encode_batch([e.text_pair for e in examples if e.text_pair is not None]))
-    pairs = [
-        instance(a, None if e.text_pair is None else next(second), tokenizer=tokenizer, max_seq_length=max_seq_length)
-        for e, a in zip(examples, first, strict=True)
-    ]
+    instances: list[tuple[np.ndarray, int]] = []
+    owners: list[int] = []
+    uncut: list[int] = []
+    for number, (example, a) in enumerate(zip(examples, first, strict=True)):
+        b = None if example.text_pair is None else next(second)
+        uncut.append(len(a) + (2 if b is None else len(b) + 3))
+        parts = windows(a, limit=data.max_seq_length - 2) if b is None and data.truncation == WINDOWS else [a]
+        instances += [instance(part, b, tokenizer=tokenizer, data=data) for part in parts]
+        owners += [number] * len(parts)
     labeled = all(example.label is not None for example in examples)
     return Instances(
-        ids=[ids for ids, _ in pairs],
-        first_lengths=np.array([length for _, length in pairs], np.int32),
-        targets=[example.label for example in examples] if labeled else None,
+        ids=[ids for ids, _ in instances],
+        first_lengths=np.array([length for _, length in instances], np.int32),
+        targets=[examples[owner].label for owner in owners] if labeled else None,
+        owners=np.array(owners, np.int64) if data.truncation == WINDOWS else None,
+        uncut=np.array(uncut, np.int64),
     )
 
 
@@ -55,8 +67,7 @@ def predicted_ids(outputs: Outputs) -> np.ndarray:
 
 def label_ids(split: Split) -> np.ndarray:
     """Return the labels of a labeled split."""
-    assert split.features.targets is not None
-    return np.array(split.features.targets, np.int64)
+    return np.array(gold_targets(split), np.int64)
 
 
 def predicted_numbers(outputs: Outputs) -> np.ndarray:
@@ -66,7 +77,7 @@ def predicted_numbers(outputs: Outputs) -> np.ndarray:
 
 def label_numbers(split: Split) -> np.ndarray:
     """Return the gold numbers of a labeled split, float64."""
-    return np.array(split.features.targets, np.float64)
+    return np.array(gold_targets(split), np.float64)
 
 
 def texts_of(example: TextExample) -> dict[str, str]:

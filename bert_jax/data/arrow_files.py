@@ -1,0 +1,119 @@
+"""The texts of parquet and arrow files, read by pyarrow in batches: a row is a document."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from bert_jax.data.json_text import find_text
+from bert_jax.data.lines import decode
+from bert_jax.data.opening import ByteStream
+from bert_jax.data.prose import read_document
+from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.data.tables import find_column
+from bert_jax.errors import UserError
+
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff"
+_ROWS = 256  # converted at a time
+_BUFFER = 1 << 20  # bytes of a column that are read at a time
+
+
+def read_arrow(stream: ByteStream, *, column: str, report: ReadReport) -> Iterator[str | None]:
+    """Yield the paragraphs of the text of each row of a parquet or arrow file, and None after each row.
+
+    `column` may lead into nested columns with dots. A list of strings is read as paragraphs.
+
+    Raises:
+      NoTextError: if the column does not exist or contains no text; names the columns.
+      UserError: if pyarrow is not installed, or the file is damaged.
+    """
+    try:
+        import pyarrow as pa  # optional, and imported late because it is large
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{stream.name}: parquet and arrow files need pyarrow: pip install 'bert_jax[arrow]'") from None
+    head = stream.peek(8)
+    try:
+        with _seekable(stream) as file:
+            schema, batches = _open(pa, file, head)
+            name, rest = _split(schema.names, column, stream.name)
+            _check_type(pa, schema, name, rest, stream.name)
+            for batch in batches(name):
+                values = batch.column(batch.schema.get_field_index(name))
+                for start in range(0, len(values), _ROWS):
+                    for value in values.slice(start, _ROWS).to_pylist():
+                        yield from _read_value(value, rest, report)
+    except (pa.lib.ArrowException, OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{stream.name} is damaged or cut short ({reason}): download or create it again, or leave it out of the "
+            "input"
+        ) from error
+
+
+def _read_value(value: Any, rest: str, report: ReadReport) -> Iterator[str | None]:
+    if isinstance(value, bytes):
+        value = decode(value, report)
+    text = find_text(value, rest)
+    if text is not None:
+        report.bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        yield from read_document(text, report=report)
+
+
+@contextlib.contextmanager
+def _seekable(stream: ByteStream) -> Iterator[BinaryIO]:
+    """Yield the stream as a file that can be read in any order: a member of an archive is copied to disk first."""
+    if stream.path:
+        with open(stream.path, "rb") as file:  # noqa: PTH123
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(cast(BinaryIO, stream), copy, 1 << 20)
+        copy.seek(0)
+        yield copy
+
+
+def _open(pa: Any, file: BinaryIO, head: bytes) -> tuple[Any, Any]:
+    """Return the schema of a file, and a function from a column's name to its record batches."""
+    if head.startswith(PARQUET):
+        parquet = pa.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+        return parquet.schema_arrow, lambda name: parquet.iter_batches(batch_size=_ROWS, columns=[name])
+    if head.startswith(ARROW_FILE):
+        reader = pa.ipc.open_file(file)
+        return reader.schema, lambda name: (reader.get_batch(number) for number in range(reader.num_record_batches))
+    reader = pa.ipc.open_stream(file)
+    return reader.schema, lambda name: reader
+
+
+def _split(names: list[str], column: str, file: str) -> tuple[str, str]:
+    """Return the top-level column and the path within its values."""
+    parts = column.split(".")
+    for count in range(len(parts), 1, -1):
+        name = ".".join(parts[:count])
+        if name in names:
+            return name, ".".join(parts[count:])
+    rest = ".".join(parts[1:])
+    if parts[0] in names and rest:
+        return parts[0], rest
+    return names[find_column(names, column, name=file)[0]], ""
+
+
+def _check_type(pa: Any, schema: Any, name: str, rest: str, file: str) -> None:
+    kind = schema.field(name).type
+    for part in rest.split(".") if rest else ():
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        index = kind.get_field_index(part) if pa.types.is_struct(kind) else -1
+        if index < 0:
+            raise NoTextError(f"{file}: column '{name}' has no field '{rest}' (its type is {kind}): {_advice(schema)}")
+        kind = kind.field(index).type
+    leaf = kind.value_type if hasattr(kind, "value_type") and not pa.types.is_string(kind) else kind
+    tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_null")
+    if not any(getattr(pa.types, test)(leaf) for test in tests if hasattr(pa.types, test)):
+        raise NoTextError(f"{file}: column '{name}' is {kind}, not text: {_advice(schema)}")
+
+
+def _advice(schema: Any) -> str:
+    fields = ", ".join(f"{field.name}: {field.type}" for field in list(schema)[:12])
+    return f"type --config.data.text_column=NAME (columns: {fields:.300})"

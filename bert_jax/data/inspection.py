@@ -1,0 +1,167 @@
+"""What a corpus is, found by reading a sample of it before the work begins."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from bert_jax.config import DataConfig
+from bert_jax.data.documents import read_source, split_paragraph
+from bert_jax.data.estimate import estimate_text
+from bert_jax.data.losses import check_one_sentence
+from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
+from bert_jax.data.source import Document, ReadReport, TextLayout, TextSource
+from bert_jax.errors import UserError
+
+SAMPLE_CHARS = 8 << 20  # of text that is read to count documents
+_COUNTED_CHARS = 1 << 20  # of a source
+_SEEN_CHARS = 1 << 13  # of a source whose documents are not counted
+MAX_SOURCES = 1000  # that are opened
+_NUM_SHOWN = 3
+_MAX_COUNTED = 1000  # documents whose sentences are counted
+_SHOWN_CHARS = 160
+_MAX_LEFT_OUT = 8  # files that are named
+
+
+@dataclasses.dataclass
+class _Sample:
+    """What was read of the sources."""
+
+    report: ReadReport = dataclasses.field(default_factory=ReadReport)
+    documents: float = 0  # of the sources that were read, estimated where the end was not
+    unread: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # formats and bytes of the others
+    rates: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # documents and their bytes, by format
+    num_read: int = 0
+    num_chars: int = 0
+    is_complete: bool = True
+    one_sentence: int = 0  # documents of one sentence, among the `num_counted` whose sentences were counted
+    num_counted: int = 0
+    shown: list[list[Document]] = dataclasses.field(default_factory=list)
+
+    def num_documents(self) -> float:
+        """Return the estimated number of documents of all sources that were opened."""
+        total = self.documents
+        for name, size in self.unread:
+            documents, num_bytes = self.rates.get(name, (0, 0))
+            total += max(size * documents / num_bytes, 1) if num_bytes else 1
+        return total
+
+
+def layout_of(config: DataConfig) -> TextLayout:
+    """Return where the text is in the files, as the config says."""
+    return TextLayout(
+        format=config.format,
+        text_column=config.text_column,
+        text_key=config.text_key,
+        documents=config.documents,
+    )
+
+
+def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report: Callable[[str], None]) -> None:
+    """Report lines that say what was found: files by format, documents, three of them, what is left out.
+
+    Raises:
+      UserError: if there is no text, most of it would be left out, or the documents allow no next-sentence prediction.
+    """
+    opened = _spread(sources, MAX_SOURCES)
+    sample = _Sample(is_complete=len(opened) == len(sources))
+    for source in opened:
+        _read(source, sample, config=config)
+    sample.report.require_text(config.input)
+    documents = round(sample.num_documents() * len(sources) / len(opened))
+    report(_describe(sample, sources, len(opened), documents))
+    shown = [document for level in itertools.zip_longest(*sample.shown) for document in level if document is not None]
+    for number, document in enumerate(shown[:_NUM_SHOWN], start=1):
+        report(_show(number, document, config.language))
+    for line in _left_out(sample.report):
+        report(line)
+    if documents == 1 and sample.is_complete and config.objective == "mlm+nsp":
+        raise UserError(ONE_DOCUMENT)
+    if documents == 1:
+        report(f"it is one document; {WHERE_DOCUMENTS_END}")
+    else:  # the builder warns of less than all, once the text is read
+        check_one_sentence(sample.one_sentence, sample.num_counted, objective=config.objective)
+
+
+def _spread(sources: Sequence[TextSource], number: int) -> Sequence[TextSource]:
+    """Return at most `number` sources, at equal distances."""
+    if len(sources) <= number:
+        return sources
+    return [sources[index * len(sources) // number] for index in range(number)]
+
+
+def _read(source: TextSource, sample: _Sample, *, config: DataConfig) -> None:
+    """Read the start of a source: enough to count its documents, as long as little was read of the others."""
+    budget = _COUNTED_CHARS if sample.num_chars < SAMPLE_CHARS else _SEEN_CHARS
+    report, ended, shown = ReadReport(), True, dict[str, Document]()
+    num_documents = num_bytes = (
+        0  # at the end of a block: text is read in blocks, and the rest of a block is not counted
+    )
+    documents = read_source(
+        source, layout=layout_of(config), language=config.language, split_sentences=False, report=report
+    )
+    for document in documents:
+        if len(shown) < _NUM_SHOWN:
+            shown.setdefault(document.key, document)
+        if sample.num_counted < _MAX_COUNTED:
+            sample.num_counted += 1
+            sample.one_sentence += len(_sentences(document, config.language)) == 1
+        is_block = report.bytes > num_bytes > 0
+        if report.characters >= budget and (is_block or budget == _SEEN_CHARS):
+            ended = next(documents, None) is None
+            break
+        num_documents, num_bytes = report.documents, report.bytes
+    if len(sample.shown) < _NUM_SHOWN and shown:
+        sample.shown.append(list(shown.values()))
+    name = next(iter(report.formats.values()), "")
+    if ended:
+        sample.documents += report.documents
+    elif budget == _SEEN_CHARS or report.documents < 2:
+        sample.unread.append((name, estimate_text([source])))
+    else:
+        sample.documents += num_documents * max(estimate_text([source]) / num_bytes, 1)
+    sample.is_complete &= ended
+    if budget == _COUNTED_CHARS and num_documents > 1:
+        rate = sample.rates.setdefault(name, [0, 0])
+        rate[0] += num_documents
+        rate[1] += num_bytes
+    sample.num_read += report.documents
+    sample.num_chars += report.characters
+    sample.report.merge(report)
+
+
+def _describe(sample: _Sample, sources: Sequence[TextSource], num_opened: int, documents: int) -> str:
+    formats = Counter(sample.report.formats.values())
+    files = ", ".join(f"{count:,} {name}" for name, count in sorted(formats.items()))
+    about = "" if sample.is_complete else "about "
+    mean = sample.num_chars / max(sample.num_read, 1)
+    where = "source" if any(source.kind != "file" for source in sources) else "file"
+    looked = "" if num_opened == len(sources) else f" of {num_opened:,} that were opened"
+    return (
+        f"found: {about}{documents:,} document{'s' * (documents != 1)} of {mean:,.0f} characters on average in "
+        f"{len(sources):,} {where}{'s' * (len(sources) != 1)} ({files}{looked})"
+    )
+
+
+def _show(number: int, document: Document, language: str) -> str:
+    sentences = _sentences(document, language)
+    text = " | ".join(sentences[:20])
+    text = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} ..."
+    count = f"{len(sentences):,} sentence{'s' * (len(sentences) != 1)}"
+    return f"document {number} ({document.key}), {count}: {text}"
+
+
+def _sentences(document: Document, language: str) -> list[str]:
+    if document.is_split:
+        return document.sentences
+    return [sentence for text in document.sentences for sentence in split_paragraph(text, language=language)]
+
+
+def _left_out(report: ReadReport) -> list[str]:
+    number = report.left_out + report.not_text
+    if not number:
+        return []
+    names = [problem for problem in report.problems if "not UTF-8 text" in problem or problem.startswith("left out: ")]
+    lines = [f"left out: {number:,} file{'s' * (number != 1)}"]
+    lines += [f"  {problem.removeprefix('left out: ')}" for problem in names[:_MAX_LEFT_OUT]]
+    return lines + ["  ..."] * (number > _MAX_LEFT_OUT)

@@ -1,0 +1,138 @@
+"""The texts of CSV and TSV tables: a row is a document."""
+
+import csv
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from bert_jax.data.lines import MAX_WHOLE_LINE, OVERLONG, read_lines
+from bert_jax.data.opening import ByteStream
+from bert_jax.data.prose import read_document
+from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.errors import UserError
+
+SAMPLE_LINES = 200
+_DELIMITERS = ",\t;|"
+_MIN_ROWS = 3  # of a table that is recognized by its content alone
+_CONSISTENT = 0.9  # fraction of a table's rows with as many cells as the header
+_HEADER_CELL = re.compile(r"[\w./:#()-]{1,40}")
+_MOST_SUGGESTED = 12  # columns in a message
+_END = "\0"  # a line after the last one: no text contains it
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How the rows of a table are written."""
+
+    delimiter: str = ","
+    quoted: bool = True  # cells may be in quotation marks
+    escaped: bool = False  # a quotation mark within them is written as a backslash and a quotation mark
+
+
+def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str = _DELIMITERS) -> Dialect | None:
+    """Return how the rows of a table are written; None if the lines are not a table.
+
+    Without a name that says so, text is a table if its rows have the same number of cells, and the first row contains
+    names: short, different, and without white space.
+    """
+    sample = lines[:SAMPLE_LINES]
+    escaped = sum(line.count('\\"') for line in sample) > sum(line.count('""') for line in sample)
+    best: tuple[float, float] = (0.0, 0.0)
+    found = Dialect(delimiters[0]) if name_says_table else None
+    for delimiter in delimiters:
+        for quoted in (True, False):
+            dialect = Dialect(delimiter, quoted, escaped and quoted)
+            rows = list(_rows(sample, dialect))
+            width = len(rows[0]) if rows else 0
+            consistent = sum(len(row) == width for row in rows) / max(len(rows), 1)
+            if width < 2 or consistent < (0.5 if name_says_table else _CONSISTENT):
+                continue
+            is_table = name_says_table or (len(rows) >= _MIN_ROWS and _is_header(rows[0]))
+            if is_table and (consistent, width) > best:
+                best, found = (consistent, width), dialect
+    return found
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    return len(set(row)) == len(row) and all(_HEADER_CELL.fullmatch(cell) for cell in row)
+
+
+def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
+    csv.field_size_limit(MAX_WHOLE_LINE)
+    reader = csv.reader(
+        (line + "\n" for line in lines),
+        delimiter=dialect.delimiter,
+        quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
+        escapechar="\\" if dialect.escaped else None,
+        doublequote=not dialect.escaped,
+    )
+    for row in reader:
+        if row:
+            yield row
+
+
+def read_table(stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport) -> Iterator[str | None]:
+    """Yield the paragraphs of the text of each row, and None after each row.
+
+    The first row names the columns, unless `column` is a number and not one of the names.
+
+    Raises:
+      NoTextError: if there is no such column; names the columns.
+      UserError: if most rows have another number of cells than the first one.
+    """
+    lines = (line for batch in read_lines(stream, report=report, whole=True) for line in batch)
+    rows = _rows(itertools.chain((line for line in lines if line is not OVERLONG), [_END]), dialect)
+    number, num_broken, first_broken, width, index, closed = 0, 0, "", 0, 0, False
+    try:
+        for row in rows:
+            closed = row == [_END]
+            if closed:
+                break
+            number += 1
+            if number == 1:
+                width = len(row)
+                index, has_header = find_column([cell.strip() for cell in row], column, name=stream.name, row=row)
+                if has_header:
+                    continue
+            if len(row) != width:
+                num_broken += 1
+                first_broken = first_broken or f"row {number} has {len(row)} cells, the first one {width}"
+                report.add_problem(f"{stream.name}: row {number} has {len(row)} cells instead of {width}")
+                continue
+            if row[-1].endswith(f"{_END}\n"):
+                break
+            yield from read_document(row[index], report=report)
+    except csv.Error:  # a cell is longer than any text
+        closed = False
+    if not closed:
+        raise UserError(
+            f"{stream.name}: a quotation mark that opens in row {max(number, 1)} or before is not closed: fix it, or "
+            "leave the file out of the input"
+        )
+    report.broken_rows += num_broken
+    if 2 * num_broken > number:
+        raise UserError(
+            f"{stream.name}: most rows have another number of cells than the first one ({first_broken}): quote cells "
+            "that contain the delimiter, or set data.format=prose if it is not a table"
+        )
+
+
+def find_column(names: Sequence[str], column: str, *, name: str, row: Sequence[str] = ()) -> tuple[int, bool]:
+    """Return the index of a column and whether the first row names the columns.
+
+    Raises:
+      NoTextError: if it does not exist.
+    """
+    if column in names:
+        return names.index(column), True
+    lower = [other.lower() for other in names]
+    if lower.count(column.lower()) == 1:
+        return lower.index(column.lower()), True
+    if row and column.isdecimal() and 1 <= int(column) <= len(names):
+        return int(column) - 1, False
+    shown = ", ".join(names[:_MOST_SUGGESTED]) + (", ..." if len(names) > _MOST_SUGGESTED else "")
+    raise NoTextError(
+        f"{name} is a table without a column '{column}': type --config.data.text_column=NAME (columns: {shown:.300}"
+        + ("; or its number, where the first row is not a header)" if row else ")")
+    )

@@ -1,0 +1,57 @@
+"""Whether text, vocabulary and length of a run go together: epochs of each phase, and warnings where they do not."""
+
+from collections.abc import Mapping, Sequence
+
+from bert_jax.config import Config
+from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.training.schedule import Phase
+
+# BERT saw its text 40 times; data-constrained models gain little beyond (Muennighoff et al. 2023), and masks differ.
+MANY_EPOCHS = 200
+# A piece that is seldom seen is not learned. The 30,522 pieces of BERT had 3.3 billion words: 100,000 times each.
+FEW_TOKENS_PER_PIECE = 100
+_DEAD_SHARE = 0.02  # of the vocabulary: more than what rounding up to a multiple of 128 adds
+
+
+def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]) -> list[str]:
+    """Return a line a phase: its steps, in epochs of its sequences."""
+    lines = []
+    for index, phase in enumerate(phases):
+        if phase.end > phase.start:
+            rows = infos[phase.max_seq_length].num_train_rows
+            lines.append(
+                f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are "
+                f"{_epochs(phase, rows):,.3g} epochs of {rows:,} sequences of {phase.max_seq_length}"
+            )
+    return lines
+
+
+def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, DatasetInfo]) -> list[str]:
+    """Return a line for each proportion that wastes the run, with what to type instead."""
+    info = next(iter(infos.values()))
+    pieces, tokens = info.vocab_size, info.statistics["tokens"]["train"]
+    lines = []
+    dead = config.model.vocab_size - max(pieces, info.max_token_id + 1)
+    if dead > _DEAD_SHARE * config.model.vocab_size:
+        lines.append(
+            f"warning: config.model.vocab_size={config.model.vocab_size}, but the vocabulary has {pieces} tokens: "
+            f"{dead * config.model.hidden_size / 1e6:.1f} million parameters are never trained; "
+            "--config.model.vocab_size=0 follows the data"
+        )
+    if tokens < FEW_TOKENS_PER_PIECE * pieces:
+        lines.append(
+            f"warning: {tokens:,} tokens of text for {pieces:,} pieces of vocabulary, {tokens / pieces:.0f} of each: "
+            "rare pieces will not be learned; use more text, or a smaller vocabulary (--config.model.vocab_size, "
+            "prepare --vocab_size)"
+        )
+    epochs = sum(_epochs(phase, infos[phase.max_seq_length].num_train_rows) for phase in phases)
+    if epochs > MANY_EPOCHS:
+        lines.append(
+            f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
+            "use more text, or --config.train.num_epochs=40"
+        )
+    return lines
+
+
+def _epochs(phase: Phase, num_rows: int) -> float:
+    return (phase.end - phase.start) * phase.batch_size / num_rows

@@ -1,0 +1,43 @@
+"""The text of `--help`: what a command does, its flags, and the fields of its config."""
+
+import sys
+import textwrap
+from collections.abc import Callable
+
+from absl import flags
+
+WIDTH = 80
+
+
+def text(config: Callable[[], type]) -> str:
+    """Return the help of the command that runs; `config` returns the class of its config, if it has one."""
+    parts = [(sys.modules["__main__"].__doc__ or "").strip(), _flags()]
+    if "config" in flags.FLAGS:
+        parts.append(_fields(config()))
+    return "\n\n".join(parts)
+
+
+def _flags() -> str:
+    lines = ["flags:"]
+    own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    for name in sorted(own):
+        flag = own[name]
+        default = f" [{flag.default_as_str}]" if flag.default not in (None, "", []) else ""
+        lines += _entry(f"--{name}", f"{flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _fields(config: type) -> str:
+    from bert_jax.config import builder  # needs ml_collections, which no other help does
+    from bert_jax.config.fields import info
+
+    lines = ["config fields, as in --config.train.batch_size=64; defaults, a config file may differ:"]
+    for name, item in builder.leaf_fields(config).items():
+        known = info(item)
+        choices = f" One of {', '.join(choice or repr(choice) for choice in known.choices)}." if known.choices else ""
+        lines += _entry(f"{name} [{item.default}]", known.doc + choices)
+    return "\n".join(lines)
+
+
+def _entry(head: str, body: str) -> list[str]:
+    return [f"  {head}", *textwrap.wrap(body, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]

@@ -1,0 +1,43 @@
+"""From Python: training, fine-tuning and loading are one call each, with the configs of the commands."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import bert_jax
+from bert_jax import config_file
+from bert_jax.errors import UserError
+from tests.finetune_data import write_sentiment, write_source
+
+
+def test_the_package_shows_its_functions() -> None:
+    assert set(bert_jax.__all__) <= set(dir(bert_jax))
+    assert all((inspect.getdoc(getattr(bert_jax, name)) or "").strip() for name in bert_jax.__all__)
+
+
+def test_train_and_load(tmp_path: Path, tiny_dataset: Path) -> None:
+    config = config_file.load("configs/tiny_cpu.py")
+    small = {"num_steps": 2, "batch_size": 8, "phases": [{"max_seq_length": 32}]}
+    config["model"] |= {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 0}
+    config = {**config, "train": {**config["train"], **small}, "optimizer": {**config["optimizer"], "warmup_steps": 1}}
+    config["data"] |= {"input": "", "directory": str(tiny_dataset)}
+    assert bert_jax.train(config, workdir=tmp_path / "run") == 0
+    model = bert_jax.load(tmp_path / "run")
+    assert len(model.fill_mask("the [MASK] .", top_k=2)[0]) == 2
+    assert "512 tokens" in repr(model)
+
+
+def test_finetune(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    data = write_sentiment(tmp_path / "data", train=32)
+    config = config_file.load("configs/finetune_own.py:classification")
+    config["train"] |= {"num_epochs": 1.0, "batch_size": 16}
+    config["data"] |= {"max_seq_length": 32}
+    assert bert_jax.finetune(config, init=str(source), data_dir=str(data), workdir=tmp_path / "work", seeds=1) == 0
+    assert bert_jax.load(tmp_path / "work").classify("it was good")["label"]
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file 'configs/none\.py'; choose one of configs/base_tpu\.py"):
+        bert_jax.train("configs/none.py", workdir=tmp_path)

@@ -1,0 +1,141 @@
+"""Files in columns: the words are words, comments are skipped, every scheme of tags is read, scores are conlleval's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.config.task_options import DataOptions, NerOptions
+from bert_jax.errors import UserError
+from bert_jax.tasks.conll import read_conll
+from bert_jax.tasks.entity_metrics import entities, score_entities
+from bert_jax.tasks.ner import NerTask
+from bert_jax.tasks.scoring import score_predictions
+from tests.finetune_data import tokenizer
+
+COMMENTED = "# sent_id = 0\n# text = Bob sat\n1\tBob\tB-PER\tO\n2\tsat\tO\tO\n\n# sent_id = 1\n1\t#\tO\tO\n2\tx\tO\tO\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "train.txt"
+    path.write_text(text)
+    return path
+
+
+def ner(folder: Path, **options: object) -> NerTask:
+    return NerTask(data=DataOptions(directory=str(folder), max_seq_length=40), ner=NerOptions(**options))  # type: ignore[arg-type]
+
+
+def test_comments_are_skipped_and_a_word_may_be_a_number_sign(tmp_path: Path):
+    sentences = read_conll(write(tmp_path, COMMENTED), tag_column=2, word_column=1)
+    assert [s.words for s in sentences] == [("Bob", "sat"), ("#", "x")]
+    spaces = "# id = 1\nBob NNP x B-PER\n# # x O\n\n# a comment\n#tag NN x O\n"
+    assert [s.words for s in read_conll(write(tmp_path, spaces), tag_column=-1)] == [("Bob", "#"), ("#tag",)]
+    assert [s.words for s in read_conll(write(tmp_path, "# O\nBob B-PER\n"), tag_column=-1)] == [("#", "Bob")]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "match"),
+    [
+        (COMMENTED, {}, r"the words \(column 0\) are their numbers: 1, 2: .*--config.ner.word_column"),
+        ("0 a O\n1 b B-X\n\n2 c O\n3 d O\n", {}, r"the words \(column 0\) are their numbers"),
+        ("B-PER\tJon\nO\tsat\n", {}, r"the words \(column 0\) are tags: B-PER, O"),
+        ("B-PER\tJon\nO\tsat\n", {"tag_column": 0}, r"the words \(column 0\) are tags"),
+        ("Jon B-PER\n", {"word_column": 2}, r"config.ner.word_column=2: .* has 2 columns"),
+    ],
+)
+def test_a_column_of_numbers_or_tags_is_never_learned_as_words(
+    tmp_path: Path, text: str, columns: dict[str, int], match: str
+):
+    write(tmp_path, text)
+    with pytest.raises(UserError, match=match) as error:
+        ner(tmp_path, **columns).read("train")
+    assert "\n" not in str(error.value)
+    assert read_conll(write(tmp_path, "1984 B-X\nwas O\n"), tag_column=-1)[0].words == ("1984", "was")
+
+
+def test_columns_are_separated_by_tabs_only_where_every_line_has_one(tmp_path: Path):
+    assert read_conll(write(tmp_path, "New York\tB-LOC\n10\u00a0000\tO\n"), tag_column=-1)[0].words == (
+        "New York",
+        "10\u00a0000",
+    )
+    assert read_conll(write(tmp_path, "York B-LOC\n10\u00a0000 O\na\tO\n"), tag_column=-1)[0].words == (
+        "York",
+        "10\u00a0000",
+        "a",
+    )
+
+
+@pytest.mark.parametrize(
+    "tags",
+    ["O S-LOC B-PER I-PER E-PER S-PER", "O U-LOC B-PER I-PER L-PER U-PER", "O S-LOC B-PER M-PER E-PER S-PER"],
+)
+def test_every_scheme_with_prefixes_is_read_as_iob2(tmp_path: Path, tags: str):
+    lines = "".join(f"w{i} {tag}\n" for i, tag in enumerate(tags.split()))
+    (tmp_path / "train.txt").write_text(lines)
+    task = ner(tmp_path)
+    sentence = task.read("train")[0]
+    assert sentence.tags == ("O", "B-LOC", "B-PER", "I-PER", "I-PER", "B-PER")
+    assert task.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert "read as B and I" in task.notes(task.load("train", tokenizer=tokenizer()))[0]
+
+
+def test_bioes_entities_equal_seqevals():
+    sequence_labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
+    scheme = pytest.importorskip("seqeval.scheme").IOBES
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        tags: list[str] = []
+        while len(tags) < 12:
+            kind, size = rng.choice(["PER", "LOC"]), int(rng.integers(0, 4))
+            tags += [["O"], [f"S-{kind}"], [f"B-{kind}", f"E-{kind}"], [f"B-{kind}", f"I-{kind}", f"E-{kind}"]][size]
+        expected = sequence_labeling.get_entities(tags) if scheme else []
+        assert [(e.type, e.start, e.end - 1) for e in entities(tags)] == [tuple(item) for item in expected]
+
+
+def test_tags_without_prefixes_are_scored_by_word_and_selected_by_accuracy(tmp_path: Path):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.txt").write_text("the DT\nfilm NN\nwas VBD\n\nit PRP\nwas VBD\n")
+    task = ner(tmp_path, document_context=False)
+    split = task.load("dev", tokenizer=tokenizer())
+    assert (task.labels, task.selection) == (("DT", "NN", "PRP", "VBD"), "accuracy")
+    outputs = [np.eye(4, dtype=np.float32)[np.maximum(target, 0)] for target in split.features.targets or []]
+    for output in outputs:
+        output[1] = np.eye(4)[1]  # the first word is always NN
+    gold, predicted = ["DT", "NN", "VBD", "PRP", "VBD"], ["NN", "NN", "VBD", "NN", "VBD"]
+    scores = task.score(split, outputs)
+    assert scores["accuracy"] == pytest.approx(0.6)
+    assert scores["macro_f1"] == pytest.approx(sklearn.f1_score(gold, predicted, average="macro"))
+    nouns = task.tables(split, outputs)["NN"]
+    assert nouns == {"precision": 1 / 3, "recall": 1.0, "f1": 0.5, "gold": 1, "predicted": 3, "correct": 1}
+    assert task.mistakes(split, outputs, count=1) == [{"text": "the film was", "wrong": ["the: DT, not NN"]}]
+    path = task.write_predictions(split, outputs, directory=tmp_path / "out")[0]
+    record = score_predictions(task="ner", predictions=path, data=tmp_path / "dev.txt")
+    assert (record["accuracy"], record["found_NN"]) == (pytest.approx(0.6), 3)
+
+
+def test_scores_have_all_that_conlleval_prints(tmp_path: Path):
+    """Accuracy over all words, and precision, recall, F1 and counts per type; the data's word column is found."""
+    gold = "1\tBob\tB-PER\n2\tDob\tI-PER\n3\tsat\tO\n\n1\tin\tO\n2\tOslo\tB-LOC\n"
+    (tmp_path / "dev.txt").write_text(gold)
+    (tmp_path / "predicted.txt").write_text("Bob B-PER B-PER\nDob I-PER O\nsat O B-LOC\n\nin O O\nOslo B-LOC B-LOC\n")
+    record = score_predictions(task="ner", predictions=tmp_path / "predicted.txt", data=tmp_path / "dev.txt")
+    assert record == {
+        "f1": pytest.approx(0.4), "precision": pytest.approx(1 / 3), "recall": 0.5, "accuracy": pytest.approx(0.6),
+        "words": 5, "entities": 2, "found": 3, "correct": 1,
+        "precision_LOC": 0.5, "recall_LOC": 1.0, "f1_LOC": pytest.approx(2 / 3), "gold_LOC": 1, "found_LOC": 2,
+        "precision_PER": 0.0, "recall_PER": 0.0, "f1_PER": 0.0, "gold_PER": 1, "found_PER": 1,
+    }  # fmt: skip
+    assert score_entities([["B-X"]], gold=[["B-X"]]).overall.gold == 1
+
+
+def test_words_with_spaces_are_written_so_that_they_are_read_back(tmp_path: Path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.txt").write_text("New York\tB-LOC\nwas\tO\n")
+    task = ner(tmp_path)
+    split = task.load("dev", tokenizer=tokenizer())
+    outputs = [np.eye(3, dtype=np.float32)[np.maximum(target, 0)] for target in split.features.targets or []]
+    path = task.write_predictions(split, outputs, directory=tmp_path / "out")[0]
+    assert path.read_text() == "New York\tB-LOC\tB-LOC\nwas\tO\tO\n"
+    assert score_predictions(task="ner", predictions=path, data=tmp_path / "dev.txt")["f1"] == 1

@@ -1,0 +1,192 @@
+"""Before it works, a build says what it found, and it refuses a text of which most would be lost."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from text_corpus import make_documents, write_corpus, write_vocabulary
+
+from bert_jax.config import DataConfig
+from bert_jax.data import inspection, losses, separators
+from bert_jax.data import lines as lines_of_text
+from bert_jax.data.builder import build_dataset, describe_inputs
+from bert_jax.data.documents import TextLayout
+from bert_jax.errors import UserError
+from bert_jax.prepare import as_flags
+from tests.texts import paragraphs_of, write
+
+PARTS = [" ".join(sentences) for sentences in make_documents(30)]
+
+
+def describe(path: Path, **settings) -> list[str]:
+    lines: list[str] = []
+    config = DataConfig(input=str(path), num_workers=1, **settings)
+    describe_inputs(config, out=path / "out", max_seq_lengths=(64,), report=lines.append)
+    return lines
+
+
+def build(path: Path, out: Path, *, vocab_size: int = 0, **settings):
+    lines: list[str] = []
+    config = DataConfig(input=str(path), num_workers=1, **settings)
+    info = build_dataset(config, out=out, max_seq_lengths=(64,), vocab_size=vocab_size, report=lines.append)
+    return info, lines
+
+
+# Where documents end
+
+
+@pytest.mark.parametrize(
+    ("documents", "text", "expected"),
+    [
+        ("lines", "One.\n\nTwo. More.\n", [["One."], ["Two. More."]]),
+        ("blank_lines", "One.\nMore.\n\n\nTwo.\n", [["One.", "More."], ["Two."]]),
+        (
+            "<|endoftext|>",
+            "One.\n\nMore.<|endoftext|>Two.\n<|endoftext|>\nThree.",
+            [["One.", "More."], ["Two."], ["Three."]],
+        ),
+        ("***", "***\nOne.\n***\n\n***\nTwo.\n***\n", [["One."], ["Two."]]),
+    ],
+)
+@pytest.mark.parametrize("format", ["prose", "sentences", "auto"])
+def test_documents_end_where_the_user_says(tmp_path: Path, documents: str, text: str, expected: list, format: str):
+    layout = TextLayout(format=format, documents=documents)
+    assert paragraphs_of(write(tmp_path / "a.txt", text), layout=layout) == expected
+
+
+def test_a_document_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(separators, "_MAX_LINES", 10)
+    lines = [f"Line {number} is a sentence." for number in range(100)]
+    for documents in ("blank_lines", "<|endoftext|>"):
+        found = paragraphs_of(write(tmp_path / "a.txt", "\n".join(lines)), layout=TextLayout(documents=documents))
+        assert [len(document) for document in found] == [100]
+
+
+def test_one_document_names_the_flags_of_the_command(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "\n".join(PARTS))
+    with pytest.raises(
+        UserError, match=r"only one: .*config\.data\.objective=mlm; .*--config\.data\.documents=lines"
+    ) as error:
+        describe(path)
+    message = as_flags(str(error.value))
+    assert "set --objective=mlm; " in message
+    assert "--documents=lines (each line is one), blank_lines" in message
+    assert "config." not in message
+    assert describe(path, documents="lines")[1].startswith("found: 30 documents")
+
+
+def test_messages_keep_fields_that_are_no_flags():
+    assert (
+        as_flags("set --config.train.num_steps=3, data.format=prose")
+        == "set --config.train.num_steps=3, --format=prose"
+    )
+    assert as_flags("type --config.data.directory=/x") == "type --config.data.directory=/x"
+    assert as_flags("set config.model.vocab_size=9 (prepare --vocab_size=9)") == "set --vocab_size=9"
+
+
+def test_documents_of_one_sentence_are_refused_for_next_sentence_prediction(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "\n".join(text.partition(".")[0] + "." for text in PARTS))
+    for objective in ("mlm+nsp", "mlm+sop"):
+        with pytest.raises(
+            UserError, match=r"100\.00% of the documents have one sentence.* config\.data\.objective=mlm"
+        ):
+            describe(path, documents="lines", objective=objective)
+    assert describe(path, documents="lines", objective="mlm")
+
+
+# What was found
+
+
+def test_the_report_names_formats_documents_and_what_is_left_out(tmp_path: Path):
+    write(tmp_path / "a.csv", "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(PARTS)))
+    write(tmp_path / "b" / "a.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS))
+    write(tmp_path / "b" / "page.html", "<html><body>Text</body></html>")
+    write(tmp_path / "b" / "dataset_info.json", '{"features": {"text": {"dtype": "string"}}}')
+    lines = describe(tmp_path)
+    mean = sum(map(len, PARTS)) / len(PARTS)
+    assert lines[1] == f"found: 60 documents of {mean:,.0f} characters on average in 4 files (1 csv, 1 jsonl)"
+    assert [line.partition(",")[0] for line in lines[2:5]] == [
+        "document 1 (a.csv#0)",
+        "document 2 (b/a.jsonl#0)",
+        "document 3 (a.csv#1)",
+    ]
+    assert " | ".join(make_documents(30)[0])[:100] in lines[2]
+    assert lines[5] == "left out: 2 files"
+    assert "dataset_info.json" in lines[6]
+    assert "page.html: HTML" in lines[7]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_large_text_is_estimated_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspection, "SAMPLE_CHARS", 100_000)
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 50_000)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 15)
+    for name in "abcdef":
+        write(tmp_path / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS * 20))
+    [found] = [line for line in describe(tmp_path) if line.startswith("found: ")]
+    number = int(found.split()[2].replace(",", ""))
+    assert found.startswith("found: about ")
+    assert 6 * 500 < number < 6 * 700
+
+
+# What is lost
+
+
+def rare_words(count: int) -> list[str]:
+    rng = random.Random(0)
+    return ["".join(rng.choices("бвгджзклмн", k=8)) for _ in range(count)]
+
+
+def test_a_text_of_which_most_becomes_unknown_is_refused_and_a_little_is_warned_of(tmp_path: Path):
+    vocab = str(write_vocabulary(tmp_path / "vocabulary"))
+    foreign = [[" ".join(rare_words(9)) + "." for _ in range(5)] for _ in range(10)]
+    text = write_corpus(tmp_path / "most", foreign)
+    with pytest.raises(
+        UserError, match=r"\d\d\.\d\d% of the characters are lost to \[UNK\].* leave config\.data\.vocab empty"
+    ):
+        build(text, tmp_path / "out", vocab=vocab)
+    text = write_corpus(tmp_path / "some", make_documents(40) + foreign)
+    _, lines = build(text, tmp_path / "out2", vocab=vocab)
+    assert any(line.startswith("warning: ") and "are lost to [UNK]" in line for line in lines)
+
+
+def test_words_over_the_limit_are_the_reason_given(tmp_path: Path):
+    rng = random.Random(0)
+    text = [["".join(rng.choices("acgt", k=600)) for _ in range(4)] for _ in range(9)]
+    path = write_corpus(tmp_path / "dna", text)
+    with pytest.raises(UserError, match=r"because 100% of its characters are in words of more than 200 characters"):
+        build(path, tmp_path / "out", vocab_size=300)
+    vocab = str(write_vocabulary(tmp_path / "vocabulary"))
+    with pytest.raises(UserError, match=r"100\.00% of the characters .* words over 200 characters: put spaces"):
+        build(path, tmp_path / "out", vocab=vocab)
+
+
+def test_the_share_of_characters_is_exact():
+    text = "known " + "x" * 201 + " été"
+    assert losses.overlong_characters(text, limit=200) == 201
+    assert losses.overlong_characters("x" * 150 + "," + "y" * 150, limit=200) == 0
+
+
+def test_stripped_accents_are_warned_of_and_kept_where_they_are_vowels(tmp_path: Path):
+    rng = random.Random(0)
+    for name, words in {"thai": ["ต้น", "ไม้", "ที่", "บ้าน", "นี้"], "viet": ["tiếng", "việt", "yêu", "lắm", "đẹp"]}.items():
+        text = [[" ".join(rng.choices(words, k=8)) + " ." for _ in range(8)] for _ in range(8)]
+        _, lines = build(write_corpus(tmp_path / name, text), tmp_path / f"out_{name}", vocab_size=40)
+        text = "\n".join(lines)
+        assert ("accents are kept: stripping would delete" in text) == (name == "thai")
+        assert ("warning: accents and marks are stripped" in text) == (name == "viet")
+
+
+def test_a_part_of_one_long_document_is_held_out(tmp_path: Path):
+    text = " ".join(" ".join(sentences) for sentences in make_documents(150))
+    vocab = str(write_vocabulary(tmp_path / "vocabulary"))
+    path = write(tmp_path / "text" / "a.txt", text)
+    info, lines = build(path.parent, tmp_path / "out", vocab=vocab, objective="mlm", heldout_fraction=0.1)
+    assert "the text is one document: a part of it is held out" in lines
+    tokens = info.statistics["tokens"]
+    assert 0.02 < tokens["validation"] / sum(tokens.values()) < 0.3
+    again, _ = build(path.parent, tmp_path / "again", vocab=vocab, objective="mlm", heldout_fraction=0.1)
+    assert again.data_fingerprint == info.data_fingerprint
+    whole, _ = build(path.parent, tmp_path / "whole", vocab=vocab, objective="mlm", heldout_fraction=0.0)
+    assert whole.statistics["tokens"]["train"] == sum(tokens.values())
