@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
-from bert_jax.files import read_json
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.continuing import ORIGIN

@@ -8,17 +8,19 @@
 6. Summary: goodput, and the comparison with the unigram model.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert_jax.config import Config, from_saved
-from bert_jax.convert.loading import initial_params, load_pretrained
+from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.pretrain.continuing import (
+    EarlierRun,
     adopt_run,
     adopt_source,
     copy_state,
@@ -86,9 +88,8 @@ def pretrain(
     source = earlier = None
     if continue_from:
         config, earlier = adopt_run(config, path=continue_from, report=report)
-    if init:
+    elif init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
-    if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
@@ -97,13 +98,7 @@ def pretrain(
     begun = SAME_RUN.has_begun(Path(workdir))
     first = as_begun(config, workdir=workdir) if begun else preliminary(config)
     program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
-
-    def prepare(path: Path) -> None:
-        if source is not None:
-            save_vocabulary_of(source, workdir=path)
-        if earlier is not None:
-            copy_state(earlier, workdir=path)
-
+    prepare = functools.partial(_prepare, source=source, earlier=earlier)
     runtime = open_runtime(
         first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
     )
@@ -111,15 +106,25 @@ def pretrain(
         data = _open_data(config, runtime=runtime)
         if not begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
-        for line in describe_epochs(program.phases, infos=data.infos):
-            report(line)
-        for line in warnings(program.config, phases=program.phases, infos=data.infos):
-            report(line)
+        _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
-        del source, params  # else the weights would stay in host memory for the whole run
+        del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
         runtime.close()
+
+
+def _prepare(workdir: Path, *, source: PretrainedModel | None, earlier: EarlierRun | None) -> None:
+    if source is not None:
+        save_vocabulary_of(source, workdir=workdir)
+    if earlier is not None:
+        copy_state(earlier, workdir=workdir)
+
+
+def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
+    epochs = describe_epochs(program.phases, infos=data.infos)
+    for line in [*epochs, *warnings(program.config, phases=program.phases, infos=data.infos)]:
+        report(line)
 
 
 def _open_data(config: Config, *, runtime: Runtime) -> OpenData:
