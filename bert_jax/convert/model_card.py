@@ -84,6 +84,7 @@ def _training(record: Mapping[str, Any]) -> str:
         if masking
         else None,
         "seed": config.get("seed"),
+        "continued from": _continued(record),
         "text": data.get("input") or data.get("directory"),
     }
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
@@ -92,6 +93,11 @@ def _training(record: Mapping[str, Any]) -> str:
     if data.get("objective") == "mlm":
         note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
+
+
+def _continued(record: Mapping[str, Any]) -> str:
+    origin = record.get("origin") or {}
+    return f"{origin['continued_from']} at step {origin['step']:,}" if origin.get("continued_from") else ""
 
 
 def _metrics(source: PretrainedModel) -> str:
