@@ -120,6 +120,8 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
                 raise UserError(f"{record.location}: {len(texts)} choices in {', '.join(names)}: write at least two")
             return texts
         endings = record.field(names[0], option="choices")
+        if isinstance(endings, str) and record.of_table:
+            endings = record.listed(endings, name=names[0])
         if not isinstance(endings, list):
             raise UserError(
                 f"{record.location}: column {names[0]!r} is not a list: write a list of endings, or name one column "
