@@ -169,6 +169,9 @@ def test_scores_have_all_that_conlleval_prints(tmp_path: Path):
         "precision_LOC": 0.5, "recall_LOC": 1.0, "f1_LOC": pytest.approx(2 / 3), "gold_LOC": 1, "found_LOC": 2,
         "precision_PER": 0.0, "recall_PER": 0.0, "f1_PER": 0.0, "gold_PER": 1, "found_PER": 1,
     }  # fmt: skip
+    (tmp_path / "predicted.txt").write_text("Bob B-PER I-PER\nDob I-PER I-PER\nsat O O\n\nin O O\nOslo B-LOC B-LOC\n")
+    record = score_predictions(task="ner", predictions=tmp_path / "predicted.txt", data=tmp_path / "dev.txt")
+    assert (record["f1"], record["accuracy"]) == (1, 0.8)  # as conlleval: I-PER begins an entity, and is another tag
     assert score_entities([["B-X"]], gold=[["B-X"]]).overall.gold == 1
 
 
