@@ -51,7 +51,7 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
         task.read("dev")
 
 
-MULTILABEL: dict[str, tuple[str, str, dict[str, str]]] = {
+MULTILABEL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "columns of 0 and 1": ("train.csv", "text,toxic,rude\nx,1,0\ny,0,0\nz,1,1\n", {"label": "toxic,rude"}),
     "columns of truth values": (
         "train.jsonl",
@@ -127,7 +127,7 @@ def test_one_content_is_the_same_in_two_hundred_forms(tmp_path: Path):
         else:
             stream = io.StringIO(newline="")
             end, mark = rng.choice(["\n", "\r\n"]), "\t" if form == "tsv" else rng.choice(",;")
-            quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+            quoting: Any = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
             table = csv.DictWriter(stream, names, delimiter=mark, lineterminator=end, quoting=quoting)
             table.writeheader()
             table.writerows(records)

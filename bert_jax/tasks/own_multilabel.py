@@ -105,7 +105,7 @@ class OwnMultiLabelTask(OwnTextTask):
 
     def notes(self, train: Split) -> list[str]:
         """Return the labels in the order of their ids, with their numbers of examples."""
-        counts = np.sum(gold_targets(train), axis=0).astype(int)
+        counts = np.sum(gold_targets(train), axis=0).astype(int).tolist()
         empty = sum(not target.any() for target in gold_targets(train))
         return [label_note(self.labels, counts=counts) + (f"; {empty} texts without a label" if empty else "")]
 

@@ -50,7 +50,7 @@ class OwnSpanTask(OwnTask, SpanTask):
         return questions
 
     def _answers(self, record: Record) -> tuple[Answer, ...]:
-        """Return the right answers. Those without text are no answers."""
+        """Return the right answers. Answers without text are left out."""
         own = self.own
         answer, start = self._answer_of(record), record.fields.get(own.answer_start, 0)
         if isinstance(answer, Mapping):  # the form of SQuAD in HuggingFace datasets: lists of texts and starts
