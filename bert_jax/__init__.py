@@ -44,12 +44,12 @@ def train(config: Any, *, workdir: str | Path, init: str = "", init_missing: Seq
     Raises:
       UserError: for anything that you can fix. The message says what to do.
     """
-    from bert_jax import config_file
-    from bert_jax.config import Config, from_config_dict
+    from bert_jax.config import Config, files, from_config_dict
     from bert_jax.pretrain import run
 
-    made = config if isinstance(config, Config) else from_config_dict(config_file.load(config))
-    return run.pretrain(made, workdir=workdir, init=init, init_missing=init_missing, command="bert_jax.train")
+    if not isinstance(config, Config):
+        config = from_config_dict(files.load(config))
+    return run.pretrain(config, workdir=workdir, init=init, init_missing=init_missing, command="bert_jax.train")
 
 
 def finetune(config: Any, *, init: str, workdir: str | Path, data_dir: str = "", **request: Any) -> int:
@@ -65,12 +65,12 @@ def finetune(config: Any, *, init: str, workdir: str | Path, data_dir: str = "",
     Raises:
       UserError: for anything that you can fix. The message says what to do.
     """
-    from bert_jax import config_file
+    from bert_jax.config import files
     from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
     from bert_jax.finetuning import finetune as command
 
     if not isinstance(config, FinetuneConfig):
-        raw = config_file.load(config)
+        raw = files.load(config)
         config = from_config_dict({**raw, "data": {**raw["data"], "directory": data_dir}} if data_dir else raw)
-    asked = command.Request(init=init, workdir=str(workdir), command="bert_jax.finetune", **request)
-    return command.finetune(config, request=asked)
+    flags = command.Request(init=init, workdir=str(workdir), command="bert_jax.finetune", **request)
+    return command.finetune(config, request=flags)

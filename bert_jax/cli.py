@@ -16,7 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from bert_jax import config_file, jax_internals, locations, streams, usage
+from bert_jax import jax_internals, locations, streams, usage
+from bert_jax.config import files as config_files
 from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
@@ -74,7 +75,7 @@ def require_config(value: object, *, example: str) -> None:
 def default_workdir() -> str:
     """Return the workdir named after `--config`, and say so."""
     _, _, value = _config_argument(sys.argv)
-    workdir = config_file.default_workdir(value)
+    workdir = config_files.default_workdir(value)
     print(f"workdir: {workdir} (--workdir=DIR chooses another)", flush=True)
     return workdir
 
@@ -82,7 +83,7 @@ def default_workdir() -> str:
 def _listed_configs(like: str) -> str:
     """Return the config files of the command whose config is `like`: those for fine-tuning, or the others."""
     is_finetuning = "finetune" in like
-    return ", ".join(name for name in config_file.names() if ("finetune" in name) == is_finetuning)
+    return ", ".join(name for name in config_files.names() if ("finetune" in name) == is_finetuning)
 
 
 def _pretraining() -> type:
@@ -104,8 +105,8 @@ def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> 
     argv = _with_config_file(argv)
     try:
         arguments = flags.FLAGS(argv, known_only=False)
-        given = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
-        locations.refuse_urls((f"--{name}", value) for name, value in given.items())
+        values = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
+        locations.refuse_urls((f"--{name}", value) for name, value in values.items())
         return arguments
     except UserError as error:
         fail(str(error))
@@ -157,8 +158,8 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     begin, end, value = _config_argument(argv)
     if begin == end:
         return list(argv)
-    path = config_file.find(value)
-    file, like = config_file.split(path)[0], sys.argv[0] + value
+    path = config_files.find(value)
+    file, like = config_files.split(path)[0], sys.argv[0] + value
     if not file or not Path(file).is_file():  # Path("") is the current folder
         fail(
             f"--config={value}: there is no file {file!r}; choose one of {_listed_configs(like)}, or a file of your own"

@@ -65,7 +65,7 @@ def require_output(*, remedy: str) -> None:
     Raises:
       UserError: if it was closed, followed by `remedy`.
     """
-    if sys.stdout.name == os.devnull:
+    if getattr(sys.stdout, "name", "") == os.devnull:
         raise UserError(f"standard output is closed: {remedy}")
 
 

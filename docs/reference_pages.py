@@ -220,7 +220,7 @@ def commands_page() -> str:
 
 def config_files() -> dict[str, Callable[..., Any]]:
     """Return the `get_config` of every file in configs/."""
-    return {path.name: runpy.run_path(str(path))["get_config"] for path in sorted((ROOT / "configs").glob("*.py"))}
+    return {path.name: runpy.run_path(str(path))["get_config"] for path in sorted((ROOT / "configs").glob("[a-z]*.py"))}
 
 
 def config_files_page() -> str:

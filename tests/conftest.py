@@ -2,19 +2,23 @@
 
 import os
 import sys
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from packaging.version import Version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile far more than they compute. 40 % of that time is LLVM's optimizer, half of the rest is XLA's emitters of
-# fusions, which a jaxlib before 0.11.1 does without. CI checks numerics and soaks as a user's run compiles them:
-# XLA_FLAGS set to anything, even to nothing, takes the place of this default.
+# fusions, which a jaxlib before 0.11.1 does without; libtpu refuses that flag. CI checks numerics and soaks as a user's
+# run compiles them: XLA_FLAGS set to anything, even to nothing, takes the place of this default.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + (" --xla_cpu_use_fusion_emitters=false" if Version(metadata.version("jaxlib")) < Version("0.11.1") else ""),
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if Version(metadata.version("jaxlib")) < Version("0.11.1") and util.find_spec("libtpu") is None
+        else ""
+    ),
 )
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
 # Half of the time goes into compiling. Workers, child processes and later runs share what one of them compiled.

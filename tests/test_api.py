@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import bert_jax
-from bert_jax import config_file
+from bert_jax.config import files as config_files
 from bert_jax.errors import UserError
 from tests.finetune_data import write_sentiment, write_source
 
@@ -17,7 +17,7 @@ def test_the_package_shows_its_functions() -> None:
 
 
 def test_train_and_load(tmp_path: Path, tiny_dataset: Path) -> None:
-    config = config_file.load("configs/tiny_cpu.py")
+    config = config_files.load("configs/tiny_cpu.py")
     small = {"num_steps": 2, "batch_size": 8, "phases": [{"max_seq_length": 32}]}
     config["model"] |= {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 0}
     config = {**config, "train": {**config["train"], **small}, "optimizer": {**config["optimizer"], "warmup_steps": 1}}
@@ -31,7 +31,7 @@ def test_train_and_load(tmp_path: Path, tiny_dataset: Path) -> None:
 def test_finetune(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     data = write_sentiment(tmp_path / "data", train=32)
-    config = config_file.load("configs/finetune_own.py:classification")
+    config = config_files.load("configs/finetune_own.py:classification")
     config["train"] |= {"num_epochs": 1.0, "batch_size": 16}
     config["data"] |= {"max_seq_length": 32}
     assert bert_jax.finetune(config, init=str(source), data_dir=str(data), workdir=tmp_path / "work", seeds=1) == 0

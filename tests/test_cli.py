@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import config_file
+from bert_jax.config import files as config_files
 from tests.runs import ROOT, environment, run
 
 TRAIN = [sys.executable, "-m", "bert_jax.train"]
@@ -106,5 +106,5 @@ def test_a_config_of_the_package_is_found_from_any_folder_and_names_the_workdir(
 
 
 def test_a_config_argument_is_part_of_the_workdirs_name():
-    assert config_file.default_workdir("configs/large_tpu.py:lamb_64k") == "runs/large_tpu-lamb_64k"
-    assert config_file.default_workdir("/home/me/my.py") == "runs/my"
+    assert config_files.default_workdir("configs/large_tpu.py:lamb_64k") == "runs/large_tpu-lamb_64k"
+    assert config_files.default_workdir("/home/me/my.py") == "runs/my"

@@ -68,7 +68,7 @@ def shrink(config: Config) -> Config:
 
 
 def test_every_pretraining_config_is_known_here():
-    files = {path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("finetune")}
+    files = {path.stem for path in (ROOT / "configs").glob("[a-z]*.py") if not path.stem.startswith("finetune")}
     assert files == {name.partition(":")[0] for name in CONFIGS}
 
 
@@ -76,7 +76,7 @@ def test_every_pretraining_config_is_known_here():
 def test_a_config_is_small_and_opens_with_its_command(name: str):
     text = (ROOT / "configs" / f"{name.partition(':')[0]}.py").read_text()
     assert re.search(r"python -m bert_jax\.train --config=configs/", text.split('"""')[1])
-    assert len([leaf for leaf in flatten(load(name)) if "phases" not in leaf]) <= 66
+    assert len([leaf for leaf in flatten(load(name)) if "phases" not in leaf]) <= 70
 
 
 @pytest.mark.parametrize("name", CONFIGS)

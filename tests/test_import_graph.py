@@ -69,6 +69,11 @@ WITHOUT_JAX = {"config", "data"}
 # Imports inside functions outside of commands, each with the reason; never to hide a circle.
 LAZY = {
     ("", "prediction.model"): "start-up: bert_jax.load brings jax, which the data workers do without",
+    ("", "pretrain.run"): "start-up: as bert_jax.load",
+    ("", "finetuning.finetune"): "start-up: as bert_jax.load",
+    ("", "config.files"): "start-up: as bert_jax.train",
+    ("", "config"): "start-up: brings ml_collections, for bert_jax.train only",
+    ("", "config.finetuning"): "start-up: as bert_jax.train",
     ("convert.loading", "convert.workdir"): "start-up: brings jax and Orbax, which only workdirs need",
     ("model.attention", "model.kernels.gpu_attention"): "optional: Pallas for GPUs, deprecated in jax",
     ("model.residual_norm", "model.kernels.gpu_residual_norm"): "optional: Pallas for GPUs, deprecated in jax",
@@ -78,6 +83,7 @@ LAZY = {
     ("data.dataset_info", "etils"): "start-up: with tensorflow_datasets",
     ("data.tfds_text", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("tasks.glue_tfds", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
+    ("data.arrow_files", "pyarrow"): "optional: an extra",
     ("data.workers", "apache_beam"): "optional: an extra",
     ("runs.writers", "tensorboardX"): "optional: an extra",
     ("runs.writers", "wandb"): "optional: an extra",
@@ -94,7 +100,7 @@ def package_of(name: str) -> str:
     first = short(name).partition(".")[0]
     if first in FOUNDATIONS:
         return "foundations"
-    return "commands" if first in COMMANDS | {"", "cli"} else first
+    return "commands" if first in COMMANDS | {"", "cli", "usage"} else first
 
 
 def arrows() -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Prediction from JSON Lines or texts to JSON Lines: an answer per row, in order. Failures are told and counted."""
+"""Prediction from JSON Lines or texts to JSON Lines: an answer per row, in order. Failures are reported and counted."""
 
 import contextlib
 import dataclasses
@@ -60,9 +60,9 @@ def predict_lines(
     if texts and input != "-":
         raise UserError("--text and --input both give rows: leave one out")
     if texts or (input == "-" and sys.stdin is not None and sys.stdin.isatty()):
-        given = rows_of(task, texts) if texts else prompt(task)
+        rows = rows_of(task, texts) if texts else prompt(task)
         with _written(output) as target:
-            numbered = ((number, row, "") for number, row in enumerate(given, start=1))
+            numbered = ((number, row, "") for number, row in enumerate(rows, start=1))
             rows_at_once = _DEFAULT_ROWS if texts else 1
             return _answer(model, numbered, target, task=task, options=task_options, size=rows_at_once, report=report)
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]

@@ -28,8 +28,8 @@ def rows_of(task: str, texts: Sequence[str]) -> list[dict[str, str]]:
     if fields is None:
         raise UserError(f"--text does not fit --task={task}: write JSON lines to a file and give it as --input=FILE")
     if len(texts) % len(fields):
-        wanted = " ".join(f"--text={field.upper()}" for field in fields)
-        raise UserError(f"--task={task} takes {len(fields)} texts per row: type {wanted}")
+        flags = " ".join(f"--text={field.upper()}" for field in fields)
+        raise UserError(f"--task={task} takes {len(fields)} texts per row: type {flags}")
     rows = range(0, len(texts), len(fields))
     return [dict(zip(fields, texts[start : start + len(fields)], strict=True)) for start in rows]
 

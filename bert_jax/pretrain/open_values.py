@@ -13,7 +13,7 @@ from bert_jax.config import Config, from_saved, validate
 from bert_jax.data.dataset_info import DatasetInfo, is_finished, load_dataset_info
 from bert_jax.runs.workdir import CONFIG, read_config
 
-PLANNED_VOCAB_SIZE = 30522  # the released models' size, which prepare learns unless told otherwise
+PLANNED_VOCAB_SIZE = 30522  # the released models' size, which prepare learns by default
 
 
 def preliminary(config: Config) -> Config:

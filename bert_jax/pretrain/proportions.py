@@ -8,13 +8,13 @@ from bert_jax.training.schedule import Phase
 
 # BERT saw its text 40 times; data-constrained models gain little beyond (Muennighoff et al. 2023), and masks differ.
 MANY_EPOCHS = 200
-# A piece that is seldom seen is not learned. The 30,522 pieces of BERT had 3.3 billion words: 100,000 times each.
-FEW_TOKENS_PER_PIECE = 100
+# A token that is seldom seen is not learned. The 30,522 of BERT had 3.3 billion words: 100,000 times each.
+FEW_USES = 100
 _DEAD_SHARE = 0.02  # of the vocabulary: more than what rounding up to a multiple of 128 adds
 
 
 def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]) -> list[str]:
-    """Return a line a phase: its steps, in epochs of its sequences."""
+    """Return a line per phase: its steps, in epochs of its sequences."""
     lines = []
     for index, phase in enumerate(phases):
         if phase.end > phase.start:
@@ -29,19 +29,19 @@ def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]
 def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, DatasetInfo]) -> list[str]:
     """Return a line for each proportion that wastes the run, with what to type instead."""
     info = next(iter(infos.values()))
-    pieces, tokens = info.vocab_size, info.statistics["tokens"]["train"]
+    vocabulary, tokens = info.vocab_size, info.statistics["tokens"]["train"]
     lines = []
-    dead = config.model.vocab_size - max(pieces, info.max_token_id + 1)
+    dead = config.model.vocab_size - max(vocabulary, info.max_token_id + 1)
     if dead > _DEAD_SHARE * config.model.vocab_size:
         lines.append(
-            f"warning: config.model.vocab_size={config.model.vocab_size}, but the vocabulary has {pieces} tokens: "
+            f"warning: config.model.vocab_size={config.model.vocab_size}, but the vocabulary has {vocabulary} tokens: "
             f"{dead * config.model.hidden_size / 1e6:.1f} million parameters are never trained; "
             "--config.model.vocab_size=0 follows the data"
         )
-    if tokens < FEW_TOKENS_PER_PIECE * pieces:
+    if tokens < FEW_USES * vocabulary:
         lines.append(
-            f"warning: {tokens:,} tokens of text for {pieces:,} pieces of vocabulary, {tokens / pieces:.0f} of each: "
-            "rare pieces will not be learned; use more text, or a smaller vocabulary (--config.model.vocab_size, "
+            f"warning: {tokens:,} tokens of text for a vocabulary of {vocabulary:,}, {tokens / vocabulary:.0f} of each: "
+            "rare ones will not be learned; use more text, or a smaller vocabulary (--config.model.vocab_size, "
             "prepare --vocab_size)"
         )
     epochs = sum(_epochs(phase, infos[phase.max_seq_length].num_train_rows) for phase in phases)

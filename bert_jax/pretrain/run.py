@@ -79,13 +79,13 @@ def pretrain(
     check_command(config, params=params, hosts=hosts, own=_OWN)
     for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
         report(line)
-    begun = SAME_RUN.has_begun(Path(workdir))
-    first = as_begun(config, workdir=workdir) if begun else preliminary(config)
+    has_begun = SAME_RUN.has_begun(Path(workdir))
+    first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
     program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
     runtime = _open(first, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
     try:
         data = _open_data(config, runtime=runtime)
-        if not begun:
+        if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
         for line in describe_epochs(program.phases, infos=data.infos):
             report(line)

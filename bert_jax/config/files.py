@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from bert_jax.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs"  # in a clone and in an installed package
+FOLDER = Path(__file__).resolve().parents[2] / "configs"  # in a clone and in an installed package
 
 
 def split(value: str) -> tuple[str, str]:
