@@ -86,7 +86,6 @@ LAZY = {
     ("tasks.glue_tfds", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("data.arrow_files", "pyarrow"): "optional: an extra",
     ("data.workers", "apache_beam"): "optional: an extra",
-    ("data.arrow_files", "pyarrow"): "optional: an extra",
     ("runs.writers", "tensorboardX"): "optional: an extra",
     ("runs.writers", "wandb"): "optional: an extra",
 }

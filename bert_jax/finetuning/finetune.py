@@ -142,6 +142,10 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
         records[name] = _run_task(
             config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
         )
+        runtime.report(
+            f"next: bert-jax predict --model={directory} --task={task.kind.prediction_tasks[0]}, "
+            f"bert-jax export --checkpoint={directory} --out=FOLDER"
+        )
     if not runtime.hosts.is_main:
         return
     if not single:

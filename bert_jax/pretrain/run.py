@@ -176,6 +176,10 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         runtime.report(verdict(job.last_evaluation))
         if job.evaluates_initial_state and runtime.hosts.is_main:
             runtime.report(perplexity_before_and_after(path / "metrics.jsonl"))
+    runtime.report(
+        f"next: bert-jax predict --model={runtime.path} --task=fill_mask --text='A text with a [MASK] in it.', "
+        f"bert-jax export --checkpoint={runtime.path} --out=FOLDER"
+    )
     return FINISHED
 
 
