@@ -49,6 +49,21 @@ def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
     return value
 
 
+InvalidJson = json.JSONDecodeError
+_DECODER = json.JSONDecoder()
+
+
+def decode_value(text: str, start: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at `start`, and where it ends, for texts that are read in parts.
+
+    Raises:
+      InvalidJson: if there is none, or the text ends within it.
+      ValueError: for a number of too many digits.
+      RecursionError: if it is nested too deeply.
+    """
+    return _DECODER.raw_decode(text, start)
+
+
 def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, Any]:
     """Return the object in a JSON text, for example a line of a JSON-lines file.
 

@@ -238,10 +238,11 @@ def result(file: Path) -> None:
 def predictions(file: Path, name: str) -> None:
     data = file.with_name("data.json")
     data.write_text(json.dumps(SQUAD))
+    odds = ""
     if name == "null_odds":
-        file.replace(file.with_name("null_odds.json"))
+        odds = str(file.replace(file.with_name("null_odds.json")))
         file.write_text('{"q": "river"}')
-    score_predictions(task="squad_v2", predictions=file, data=data)
+    score_predictions(task="squad_v2", predictions=file, data=data, null_odds=odds)
 
 
 READERS: dict[str, tuple[Any, Callable[[Path], Any]]] = {

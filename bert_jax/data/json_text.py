@@ -1,7 +1,6 @@
 """The texts of JSON: an object per line, or one array or object per file, read in constant memory."""
 
 import codecs
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,10 +9,9 @@ from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport
 from bert_jax.errors import UserError
-from bert_jax.json_files import parse_object
+from bert_jax.json_files import InvalidJson, decode_value, parse_object
 
 _WHITE = " \t\n\r"
-_DECODER = json.JSONDecoder()
 _MAX_DEPTH = 4  # of a suggested key
 _ENOUGH = 10_000  # invalid lines at the start of a file: its other lines are not read
 
@@ -232,8 +230,8 @@ class _Values:
         self._next()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._position)
-            except json.JSONDecodeError as error:
+                value, end = decode_value(self._text, self._position)
+            except InvalidJson as error:
                 # The value may continue in what is still to be read.
                 if len(self._text) - self._position > MAX_WHOLE_LINE:
                     raise self._invalid("a value is longer than 32 MiB, or " + error.msg) from None
