@@ -118,5 +118,19 @@ def open_regular(file: str | os.PathLike) -> BinaryIO:
         raise
 
 
+def read_limited(file: str | os.PathLike, *, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file of at most `max_bytes`.
+
+    Raises:
+      OSError: if it cannot be read, is not a regular file, or is larger.
+    """
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size  # a read of `max_bytes` would allocate as much
+        content = stream.read(min(size, max_bytes) + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes >> 20} MiB, so it is the wrong file")
+    return content
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")

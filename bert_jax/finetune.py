@@ -29,6 +29,9 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "Random seeds per setting.")
 ERRORS = flags.DEFINE_integer("errors", 0, "Write N wrong predictions on dev to a file.")
 ENSEMBLE = flags.DEFINE_integer("ensemble", 0, "Average the outputs of the N best runs.")
 PREDICT_TEST = flags.DEFINE_bool("predict_test", False, "Also predict the test sets; for GLUE as a zip file to submit.")
+ADD_TOKENS = flags.DEFINE_list(
+    "add_tokens", [], "Tokens to add to the vocabulary: kept whole in text, each with a new row of the embeddings."
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
 )
@@ -66,6 +69,7 @@ def main() -> int:
         init_missing=tuple(INIT_MISSING.value),
         drop=tuple(DROP.value),
         dry_run=DRY_RUN.value,
+        add_tokens=tuple(ADD_TOKENS.value),
         command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
     )
     config = configs.from_config_dict(raw)

@@ -5,7 +5,6 @@ limit and must be a regular file, because opening a pipe would wait for its othe
 """
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.files import open_regular
+from bert_jax.files import open_regular, read_limited
 from bert_jax.json_forms import Count, Finite, fit, kind_of
 
 MAX_JSON_BYTES = 64 << 20  # holds a tokenizer of a million tokens; a larger file is not one of ours
@@ -73,20 +72,6 @@ def load_json(file: str | os.PathLike, *, form: Any = Any) -> Any:
       ValueError: with a one-line reason.
     """
     return fit(parse_json(read_limited(file, max_bytes=MAX_JSON_BYTES)), form)
-
-
-def read_limited(file: str | os.PathLike, *, max_bytes: int) -> bytes:
-    """Return the bytes of a regular file of at most `max_bytes`.
-
-    Raises:
-      OSError: if it cannot be read, is not a regular file, or is larger.
-    """
-    with open_regular(file) as stream:
-        size = os.fstat(stream.fileno()).st_size  # a read of `max_bytes` would allocate as much
-        content = stream.read(min(size, max_bytes) + 1)
-    if len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {max_bytes >> 20} MiB, so it is the wrong file")
-    return content
 
 
 def read_json(

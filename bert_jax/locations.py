@@ -44,8 +44,10 @@ def refuse_urls(values: Iterable[tuple[str, object]]) -> None:
                 refuse_url(item, name=name)
 
 
-def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder") -> Path:
+def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder", expand: bool = False) -> Path:
     """Return the path of a file or folder that a user names with `name`, for example "--out".
+
+    With `expand`, a `~` at its start is the home folder.
 
     Raises:
       UserError: if it is empty, a URL, or cannot be a path of this system.
@@ -65,4 +67,4 @@ def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder"
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{name}={text[:200]}: is not a path here ({reason}): name {example}") from None
-    return Path(text)
+    return Path(os.path.expanduser(text) if expand else text)  # noqa: PTH111  Path.expanduser raises for a user

@@ -135,6 +135,7 @@ def main() -> None:
             beam_arguments=shlex.split(_BEAM_OPTIONS.value),
             report=_report,
         )
+        print(f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={_OUT.value}")
     except UserError as error:
         raise UserError(as_flags(str(error))) from error
 

@@ -76,7 +76,7 @@ def flush() -> None:
 
 def _stream(stream: Any, number: int, kind: type[io.FileIO]) -> Any:
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
+        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: PTH123
     try:
         is_ours = isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
     except (OSError, ValueError):

@@ -29,6 +29,12 @@ INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,next_sentence."
 )
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
+CONTINUE_FROM = flags.DEFINE_string(
+    "continue_from",
+    "",
+    "Run to continue as a new run, with another batch size or schedule: a workdir or one of its checkpoints. Its "
+    "parameters, optimizer state and step are copied to --workdir.",
+)
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print mesh, parameters and schedule, then exit.")
 
@@ -42,13 +48,15 @@ def main() -> int:
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, open_values, program, run
-    from bert_jax.pretrain.continuing import adopt_source
+    from bert_jax.pretrain.continuing import adopt_run, adopt_source
 
     config = configs.from_config_dict(CONFIG.value)
     if DRY_RUN.value:
         if INIT.value:
             source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
+        if CONTINUE_FROM.value:
+            config, _ = adopt_run(config, path=CONTINUE_FROM.value, report=print)
         config = open_values.preliminary(config)
         print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
         return 0
@@ -63,6 +71,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             drop=DROP.value,
+            continue_from=CONTINUE_FROM.value,
             hosts=hosts,
             started_at=started_at,
         )

@@ -210,5 +210,5 @@ def test_two_files_that_disagree_about_casing_are_refused(tmp_path):
     folder = fast_folder(tmp_path / "folder", added=[])
     settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"do_lower_case": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="lowercase=True, but tokenizer_config.json has do_lower_case=False"):
+    with pytest.raises(UserError, match=r"lowercase=True, but tokenizer_config.json has do_lower_case=False"):
         find_tokenizer(folder)

@@ -1,5 +1,6 @@
 """Files in columns: the words are words, comments are skipped, every scheme of tags is read, scores are conlleval's."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,47 @@ def test_every_scheme_with_prefixes_is_read_as_iob2(tmp_path: Path, tags: str):
     assert "read as B and I" in task.notes(task.load("train", tokenizer=tokenizer()))[0]
 
 
+def test_one_content_is_the_same_in_two_hundred_forms(tmp_path: Path):
+    """Schemes, separators, order of columns, comments, documents, line ends and byte order marks."""
+    rng = random.Random(0)
+    forms = {"IOB1": {}, "IOB2": {}, "BIOES": {"last": "E", "single": "S"}, "BILOU": {"last": "L", "single": "U"}}
+    for number in range(200):
+        spans = [[("O", 1), ("PER", 2), ("LOC", 1)], [("PER", 1), ("PER", 3), ("O", 2)]]
+        scheme, tabs = rng.choice(list(forms)), rng.random() < 0.5
+        mark = "\t" if tabs else rng.choice([" ", "  ", " \t"])
+        order = rng.sample(["index", "pos", "tag", "word"], 4)
+        lines, expected = [], []
+        for sentence in spans:
+            lines += rng.choice([[], ["# text = a b"], ["-DOCSTART- -X- O O", ""], ["#comment"]])
+            gold, previous = [], ""
+            for kind, size in sentence:
+                gold += ["O"] if kind == "O" else []
+                tags = entity_tags(kind, size, previous=previous, iob1=scheme == "IOB1", **forms[scheme])
+                previous = kind
+                for tag in tags:
+                    word = rng.choice(["Bob", "x", "#", "1902", "10\u00a0000"])
+                    fields = {"index": str(len(gold)), "pos": "NN", "tag": tag, "word": word}
+                    lines.append(mark.join(fields[name] for name in order))
+                gold += [] if kind == "O" else [f"B-{kind}", *[f"I-{kind}"] * (size - 1)]
+                gold += ["O"] * (size - 1) if kind == "O" else []
+            expected.append(tuple(gold))
+            lines.append(rng.choice(["", "  "]))
+        text = rng.choice(["\n", "\r\n"]).join(lines)
+        path = tmp_path / "train.txt"
+        path.write_bytes(text.encode(rng.choice(["utf-8", "utf-8-sig"])))
+        found = read_conll(path, tag_column=order.index("tag"), word_column=order.index("word"))
+        assert [sentence.tags for sentence in found] == expected, (number, text)
+
+
+def entity_tags(kind: str, size: int, *, previous: str, iob1: bool, last: str = "I", single: str = "B") -> list[str]:
+    """Return the tags of `size` words of one entity, or outside of all."""
+    if kind == "O":
+        return ["O"] * size
+    if iob1:
+        return [f"{'B' if previous == kind else 'I'}-{kind}", *[f"I-{kind}"] * (size - 1)]
+    return [f"{single}-{kind}"] if size == 1 else [f"B-{kind}", *[f"I-{kind}"] * (size - 2), f"{last}-{kind}"]
+
+
 def test_bioes_entities_equal_seqevals():
     sequence_labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
     scheme = pytest.importorskip("seqeval.scheme").IOBES
@@ -127,6 +169,9 @@ def test_scores_have_all_that_conlleval_prints(tmp_path: Path):
         "precision_LOC": 0.5, "recall_LOC": 1.0, "f1_LOC": pytest.approx(2 / 3), "gold_LOC": 1, "found_LOC": 2,
         "precision_PER": 0.0, "recall_PER": 0.0, "f1_PER": 0.0, "gold_PER": 1, "found_PER": 1,
     }  # fmt: skip
+    (tmp_path / "predicted.txt").write_text("Bob B-PER I-PER\nDob I-PER I-PER\nsat O O\n\nin O O\nOslo B-LOC B-LOC\n")
+    record = score_predictions(task="ner", predictions=tmp_path / "predicted.txt", data=tmp_path / "dev.txt")
+    assert (record["f1"], record["accuracy"]) == (1, 0.8)  # as conlleval: I-PER begins an entity, and is another tag
     assert score_entities([["B-X"]], gold=[["B-X"]]).overall.gold == 1
 
 

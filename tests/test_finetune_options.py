@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,11 @@ def test_long_texts_are_learned_in_windows_and_predicted_like_that(tmp_path: Pat
     write_jsonl(tmp_path / "new.jsonl", [{"text": text}, {"text": "good"}])
     said: list[str] = []
     options = {"truncation": "head", "max_length": 16}
-    arguments = {"task": "classify", "input": str(tmp_path / "new.jsonl"), "output": str(tmp_path / "out.jsonl")}
+    arguments: dict[str, Any] = {
+        "task": "classify",
+        "input": str(tmp_path / "new.jsonl"),
+        "output": str(tmp_path / "out.jsonl"),
+    }
     predict_lines(model, **arguments, options=options, report=said.append)
     assert said[-1] == "1 of 2 rows (50.0 %) are longer than 16 tokens: a part of each was not read"
     predict_lines(model, **arguments, report=said.append)

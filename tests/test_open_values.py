@@ -104,7 +104,7 @@ def test_a_vocabulary_too_large_for_the_text_is_warned_of(infos: dict[int, Datas
     few = {**infos[32].statistics, "tokens": {"train": 5_120, "validation": 0}}
     small = {32: dataclasses.replace(infos[32], statistics=few)}
     (line,) = proportions.warnings(config(vocab_size=512), phases=[phase(10)], infos=small)
-    assert "5,120 tokens of text for a vocabulary of 512, 10 of each" in line
+    assert "5,120 tokens of text for a vocabulary of 512, 10 each" in line
 
 
 def test_a_run_of_epochs_on_the_datas_vocabulary_settles_both_and_resumes(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Labels keep their order and meaning in every form in which users write them."""
 
+import csv
+import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
         task.read("dev")
 
 
-MULTILABEL: dict[str, tuple[str, str, dict[str, str]]] = {
+MULTILABEL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "columns of 0 and 1": ("train.csv", "text,toxic,rude\nx,1,0\ny,0,0\nz,1,1\n", {"label": "toxic,rude"}),
     "columns of truth values": (
         "train.jsonl",
@@ -87,6 +90,54 @@ def test_several_labels_are_read_in_every_form(tmp_path: Path, form: str):
     assert task.labels == ("toxic", "rude")
     targets = task.load("train", tokenizer=tokenizer()).features.targets
     np.testing.assert_array_equal(targets, [[1, 0], [0, 0], [1, 1]])  # type: ignore[arg-type]
+
+
+def test_lists_in_tables_are_those_that_pandas_and_json_write(tmp_path: Path):
+    """For words and tags, choices and labels; the form of NumPy arrays would be misread, so it is refused."""
+    (tmp_path / "train.csv").write_text(
+        "words,tags\n\"['New York', 'it''s']\",\"['B-LOC', 'O']\"\n".replace("''", "_")
+        + '"[""a"", ""b""]","[""O"", ""B-LOC""]"\nx y,O O\n'
+    )
+    task = own(tmp_path, kind="tags", text="words", label="tags")
+    assert [s.words for s in task.read("train")] == [("New York", "it_s"), ("a", "b"), ("x", "y")]
+    (tmp_path / "train.csv").write_text("words,tags\n\"['a' 'b']\",\"['O' 'O']\"\n")
+    with pytest.raises(
+        UserError, match=r"train.csv line 2: column 'words' is \['a' 'b'\]: write a list as \['a', 'b'\]"
+    ):
+        own(tmp_path, kind="tags", text="words", label="tags").read("train")
+    (tmp_path / "train.csv").write_text("text,c,label\nx,\"['one, two', 'three']\",1\n")
+    assert own(tmp_path, kind="choice", choices="c").read("train")[0].endings == ("one, two", "three")
+
+
+def test_one_content_is_the_same_in_two_hundred_forms(tmp_path: Path):
+    """Formats, order of columns, further columns, quotes, line ends and byte order marks."""
+    rng = random.Random(0)
+    content = [("it was good", 10), ('he said "bad"', 2), ("a, b;\tc", 2), ("日本\u2028語", 10), ("two\nlines", 2)]
+    for number in range(200):
+        form = rng.choice(["jsonl", "json", "csv", "tsv"])
+        names = ["text", "label", *rng.sample(["id", "", "note"], rng.randint(0, 3))]
+        rng.shuffle(names)
+        records = [{"id": 7, "": 0, "note": "x", "text": text, "label": label} for text, label in content]
+        records = [{name: record[name] for name in names} for record in records]
+        if form == "jsonl":
+            blank = rng.choice(["", "\n"])
+            text = "\n".join(json.dumps(r, ensure_ascii=rng.random() < 0.5) + blank for r in records)
+        elif form == "json":
+            text = json.dumps(records, indent=rng.choice([None, 2]))
+        else:
+            stream = io.StringIO(newline="")
+            end, mark = rng.choice(["\n", "\r\n"]), "\t" if form == "tsv" else rng.choice(",;")
+            quoting: Any = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+            table = csv.DictWriter(stream, names, delimiter=mark, lineterminator=end, quoting=quoting)
+            table.writeheader()
+            table.writerows(records)
+            text = stream.getvalue()
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / f"train.{form}").write_bytes(text.encode(rng.choice(["utf-8", "utf-8-sig"])))
+        task = own(folder, kind="classification")
+        assert task.labels == ("2", "10"), number
+        assert [(e.text, task.labels[e.label]) for e in task.read("train")] == [(t, str(v)) for t, v in content], number
 
 
 def test_a_wrong_bit_or_vector_is_one_line(tmp_path: Path):

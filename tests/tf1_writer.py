@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.convert.crc32c import masked_crc32c
+from bert_jax.crc32c import masked_crc32c
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 DTYPES = {np.dtype("<f4"): 1, np.dtype("<f2"): 19, np.dtype("<i8"): 9}

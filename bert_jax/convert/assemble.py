@@ -62,9 +62,8 @@ def assemble(
     parts = _expected_parts(
         present, model=model, declared=architecture, init_missing=init_missing, drop=drop, exact=exact
     )
-    if exact and (unused := _unused_pooler(parts, model=model, declared=architecture)):
-        report(f"{path}: skipped the pooler, which {unused} does not have")
-        parts = tuple(part for part in parts if part != "pooler")
+    if exact:
+        parts = _without_unused_pooler(parts, model=model, declared=architecture, path=path, report=report)
     problems = _Problems(path)
     problems.add("unexpected", sorted(name for name in tensors if name not in known), drop="NAME")
     labels = _count_labels(tensors, classifier=names.of(("classifier",)), side=side, default=num_labels)
@@ -72,33 +71,47 @@ def assemble(
         problems.add("of the wrong shape", [f"classifier ({labels} labels, the config names {num_labels})"])
     if kind_of_model(architecture) is Choice and labels != 1 and "classifier" in present:
         problems.add("of the wrong shape", [f"classifier ({labels} outputs, a multiple-choice model has 1)"])
-    random_entries: list[Entry] = []
+    random: list[Entry] = []
     flat: dict[str, np.ndarray] = {}
     for entry in names.of(parts):
-        layer_names = entry.names(side=side, num_layers=model.num_hidden_layers)
-        missing = [name for name in layer_names if name not in tensors]
-        if missing:
-            if matches(entry.flax, init_missing) or any(matches(name, init_missing) for name in missing):
-                random_entries.append(entry)
-            else:
-                problems.add_missing(missing, part=entry.part)
-            continue
-        shape = entry.shape(model, num_labels=labels, stacked=False)
-        shape = shape[::-1] if entry.transposed(side=side) else shape
-        arrays = [tensors[name] for name in layer_names]
-        problems.add_shapes(layer_names, arrays, shape)
-        if not problems:
-            stacked_shape = entry.shape(model, num_labels=labels)
-            flat[entry.flax] = from_external(entry, arrays, side=side, shape=stacked_shape)
-            if not np.isfinite(flat[entry.flax]).all():
-                problems.add("not finite (damaged)", layer_names)
+        missing = [name for name in entry.names(side=side, num_layers=model.num_hidden_layers) if name not in tensors]
+        if any(matches(name, init_missing) for name in (entry.flax, *missing)) and missing:
+            random.append(entry)
+        elif missing:
+            problems.add_missing(missing, part=entry.part)
+        else:
+            flat |= _parameter(entry, tensors, side=side, model=model, num_labels=labels, problems=problems)
     problems.raise_if_any()
     # After the checks: if the config's sizes are wrong, the tensors in the file show it before huge ones are made.
-    for entry in random_entries:
-        flat[entry.flax] = random_parameter(entry, model=model, num_labels=labels or 2)
-    name = name_architecture(parts, model=model, declared=architecture, path=path, exact=exact)
-    random = summarize_entries(random_entries, model=model)
-    return Assembled(params=nest(flat), architecture=name, dtype=_common_dtype(tensors), random=random)
+    flat |= {entry.flax: random_parameter(entry, model=model, num_labels=labels or 2) for entry in random}
+    return Assembled(
+        params=nest(flat),
+        architecture=name_architecture(parts, model=model, declared=architecture, path=path, exact=exact),
+        dtype=_common_dtype(tensors),
+        random=summarize_entries(random, model=model),
+    )
+
+
+def _parameter(
+    entry: Entry,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    side: str,
+    model: ModelConfig,
+    num_labels: int,
+    problems: "_Problems",
+) -> dict[str, np.ndarray]:
+    """Return our array of an entry by its name; nothing once there are problems, which it adds to."""
+    layer_names = entry.names(side=side, num_layers=model.num_hidden_layers)
+    shape = entry.shape(model, num_labels=num_labels, stacked=False)
+    arrays = [tensors[name] for name in layer_names]
+    problems.add_shapes(layer_names, arrays, shape[::-1] if entry.transposed(side=side) else shape)
+    if problems:
+        return {}
+    array = from_external(entry, arrays, side=side, shape=entry.shape(model, num_labels=num_labels))
+    if not np.isfinite(array).all():
+        problems.add("not finite (damaged)", layer_names)
+    return {entry.flax: array}
 
 
 def summarize_entries(entries: Sequence[Entry], *, model: ModelConfig) -> tuple[str, ...]:
@@ -145,17 +158,21 @@ def name_architecture(
     )
 
 
-def _unused_pooler(parts: Sequence[str], *, model: ModelConfig, declared: str) -> str:
-    """Return the class that has all of `parts` but the pooler, if none has exactly `parts`; "" if there is none."""
+def _without_unused_pooler(
+    parts: tuple[str, ...], *, model: ModelConfig, declared: str, path: Path, report: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return `parts` without the pooler, which is reported, if only without it they are those of the class."""
     huggingface = architecture_of(model).huggingface
     if "pooler" not in parts or declared == huggingface.bare_class:
-        return ""
-    rest = set(parts) - {"pooler"}
-    fitting = [name for name, has in huggingface.classes.items() if set(has) == rest]
-    if declared in fitting and "pooler" not in huggingface.classes[declared]:
-        return declared
+        return parts
+    rest = tuple(part for part in parts if part != "pooler")
+    fitting = [name for name, has in huggingface.classes.items() if set(has) == set(rest)]
     has_class = any(set(has) == set(parts) for has in huggingface.classes.values())
-    return fitting[0] if fitting and not has_class and not declared else ""
+    unused = declared if declared in fitting else fitting[0] if fitting and not has_class and not declared else ""
+    if not unused:
+        return parts
+    report(f"{path}: skipped the pooler, which {unused} does not have")
+    return rest
 
 
 def _may_be_another(declared: str, architecture: Architecture) -> bool:

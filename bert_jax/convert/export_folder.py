@@ -72,7 +72,7 @@ def export_folder(
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
     embedding = _embedding(source, pooling=pooling) if sentence_transformers else None
     source.require_tokenizer()  # raises before anything is written
-    final = local_path(out, name="--out").expanduser().absolute()
+    final = local_path(out, name="--out", expand=True).absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f"--out={out}: this folder exists and is not empty: name a new folder, or remove it")
     with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):

@@ -87,8 +87,8 @@ def _snapshots(folder: Path) -> list[Path]:
     """Return the models in a cache of HuggingFace's hub: models--OWNER--NAME/snapshots/COMMIT."""
     patterns = ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
     patterns += ("*",) if folder.name == "snapshots" else ()
-    found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if (file / "config.json").exists()]
-    return sorted(found, key=lambda file: -file.stat().st_mtime)
+    models = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if (file / "config.json").exists()]
+    return sorted(models, key=lambda file: -file.stat().st_mtime)
 
 
 def _models_below(folder: Path) -> list[Path]:

@@ -127,8 +127,13 @@ def initial_params(
 
 def model_of(source: PretrainedModel, *, model: ModelConfig) -> ModelConfig:
     """Return `model` with the architecture and shapes of `source`. Other fields say how to compute, and are kept."""
-    fields = ("architecture", *architecture_of(source.model).shape_fields)
-    return dataclasses.replace(model, **{field: getattr(source.model, field) for field in fields})
+    return shaped_like(source.model, model=model)
+
+
+def shaped_like(other: ModelConfig, *, model: ModelConfig) -> ModelConfig:
+    """Return `model` with the architecture and shapes of `other`."""
+    fields = ("architecture", *architecture_of(other).shape_fields)
+    return dataclasses.replace(model, **{field: getattr(other, field) for field in fields})
 
 
 def _load_huggingface(
@@ -172,8 +177,8 @@ def _check_vocabulary(source: PretrainedModel) -> None:
     if len(added) == tokenizer.vocab_size - rows:
         names = ", ".join(f"{token.content[:40]!r}" for token in added[:5])
         raise UserError(
-            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens ({names}): "
-            "remove them from the tokenizer's files, or give the model that was trained with them"
+            f"{source.path}: the word embeddings have {rows} rows, none for {len(added)} of its added_tokens "
+            f"({names}): remove them from the tokenizer's files, or give the model that was trained with them"
         )
     raise UserError(
         f"{source.path}: the vocabulary has {tokenizer.vocab_size} tokens, but the word embeddings have only "

@@ -84,7 +84,8 @@ def _training(record: Mapping[str, Any]) -> str:
         if masking
         else None,
         "seed": config.get("seed"),
-        "text": data.get("input") or data.get("directory"),
+        "continued from": _continued(record),
+        "text": data.get("directory") or data.get("input"),  # configs name a corpus that a data set replaces
     }
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
@@ -92,6 +93,18 @@ def _training(record: Mapping[str, Any]) -> str:
     if data.get("objective") == "mlm":
         note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
+
+
+def longest_trained(record: Mapping[str, Any]) -> int:
+    """Return the longest sequences that a run was trained on, from its record; 0 if that is unknown."""
+    config = record.get("config", {})
+    lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
+    return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
+
+
+def _continued(record: Mapping[str, Any]) -> str:
+    origin = record.get("origin") or {}
+    return f"{origin['continued_from']} at step {origin['step']:,}" if origin.get("continued_from") else ""
 
 
 def _metrics(source: PretrainedModel) -> str:

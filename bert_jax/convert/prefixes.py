@@ -1,4 +1,4 @@
-"""Prefixes that training code puts before all names of a model's tensors: `module.`, `model.`, `_orig_mod.`, `bert.bert.`."""
+"""Prefixes that training code puts before the names of a model's tensors: `module.`, `model.`, a second `bert.`."""
 
 from collections.abc import Callable, Mapping
 

@@ -7,7 +7,7 @@
 
 from collections.abc import Iterator
 
-from bert_jax.convert.crc32c import masked_crc32c
+from bert_jax.crc32c import masked_crc32c
 
 MAX_BYTES = 64 << 20  # the index of BERT-Large with Adam's moments has 60 KB
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")

@@ -15,12 +15,13 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.convert.assemble import assemble
-from bert_jax.convert.crc32c import masked_crc32c
 from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
+from bert_jax.crc32c import masked_crc32c
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import read_limited
 from bert_jax.json_files import read_json
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.huggingface_fields import read_activation
@@ -139,7 +140,7 @@ def read_bundle(prefix: Path) -> dict[str, np.ndarray]:
 def _read_bundle(prefix: Path, index: Path) -> dict[str, np.ndarray]:
     if index.stat().st_size > MAX_BYTES:
         raise TableError(f"{index.name} is larger than the index of any BERT model")
-    table = read_table(index.read_bytes())
+    table = read_table(read_limited(index, max_bytes=MAX_BYTES))
     num_shards = _parse_header(table.pop(b"", b""))
     objects = [name for name in table if name.endswith(_OBJECT_SUFFIX)]
     if objects:

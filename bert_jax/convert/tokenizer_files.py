@@ -23,6 +23,7 @@ from bert_jax.data.vocabulary import (
     added_tokens_decoder,
     load_vocabulary,
     read_casing,
+    read_strip_accents,
 )
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
@@ -180,6 +181,12 @@ class _Fast:
             raise UserError(
                 f"{folder}: tokenizer.json has lowercase={self.do_lower_case}, but tokenizer_config.json has "
                 f"do_lower_case={casing}: write the one that the model was trained with into both"
+            )
+        accents = self.do_lower_case if self.strip_accents is None else self.strip_accents
+        if read_strip_accents(config_file) not in (None, accents):
+            raise UserError(
+                f"{folder}: tokenizer.json has strip_accents={accents}, but tokenizer_config.json has {not accents}: "
+                "write the one that the model was trained with into both"
             )
         settings = read_json(config_file) if config_file.is_file() else {}
         check_settings(settings, file=config_file)

@@ -11,9 +11,11 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
+from bert_jax.files import read_limited
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten, nest
 
+_MAX_BYTES = 64 << 20  # of a list of words
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
@@ -89,7 +91,8 @@ def read_words(file: str | Path) -> list[str]:
       UserError: if it cannot be read as text.
     """
     try:
-        return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = read_limited(file, max_bytes=_MAX_BYTES).decode("utf-8-sig")
+        return [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: cannot read a list of words ({error}): give a UTF-8 file with one word per line"

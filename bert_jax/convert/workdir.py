@@ -20,7 +20,7 @@ from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten, nest
-from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_reads
+from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_requests
 
 
 class _Damaged(Exception):
@@ -45,7 +45,7 @@ def load_workdir(
     workdir = path if requested is None else path.parent.parent
     directory = workdir / CHECKPOINTS
     checkpointer = Checkpointer(directory, report=report)
-    quiet_abandoned_reads()
+    quiet_abandoned_requests()
     try:
         steps = checkpointer.steps()
         if requested is not None and requested not in steps:

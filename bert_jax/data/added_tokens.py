@@ -8,8 +8,10 @@ BERT's five special tokens are in these lists too. They are left out here: no to
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from bert_jax.data.wordpiece import normalized_characters, normalized_text
 from bert_jax.errors import UserError
@@ -26,8 +28,8 @@ _EXTRA = ("additional_special_tokens", "extra_special_tokens")
 class AddedToken:
     """A token that is matched in the text itself; the flags are those of HuggingFace's AddedToken.
 
-    `normalized` matches its normalized text in the normalized text ("COVID" finds "covid" if the tokenizer lower-cases),
-    `single_word` only between characters that are not of a word. `lstrip`, `rstrip` and `special` do not affect ids.
+    `normalized` matches its normalized text in the normalized text ("COVID" finds "covid" in lower case), `single_word`
+    only between characters that are not of a word. `lstrip`, `rstrip` and `special` do not affect ids.
     """
 
     id: int
@@ -45,14 +47,14 @@ class AddedTokenSplitter:
     Tokens that are not normalized are matched first, in the text as it is.
     """
 
-    def __init__(self, tokens: Sequence[AddedToken], *, do_lower_case: bool):
+    def __init__(self, tokens: Sequence[AddedToken], *, do_lower_case: bool, strip_accents: bool):
         """Compile the patterns."""
-        self._do_lower_case = do_lower_case
+        self._rules = {"do_lower_case": do_lower_case, "strip_accents": strip_accents}
         self._raw = {token.content: token for token in tokens if not token.normalized}
         self._normalized = {
             content: token
             for token in tokens
-            if token.normalized and (content := normalized_text(token.content, do_lower_case=do_lower_case)).strip()
+            if token.normalized and (content := normalized_text(token.content, **self._rules)).strip()
         }
         self._raw_pattern = _pattern(self._raw)
         self._normalized_pattern = _pattern(self._normalized)
@@ -64,17 +66,42 @@ class AddedTokenSplitter:
             if token_id is not None:
                 spans.append((start, end, token_id))
             else:
-                spans += [(start + a, start + b, found) for a, b, found in self._split_normalized(text[start:end])]
+                spans += [(start + a, start + b, number) for a, b, number in self._split_normalized(text[start:end])]
         return spans
+
+    def encode(
+        self, texts: Sequence[str], *, ordinary: Callable[[Sequence[str]], Any], dtype: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the concatenated ids of `texts`, and the number of ids of each.
+
+        `ordinary` returns the `ids` and `lengths` of texts without added tokens.
+        """
+        spans = [self.split(text) for text in texts]
+        between = [
+            text[start:end]
+            for text, parts in zip(texts, spans, strict=True)
+            for start, end, token_id in parts
+            if token_id is None
+        ]
+        batch = ordinary(between)
+        if len(between) == len(texts) == sum(map(len, spans)):  # no added token in any text
+            return batch.ids, batch.lengths
+        pieces = iter(np.split(batch.ids, np.cumsum(batch.lengths)[:-1]))
+        ids = [
+            [next(pieces) if token_id is None else np.array([token_id], dtype) for _, _, token_id in parts]
+            for parts in spans
+        ]
+        lengths = np.array([sum(map(len, parts)) for parts in ids], np.int64)
+        return np.concatenate([np.zeros(0, dtype), *(part for parts in ids for part in parts)]), lengths
 
     def _split_normalized(self, text: str) -> Iterator[tuple[int, int, int | None]]:
         pattern = self._normalized_pattern
-        if pattern is None or not pattern.search(normalized_text(text, do_lower_case=self._do_lower_case)):
+        if pattern is None or not pattern.search(normalized_text(text, **self._rules)):
             yield 0, len(text), None
             return
-        normalized, sources = normalized_characters(text, do_lower_case=self._do_lower_case)
+        normalized, sources = normalized_characters(text, **self._rules)
         position = 0
-        for start, end, token_id in _cut(normalized, pattern, self._normalized):
+        for _, end, token_id in _cut(normalized, pattern, self._normalized):
             # Characters that normalization drops belong to the span before them, as accents do.
             last = sources[end] if end < len(sources) else len(text)
             yield position, last, token_id
@@ -127,26 +154,26 @@ def read_added_tokens(
     Raises:
       UserError: naming the file, if an entry is malformed, or its id is not that of HuggingFace's tokenizer.
     """
-    found = _Found(pieces, standard=standard)
+    tokens = _Collected(pieces, standard=standard)
     for entry in fast:
-        found.add(entry, file=folder / "tokenizer.json", field="added_tokens")
+        tokens.add(entry, file=folder / "tokenizer.json", field="added_tokens")
     file = folder / "tokenizer_config.json"
     if "added_tokens_decoder" in settings:
         for index, entry in sorted(_object(settings, "added_tokens_decoder", file=file).items(), key=_number):
             fields = entry if isinstance(entry, Mapping) else {"content": entry}
-            found.add({**fields, "id": _as_id(index)}, file=file, field="added_tokens_decoder")
+            tokens.add({**fields, "id": _as_id(index)}, file=file, field="added_tokens_decoder")
     else:
-        found.add_file(folder / ADDED_TOKENS_FILE, specials=_contents(settings, file=file))
-    found.add_specials(settings, file=file)
+        tokens.add_file(folder / ADDED_TOKENS_FILE, specials=_contents(settings, file=file))
+    tokens.add_specials(settings, file=file)
     # As in transformers 5: the list of tokenizer_config.json replaces that of the older file.
     older = folder / SPECIAL_TOKENS_FILE
     if "added_tokens_decoder" not in settings and not any(map(settings.get, _EXTRA)) and older.is_file():
-        found.add_specials(read_json(older), file=older)
-    return tuple(sorted(found.tokens.values(), key=lambda token: token.id))
+        tokens.add_specials(read_json(older), file=older)
+    return tuple(sorted(tokens.tokens.values(), key=lambda token: token.id))
 
 
-class _Found:
-    """The added tokens found so far."""
+class _Collected:
+    """The added tokens of the files read so far."""
 
     def __init__(self, pieces: Sequence[str], *, standard: Sequence[str]):
         self.tokens: dict[str, AddedToken] = {}

@@ -71,7 +71,7 @@ def build_dataset(
       UserError: for wrong settings; no text; `out` built from other text or with other settings; a full disk; missing
         permissions.
     """
-    out = local_path(out, name="--out").expanduser().absolute()
+    out = local_path(out, name="--out", expand=True).absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
     sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)

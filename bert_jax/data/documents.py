@@ -241,8 +241,8 @@ def _items(inputs: str | Sequence[str]) -> list[str]:
 
 
 def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
-    path = Path(item).expanduser()
-    # `Path.exists` raises for a name that is too long, and pathlib takes no absolute globs.
+    path = Path(os.path.expanduser(item))  # noqa: PTH111  raises for no name, nor does `exists` below
+    # pathlib takes no absolute globs.
     names = [path] if os.path.exists(path) else glob.glob(str(path), recursive=True)  # noqa: PTH110, PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]

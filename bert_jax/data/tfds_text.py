@@ -1,8 +1,10 @@
-"""Text data sets of TFDS, by registered name or directory, with random access and without TensorFlow."""
+"""Text data sets of TFDS, by registered name or directory, without TensorFlow.
+
+ArrayRecord files are read in ranges of records, TFRecord files one after the other.
+"""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ import numpy as np
 from bert_jax.data.lines import decode
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import ReadReport, TextSource
+from bert_jax.data.tfds_builders import open_builder, prepare
+from bert_jax.data.tfrecords import read_tfrecords
 from bert_jax.errors import UserError
 
 PREFIX = "tfds:"
+_FILE = "file:"  # in place of a split's name: a source is a file of it
 RANGE_BYTES = 1 << 26  # a source is a range of records of about this size
 _BATCH_BYTES = 1 << 22  # records are read in batches: reading a single one takes time proportional to its file
 
@@ -20,7 +25,7 @@ _BATCH_BYTES = 1 << 22  # records are read in batches: reading a single one take
 _INPUT = re.compile(r"tfds:(?P<path>.+?)(?::(?P<feature>[A-Za-z_]\w*))?")
 
 
-def find_tfds_sources(item: str) -> list[TextSource]:
+def find_tfds_sources(item: str, *, report: Callable[[str], None] = print) -> list[TextSource]:
     """Return the split `train` of a data set (or its only split) as sources, one per range of records.
 
     Raises:
@@ -30,13 +35,16 @@ def find_tfds_sources(item: str) -> list[TextSource]:
     if match is None:
         raise UserError(f"data.input: '{item}' does not name a data set: type tfds:NAME/CONFIG or tfds:DIRECTORY")
     path, feature = match["path"], match["feature"] or "text"
-    builder = _open_builder(path)
+    builder = open_builder(path)
+    prepare(builder, path=path, report=report)
     _check_feature(builder, path, feature)
     split = _find_split(builder, path)
     records, size = builder.info.splits[split].num_examples, builder.info.splits[split].num_bytes
-    _open_records(builder, path, split)
     if not records:
         raise UserError(f"data.input: TFDS data set '{path}' has no records in its split '{split}'")
+    if _file_format(builder) == "tfrecord":
+        return _file_sources(builder, path=path, split=split, feature=feature)
+    _open_records(builder, path, split)
     step = max(1, records * RANGE_BYTES // max(size, 1))
     return [
         TextSource(
@@ -58,7 +66,11 @@ def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str 
     Raises:
         UserError: if the data set no longer exists, or its files are damaged.
     """
-    records = _open_records(_open_builder(source.path), source.path, source.split)
+    builder = open_builder(source.path)
+    if source.split.startswith(_FILE):
+        yield from _read_file_events(builder, source, report=report)
+        return
+    records = _open_records(builder, source.path, source.split)
     step = max(1, len(records) * _BATCH_BYTES // max(source.size, 1))
     for start in range(0, len(records), step):
         try:
@@ -66,35 +78,47 @@ def read_tfds_events(source: TextSource, *, report: ReadReport) -> Iterator[str 
         except (ValueError, IndexError, OSError, RuntimeError) as error:  # the errors of ArrayRecord's readers
             raise UserError(f"TFDS data set '{source.path}' is damaged ({error}): prepare it again") from error
         for record in batch:
-            value = record[source.feature]
-            report.bytes += len(value)
-            text = value if isinstance(value, str) else decode(value, report)
-            yield from read_document(text, report=report)
+            yield from _events(record[source.feature], report=report)
 
 
-def _open_builder(path: str) -> Any:
-    import tensorflow_datasets as tfds  # imported late: slow, and needed only for such inputs
+def _events(value: str | bytes, *, report: ReadReport) -> Iterator[str | None]:
+    report.bytes += len(value)
+    yield from read_document(value if isinstance(value, str) else decode(value, report), report=report)
 
-    directory = Path(path).expanduser()
+
+def _file_format(builder: Any) -> str:
+    return str(getattr(builder.info.file_format, "value", ""))
+
+
+def _file_sources(builder: Any, *, path: str, split: str, feature: str) -> list[TextSource]:
+    """Return a source per file of a split."""
+    info = builder.info.splits[split]
+    return [
+        TextSource(
+            name=f"{PREFIX}{builder.info.full_name}:{feature}[{split}:{number}]",
+            size=info.num_bytes * length // max(info.num_examples, 1),
+            kind="tfds",
+            path=path,
+            split=f"{_FILE}{file}",
+            feature=feature,
+        )
+        for number, (file, length) in enumerate(zip(info.filenames, info.shard_lengths, strict=True))
+        if length
+    ]
+
+
+def _read_file_events(builder: Any, source: TextSource, *, report: ReadReport) -> Iterator[str | None]:
+    file = builder.data_path / source.split.removeprefix(_FILE)
     try:
-        if "://" in path or directory.is_dir():
-            return tfds.builder_from_directory(path if "://" in path else str(directory))
-        return tfds.builder(path)
-    except Exception as error:  # the data set's code may raise anything; the message gives the reason
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"data.input: no TFDS data set '{path}' ({reason}): type tfds:DIRECTORY with the folder of its "
-            "dataset_info.json, or set TFDS_DATA_DIR to the folder that contains data sets by name"
-        ) from error
+        with file.open("rb") as stream:
+            for record in read_tfrecords(stream, name=str(file)):
+                yield from _events(builder.info.features.deserialize_example_np(record)[source.feature], report=report)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _find_split(builder: Any, path: str) -> str:
     splits = sorted(builder.info.splits)
-    if not splits:
-        raise UserError(
-            f"data.input: TFDS data set '{path}' is not prepared in {builder.data_dir}: run python -c \"import "
-            f"tensorflow_datasets as tfds; tfds.builder('{path}', file_format='array_record').download_and_prepare()\""
-        )
     if "train" not in splits and len(splits) > 1:
         raise UserError(f"data.input: TFDS data set '{path}' has no split 'train', only {', '.join(splits)}")
     return "train" if "train" in splits else splits[0]

@@ -32,9 +32,11 @@ from bert_jax.data.vocabulary import (
 from bert_jax.data.word_cache import WordCache
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
+from bert_jax.files import read_limited
 from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
+_MAX_MODEL_BYTES = 256 << 20
 _BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
 
 
@@ -142,8 +144,8 @@ class WordPieceTokenizer(Tokenizer):
         self.is_word_start = vocabulary.is_word_start
         self._options = {"max_input_chars_per_word": max_input_chars_per_word, "cache_size": cache_size}
         self._max_chars = max_input_chars_per_word or vocabulary.max_input_chars_per_word
-        added = vocabulary.added
-        self._splitter = AddedTokenSplitter(added, do_lower_case=self.do_lower_case) if added else None
+        rules = {"do_lower_case": self.do_lower_case, "strip_accents": self.strip_accents}
+        self._splitter = AddedTokenSplitter(vocabulary.added, **rules) if vocabulary.added else None
         self._matcher = GreedyMatcher(vocabulary.pieces)
         self._piece_lengths = [len(piece) - 2 * piece.startswith("##") for piece in vocabulary.pieces]
         # A value that no id uses separates the texts of a batch: 65,535 in uint16, -1 in int32.
@@ -165,23 +167,7 @@ class WordPieceTokenizer(Tokenizer):
         """Return the ids of all texts as one array: the fastest method."""
         if self._splitter is None:
             return self._encode_ordinary(texts)
-        spans = [self._splitter.split(text) for text in texts]
-        if all(token_id is None for parts in spans for _, _, token_id in parts):
-            return self._encode_ordinary(texts)
-        between = [
-            text[start:end]
-            for text, parts in zip(texts, spans, strict=True)
-            for start, end, token_id in parts
-            if token_id is None
-        ]
-        batch = self._encode_ordinary(between)
-        ordinary = iter(np.split(batch.ids, np.cumsum(batch.lengths)[:-1]))
-        ids = [
-            [next(ordinary) if token_id is None else np.array([token_id], self.ids_dtype) for _, _, token_id in parts]
-            for parts in spans
-        ]
-        lengths = np.array([sum(map(len, parts)) for parts in ids], np.int64)
-        return EncodedBatch(np.concatenate([part for parts in ids for part in parts]), lengths)
+        return EncodedBatch(*self._splitter.encode(texts, ordinary=self._encode_ordinary, dtype=self.ids_dtype))
 
     def _encode_ordinary(self, texts: Sequence[str]) -> EncodedBatch:
         """Return the ids of texts without added tokens."""
@@ -225,14 +211,12 @@ class WordPieceTokenizer(Tokenizer):
         [UNK] spans its word. An accent removed by normalization belongs to the span of its letter. Pieces of a single
         character (Hangul under NFD) share its span.
         """
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        for first, last, token_id in [(0, len(text), None)] if self._splitter is None else self._splitter.split(text):
+        ids, offsets = list[int](), list[tuple[int, int]]()
+        for first, last, token_id in self._splitter.split(text) if self._splitter else [(0, len(text), None)]:
             if token_id is not None:
                 ids.append(token_id)
                 offsets.append((first, last))
-                continue
-            for match in _WORD.finditer(text, first, last):
+            for match in _WORD.finditer(text, first, last) if token_id is None else ():
                 shift = match.start()
                 encoding = self._encoding_of_word[match.group()]
                 ids += encoding.ids
@@ -390,7 +374,7 @@ def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None
         return WordPieceTokenizer(load_vocabulary(path, do_lower_case=do_lower_case))
     casing = read_casing(path.parent / CONFIG_FILE, do_lower_case=do_lower_case)
     try:
-        return SentencePieceTokenizer(path.read_bytes(), do_lower_case=casing)
+        return SentencePieceTokenizer(read_limited(path, max_bytes=_MAX_MODEL_BYTES), do_lower_case=casing)
     except OSError as error:
         raise UserError(f"SentencePiece model {path} cannot be read: {error.strerror}") from None
     except UserError as error:

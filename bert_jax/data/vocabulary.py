@@ -15,7 +15,7 @@ from bert_jax.data.added_tokens import AddedToken, read_added_tokens
 from bert_jax.data.tokenizer_settings import check_settings, read_word_limit
 from bert_jax.data.vocabulary_learning import learn_pieces
 from bert_jax.errors import UserError
-from bert_jax.files import write_bytes
+from bert_jax.files import read_limited, write_bytes
 from bert_jax.json_files import load_json, read_json
 from bert_jax.json_forms import is_encodable
 
@@ -23,6 +23,7 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
 MAX_INPUT_CHARS_PER_WORD = 200  # in the original
+_MAX_BYTES = 256 << 20  # of a vocabulary file: millions of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,7 @@ def load_vocabulary(
 
 def _read_pieces(file: pathlib.Path) -> tuple[str, ...]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_limited(file, max_bytes=_MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
             f"vocabulary {file} does not exist: name a {VOCABULARY_FILE} or a directory that contains one"

@@ -1,10 +1,9 @@
-"""A cache of what was computed for words: frequent words cost one dictionary lookup."""
+"""A cache of results by word that keeps frequent words."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 _MAX_CACHED_CHARS = 32  # a longer "word" is a line of Chinese, an address or noise, and rarely occurs again
-
 _Value = TypeVar("_Value")
 
 
@@ -16,6 +15,7 @@ class WordCache(dict[str, _Value]):
     """
 
     def __init__(self, compute: Callable[[str], _Value], *, size: int):
+        """Create an empty cache."""
         super().__init__()
         self._compute = compute
         self._size = size

@@ -118,20 +118,20 @@ def basic_words(text: str, *, do_lower_case: bool, strip_accents: bool | None = 
     return cleaned.translate(_CASED).split()
 
 
-def normalized_text(text: str, *, do_lower_case: bool) -> str:
+def normalized_text(text: str, *, do_lower_case: bool, strip_accents: bool) -> str:
     """Return the text after steps 1, 2 and 4, each character by itself, as the `tokenizers` library normalizes.
 
     White space and punctuation stay where they are. A capital sigma never becomes a final one.
     """
     cleaned = text.translate(_CLEANED)
     if do_lower_case:
-        return unicodedata.normalize("NFD", cleaned.replace("Σ", "σ").lower()).translate(_WITHOUT_MARKS)
-    return cleaned
+        cleaned = cleaned.replace("Σ", "σ").lower()
+    return unicodedata.normalize("NFD", cleaned).translate(_WITHOUT_MARKS) if strip_accents else cleaned
 
 
-def normalized_characters(text: str, *, do_lower_case: bool) -> tuple[str, list[int]]:
+def normalized_characters(text: str, *, do_lower_case: bool, strip_accents: bool) -> tuple[str, list[int]]:
     """Return the normalized text, and for each of its characters the index in `text` that it comes from."""
-    parts = [normalized_text(char, do_lower_case=do_lower_case) for char in text]
+    parts = [normalized_text(char, do_lower_case=do_lower_case, strip_accents=strip_accents) for char in text]
     return "".join(parts), [index for index, part in enumerate(parts) for _ in part]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
+from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
@@ -55,6 +56,7 @@ class Request:
     init_missing: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     dry_run: bool = False
+    add_tokens: tuple[str, ...] = ()
     command: str = "the same command"
 
 
@@ -79,6 +81,8 @@ def finetune(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()
+    if request.add_tokens:
+        pretrained = with_added_tokens(pretrained, tokens=request.add_tokens, report=report)
     if request.dry_run:
         _dry_run(config, pretrained=pretrained, request=request, report=report)
         return FINISHED
@@ -137,6 +141,10 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
         directory.mkdir(parents=True, exist_ok=True)
         records[name] = _run_task(
             config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
+        )
+        runtime.report(
+            f"next: bert-jax predict --model={directory} --task={task.kind.prediction_tasks[0]}, "
+            f"bert-jax export --checkpoint={directory} --out=FOLDER"
         )
     if not runtime.hosts.is_main:
         return

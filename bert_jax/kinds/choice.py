@@ -1,4 +1,4 @@
-"""One of up to `group` endings, each in its own instance (paper section 4.4). An instance of no tokens is no ending."""
+"""One of up to `group` endings, each an instance of its own (paper section 4.4). An empty instance is left out."""
 
 import dataclasses
 from collections.abc import Sequence

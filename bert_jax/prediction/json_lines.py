@@ -134,9 +134,9 @@ def check_output(output: str) -> None:
     if file.exists() and not file.is_file():  # a pipe or a device is written as it is
         return
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--output={output}: the folder {file.parent} does not exist: make it first")
+        raise UserError(f"--output={output}: cannot be written (there is no folder {file.parent}): make it first")
     if not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"--output={output}: the folder {file.parent} cannot be written: name a file in another")
+        raise UserError(f"--output={output}: cannot be written ({file.parent} is read-only): name another file")
 
 
 def _numbered(source: IO[bytes], *, task: str, progress: ByteProgress | None) -> _Numbered:

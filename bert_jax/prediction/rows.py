@@ -40,8 +40,8 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 def single(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int, truncation: str = "head") -> Example:
     """Return `[CLS] text [SEP]`, truncated to `max_length` tokens."""
     ids = tokenizer.encode(text_of(row, "text"))
-    kept = truncate_single(ids, limit=max_length - 2, truncation=truncation)
-    return Example(*tokenizer.special_ids.frame(kept), is_cut=len(kept) < len(ids))
+    tokens = truncate_single(ids, limit=max_length - 2, truncation=truncation)
+    return Example(*tokenizer.special_ids.frame(tokens), is_cut=len(tokens) < len(ids))
 
 
 def text_windows(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> list[Example]:
@@ -53,8 +53,8 @@ def text_windows(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: in
 def pair(first: str, second: str, *, tokenizer: Tokenizer, max_length: int, truncation: str = "head") -> Example:
     """Return `[CLS] A [SEP] B [SEP]`, truncated as in fine-tuning."""
     a, b = tokenizer.encode_batch([first, second])
-    kept = truncate_pair(a, b, limit=max_length - 3, truncation=truncation)
-    return Example(*tokenizer.special_ids.frame(*kept), is_cut=sum(map(len, kept)) < len(a) + len(b))
+    segments = truncate_pair(a, b, limit=max_length - 3, truncation=truncation)
+    return Example(*tokenizer.special_ids.frame(*segments), is_cut=sum(map(len, segments)) < len(a) + len(b))
 
 
 def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> Example:

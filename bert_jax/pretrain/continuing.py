@@ -1,18 +1,94 @@
-"""Continued pre-training from a model (`--init`): its shape, vocabulary and parameters; perplexity before and after."""
+"""Continued pre-training: from a model (`--init`: shape, vocabulary, parameters), or from the state of another run."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bert_jax.config import Config, validate
-from bert_jax.convert.loading import PretrainedModel, model_of
+from bert_jax.config import Config, flatten, from_saved, validate
+from bert_jax.convert.loading import PretrainedModel, is_workdir, model_of, shaped_like
+from bert_jax.convert.pretrained import CHECKPOINTS
 from bert_jax.data.accents import with_accents
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.files import new_folder, write_json, writing
 from bert_jax.json_files import read_log
+from bert_jax.runs.checkpoint import Checkpointer
 
 VOCABULARY = "source_vocab"  # in the workdir
+ORIGIN = "origin.json"  # in the workdir of a run that continues another
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierRun:
+    """The checkpoint of another run that a new run starts from."""
+
+    checkpoint: Path
+    step: int
+    changes: Mapping[str, Sequence[Any]]  # the fields of the config that differ: before and now
+
+
+def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None] = print) -> tuple[Config, EarlierRun]:
+    """Return `config` with the model's shape and the data set of the run at `path`, and its newest checkpoint.
+
+    The new run resumes at the checkpoint's step with all other values of `config`: batch k is the k-th of the new
+    batch size, and the learning rate that of the new schedule.
+
+    Raises:
+      UserError: if `path` is not a workdir or checkpoint, or the config ends before its step.
+    """
+    absolute = Path(path).expanduser().absolute()
+    if not is_workdir(absolute):
+        raise UserError(
+            f"--continue_from={path}: neither a workdir nor one of its checkpoints (WORKDIR/checkpoints/STEP): to "
+            "start from the parameters of another model, type --init"
+        )
+    workdir = absolute if (absolute / CHECKPOINTS).is_dir() else absolute.parent.parent
+    checkpointer = Checkpointer(workdir / CHECKPOINTS, report=report)
+    try:
+        step = checkpointer.steps()[-1] if absolute == workdir else int(absolute.name)
+        record = checkpointer.metadata(step)
+        saved = from_saved(record["config"])
+    except (OSError, IndexError, KeyError, ValueError):
+        raise UserError(
+            f"--continue_from={path}: has no complete checkpoint of pre-training: give another run"
+        ) from None
+    finally:
+        checkpointer.close()
+    data, model = config.data, shaped_like(saved.model, model=config.model)
+    directory = Path(saved.data.directory) if saved.data.directory else workdir / "data"
+    if not data.directory and directory.is_dir():
+        data = dataclasses.replace(data, directory=str(directory.absolute()), vocab="")
+    if config.train.num_steps <= step and not config.train.num_epochs:
+        raise UserError(
+            f"config.train.num_steps={config.train.num_steps}, but --continue_from={path} is at step {step}: set "
+            "--config.train.num_steps to the total number of steps"
+        )
+    config = validate(dataclasses.replace(config, model=model, data=data))
+    before, now = flatten(saved), flatten(config)
+    changes = {
+        name: (before[name], now[name]) for name in sorted(before.keys() & now.keys()) if before[name] != now[name]
+    }
+    shown = ", ".join(
+        f"{name} {old!r} -> {new!r}" for name, (old, new) in changes.items() if not name.startswith("data.")
+    )
+    report(f"continuing {workdir} at step {step} as a new run; changed: {shown or 'nothing'}")
+    return config, EarlierRun(workdir / CHECKPOINTS / str(step), step, changes)
+
+
+def copy_state(earlier: EarlierRun, *, workdir: Path) -> None:
+    """Copy the checkpoint to a workdir that has none yet, and write where it came from."""
+    target = workdir / CHECKPOINTS / str(earlier.step)
+    if any(target.parent.glob("[0-9]*")):
+        return
+    origin = {"continued_from": str(earlier.checkpoint), "step": earlier.step, "changes": earlier.changes}
+    write_json(workdir / ORIGIN, origin)
+    target.parent.mkdir(exist_ok=True)
+    remedy = "free disk space, or choose another --workdir"
+    with writing(target, remedy=remedy), new_folder(target) as folder:
+        shutil.copytree(earlier.checkpoint, folder, dirs_exist_ok=True)
 
 
 def adopt_source(

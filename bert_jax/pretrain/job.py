@@ -7,8 +7,10 @@ from typing import Any
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
+from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.continuing import ORIGIN
 from bert_jax.pretrain.dataset import OpenData
 from bert_jax.pretrain.evaluation import Evaluator, describe
 from bert_jax.pretrain.program import PretrainingProgram
@@ -36,6 +38,8 @@ class PretrainingJob(Job):
         self.last_evaluation: dict[str, float] = {}
         self._data, self._report, self._params = data, runtime.report, params
         self._special = data.special
+        file = runtime.path / ORIGIN
+        self._origin = read_json(file) if file.is_file() else {}
         self._steps: dict[int, StepFunction] = {}
 
     def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
@@ -117,8 +121,9 @@ class PretrainingJob(Job):
         ]
 
     def metadata(self) -> dict[str, Any]:
-        """Return the config and the fingerprints."""
-        return {"config": self.run_config, "fingerprints": self._data.fingerprints}
+        """Return the config, the fingerprints, and the run that this one continues."""
+        origin = {"origin": self._origin} if self._origin else {}
+        return {"config": self.run_config, "fingerprints": self._data.fingerprints, **origin}
 
     def _info(self, phase: Phase) -> DatasetInfo:
         return self._data.infos[phase.max_seq_length]

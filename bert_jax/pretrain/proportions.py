@@ -40,7 +40,7 @@ def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, Dat
         )
     if tokens < FEW_USES * vocabulary:
         lines.append(
-            f"warning: {tokens:,} tokens of text for a vocabulary of {vocabulary:,}, {tokens / vocabulary:.0f} of each: "
+            f"warning: {tokens:,} tokens of text for a vocabulary of {vocabulary:,}, {tokens / vocabulary:.0f} each: "
             "rare ones will not be learned; use more text, or a smaller vocabulary (--config.model.vocab_size, "
             "prepare --vocab_size)"
         )

@@ -8,16 +8,25 @@
 6. Summary: goodput, and the comparison with the unigram model.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
+from bert_jax.errors import UserError
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.pretrain.continuing import adopt_source, perplexity_before_and_after, save_vocabulary_of
+from bert_jax.pretrain.continuing import (
+    EarlierRun,
+    adopt_run,
+    adopt_source,
+    copy_state,
+    perplexity_before_and_after,
+    save_vocabulary_of,
+)
 from bert_jax.pretrain.dataset import OpenData, open_data
 from bert_jax.pretrain.evaluation import verdict
 from bert_jax.pretrain.job import PretrainingJob
@@ -28,16 +37,19 @@ from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import SameRun, save_config
+from bert_jax.runs.workdir import SameRun, finished_with_fewer_steps, save_config
 
 SAME_RUN = SameRun(
     command="pre-training",
     read=from_saved,
+    # The data set's fingerprints are compared, and prepare refuses another input for it.
     free=re.compile(
-        r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory)"
+        r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory|input)"
         r"|model\.(scan_layers|remat|attention_implementation)|train\.(gradient_accumulation_steps|max_nonfinite_steps)"
     ),
     has_begun=lambda workdir: any((workdir / "checkpoints").glob("[0-9]*")),
+    extends=finished_with_fewer_steps,
+    remedy="choose another --workdir, with --continue_from={workdir} to start from the state of this run",
 )
 _OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
@@ -50,6 +62,7 @@ def pretrain(
     init: str = "",
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    continue_from: str = "",
     hosts: Hosts | None = None,
     started_at: float | None = None,
 ) -> int:
@@ -62,6 +75,7 @@ def pretrain(
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
       drop: parts or tensors of that model to ignore.
+      continue_from: a workdir or checkpoint of a run whose state, optimizer and step included, a new run starts from.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
 
@@ -70,10 +84,13 @@ def pretrain(
     """
     hosts = hosts or Hosts()
     report = print if hosts.is_main else silent
-    source = None
-    if init:
+    if init and continue_from:
+        raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
+    source = earlier = None
+    if continue_from:
+        config, earlier = adopt_run(config, path=continue_from, report=report)
+    elif init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
-    if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
@@ -82,38 +99,33 @@ def pretrain(
     has_begun = SAME_RUN.has_begun(Path(workdir))
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
     program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
-    runtime = _open(first, workdir=workdir, source=source, hosts=hosts, command=command, started_at=started_at)
+    prepare = functools.partial(_prepare, source=source, earlier=earlier)
+    runtime = open_runtime(
+        first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
+    )
     try:
         data = _open_data(config, runtime=runtime)
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
-        for line in describe_epochs(program.phases, infos=data.infos):
-            report(line)
-        for line in warnings(program.config, phases=program.phases, infos=data.infos):
-            report(line)
+        _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
-        del source, params  # else the weights would stay in host memory for the whole run
+        del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
         runtime.close()
 
 
-def _open(
-    config: Config,
-    *,
-    workdir: str | Path,
-    source: PretrainedModel | None,
-    hosts: Hosts,
-    command: str,
-    started_at: float | None,
-) -> Runtime:
-    def prepare(path: Path) -> None:
-        if source is not None:
-            save_vocabulary_of(source, workdir=path)
+def _prepare(workdir: Path, *, source: PretrainedModel | None, earlier: EarlierRun | None) -> None:
+    if source is not None:
+        save_vocabulary_of(source, workdir=workdir)
+    if earlier is not None:
+        copy_state(earlier, workdir=workdir)
 
-    return open_runtime(
-        config, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
-    )
+
+def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
+    epochs = describe_epochs(program.phases, infos=data.infos)
+    for line in [*epochs, *warnings(program.config, phases=program.phases, infos=data.infos)]:
+        report(line)
 
 
 def _open_data(config: Config, *, runtime: Runtime) -> OpenData:
@@ -138,9 +150,16 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         start = session.start
         if start >= end:
             runtime.report(
-                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}"
+                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}; for "
+                "more, set --config.train.num_steps"
             )
             return FINISHED
+        finished = session.metadata.get("config", {}).get("train", {}).get("num_steps", end)
+        if finished <= start:
+            runtime.report(
+                f"more steps after the end of a run of {finished}: the learning rate is now that of a run of {end} "
+                f"steps, {job.learning_rate(start):.3g} at step {start}"
+            )
         runtime.report(
             f"resuming at step {start} of {end}"
             if session.is_resumed
@@ -157,6 +176,10 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         runtime.report(verdict(job.last_evaluation))
         if job.evaluates_initial_state and runtime.hosts.is_main:
             runtime.report(perplexity_before_and_after(path / "metrics.jsonl"))
+    runtime.report(
+        f"next: bert-jax predict --model={runtime.path} --task=fill_mask --text='A text with a [MASK] in it.', "
+        f"bert-jax export --checkpoint={runtime.path} --out=FOLDER"
+    )
     return FINISHED
 
 

@@ -68,6 +68,7 @@ class Checkpointer:
             self._remove_unfinished()
         # Orbax logs dozens of lines per save, which would hide the run's own. Failures are raised and reported here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        quiet_abandoned_requests()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep_latest if config else None,
             keep_period=(config.keep_every or None) if config else None,
@@ -216,7 +217,7 @@ class Checkpointer:
         )
 
     def _read_or_diagnose(self, step: int, target: Any) -> Restored | str:
-        quiet_abandoned_reads()
+        quiet_abandoned_requests()
         try:
             return self._read(step, target)
         except UserError:
@@ -280,12 +281,13 @@ class Checkpointer:
 
 
 @functools.cache
-def quiet_abandoned_reads() -> None:
-    """Suppress the errors of reads that Orbax has abandoned, from now on.
+def quiet_abandoned_requests() -> None:
+    """Suppress the errors of reads and writes that Orbax has abandoned, from now on.
 
-    Orbax reads arrays concurrently and stops at the first error. The remaining reads then fail on TensorStore's threads
-    ("Event loop is closed") and again when they are garbage-collected, each with a traceback of a hundred lines about a
-    file that is already reported in one line. All other errors go to the previous hook.
+    Orbax reads and writes arrays concurrently and stops at the first error, such as a full disk. The remaining requests
+    then fail on TensorStore's threads ("Event loop is closed"), and reads again when they are garbage-collected, each
+    with a traceback of up to a hundred lines about a file that is already reported in one line. All other errors go to
+    the previous hook.
     """
     previous = sys.unraisablehook
 

@@ -32,7 +32,7 @@ class Progress:
         self.say(text)
 
     def compiling(self, seconds: float | None) -> None:
-        """Print that the next step is compiled first; at an earlier start that took `seconds`, None if there was none."""
+        """Print that the next step is compiled first, which took `seconds` at an earlier start if there was one."""
         about = "" if seconds is None else f", about {duration(seconds)}"
         self.say(f"compiling{about}; the bar moves afterwards" if self._bar.is_shown else f"compiling{about}")
 

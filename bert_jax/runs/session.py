@@ -82,6 +82,11 @@ class Session:
         """Return whether a checkpoint was restored."""
         return self._restored is not None
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the metadata of the restored checkpoint, empty in a new run."""
+        return self._metadata
+
     def __enter__(self) -> "Session":
         """Return the session."""
         return self

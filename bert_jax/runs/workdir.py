@@ -27,12 +27,16 @@ class SameRun:
       free: matches the fields that may change between starts: they change neither the data nor, except for rounding,
         the result.
       has_begun: returns whether a workdir contains results of its config; before that, the config may change.
+      extends: given a workdir and the flat configs before and now, returns whether a finished run gets more steps.
+      remedy: what to type to use another config, for errors; "{workdir}" stands for the workdir.
     """
 
     command: str
     read: Callable[[Mapping[str, Any]], Any]
     free: re.Pattern[str]
     has_begun: Callable[[Path], bool]
+    extends: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], bool] = lambda workdir, before, now: False
+    remedy: str = "choose another --workdir"
 
 
 def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[str]:
@@ -117,10 +121,23 @@ def _check_same_run(config: Any, *, workdir: Path, same_run: SameRun) -> None:
     # Options that only one side has follow from other fields that differ: a task, a kind.
     shared = sorted(before.keys() & now.keys())
     names = [name for name in shared if before[name] != now[name] and not same_run.free.fullmatch(name)]
+    if names and same_run.extends(workdir, {name: before[name] for name in names}, {name: now[name] for name in names}):
+        (workdir / f"config.{max(_steps(workdir), default=0)}.json").write_bytes((workdir / CONFIG).read_bytes())
+        return
     if names:
         shown = "; ".join(f"config.{name} was {before[name]!r}, is {now[name]!r}" for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
-            f"--workdir={workdir} belongs to a run with another config ({shown}{more}): choose another --workdir, or "
-            "type the old values to resume"
+            f"--workdir={workdir} belongs to a run with another config ({shown}{more}): "
+            f"{same_run.remedy.format(workdir=workdir)}, or type the old values to resume"
         )
+
+
+def finished_with_fewer_steps(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether the configs differ in train.num_steps only, which grew, and the run has reached its old end."""
+    name = "train.num_steps"
+    return before.keys() == {name} and before[name] < now[name] and before[name] in _steps(workdir)
+
+
+def _steps(workdir: Path) -> list[int]:
+    return [int(folder.name) for folder in workdir.glob("checkpoints/[0-9]*") if folder.name.isdecimal()]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
-from bert_jax.files import RESUME, write_bytes, write_text, writing
+from bert_jax.files import RESUME, open_regular, write_bytes, write_text, writing
 from bert_jax.json_files import parse_log_line
 
 
@@ -41,7 +41,8 @@ class JsonLinesWriter:
         self._path = Path(path)
         with writing(self._path, remedy=RESUME):
             if self._path.exists():
-                lines = self._path.read_bytes().splitlines(keepends=True)
+                with open_regular(self._path) as file:
+                    lines = file.read().splitlines(keepends=True)
                 write_bytes(self._path, b"".join(line for line in lines if _step(line) <= resume_step))
             # Unbuffered: closing the file must not retry a failed write.
             self._file = self._path.open("ab", buffering=0)

@@ -2,7 +2,7 @@
 
 * Columns are separated by tabs if each line has one, else by spaces or tabs. A no-break space is part of a word.
 * A blank line ends a sentence, a line that begins with -DOCSTART- a document.
-* Comments are skipped: lines that begin with # and are no row (`# text = ...` of CoNLL-U).
+* Comments are skipped: lines that begin with # and have not the columns of a row (`# text = ...` of CoNLL-U).
 """
 
 import dataclasses

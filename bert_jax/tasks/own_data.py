@@ -64,7 +64,7 @@ class OwnClassificationTask(OwnTextTask):
     def notes(self, train: Split) -> list[str]:
         """Return the labels in the order of their ids, with their numbers of examples."""
         counts = np.bincount(texts.label_ids(train), minlength=len(self.labels))
-        return [label_note(self.labels, counts=counts)]
+        return [label_note(self.labels, counts=counts.tolist())]
 
     def class_weights(self, train: Split) -> tuple[float, ...]:
         """Return the weights that the config names. `balanced` is scikit-learn's: n / (C * count of the label)."""

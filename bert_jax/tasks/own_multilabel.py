@@ -1,6 +1,5 @@
 """Multi-label classification of custom data: labels as a list, as text with separators, or as columns of 0 and 1."""
 
-import ast
 import functools
 from typing import Any
 
@@ -99,23 +98,14 @@ class OwnMultiLabelTask(OwnTextTask):
 
     def _parts(self, value: str, *, record: Record) -> list[Any]:
         """Return the labels in a text: separated, or a list as pandas writes it to a table."""
-        text = value.strip()
-        if text.startswith("[") and text.endswith("]"):
-            try:
-                names = ast.literal_eval(text)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                names = None
-            if not isinstance(names, list):
-                raise UserError(
-                    f"{record.location}: column {self.own.label!r} is {text[:60]}: write ['a', 'b'], or names with "
-                    "separators (config.own.label_separator)"
-                )
+        names = record.listed(value, name=self.own.label)
+        if names is not None:
             return names
-        return [part.strip() for part in text.split(self.own.label_separator or ",") if part.strip()]
+        return [part.strip() for part in value.split(self.own.label_separator or ",") if part.strip()]
 
     def notes(self, train: Split) -> list[str]:
         """Return the labels in the order of their ids, with their numbers of examples."""
-        counts = np.sum(gold_targets(train), axis=0).astype(int)
+        counts = np.sum(gold_targets(train), axis=0).astype(int).tolist()
         empty = sum(not target.any() for target in gold_targets(train))
         return [label_note(self.labels, counts=counts) + (f"; {empty} texts without a label" if empty else "")]
 

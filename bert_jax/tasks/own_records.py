@@ -3,8 +3,10 @@
 Lists of words or tags are space-separated strings; in JSON they may also be lists.
 """
 
+import ast
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from bert_jax.tasks.files import read_json, read_json_lines, read_text
 from bert_jax.tasks.interface import Task, find_file, split_file
 from bert_jax.tasks.tables import SUFFIXES, read_table
 
+_NUMPY = re.compile(r"""(["'])[ \n]+["']""")
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
@@ -77,6 +80,8 @@ class Record:
           UserError: if the column is missing or its value is something else.
         """
         value = self.field(name, option=option)
+        if isinstance(value, str) and self.of_table:
+            value = self.listed(value, name=name) or value
         if isinstance(value, str):
             return tuple(value.split())
         if not isinstance(value, list):
@@ -84,6 +89,24 @@ class Record:
                 f"{self.location}: column {name!r} is {value!r}: write a list of words, or words separated by spaces"
             )
         return tuple(self.as_text(item, name=name) for item in value)
+
+    def listed(self, text: str, *, name: str) -> list[Any] | None:
+        """Return the list in a field of a table, as pandas and JSON write it: `['a', 'b']`; None for another text.
+
+        Raises:
+          UserError: if it looks like a list and is none.
+        """
+        text = text.strip()
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        try:
+            # Of ['a' 'b'], the form of a NumPy array, Python would make one text.
+            items = None if _NUMPY.search(text) else ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            items = None
+        if not isinstance(items, list):
+            raise UserError(f"{self.location}: column {name!r} is {text[:60]}: write a list as ['a', 'b']")
+        return items
 
     def as_text(self, value: Any, *, name: str) -> str:
         """Return a value of column `name` as text.

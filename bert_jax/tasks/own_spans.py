@@ -63,8 +63,8 @@ def _span(item: Any, *, text: str, location: str) -> TextSpan:
 def _first(item: Any, names: Sequence[str]) -> Any:
     if not isinstance(item, Mapping):
         return None
-    found = next((item[name] for name in names if name in item), None)
-    return item.get("labels") if found is None and names is _TYPE_KEYS else found
+    value = next((item[name] for name in names if name in item), None)
+    return item.get("labels") if value is None and names is _TYPE_KEYS else value
 
 
 def words_and_tags(text: str, spans: Sequence[TextSpan]) -> tuple[tuple[str, ...], tuple[str, ...]]:

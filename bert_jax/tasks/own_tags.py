@@ -39,10 +39,10 @@ class OwnTagTask(OwnTask, TagTask):
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return the labels in the config if all of train's tags are among them, else those of train."""
         names = configured_labels(self.own)
-        found = super().labels
+        of_train = super().labels
         if self.scheme != CHUNKS:
-            return names or found
-        types = {split_tag(name)[1] for name in (*names, *found)} - {""}
+            return names or of_train
+        types = {split_tag(name)[1] for name in (*names, *of_train)} - {""}
         complete = {"O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI")}
         return names if set(names) == complete else tuple(sorted(complete, key=_by_type))
 

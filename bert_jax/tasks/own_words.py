@@ -50,7 +50,7 @@ class OwnSpanTask(OwnTask, SpanTask):
         return questions
 
     def _answers(self, record: Record) -> tuple[Answer, ...]:
-        """Return the right answers. Those without text are no answers."""
+        """Return the right answers. Answers without text are left out."""
         own = self.own
         answer, start = self._answer_of(record), record.fields.get(own.answer_start, 0)
         if isinstance(answer, Mapping):  # the form of SQuAD in HuggingFace datasets: lists of texts and starts
@@ -120,6 +120,8 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
                 raise UserError(f"{record.location}: {len(texts)} choices in {', '.join(names)}: write at least two")
             return texts
         endings = record.field(names[0], option="choices")
+        if isinstance(endings, str) and record.of_table:
+            endings = record.listed(endings, name=names[0])
         if not isinstance(endings, list):
             raise UserError(
                 f"{record.location}: column {names[0]!r} is not a list: write a list of endings, or name one column "

@@ -1,5 +1,6 @@
 """Scores of a predictions file against the official data file, for `evaluate --task=...`."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,31 @@ def _ner(predictions: Path, data: Path) -> dict[str, float]:
     tags = [sentence.tags for sentence in gold]
     scheme = scheme_of(tags)
     scores = score_tags([sentence.tags for sentence in predicted], gold=tags, scheme=scheme)
+    accuracy = _accuracy_as_written(predictions, predicted, gold=tags)
+    if accuracy is not None:
+        scores = dataclasses.replace(scores, word_accuracy=accuracy)
     return conlleval_record(scores, scheme=scheme)
+
+
+def _accuracy_as_written(
+    predictions: Path, predicted: Sequence[Sentence], *, gold: Sequence[Sequence[str]]
+) -> float | None:
+    """Return the word accuracy of a file that also has the gold tags, before the last column; None for another file.
+
+    `conlleval` compares the two columns as they are: I-PER after O is not B-PER, though both begin the same entity.
+    """
+    if num_columns(predictions) < 3:
+        return None
+    try:
+        written = read_conll(predictions, tag_column=-2)
+    except UserError:
+        return None
+    if [list(sentence.tags) for sentence in written] != [list(tags) for tags in gold]:
+        return None
+    pairs = [
+        pair for p, g in zip(predicted, written, strict=True) for pair in zip(p.file_tags, g.file_tags, strict=True)
+    ]
+    return sum(first == second for first, second in pairs) / max(len(pairs), 1)
 
 
 def _gold_sentences(data: Path, *, words: Sequence[tuple[str, ...]]) -> list[Sentence]:

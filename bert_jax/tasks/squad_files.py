@@ -38,7 +38,7 @@ class Question:
 def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool = False) -> list[Question]:
     """Return the questions of a file in the official format. Either all are labeled or none is.
 
-    An answer without text (with `answer_start` -1, for example) is no answer. A file is unlabeled if no question has
+    An answer without text (with `answer_start` -1, for example) is left out. A file is unlabeled if no question has
     `answers`. Without `with_null` (v1.1, where every question has an answer) it is also unlabeled if all lists of
     answers are empty. v1.1's official script cannot score a question without answers, so a file in which some questions
     lack answers is an error; `skip_unanswered` skips these questions.

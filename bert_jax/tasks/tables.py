@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.files import Row, read_text
@@ -17,8 +18,8 @@ def read_table(path: Path) -> list[Row]:
     """Return the rows of a table. The first line names the columns; blank lines are skipped.
 
     A field in double quotes may contain delimiters, line breaks and doubled quotes, as pandas and spreadsheets write
-    it. In a .tsv file quotes are ordinary characters if it is no table with them, but each line is a row (GLUE's files,
-    for example). A .csv file may use semicolons or tabs: the header line decides.
+    it. In a .tsv file quotes are ordinary characters if they do not fit these rules and each line is a row (GLUE's
+    files, for example). A .csv file may use semicolons or tabs: the header line decides.
 
     Raises:
       UserError: for a row with a wrong number of columns or a wrong quote, with its line, or two columns of one name.
@@ -69,7 +70,7 @@ def _plain_rows(text: str, *, path: Path, delimiter: str) -> list[Row]:
         return []
 
 
-def _rows(text: str, *, path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
+def _rows(text: str, *, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     names: list[str] = []
     line = 1
@@ -90,7 +91,7 @@ def _rows(text: str, *, path: Path, delimiter: str, quoting: int) -> Iterator[Ro
         if len(fields) != len(names):
             raise UserError(
                 f"{location}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): fix the line; a field "
-                f'that contains {"a tab" if delimiter == chr(9) else repr(delimiter)} stands in "double quotes"'
+                f'that contains {"a tab" if delimiter == chr(9) else repr(delimiter)} needs "double quotes"'
             )
         yield Row(dict(zip(names, fields, strict=True)), location)
 

@@ -1,0 +1,153 @@
+"""Paths that cannot be used are refused in one line before any work, by the same function for every command."""
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import limits
+from bert_jax.config import DataConfig, from_config_dict
+from bert_jax.convert.loading import load_pretrained
+from bert_jax.data.builder import build_dataset
+from bert_jax.data.documents import find_sources, read_documents
+from bert_jax.errors import UserError
+from bert_jax.locations import local_path, refuse_url
+from bert_jax.parallel.distributed import start
+from bert_jax.parallel.rendezvous import gather_names
+from bert_jax.prediction.json_lines import check_output
+from bert_jax.runs.workdir import SameRun, open_workdir
+from tests.runs import run
+
+SCHEMES = ("gs", "s3", "az", "hdfs", "memory", "file", "http", "https", "GS")
+FLAGS = {
+    "train": ("workdir", "init"),
+    "finetune": ("workdir", "init", "data_dir"),
+    "prepare": ("out", "input", "vocab"),
+    "predict": ("model", "input", "output"),
+    "export": ("out", "checkpoint", "extend_vocab"),
+    "evaluate": ("model", "data", "predictions"),
+    "plan": ("hlo",),
+    "doctor": ("workdir", "out"),
+}
+
+
+@pytest.mark.parametrize("name", list(FLAGS))
+def test_a_url_in_any_flag_of_a_command_is_refused_before_any_work(tmp_path: Path, name: str):
+    for flag in FLAGS[name]:
+        done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x"], cwd=tmp_path)
+        if name == "prepare":  # two flags are required
+            others = [f"--{other}=a" for other in ("input", "out") if other != flag]
+            done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x", *others], cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.strip() == (
+            f"error: --{flag}=gs://bucket/x: URLs are not supported: mount the bucket as a folder (for example with "
+            "gcsfuse), or copy its files, and name that folder"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_is_refused_wherever_it_stands(scheme: str):
+    for value in (f"{scheme}://a", f"{scheme}://", f"a.txt, {scheme}://a"):
+        with pytest.raises(UserError, match=r"^--out=.*: URLs are not supported: (mount|type the path|download)"):
+            refuse_url(value, name="--out")
+
+
+@pytest.mark.parametrize(
+    "value", ["tfds:wikipedia/20230601.en", "tfds:gs://bucket/x", "C:/x", "a:b", "a//b", "x://y"[1:]]
+)
+def test_what_is_not_a_url_passes(value: str):
+    refuse_url(value, name="--input")
+
+
+def test_functions_refuse_what_their_commands_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    never = SameRun(command="train", read=dict, free=re.compile(""), has_begun=lambda path: False)
+    calls = {
+        "workdir": lambda value: open_workdir(value, config=DataConfig(), same_run=never),
+        "out": lambda value: build_dataset(DataConfig(input="x"), out=value, max_seq_lengths=[8], vocab_size=0),
+        "output": check_output,
+    }
+    wrong = {"gs://a": "URLs are not", "": "is empty", "x" * 300: "name too long", "\udcff": "UTF-8"}
+    for call in calls.values():
+        for value, reason in wrong.items():
+            with pytest.raises(UserError, match=f"(?i)^--.*{reason}"):
+                call(value)
+    with pytest.raises(UserError, match="URLs are not supported"):
+        load_pretrained("s3://a/b")
+    for value in ("x" * 5000, "a\0b", "\udcff"):
+        with pytest.raises(UserError, match=r"is not a path|does not exist"):
+            load_pretrained(value)
+    with pytest.raises(UserError, match=r"config.data.directory=gs://a: URLs are not supported"):
+        from_config_dict({"data": {"directory": "gs://a"}})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["x" * 300, "y/" * 3000, "a\0b", "~nobody-of-this-name/x"])
+def test_a_name_that_no_file_can_have_matches_no_file(value: str):
+    with pytest.raises(UserError, match="matches no file"):
+        find_sources(value)
+    with pytest.raises(UserError):
+        local_path("x" * 300, name="--out")
+
+
+def test_a_file_whose_name_is_not_utf8_is_read_and_its_name_can_be_printed(tmp_path: Path):
+    Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff\xfe.txt")).write_text("A river. It was measured.\n")
+    (document,) = read_documents(str(tmp_path))
+    assert document.sentences == ["A river.", "It was measured."]
+    message = str(UserError(f"{document.key} \x1b[31mred\x07"))
+    message.encode()
+    assert message.isprintable()
+
+
+def test_a_message_stays_a_line_whatever_it_quotes():
+    message = str(UserError(f"field is {'x' * 50_000_000!r}: write a number"))
+    assert len(message) < 2100
+    assert message.startswith("field is 'xxx")
+    assert message.endswith("x': write a number")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 0.0, -1.0, 1e300])
+def test_a_time_limit_that_is_no_number_of_seconds_is_refused(seconds: float):
+    with pytest.raises(UserError, match=r"^--host_timeout=.*: must be a number of seconds"):
+        start(seconds=seconds)
+
+
+@pytest.mark.parametrize("port", ["65536", "99999999999999999999", "-1", "0", "", "x", "8476.0"])
+def test_a_port_that_is_none_is_refused_before_anything_is_sent(port: str):
+    with pytest.raises(UserError, match="write HOST:PORT with a port from 1 to 65535"):
+        gather_names(f"127.0.0.1:{port}", index=1, count=2, seconds=0.1)
+
+
+@pytest.mark.parametrize(("limit", "is_enough"), [(1 << 30, False), (2 << 30, False), (64 << 40, True), (-1, True)])
+def test_a_small_address_space_is_told_before_jax_hangs(monkeypatch: pytest.MonkeyPatch, limit: int, is_enough: bool):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    if is_enough:
+        limits.check_address_space()
+    else:
+        with pytest.raises(
+            UserError, match=r"^memory is short: the limit on address space \(ulimit -v\) is [12]\.\d GB"
+        ):
+            limits.check_address_space()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "file.npy", np.zeros(1))
+    for value, reason in (
+        (tmp_path / "folder", "this is a folder: name a file in it"),
+        (tmp_path / "none" / "x", r"cannot be written \(there is no folder"),
+        (tmp_path / "file.npy" / "x", "is not a path here"),
+    ):
+        with pytest.raises(UserError, match=f"^--output=.*{reason}"):
+            check_output(str(value))
+    check_output(str(tmp_path / "new"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # of a disk that is mounted read-only
+    with pytest.raises(UserError, match=r"^--output=.*: cannot be written \(.* is read-only\)"):
+        check_output(str(tmp_path / "new"))

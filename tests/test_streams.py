@@ -1,0 +1,85 @@
+"""Standard streams that are closed, full or without a reader: a sensible status, one line at most, no lost file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, environment
+
+FULL = "standard output cannot be written (No space left on device): free disk space, or redirect it elsewhere"
+# A command that opens a file before it prints, as all do, and prints `{lines}` lines.
+COMMAND = """
+import sys
+from bert_jax import cli, streams
+def main():
+    with open({file!r}, "w") as file:
+        for number in range({lines}):
+            print("a line", "\\udcff")
+        print("to standard error", file=sys.stderr)
+        file.write("the file")
+    {more}
+    return {status}
+cli.run(main)
+"""
+
+
+def command(file: Path, redirections: str, *, lines: int, more: str = "pass", status: int = 0) -> tuple[int, str]:
+    """Return the status and what the command wrote to standard error, if that is there."""
+    text = COMMAND.format(file=str(file), lines=lines, more=more, status=status)
+    errors = file.with_name("errors")
+    errors.touch()
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"$0" -c "$1" 2>"$2" >"$3" {redirections}',
+            sys.executable,
+            text,
+            errors,
+            file.with_name("out"),
+        ],
+        cwd=ROOT,
+        env=environment(),
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, errors.read_text()
+
+
+@pytest.mark.parametrize("lines", [1, 5000])
+@pytest.mark.parametrize("redirections", ["", ">&-", "<&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", ">&- 2>/dev/full"])
+def test_a_command_survives_streams_that_are_closed(tmp_path: Path, redirections: str, lines: int):
+    status, errors = command(tmp_path / "file", redirections, lines=lines)
+    assert status == 0
+    assert errors == ("" if "2>" in redirections else "to standard error\n")
+    assert (tmp_path / "file").read_text() == "the file"  # and nothing that was printed
+
+
+@pytest.mark.parametrize("lines", [1, 5000])  # one is still buffered when the command ends
+def test_output_that_is_full_is_one_line_and_status_2(tmp_path: Path, lines: int):
+    status, errors = command(tmp_path / "file", ">/dev/full", lines=lines)
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {FULL}")
+    assert "Traceback" not in errors
+    assert len([line for line in errors.splitlines() if line.startswith("error")]) == 1
+    status, errors = command(tmp_path / "file", ">/dev/full 2>/dev/full", lines=lines)
+    assert (status, errors) == (2, "")
+
+
+def test_the_first_error_is_the_one_that_is_told(tmp_path: Path):
+    status, errors = command(tmp_path / "file", ">/dev/full", lines=1, more="cli.fail('the reason')")
+    assert (status, errors.splitlines()[1:]) == (2, ["error: the reason"])
+
+
+def test_results_that_would_go_nowhere_are_refused(tmp_path: Path):
+    more = "streams.require_output(remedy='redirect it')"
+    assert command(tmp_path / "file", ">&-", lines=1, more=more)[0] == 2
+    assert command(tmp_path / "file", "", lines=1, more=more)[0] == 0
+
+
+def test_memory_that_runs_out_is_one_line(tmp_path: Path):
+    status, errors = command(tmp_path / "file", "", lines=0, more="raise MemoryError")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith("error: memory ran out")
