@@ -142,6 +142,16 @@ def test_a_masked_lm_with_a_pooler_gives_it_to_training(tmp_path):
         initial_params(loose, model=loose.model)
 
 
+def test_a_head_put_on_a_bare_model_leaves_its_pooler_out(tmp_path):
+    folder, lines = folder_of(tmp_path / "out", architecture="BertModel"), []
+    loaded = load_pretrained(folder, init_missing=["masked_lm"], report=lines.append)
+    assert (loaded.architecture, loaded.parts) == ("BertForMaskedLM", ("encoder", "masked_lm"))
+    assert lines == [
+        f"{folder}: skipped the pooler, which BertForMaskedLM does not have",
+        f"{folder}: randomly initialized: masked_lm",
+    ]
+
+
 def test_training_commands_need_no_head_that_they_replace(tmp_path):
     folder = folder_of(tmp_path / "out", architecture="BertModel", architectures=["BertForSequenceClassification"])
     assert "--init_missing=classifier" in refused(folder)

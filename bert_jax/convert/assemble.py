@@ -163,12 +163,13 @@ def _without_unused_pooler(
 ) -> tuple[str, ...]:
     """Return `parts` without the pooler, which is reported, if only without it they are those of the class."""
     huggingface = architecture_of(model).huggingface
-    if "pooler" not in parts or declared == huggingface.bare_class:
+    if "pooler" not in parts:
         return parts
     rest = tuple(part for part in parts if part != "pooler")
     fitting = [name for name, has in huggingface.classes.items() if set(has) == set(rest)]
     has_class = any(set(has) == set(parts) for has in huggingface.classes.values())
-    unused = declared if declared in fitting else fitting[0] if fitting and not has_class and not declared else ""
+    may_choose = not has_class and declared in ("", huggingface.bare_class)
+    unused = declared if declared in fitting else fitting[0] if fitting and may_choose else ""
     if not unused:
         return parts
     report(f"{path}: skipped the pooler, which {unused} does not have")
