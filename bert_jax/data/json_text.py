@@ -1,6 +1,7 @@
 """The texts of JSON: an object per line, or one array or object per file, read in constant memory."""
 
 import codecs
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport
 from bert_jax.errors import UserError
-from bert_jax.json_files import InvalidJson, decode_value, parse_object
+from bert_jax.json_files import parse_object, parse_prefix
 
 _WHITE = " \t\n\r"
 _MAX_DEPTH = 4  # of a suggested key
@@ -230,17 +231,15 @@ class _Values:
         self._next()
         while True:
             try:
-                value, end = decode_value(self._text, self._position)
-            except InvalidJson as error:
+                value, end = parse_prefix(self._text, self._position)
+            except json.JSONDecodeError as error:
                 # The value may continue in what is still to be read.
                 if len(self._text) - self._position > MAX_WHOLE_LINE:
                     raise self._invalid("a value is longer than 32 MiB, or " + error.msg) from None
                 if not self._read():
                     raise self._invalid(error.msg) from None
                 continue
-            except RecursionError:
-                raise self._invalid("it is nested too deeply") from None
-            except ValueError as error:  # a number of too many digits
+            except ValueError as error:  # nested too deeply, or a number of too many digits
                 raise self._invalid(" ".join(str(error).split())[:100]) from None
             if end == len(self._text) and self._read():  # a number may continue
                 continue
