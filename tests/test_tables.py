@@ -73,6 +73,8 @@ def test_a_table_is_never_prose_even_without_its_suffix(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     "content",
     [
+        "RIFF is a format.\nIt has chunks.\n",
+        "BM stands for bitmap. GIF8 does not.\n",
         "Dear Sir, yes.\nI write, today.\nYou answer, perhaps.\nThey laugh, both.\n",
         "Apples, pears\nPlums, cherries\nNuts, almonds\n",
         "\n\n".join(PARAGRAPHS),

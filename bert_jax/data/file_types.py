@@ -35,6 +35,7 @@ _MAGIC = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
     (b"{\\rtf", "an RTF document: save it as text"),
 )
+_TEXT_MAGIC = (b"%PDF-", b"{\\rtf")
 _OFFICE = ("docx", "xlsx", "pptx", "odt", "ods", "odp", "epub", "docm", "xlsm")
 _PROGRAM_ZIPS = ("jar", "npz", "pt", "pth", "whl", "apk")
 
@@ -42,7 +43,8 @@ _PROGRAM_ZIPS = ("jar", "npz", "pt", "pth", "whl", "apk")
 def why_not_text(head: bytes, *, name: str) -> str:
     """Return what a file is and what to do with it, "" if it may be plain text."""
     for magic, meaning in _MAGIC:
-        if head.startswith(magic) and (len(magic) > 2 or b"\0" in head[:64]):
+        # A text may start with "RIFF" or "BM", but it has no NUL.
+        if head.startswith(magic) and (magic in _TEXT_MAGIC or not magic.isalnum() or b"\0" in head[:512]):
             return meaning
     suffix = name.rpartition(".")[2].lower()
     if head[:2] == b"PK":
