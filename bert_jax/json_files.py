@@ -49,6 +49,22 @@ def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
     return value
 
 
+def parse_prefix(text: str, start: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at `start` of a text, and where it ends.
+
+    Raises:
+      json.JSONDecodeError: if it is invalid, or continues beyond the text.
+      ValueError: if it is whole and refused.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _is_deep(value):
+        raise ValueError("it is nested too deeply")
+    return value, end
+
+
 def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, Any]:
     """Return the object in a JSON text, for example a line of a JSON-lines file.
 
@@ -172,3 +188,6 @@ def _finite(text: str) -> float:
 
 def _refuse(constant: str) -> None:
     raise _Wrong(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)

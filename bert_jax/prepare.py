@@ -118,15 +118,16 @@ def main() -> None:
         seed=_SEED.value,
     )
     lengths = _lengths(_MAX_SEQ_LENGTH.value)
-    if not _OUT.value and not _DRY_RUN.value:
+    out = _OUT.value or ""
+    if not out and not _DRY_RUN.value:
         raise UserError("--out is missing: name the folder to write the data set to, for example --out=data")
     try:
         if _DRY_RUN.value:
-            describe_inputs(config, out=_OUT.value or None, max_seq_lengths=lengths, report=_report)
+            describe_inputs(config, out=out, max_seq_lengths=lengths, report=_report)
             return
         build_dataset(
             config,
-            out=_OUT.value,
+            out=out,
             max_seq_lengths=lengths,
             vocab_size=_VOCAB_SIZE.value,
             recipe=_RECIPE.value,

@@ -13,6 +13,7 @@ import random
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -79,7 +80,7 @@ def make_csv(rng: random.Random, texts: list[str | None], name: str) -> tuple[st
     table = columns(rng, texts, name)
     delimiter = rng.choice(",,;\t|")
     buffer = io.StringIO(newline="")
-    style = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+    style: Any = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
     writer = csv.writer(buffer, delimiter=delimiter, quoting=style, lineterminator=rng.choice(["\n", "\r\n"]))
     writer.writerow(table)
     writer.writerows(zip(*table.values(), strict=True))

@@ -125,6 +125,17 @@ def test_the_report_names_formats_documents_and_what_is_left_out(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_the_embedded_corpus_is_named_and_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bert_jax.data.documents.read_embedded_corpus", None)
+    path = write(tmp_path / "a.txt", "\n".join(PARTS))
+    lines: list[str] = []
+    for inputs in ("embedded", f"embedded,{path}"):
+        config = DataConfig(input=inputs, num_workers=1)
+        describe_inputs(config, out="", max_seq_lengths=(64,), report=lines.append)
+    assert sum(line == "found: the documentation inside the installed Python" for line in lines) == 2
+    assert sum(line.startswith("found: 1 document ") for line in lines) == 1
+
+
 def test_a_large_text_is_estimated_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(inspection, "SAMPLE_CHARS", 100_000)
     monkeypatch.setattr(inspection, "_COUNTED_CHARS", 50_000)

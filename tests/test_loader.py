@@ -178,6 +178,33 @@ def read_all(dataset):
         batches[number]
 
 
+def test_no_flipped_bit_of_a_shard_changes_a_row(damaged):
+    """Each record has checksums; what they do not cover is padding, which nothing reads."""
+    copy, shard = damaged
+    info = open_batches(copy).info
+    first = info.shards["train"][0].num_rows // BATCH + 1
+    numbers = range(first, first + 2)  # batches at the start of the second shard
+
+    def read() -> list[dict[str, np.ndarray]]:
+        batches = open_batches(copy, shuffle=False)
+        return [batches[number] for number in numbers]
+
+    whole, expected, refused = shard.read_bytes(), read(), 0
+    for number in range(100):
+        generator = np.random.default_rng(number)
+        data = bytearray(whole)
+        data[generator.integers(min(len(data), 8192))] ^= 1 << generator.integers(8)
+        shard.write_bytes(data)
+        try:
+            rows = read()
+        except UserError:
+            refused += 1
+        else:
+            same = [np.array_equal(a[name], b[name]) for a, b in zip(rows, expected, strict=True) for name in a]
+            assert all(same)
+    assert 30 < refused < 100
+
+
 def test_a_truncated_shard_is_named_when_the_loader_opens(damaged):
     copy, shard = damaged
     shard.write_bytes(shard.read_bytes()[:-10])

@@ -11,7 +11,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.convert.safetensors_file import read_safetensors
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.json_files import parse_json, read_json
+from bert_jax.json_files import load_json, read_json
 
 MODULES = "modules.json"
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -97,7 +97,7 @@ def _modules(folder: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     try:
-        modules = parse_json(file.read_bytes())
+        modules = load_json(file)
         result = [{"path": module.get("path", ""), "type": module["type"]} for module in modules]
         if isinstance(modules, list) and all(
             isinstance(value, str) and ".." not in value for module in result for value in module.values()

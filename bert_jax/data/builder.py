@@ -101,7 +101,7 @@ def build_dataset(
 
 
 def describe_inputs(
-    config: DataConfig, *, out: str | None, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
+    config: DataConfig, *, out: str, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
 ) -> None:
     """Report what `build_dataset` would read, without writing anything; the folder `out` is not read.
 

@@ -63,18 +63,27 @@ def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report:
     Raises:
       UserError: if there is no text, most of it would be left out, or the documents allow no next-sentence prediction.
     """
-    opened = _spread(sources, MAX_SOURCES)
-    sample = _Sample(is_complete=len(opened) == len(sources))
+    others = [source for source in sources if source.kind != "embedded"]  # reading that one takes seconds
+    if len(others) < len(sources):
+        report("found: the documentation inside the installed Python")
+    if not others:
+        return
+    opened = _spread(others, MAX_SOURCES)
+    sample = _Sample(is_complete=len(opened) == len(others))
     for source in opened:
         _read(source, sample, config=config)
-    sample.report.require_text(config.input)
-    documents = round(sample.num_documents() * len(sources) / len(opened))
-    report(_describe(sample, sources, len(opened), documents))
+    is_all = len(others) == len(sources)
+    if is_all:
+        sample.report.require_text(config.input)
+    documents = round(sample.num_documents() * len(others) / len(opened))
+    report(_describe(sample, others, len(opened), documents))
     shown = [document for level in itertools.zip_longest(*sample.shown) for document in level if document is not None]
     for number, document in enumerate(shown[:_NUM_SHOWN], start=1):
         report(_show(number, document, config.language))
     for line in _left_out(sample.report):
         report(line)
+    if not is_all:
+        return
     if documents == 1 and sample.is_complete and config.objective == "mlm+nsp":
         raise UserError(ONE_DOCUMENT)
     if documents == 1:

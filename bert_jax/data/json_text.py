@@ -10,10 +10,9 @@ from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport
 from bert_jax.errors import UserError
-from bert_jax.json_files import parse_object
+from bert_jax.json_files import parse_object, parse_prefix
 
 _WHITE = " \t\n\r"
-_DECODER = json.JSONDecoder()
 _MAX_DEPTH = 4  # of a suggested key
 _ENOUGH = 10_000  # invalid lines at the start of a file: its other lines are not read
 
@@ -232,7 +231,7 @@ class _Values:
         self._next()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._position)
+                value, end = parse_prefix(self._text, self._position)
             except json.JSONDecodeError as error:
                 # The value may continue in what is still to be read.
                 if len(self._text) - self._position > MAX_WHOLE_LINE:
@@ -240,9 +239,7 @@ class _Values:
                 if not self._read():
                     raise self._invalid(error.msg) from None
                 continue
-            except RecursionError:
-                raise self._invalid("it is nested too deeply") from None
-            except ValueError as error:  # a number of too many digits
+            except ValueError as error:  # nested too deeply, or a number of too many digits
                 raise self._invalid(" ".join(str(error).split())[:100]) from None
             if end == len(self._text) and self._read():  # a number may continue
                 continue

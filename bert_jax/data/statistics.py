@@ -100,7 +100,8 @@ def describe(statistics: dict[str, Any], *, objective: str, max_seq_length: int)
         f"{format_bytes(statistics['file_bytes'])}; {statistics['padding_share']:.1%} padding",
     ]
     if statistics["duplicate_paragraph_share"] > MANY_DUPLICATES:
-        lines[-2] += " (warning: a model repeats what it reads often: remove duplicates from the text)"
+        share = f"{statistics['duplicate_paragraph_share']:.0%}"
+        lines.insert(-1, f"warning: {share} of the paragraphs are duplicates, which a model memorizes: remove them")
     num_rows, num_instances = sum(rows.values()), sum(statistics["instances"].values())
     if num_instances > num_rows:
         lines[-1] += f", {num_instances / num_rows:.2f} instances per sequence"

@@ -19,7 +19,7 @@ _MIN_SHARD_BYTES = 1 << 20
 _SMALL_CORPUS_SHARDS = 8  # keeps several cores busy for a small corpus too
 _BINS = 1 << 16  # of positions; shards end between bins
 _DIGEST_BITS = 128
-_LONG_DOCUMENT = 1 << 16  # bytes; the only document of a corpus has a held-out part from here on
+_LONG_DOCUMENT = 1 << 15  # bytes; the only document of a corpus has a held-out part from here on
 _MIN_PART = 1 << 12  # characters
 
 

@@ -59,7 +59,6 @@ def _is_header(row: Sequence[str]) -> bool:
 
 
 def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
-    csv.field_size_limit(MAX_WHOLE_LINE)
     reader = csv.reader(
         (line + "\n" for line in lines),
         delimiter=dialect.delimiter,
@@ -67,9 +66,11 @@ def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
         escapechar="\\" if dialect.escaped else None,
         doublequote=not dialect.escaped,
     )
-    for row in reader:
-        if row:
-            yield row
+    limit = csv.field_size_limit(MAX_WHOLE_LINE)  # of the process
+    try:
+        yield from filter(None, reader)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def read_table(stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport) -> Iterator[str | None]:

@@ -90,6 +90,6 @@ def prepare(builder: Any, *, path: str, report: Callable[[str], None]) -> None:
     except Exception as error:  # the data set's code may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"data.input: TFDS data set '{path}' cannot be prepared ({type(error).__name__}: {reason}): try again with a "
-            f"network, set TFDS_DATA_DIR to the folder of one that is prepared, or give text: {OWN_TEXT}"
+            f"data.input: TFDS data set '{path}' cannot be prepared ({type(error).__name__}: {reason}): try again, "
+            f"set TFDS_DATA_DIR to the folder of one that is prepared, or give text: {OWN_TEXT}"
         ) from error

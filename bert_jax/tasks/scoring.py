@@ -1,7 +1,6 @@
 """Scores of a predictions file against the official data file, for `evaluate --task=...`."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from bert_jax.config.task_options import DataOptions
 from bert_jax.errors import UserError
+from bert_jax.json_forms import Finite, fit
 from bert_jax.tasks import glue, metrics, squad_metrics
 from bert_jax.tasks.conll import Sentence, num_columns, read_conll
 from bert_jax.tasks.entity_metrics import conlleval_record, scheme_of, score_tags
@@ -76,12 +76,12 @@ def _null_odds(path: Path, *, questions: Iterable[str]) -> dict[str, float]:
     for question in questions:
         if question not in content:
             raise UserError(f"{path}: no score for question {question}: give the file of the same predictions")
-        value = content[question]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        try:
+            fit(content[question], Finite)
+        except ValueError as error:
             raise UserError(
-                f"{path}: question {question} has {value!r:.40}: not a JSON object from question id to number: fix the "
-                "file"
-            )
+                f"{path}: question {question}: not a JSON object from question id to number ({error}): fix the file"
+            ) from None
     return {question: float(content[question]) for question in questions}
 
 
