@@ -170,6 +170,7 @@ def test_a_module_that_is_not_computed_is_named_and_a_pooling_can_be_chosen(enco
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling_mode is"),
         ("1_Pooling/config.json", '{"include_prompt": false}', "include_prompt=false"),
         ("sentence_bert_config.json", '{"max_seq_length": "long"}', "max_seq_length is long"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": ["a"]}', "default_prompt_name must be"),
     ],
 )
 def test_a_damaged_setting_is_one_line(encoder, tmp_path, name, content, told):

@@ -147,8 +147,10 @@ def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
     if file.is_file():
         prompts = read_json(file)
         names, default = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
-        prompt = names.get(default, "") if isinstance(names, Mapping) and default else ""
-        values["prompt"] = prompt if isinstance(prompt, str) else ""
+        prompt = names.get(default, "") if isinstance(names, Mapping) and isinstance(default, str | None) else None
+        if not isinstance(prompt, str):
+            raise UserError(f"{file}: default_prompt_name must be the name of a text in prompts: restore the file")
+        values["prompt"] = prompt
     return values
 
 
