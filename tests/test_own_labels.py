@@ -226,6 +226,9 @@ def test_entities_as_character_spans_become_tags_of_whole_words(tmp_path: Path):
     assert first.words == ("Mira", "Kettle", "'", "s", "mill", ",", "東", "京", "(", "1902", ")")
     assert first.tags == ("B-PER", "I-PER", "O", "O", "O", "O", "B-LOC", "I-LOC", "O", "B-DATE", "O")
     assert (second.tags, last.tags) == (first.tags, ("O",))
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "in 東."}])
+    test = task.read("test")[0]
+    assert (test.words, test.labeled) == (("in", "東", "."), False)
     wrong = [
         ([{"start": 0, "end": 99, "label": "PER"}], "the entity 0-99 .* is not in the text of 29 characters"),
         ([{"start": "0", "end": 4, "label": "PER"}], "is not an entity: write"),

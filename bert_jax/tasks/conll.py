@@ -128,7 +128,7 @@ def _check_row(word: str, tag: str, *, scheme: str, location: str) -> None:
             f"{location}: {tag!r} is not a tag: write one word and its tag per line; for a sentence per line use "
             "--config=configs/finetune_own.py:tags"
         )
-    if scheme == CHUNKS:
+    if scheme == CHUNKS and not is_chunk_tag(tag):
         try:
             normalized_tags([tag], scheme=scheme)
         except UserError as error:

@@ -26,7 +26,7 @@ class TextSpan:
 
 def is_spans(value: Any) -> bool:
     """Return whether the field of the tags holds entities as spans: objects, or lists of start, end and type."""
-    return isinstance(value, list) and all(isinstance(item, Mapping | list) for item in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping | list) for item in value)
 
 
 def parse_spans(value: Sequence[Any], *, text: str, location: str) -> list[TextSpan]:

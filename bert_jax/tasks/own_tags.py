@@ -46,15 +46,21 @@ class OwnTagTask(OwnTask, TagTask):
         complete = {"O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI")}
         return names if set(names) == complete else tuple(sorted(complete, key=_by_type))
 
+    @functools.cached_property
+    def _has_spans(self) -> bool:
+        """Return whether train has entities as spans: then a record may have none, and one of test lacks the field."""
+        records = read_records(self.data, split="train")
+        return any(is_spans(record.fields.get(_column(record, self.own.label))) for record in records)
+
     def _raw(self, record: Record, *, split: str) -> _Raw:
         text_column, tag_column = _column(record, self.own.text), _column(record, self.own.label)
         value = record.fields.get(tag_column)
         text = record.fields.get(text_column)
-        if isinstance(text, str) and not record.of_table and (is_spans(value) or value is None):
+        if isinstance(text, str) and (is_spans(value) or (value in (None, []) and self._has_spans)):
             spans = parse_spans(value or [], text=text, location=record.location)
             words, tags = words_and_tags(text, spans)
             if value is None and split != "test":
-                record.field(tag_column, option="label")  # raises: the column's name is mistyped
+                record.words(tag_column, option="label")  # raises: the field is missing or null
             return _Raw(words, tags if value is not None else None, record.location)
         words = record.words(text_column, option="text")
         if split == "test" and value in (None, ""):

@@ -12,7 +12,7 @@ from bert_jax.json_forms import Finite, fit
 from bert_jax.tasks import glue, metrics, squad_metrics
 from bert_jax.tasks.conll import Sentence, num_columns, read_conll
 from bert_jax.tasks.entity_metrics import conlleval_record, scheme_of, score_tags
-from bert_jax.tasks.files import column, finite_number, numbered_lines, read_json, read_text, read_tsv
+from bert_jax.tasks.files import Row, column, finite_number, numbered_lines, read_json, read_text, read_tsv
 from bert_jax.tasks.squad_files import FILES, read_questions
 from bert_jax.tasks.swag import SwagTask
 
@@ -92,9 +92,6 @@ def _glue(task: str, predictions: Path, data: Path) -> dict[str, float]:
     rows = list(read_tsv(predictions))
     fields = [column(row, "prediction") for row in rows]
     _check_count(len(fields), len(examples), predictions, data)
-    for number, row in enumerate(rows):
-        if row.fields.get("index", str(number)).strip() != str(number):
-            raise UserError(f"{row.location}: index {row.fields['index']!r}, expected {number}: sort the rows by index")
     labels = [example.label for example in examples]
     if any(label is None for label in labels):
         raise UserError(f"{data}: no labels in this file: give a labeled one")
@@ -102,6 +99,7 @@ def _glue(task: str, predictions: Path, data: Path) -> dict[str, float]:
         numbers = np.array(
             [finite_number(row.fields["prediction"], location=row.location, name="prediction") for row in rows]
         )
+        _check_order(rows)
         return glue.named_metrics(numbers, labels=np.array(labels, np.float64), names=spec.metrics)
     values = spec.values or spec.labels
     for number, field in enumerate(fields, start=2):
@@ -109,8 +107,16 @@ def _glue(task: str, predictions: Path, data: Path) -> dict[str, float]:
             raise UserError(
                 f"{predictions} line {number}: unknown label {field!r}: the labels of {task} are {', '.join(values)}"
             )
+    _check_order(rows)
     ids = np.array([values.index(field) for field in fields], np.int64)
     return glue.named_metrics(ids, labels=np.array(labels, np.int64), names=spec.metrics)
+
+
+def _check_order(rows: Sequence[Row]) -> None:
+    """Check that the rows are those of the data file in order."""
+    for number, row in enumerate(rows):
+        if row.fields.get("index", str(number)).strip() != str(number):
+            raise UserError(f"{row.location}: index {row.fields['index']!r}, expected {number}: sort the rows by index")
 
 
 def _swag(predictions: Path, data: Path) -> dict[str, float]:
