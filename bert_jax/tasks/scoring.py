@@ -1,7 +1,6 @@
 """Scores of a predictions file against the official data file, for `evaluate --task=...`."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def _null_odds(path: Path, *, questions: Iterable[str]) -> dict[str, float]:
         if question not in content:
             raise UserError(f"{path}: no score for question {question}: give the file of the same predictions")
         value = content[question]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e308:
             raise UserError(
                 f"{path}: question {question} has {value!r:.40}: not a JSON object from question id to number: fix the "
                 "file"
