@@ -143,19 +143,19 @@ def _fit_fields(value: Any, form: Any, *, at: str) -> Any:
         raise _wrong(value, "an object {...}", at=at)
     hints = get_type_hints(form, include_extras=True)
     if is_typeddict(form):  # fields that it does not name are kept as they are
-        required, taken = form.__required_keys__, [name for name in value if name in hints]
+        required, present = form.__required_keys__, [name for name in value if name in hints]
     else:
         fields = [item for item in dataclasses.fields(form) if item.init]
         defaults = {item.name: (item.default, item.default_factory) for item in fields}
-        required = {name for name, given in defaults.items() if given == (dataclasses.MISSING, dataclasses.MISSING)}
-        taken = list(value)
+        required = {name for name, default in defaults.items() if default == (dataclasses.MISSING, dataclasses.MISSING)}
+        present = list(value)
         unknown = next((name for name in value if name not in defaults), None)
         if unknown is not None:
             raise ValueError(f"{_place(_join(at, unknown))} is not a field of this file")
     missing = sorted(name for name in required if name not in value)
     if missing:
         raise ValueError(f"{_place(_join(at, missing[0]))} is missing")
-    fitted = {name: fit(value[name], hints[name], at=_join(at, name)) for name in taken}
+    fitted = {name: fit(value[name], hints[name], at=_join(at, name)) for name in present}
     return {**value, **fitted} if is_typeddict(form) else form(**fitted)
 
 

@@ -35,7 +35,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Standard error, whose failures nobody can be told about."""
+    """Standard error, whose failures are ignored: there is nowhere to report them."""
 
     def write(self, data: Any, /) -> int | None:
         """Write some bytes."""

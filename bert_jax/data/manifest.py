@@ -94,7 +94,9 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
         if before == now:
             continue
         if name == "inputs":
-            raise UserError(f"{out} was built from other text: {_first_difference(before, now)}; {remedy}")
+            raise UserError(
+                f"{out} was built from other text: {_first_difference(known['inputs'], manifest['inputs'])}; {remedy}"
+            )
         raise UserError(f"{out} was built with {name}={before!r}, now it is {now!r}: {remedy}")
 
 

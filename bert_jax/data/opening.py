@@ -99,11 +99,22 @@ def _damaged(name: str, error: Exception) -> UserError:
 class _Decoder(Protocol):
     """The interface of the standard library's decoders of one stream."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool:
+        """Return whether the stream has ended."""
+        ...
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    @property
+    def needs_input(self) -> bool:
+        """Return whether there is no output without more input."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """Return the input after the end of the stream."""
+        ...
+
+    def decompress(self, data: bytes, /, max_length: int) -> bytes:
         """Return up to `max_length` bytes of output."""
         ...
 
