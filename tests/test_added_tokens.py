@@ -142,7 +142,7 @@ def test_an_export_keeps_the_rows_of_added_tokens(tmp_path):
     loaded = load_pretrained(tmp_path / "out")
     assert loaded.require_tokenizer().encode("[E1]") == [SIZE]
     tables = [np.asarray(item.params["encoder"]["embeddings"]["word_embeddings"]) for item in (rows, loaded)]
-    assert np.array_equal(*tables)
+    assert np.array_equal(tables[0], tables[1])
 
 
 def test_extending_a_vocabulary_leaves_the_ids_of_added_tokens(tmp_path):

@@ -115,7 +115,7 @@ def _metrics(source: PretrainedModel) -> str:
     for split, values in source.record.get("metrics", {}).items():  # a fine-tuned checkpoint contains its metrics
         metrics |= {f"{split}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
     for line in read_log(workdir / "metrics.jsonl"):
-        evaluation = {
+        evaluation: dict[str, float] = {
             key: value for key, value in line.items() if key.startswith("eval/") and isinstance(value, float | int)
         }
         if evaluation and line.get("step", math.inf) <= source.record["step"]:

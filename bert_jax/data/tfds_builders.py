@@ -21,6 +21,7 @@ def open_builder(path: str) -> Any:
         UserError: if there is none.
     """
     import tensorflow_datasets as tfds  # imported late: slow, and needed only for such inputs
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     directory = Path(path).expanduser()
     try:
@@ -28,7 +29,7 @@ def open_builder(path: str) -> Any:
             return tfds.builder_from_directory(path if "://" in path else str(directory))
         try:
             return tfds.builder(path)
-        except tfds.core.registered.DatasetNotFoundError:
+        except DatasetNotFoundError:
             import tensorflow_datasets.text
 
             return tfds.builder(path)
