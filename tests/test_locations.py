@@ -143,7 +143,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     for value, reason in (
         (tmp_path / "folder", "this is a folder: name a file in it"),
         (tmp_path / "none" / "x", r"cannot be written \(there is no folder"),
-        (tmp_path / "file.npy" / "x", "is not a path here"),
+        (tmp_path / "file.npy" / "x", r"cannot be written \(there is no folder"),
     ):
         with pytest.raises(UserError, match=f"^--output=.*{reason}"):
             check_output(str(value))
