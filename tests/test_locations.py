@@ -50,6 +50,17 @@ def test_a_url_in_any_flag_of_a_command_is_refused_before_any_work(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command", ["train --workdir=", "prepare --input=a --out=", "export --out=", "predict --output="]
+)
+def test_an_output_that_is_empty_is_not_the_current_folder(tmp_path: Path, command: str):
+    name, *arguments = command.split()
+    done = run([sys.executable, "-m", f"bert_jax.{name}", *arguments], cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {arguments[-1].removesuffix('=')} is empty: name a folder or file" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_refused_wherever_it_stands(scheme: str):
     for value in (f"{scheme}://a", f"{scheme}://", f"a.txt, {scheme}://a"):
