@@ -22,6 +22,7 @@ from bert_jax.errors import UserError
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
+_OUTPUTS = ("workdir", "out", "output")
 _NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
 
@@ -107,6 +108,9 @@ def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> 
         arguments = flags.FLAGS(argv, known_only=False)
         values = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
         locations.refuse_urls((f"--{name}", value) for name, value in values.items())
+        for name in _OUTPUTS:
+            if name in values and flags.FLAGS[name].present and not values[name]:
+                raise UserError(f"--{name} is empty: name a folder or file, or leave the flag out")
         return arguments
     except UserError as error:
         fail(str(error))

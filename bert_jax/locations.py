@@ -3,6 +3,7 @@
 A URL as an output would make a local folder called `gs:`, so every command refuses one before any work.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -62,9 +63,9 @@ def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder"
         raise UserError(f"{name}={text!a:.200}: its bytes are not UTF-8: rename it, or name another") from None
     try:
         os.lstat(text)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{name}={text[:200]}: is not a path here ({reason}): name {example}") from None
+    except ValueError as error:
+        raise UserError(f"{name}={text[:200]}: is not a path here ({error}): name {example}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # what else is wrong is reported where the path is used
+            raise UserError(f"{name}={text[:200]}: is not a path here ({error.strerror}): name {example}") from None
     return Path(os.path.expanduser(text) if expand else text)  # noqa: PTH111  Path.expanduser raises for a user

@@ -50,6 +50,17 @@ def test_a_url_in_any_flag_of_a_command_is_refused_before_any_work(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command", ["train --workdir=", "prepare --input=a --out=", "export --out=", "predict --output="]
+)
+def test_an_output_that_is_empty_is_not_the_current_folder(tmp_path: Path, command: str):
+    name, *arguments = command.split()
+    done = run([sys.executable, "-m", f"bert_jax.{name}", *arguments], cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {arguments[-1].removesuffix('=')} is empty: name a folder or file" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_refused_wherever_it_stands(scheme: str):
     for value in (f"{scheme}://a", f"{scheme}://", f"a.txt, {scheme}://a"):
@@ -143,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     for value, reason in (
         (tmp_path / "folder", "this is a folder: name a file in it"),
         (tmp_path / "none" / "x", r"cannot be written \(there is no folder"),
-        (tmp_path / "file.npy" / "x", "is not a path here"),
+        (tmp_path / "file.npy" / "x", r"cannot be written \(there is no folder"),
     ):
         with pytest.raises(UserError, match=f"^--output=.*{reason}"):
             check_output(str(value))
