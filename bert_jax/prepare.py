@@ -1,12 +1,11 @@
 """Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
 
 import dataclasses
-import re
 import shlex
 
 from absl import flags
 
-from bert_jax import cli
+from bert_jax import cli, usage
 from bert_jax.config import CHOICES, DataConfig
 from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
 from bert_jax.errors import UserError
@@ -137,26 +136,16 @@ def main() -> None:
         )
         print(f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={_OUT.value}")
     except UserError as error:
-        raise UserError(as_flags(str(error))) from error
-
-
-_FIELDS = {"vocab_size", *(field.name for field in dataclasses.fields(DataConfig))}
+        raise UserError(_as_flags(str(error))) from error
 
 
 def _report(line: str) -> None:
-    print(as_flags(line))
+    print(_as_flags(line))
 
 
-def as_flags(message: str) -> str:
-    """Return a message about config fields with this command's flags instead."""
-
-    def flag(match: re.Match[str]) -> str:
-        return f"--{match[1]}" if match[1] in _FIELDS and match[1] in flags.FLAGS else match[0]
-
-    message = re.sub(r" \(prepare --[^)]*\)", "", message)
-    message = re.sub(r"(?:--)?\bconfig\.(?:data|model)\.(\w+)", flag, message)
-    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:' ])", flag, message)
-    return re.sub(r"(?<=type )(vocab_size)(?==)", flag, message)
+def _as_flags(message: str) -> str:
+    fields = {"vocab_size", *(field.name for field in dataclasses.fields(DataConfig))}
+    return usage.as_flags(message, names=fields & set(flags.FLAGS))
 
 
 def _lengths(items: list[str]) -> list[int]:

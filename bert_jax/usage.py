@@ -1,8 +1,9 @@
-"""The text of `--help`: what a command does, its flags, and the fields of its config."""
+"""How a command is used: the text of `--help` with flags and config fields, and messages in terms of its flags."""
 
+import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from absl import flags
 
@@ -41,3 +42,15 @@ def _fields(config: type) -> str:
 
 def _entry(head: str, body: str) -> list[str]:
     return [f"  {head}", *textwrap.wrap(body, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+
+
+def as_flags(message: str, *, names: Collection[str]) -> str:
+    """Return a message about config fields with the flags `names` instead of the fields of these names."""
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1]}" if match[1] in names else match[0]
+
+    message = re.sub(r" \(prepare --[^)]*\)", "", message)
+    message = re.sub(r"(?:--)?\bconfig\.(?:data|model)\.(\w+)", flag, message)
+    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:' ])", flag, message)
+    return re.sub(r"(?<=type )(vocab_size)(?==)", flag, message)

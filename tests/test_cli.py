@@ -95,8 +95,9 @@ def test_what_needs_no_jax_is_answered_without_importing_it(arguments: list[str]
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-def test_a_config_of_the_package_is_found_from_any_folder_and_names_the_workdir(tmp_path: Path):
-    fields = ("train.num_steps=2", "model.num_hidden_layers=1", "eval.max_examples=8", "optimizer.warmup_steps=1")
+def test_a_config_of_the_package_is_found_from_any_folder_and_names_the_workdir(tmp_path: Path, tiny_dataset: Path):
+    fields = ["train.num_steps=2", "model.num_hidden_layers=1", "eval.max_examples=8", "optimizer.warmup_steps=1"]
+    fields += ["model.vocab_size=0", f"data.directory={tiny_dataset}"]
     command = [*TRAIN, "--config", "configs/tiny_cpu.py", *(f"--config.{field}" for field in fields)]
     done = run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from bert_jax.pretrain.continuing import adopt_run
 from bert_jax.runs.workdir import finished_with_fewer_steps
 from tests.runs import checksums, figures, run, train_command
 
+pytestmark = pytest.mark.slow
+
 EVERY = ("checkpoint.every=4", "eval.every=4", "log.every=4")
 
 

@@ -85,6 +85,7 @@ def test_any_number_of_hosts_holds_the_same_rows(folder: Path, tmp_path: Path) -
     assert len(held[0]) > 12
 
 
+@pytest.mark.soak
 def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path, tmp_path: Path) -> None:
     fields = ("checkpoint.every=1", "train.evals_per_epoch=4")  # best parameters and states are saved at one step
     fields += ("train.num_epochs=1", "sweep.batch_size=(16,)", "sweep.learning_rate=(3e-3,)", "sweep.num_epochs=(1.0,)")

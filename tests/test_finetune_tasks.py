@@ -202,6 +202,7 @@ def test_entities_are_learned_with_and_without_the_document(tmp_path: Path, sour
     assert len([line for line in lines if line]) == 12
 
 
+@pytest.mark.slow
 def test_frozen_features_are_learned_from_as_any_run(tmp_path: Path, source: Path):
     folder = write_conll(tmp_path / "data")
     small = {"features": "concat_last_four", "bilstm_hidden_size": 8, "bilstm_layers": 2}

@@ -13,10 +13,15 @@ from bert_jax.data import lines as lines_of_text
 from bert_jax.data.builder import build_dataset, describe_inputs
 from bert_jax.data.documents import TextLayout
 from bert_jax.errors import UserError
-from bert_jax.prepare import as_flags
+from bert_jax.usage import as_flags as as_flags_of
 from tests.texts import paragraphs_of, write
 
+FLAGS = {"objective", "documents", "format", "input", "vocab_size"}
 PARTS = [" ".join(sentences) for sentences in make_documents(30)]
+
+
+def as_flags(message: str) -> str:
+    return as_flags_of(message, names=FLAGS)
 
 
 def describe(path: Path, **settings) -> list[str]:

@@ -107,7 +107,7 @@ def test_every_flag_reaches_the_data_set(corpus, tmp_path):
         (["--max_seq_length=big"], "--max_seq_length=big: write whole numbers"),
         (["--vocab=nowhere.txt"], "vocabulary nowhere.txt does not exist"),
         (["--vocab_size=10"], "more than vocab_size=10"),
-        (["--out=/dev/null/x"], "is not a path here (Not a directory): name a folder"),
+        (["--out=/dev/null/x"], "choose an --out that you may write to"),
         (["--inputs=x"], "inputs"),
     ],
 )
