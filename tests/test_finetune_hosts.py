@@ -109,6 +109,7 @@ def test_two_hosts_train_a_sweep_as_one_does_and_one_of_them_writes(folder: Path
     assert not any("run 1 of 2:" in output for _, output in again)  # finished runs are not run again
 
 
+@pytest.mark.soak
 def test_two_hosts_stop_at_one_step_and_one_host_resumes_there(folder: Path, tmp_path: Path) -> None:
     fields = ("train.num_epochs=20", "checkpoint.every=20")
     arguments = command("finetune_own.py", folder, tmp_path / "work", *fields)

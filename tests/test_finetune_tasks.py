@@ -152,6 +152,7 @@ def test_questions_are_learned_in_two_stages_and_answered_by_an_ensemble(tmp_pat
     assert exported["architectures"] == ["BertForQuestionAnswering"]
 
 
+@pytest.mark.slow
 def test_intermediate_training_gives_the_second_stage_its_head(tmp_path: Path, source: Path):
     """One step of Adam moves no parameter further than the learning rate, and the first stage takes twenty."""
     write_squad(tmp_path / "train-v1.1.json", questions=4, impossible=False)

@@ -59,6 +59,7 @@ def test_a_config_under_which_no_run_began_binds_nobody(config: FinetuneConfig, 
         start(dataclasses.replace(config, seed=7), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_best_of_all_runs_is_kept_whenever_it_was_run(config: FinetuneConfig, tmp_path: Path):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_epochs=6.0))
     first = start(config, tmp_path)

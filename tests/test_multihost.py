@@ -164,6 +164,7 @@ def on_another_machine(command: list[str], *, boot_id: Path) -> list[str]:
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *command]
 
 
+@pytest.mark.soak
 def test_hosts_may_be_machines_of_their_own(tiny_dataset: Path, tmp_path: Path) -> None:
     command = train_command(tmp_path / "run", *SMALL, "train.num_steps=10", data=tiny_dataset)
     there = on_another_machine(command, boot_id=tmp_path / "boot_id")
