@@ -57,8 +57,11 @@ def main() -> int:
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
         if CONTINUE_FROM.value:
             config, _ = adopt_run(config, path=CONTINUE_FROM.value, report=print)
+        if not open_values.is_settled(config):
+            print(open_values.EPOCHS_NEED_DATA.format(config.train.num_steps))
         config = open_values.preliminary(config)
-        print(dry_run.describe_run(program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))))
+        planned = program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+        print(dry_run.describe_run(planned, infos=open_values.finished_infos(config)))
         return 0
     workdir = WORKDIR.value or cli.default_workdir()
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])

@@ -1,13 +1,16 @@
 """Runs that go on: more steps for a finished one, another batch size or schedule from its state as a new run."""
 
+import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from bert_jax.config import Config, TrainConfig
+from bert_jax.config import Config, DataConfig, TrainConfig, from_saved
 from bert_jax.errors import UserError
+from bert_jax.pretrain import continuing
 from bert_jax.pretrain.continuing import adopt_run
 from bert_jax.runs.workdir import finished_with_fewer_steps
 from tests.runs import checksums, figures, run, train_command
@@ -26,13 +29,16 @@ def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return workdir
 
 
-def test_a_new_run_from_a_state_with_the_same_config_ends_as_the_old_one(finished, tmp_path):
+def test_a_new_run_from_a_state_with_the_same_config_ends_as_the_old_one(finished, tiny_dataset, tmp_path):
     """The data set is the old run's, although the command does not name it."""
     workdir = tmp_path / "new"
     command = train_command(workdir, "train.num_steps=8", *EVERY)
     done = run([*command, f"--continue_from={finished / 'checkpoints' / '4'}"])
     assert done.returncode == 0, done.stderr
-    assert f"continuing {finished} at step 4 as a new run; changed: nothing" in done.stdout
+    assert (
+        f"continuing {finished} at step 4 as a new run on the data set in {tiny_dataset}; changed: nothing"
+        in done.stdout
+    )
     assert "resuming at step 4 of 8" in done.stdout
     assert checksums(workdir) == checksums(finished)
     origin = json.loads((workdir / "origin.json").read_text())
@@ -82,4 +88,53 @@ def test_a_path_without_a_state_or_too_few_steps_is_one_line(finished, tmp_path)
     with pytest.raises(UserError, match="has no complete checkpoint of pre-training"):
         adopt_run(config, path=finished / "checkpoints" / "5")
     with pytest.raises(UserError, match=r"is at step 8: set --config\.train.num_steps to the total"):
+        adopt_run(config, path=finished)
+
+
+def test_a_continued_run_resumes_when_the_earlier_one_is_gone(finished, tmp_path):
+    earlier = Path(shutil.copytree(finished, tmp_path / "earlier"))
+    command = [
+        *train_command(tmp_path / "new", "train.num_steps=8", *EVERY),
+        f"--continue_from={earlier}/checkpoints/4",
+    ]
+    assert run(command).returncode == 0
+    shutil.rmtree(tmp_path / "new" / "checkpoints" / "8")
+    shutil.rmtree(earlier)
+    again = run(command)
+    assert again.returncode == 0, again.stderr
+    assert checksums(tmp_path / "new") == checksums(finished)
+
+
+def test_another_text_is_refused_before_the_new_run_begins(finished, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("\n\n".join(f"The {n} is a word. It ends here." for n in range(400)))
+    build = [sys.executable, "-m", "bert_jax.prepare", f"--input={tmp_path / 'texts'}", f"--out={tmp_path / 'data'}"]
+    build += [f"--vocab={finished / 'vocab'}", "--max_seq_length=32", "--objective=mlm+nsp", "--documents=blank_lines"]
+    assert run(build).returncode == 0
+    command = train_command(tmp_path / "new", "train.num_steps=12", *EVERY, data=tmp_path / "data")
+    refused = run([*command, f"--continue_from={finished}"])
+    assert refused.returncode == 2
+    assert "was trained with another data of length 32: leave out config.data" in refused.stderr
+    assert not any((tmp_path / "new" / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "says"),
+    [
+        ({"directory": "/nowhere/data"}, {}, r"its data set /nowhere/data is not there: set --config\.data\.directory"),
+        (
+            {"directory": "", "input": "old"},
+            {"input": "new"},
+            r"config\.data\.input=new, but --continue_from is a run on old",
+        ),
+    ],
+)
+def test_another_input_is_refused_and_a_lost_data_set_named(finished, monkeypatch, saved, given, says):
+    def read(record):
+        config = from_saved(record)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **saved))
+
+    monkeypatch.setattr(continuing, "from_saved", read)
+    config = Config(train=TrainConfig(num_steps=12), data=DataConfig(**given))
+    with pytest.raises(UserError, match=says):
         adopt_run(config, path=finished)

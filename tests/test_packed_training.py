@@ -278,4 +278,4 @@ def test_the_dry_run_names_the_slots_of_packed_rows(packed: Path):
     program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
     phase = program.phases[0]
     assert (phase.max_predictions_per_seq, program.max_predictions(phase)) == (10, 12)
-    assert f"0-5                 {LENGTH:<6}  12 " in describe_run(program)
+    assert f"0-5                 {LENGTH:<6}  12 " in describe_run(program, infos={})

@@ -81,6 +81,7 @@ def test_every_flag_reaches_the_data_set(corpus, tmp_path):
     del manifest["layout"], manifest["inputs"]
     assert manifest == {
         "recipe": "original",
+        "words of A": "may continue in B",
         "vocabulary": "learned, 350 pieces",
         "do_lower_case": False,
         "format": "sentences",

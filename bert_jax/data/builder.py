@@ -34,6 +34,7 @@ from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shar
 from bert_jax.data.source import TextSource
 from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, summarize
 from bert_jax.data.survey import SHARD_BYTES, Survey, part_size, survey
+from bert_jax.data.tfds_builders import NotPrepared
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
@@ -74,13 +75,17 @@ def build_dataset(
     out = local_path(out, name="--out", expand=True).absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
-    sources = _find_sources(config.input, out=out, leave_out=leave_out, max_seq_lengths=max_seq_lengths)
+    missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
+    try:
+        sources = _find_sources(config.input, out=out, leave_out=leave_out, complete=not missing)
+    except NotPrepared:  # the text of a finished data set is not downloaded again, only to compare its size
+        report(f"data set in {out} is complete; {config.input} is not here to compare with")
+        return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
     tokenizer = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
     with _system_errors(out):
         manifest = make_manifest(config, sources=sources, tokenizer=tokenizer, vocab_size=vocab_size, recipe=recipe)
-        check_manifest(out, manifest)
-        missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
+        check_manifest(out, manifest, is_finished=not missing)
         if not missing:
             report(f"data set in {out} is complete, nothing to do")
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
@@ -109,20 +114,20 @@ def describe_inputs(
       UserError: as `build_dataset`, as far as a sample of the text shows.
     """
     check_packing(config)
-    sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [])
+    sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [], download=False)
     workers = config.num_workers or default_num_workers()
     report(describe_estimate(estimate_text(sources), max_seq_lengths=max_seq_lengths, num_workers=workers))
     inspect_corpus(sources, config=config, report=report)
     report("dry run: nothing was written")
 
 
-def _find_sources(
-    inputs: str, *, out: Path, leave_out: Sequence[Path], max_seq_lengths: Sequence[int]
-) -> list[TextSource]:
+def _find_sources(inputs: str, *, out: Path, leave_out: Sequence[Path], complete: bool) -> list[TextSource]:
     try:
-        return find_sources(inputs, leave_out=[out, *leave_out])
+        return find_sources(inputs, leave_out=[out, *leave_out], download=not complete)
+    except NotPrepared:
+        raise
     except UserError as error:
-        if all(is_finished(out, max_seq_length=length) for length in max_seq_lengths):
+        if complete:
             raise UserError(
                 f"{error}; the data set in {out} is complete: to use it without the text, type "
                 f"--config.data.directory={out}"
@@ -323,6 +328,8 @@ class _Build:
 def _data_fingerprint(config: DataConfig, plan: ShardSpec, corpus: Survey, tokenizer: Tokenizer) -> str:
     parts: list[Any] = [corpus.text_digest, corpus.intermediate.heldout_below, tokenizer.fingerprint, SHARD_BYTES]
     parts += [plan.objective, plan.recipe, plan.short_seq_prob, plan.seed, plan.language]
+    if plan.recipe == "original":  # until 0.2.0 a segment's first token always began a word
+        parts.append("segments begin within words")
     if config.pack:  # data sets built before packing existed keep their fingerprint
         parts += [config.max_instances_per_row, config.max_instance_length]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

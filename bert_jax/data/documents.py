@@ -29,7 +29,9 @@ __all__ = [
 MAX_PART = 1 << 20  # characters; a longer document is split into parts
 
 
-def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ()) -> list[TextSource]:
+def find_sources(
+    inputs: str | Sequence[str], *, leave_out: Sequence[Path] = (), download: bool = True
+) -> list[TextSource]:
     """Find the sources that the user named, in an order that depends only on their names.
 
     Each input is a file, a folder (read recursively), a glob, "tfds:NAME" or "tfds:DIRECTORY" (with ":FEATURE" if the
@@ -47,7 +49,7 @@ def find_sources(inputs: str | Sequence[str], *, leave_out: Sequence[Path] = ())
         if item == EMBEDDED:
             others.append(embedded_source())
         elif item.startswith(tfds_text.PREFIX):
-            others.extend(tfds_text.find_tfds_sources(item))
+            others.extend(tfds_text.find_tfds_sources(item, download=download))
         else:
             files.update(_find_files(item, leave_out={folder.resolve() for folder in leave_out}))
     return _file_sources(sorted(files)) + others

@@ -15,6 +15,7 @@ from bert_jax.json_files import load_json
 
 _LAYOUT = 1  # version of the output: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
+_WORDS = "words of A"  # with recipe=original, since 0.2.0; before, a segment's first token always began a word
 _LATER: dict[str, Any] = {  # missing in older manifests
     "pack": False,
     "max_instances_per_row": 0,
@@ -49,6 +50,7 @@ def make_manifest(
             name: getattr(config, name)
             for name in ("format", "language", "objective", "short_seq_prob", "heldout_fraction", "seed", *_LATER)
         },
+        **({_WORDS: "may continue in B"} if recipe == "original" else {}),
         "inputs": {source.name: f"{source.size} bytes, {_sample_hash(source)}" for source in sources},
     }
 
@@ -67,8 +69,10 @@ def _sample_hash(source: TextSource) -> str:
     return digest.hexdigest()
 
 
-def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
+def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = False) -> None:
     """Compare with the manifest in `out`, if there is one; remove a differing build that has no shard yet.
+
+    A data set that `is_finished` may be of an earlier version, whose word starts differ.
 
     Raises:
       UserError: naming the first difference; or if `out` contains conflicting files that are not a data set's.
@@ -84,6 +88,8 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
         known = _LATER | load_json(file, form=_Manifest)
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
+    if is_finished and _WORDS in manifest:
+        known.setdefault(_WORDS, manifest[_WORDS])
     if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):
         for name in ("vocab", DATASET_NAME, "work"):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -14,6 +14,10 @@ _HOST = "storage.googleapis.com"  # where TFDS hosts data sets
 OWN_TEXT = "--config.data.input='texts/*.txt' takes text of your own"
 
 
+class NotPrepared(UserError):
+    """A data set that would have to be downloaded or generated first."""
+
+
 def open_builder(path: str) -> Any:
     """Return the builder of a data set: a directory with dataset_info.json, or a registered name.
 
@@ -50,6 +54,16 @@ def _has_network() -> bool:
     except OSError:
         return False
     return True
+
+
+def require_prepared(builder: Any, *, path: str) -> None:
+    """Check that a data set is there.
+
+    Raises:
+        NotPrepared: if it is not.
+    """
+    if not builder.info.splits:
+        raise NotPrepared(f"data.input: TFDS data set '{path}' is not in {builder.data_dir} yet: a build downloads it")
 
 
 def prepare(builder: Any, *, path: str, report: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from bert_jax.data.lines import decode
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import ReadReport, TextSource
-from bert_jax.data.tfds_builders import open_builder, prepare
+from bert_jax.data.tfds_builders import open_builder, prepare, require_prepared
 from bert_jax.data.tfrecords import read_tfrecords
 from bert_jax.errors import UserError
 
@@ -25,10 +25,11 @@ _BATCH_BYTES = 1 << 22  # records are read in batches: reading a single one take
 _INPUT = re.compile(r"tfds:(?P<path>.+?)(?::(?P<feature>[A-Za-z_]\w*))?")
 
 
-def find_tfds_sources(item: str, *, report: Callable[[str], None] = print) -> list[TextSource]:
+def find_tfds_sources(item: str, *, download: bool = True, report: Callable[[str], None] = print) -> list[TextSource]:
     """Return the split `train` of a data set (or its only split) as sources, one per range of records.
 
     Raises:
+        NotPrepared: without `download`, if the data set would have to be downloaded.
         UserError: if the data set, its split or the feature is missing, or its files do not allow random access.
     """
     match = _INPUT.fullmatch(item)
@@ -36,7 +37,10 @@ def find_tfds_sources(item: str, *, report: Callable[[str], None] = print) -> li
         raise UserError(f"data.input: '{item}' does not name a data set: type tfds:NAME/CONFIG or tfds:DIRECTORY")
     path, feature = match["path"], match["feature"] or "text"
     builder = open_builder(path)
-    prepare(builder, path=path, report=report)
+    if download:
+        prepare(builder, path=path, report=report)
+    else:
+        require_prepared(builder, path=path)
     _check_feature(builder, path, feature)
     split = _find_split(builder, path)
     records, size = builder.info.splits[split].num_examples, builder.info.splits[split].num_bytes

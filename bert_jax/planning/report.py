@@ -21,6 +21,7 @@ from bert_jax.planning.estimate import (
 )
 from bert_jax.planning.scaling import scale_down
 from bert_jax.planning.topology import Topology
+from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
@@ -37,6 +38,8 @@ def plan_run(
     Raises:
       UserError: if the config does not divide over the slice, or its data set lacks the length of a phase.
     """
+    notes = [] if is_settled(config) else [EPOCHS_NEED_DATA.format(config.train.num_steps)]
+    config = preliminary(config)
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
     contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
@@ -76,15 +79,13 @@ def plan_run(
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "fits": fits,
-        "notes": _notes(config, topology=topology, part=scaling.part),
+        "notes": notes + _notes(config, topology=topology, part=scaling.part),
         "phases": phases,
     }
-    if fits:
-        seconds = sum(phase["seconds"] for phase in phases)
-        plan |= {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
-    else:
-        plan["advice"] = next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])
-    return plan
+    if not fits:
+        return plan | {"advice": next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])}
+    seconds = sum(phase["seconds"] for phase in phases)
+    return plan | {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
 
 
 def phase_json(

@@ -13,6 +13,7 @@ from bert_jax.planning.compiling import make_program
 from bert_jax.planning.report import plan_run
 from bert_jax.planning.scaling import scale_down
 from bert_jax.planning.topology import Topology
+from bert_jax.pretrain.open_values import preliminary
 from bert_jax.progress import duration
 
 _HELP = f"write it like 'batch=16,32;mesh={','.join(STATE_AXES)};remat=none,dots;attention=auto,reference'"
@@ -70,6 +71,7 @@ def sweep(
 ) -> dict[str, Any]:
     """Return the plan of every combination of `variants`; "best" is the index of the fastest that fits."""
     combinations = [dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())]
+    config = preliminary(config)
     # Check all of them before compiling the first.
     configs = [vary(config, variant=variant, topology=topology) for variant in combinations]
     for varied in configs:

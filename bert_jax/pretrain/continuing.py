@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, flatten, from_saved, validate
+from bert_jax.config import Config, DataConfig, flatten, from_saved, validate
 from bert_jax.convert.loading import PretrainedModel, is_workdir, model_of, shaped_like
 from bert_jax.convert.pretrained import CHECKPOINTS
 from bert_jax.data.accents import with_accents
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.files import new_folder, write_json, writing
+from bert_jax.files import SUFFIX, new_folder, write_json, writing
 from bert_jax.json_files import read_log
 from bert_jax.runs.checkpoint import Checkpointer
+from bert_jax.runs.workdir import read_config
 
 VOCABULARY = "source_vocab"  # in the workdir
 ORIGIN = "origin.json"  # in the workdir of a run that continues another
@@ -28,6 +29,20 @@ class EarlierRun:
     checkpoint: Path
     step: int
     changes: Mapping[str, Sequence[Any]]  # the fields of the config that differ: before and now
+    fingerprints: Mapping[str, str]  # of vocabulary and data
+
+    def check_data(self, fingerprints: Mapping[str, str]) -> None:
+        """Check that the new run has the data of the earlier one, whose batches the state has seen.
+
+        Raises:
+          UserError: if it differs.
+        """
+        for name, current in fingerprints.items():
+            if self.fingerprints.get(name, current) != current:
+                raise UserError(
+                    f"--continue_from: {self.checkpoint} was trained with another {name}: leave out config.data to use "
+                    f"that run's data set, or start from its parameters alone with --init={self.checkpoint}"
+                )
 
 
 def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None] = print) -> tuple[Config, EarlierRun]:
@@ -51,16 +66,13 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
         step = checkpointer.steps()[-1] if absolute == workdir else int(absolute.name)
         record = checkpointer.metadata(step)
         saved = from_saved(record["config"])
-    except (OSError, IndexError, KeyError, ValueError):
+    except (OSError, IndexError, KeyError, ValueError, UserError):
         raise UserError(
             f"--continue_from={path}: has no complete checkpoint of pre-training: give another run"
         ) from None
     finally:
         checkpointer.close()
-    data, model = config.data, shaped_like(saved.model, model=config.model)
-    directory = Path(saved.data.directory) if saved.data.directory else workdir / "data"
-    if not data.directory and directory.is_dir():
-        data = dataclasses.replace(data, directory=str(directory.absolute()), vocab="")
+    model, data = shaped_like(saved.model, model=config.model), _data_of(saved, config=config, workdir=workdir)
     if config.train.num_steps <= step and not config.train.num_epochs:
         raise UserError(
             f"config.train.num_steps={config.train.num_steps}, but --continue_from={path} is at step {step}: set "
@@ -74,8 +86,45 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
     shown = ", ".join(
         f"{name} {old!r} -> {new!r}" for name, (old, new) in changes.items() if not name.startswith("data.")
     )
-    report(f"continuing {workdir} at step {step} as a new run; changed: {shown or 'nothing'}")
-    return config, EarlierRun(workdir / CHECKPOINTS / str(step), step, changes)
+    report(
+        f"continuing {workdir} at step {step} as a new run on the data set in {data.directory}; changed: "
+        f"{shown or 'nothing'}"
+    )
+    return config, EarlierRun(workdir / CHECKPOINTS / str(step), step, changes, record["fingerprints"])
+
+
+def _data_of(saved: Config, *, config: Config, workdir: Path) -> DataConfig:
+    """Return the data of `config` with the data set of the earlier run in `workdir`, unless it names one itself."""
+    data, inputs = config.data, (saved.data.input, config.data.input)
+    if data.directory:
+        return data
+    if all(inputs) and inputs[0] != inputs[1]:
+        raise UserError(
+            f"config.data.input={inputs[1]}, but --continue_from is a run on {inputs[0]}: "
+            f"leave config.data out, or train on another text from its parameters alone with --init={workdir}"
+        )
+    directory = Path(saved.data.directory or workdir / "data").absolute()
+    if not directory.is_dir():
+        raise UserError(
+            f"--continue_from={workdir}: its data set {directory} is not there: set --config.data.directory"
+        )
+    return dataclasses.replace(data, directory=str(directory), vocab="")
+
+
+def as_resumed(config: Config, *, workdir: Path, with_shape: bool) -> Config:
+    """Return `config` for a run that has begun, with its data set and, `with_shape`, its model's shape.
+
+    What the run took from another model or run is in its own workdir by then; the source may be gone.
+    """
+    try:
+        saved: Config = read_config(workdir, read=from_saved)
+    except UserError:  # not a pre-training run: opening the workdir says so
+        return config
+    model = shaped_like(saved.model, model=config.model) if with_shape else config.model
+    data = config.data
+    if saved.data.directory and not data.directory:
+        data = dataclasses.replace(data, directory=saved.data.directory, vocab=data.vocab or saved.data.vocab)
+    return validate(dataclasses.replace(config, model=model, data=data))
 
 
 def copy_state(earlier: EarlierRun, *, workdir: Path) -> None:
@@ -86,6 +135,8 @@ def copy_state(earlier: EarlierRun, *, workdir: Path) -> None:
     origin = {"continued_from": str(earlier.checkpoint), "step": earlier.step, "changes": earlier.changes}
     write_json(workdir / ORIGIN, origin)
     target.parent.mkdir(exist_ok=True)
+    for leftover in target.parent.glob(f".*{SUFFIX}"):  # of a copy that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     remedy = "free disk space, or choose another --workdir"
     with writing(target, remedy=remedy), new_folder(target) as folder:
         shutil.copytree(earlier.checkpoint, folder, dirs_exist_ok=True)

@@ -42,8 +42,11 @@ def open_data(
     max_seq_lengths: tuple[int, ...],
     hosts: Hosts,
     report: Callable[[str], None],
+    keep_vocabulary: bool = False,
 ) -> OpenData:
     """Open data set and vocabulary on every host; host 0 builds them first if they do not exist.
+
+    The vocabulary is written to the workdir, for export; with `keep_vocabulary` only if there is none.
 
     Raises:
       UserError: for anything the user can fix; if hosts see different data, it names the host.
@@ -53,8 +56,8 @@ def open_data(
             config, workdir=workdir, max_seq_lengths=max_seq_lengths, build=hosts.is_main, report=report
         )
         data = OpenData(infos, open_tokenizer(next(iter(infos.values()))))
-        if hosts.is_main:
-            # For export. Always rewritten: an earlier run that saved no checkpoint may have had another vocabulary.
+        if hosts.is_main and not (keep_vocabulary and (workdir / "vocab").is_dir()):
+            # Always rewritten: an earlier run that saved no checkpoint may have had another vocabulary.
             data.tokenizer.save(workdir / "vocab")
     hosts.check_same("vocabulary and data", {name: value[:12] for name, value in data.fingerprints.items()})
     return data

@@ -1,19 +1,26 @@
 """The output of `--dry_run`: mesh, parameters, schedule, weight decay, tokens per step."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 
+from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import describe
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.pretrain.proportions import describe_epochs, warnings
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
 
 
-def describe_run(program: PretrainingProgram) -> str:
-    """Return the output of `--dry_run`; nothing is compiled and no data is read."""
-    return "\n\n".join([_mesh(program), _schedule(program), _parameters(program)])
+def describe_run(program: PretrainingProgram, *, infos: Mapping[int, DatasetInfo]) -> str:
+    """Return the output of `--dry_run`, with epochs if the data set of each length is given; nothing is compiled."""
+    parts = [_mesh(program), _schedule(program)]
+    if infos:
+        lines = describe_epochs(program.phases, infos=infos)
+        parts.append("\n".join([*lines, *warnings(program.config, phases=program.phases, infos=infos)]))
+    return "\n\n".join([*parts, _parameters(program)])
 
 
 def _mesh(program: PretrainingProgram) -> str:

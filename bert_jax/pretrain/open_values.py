@@ -16,15 +16,33 @@ from bert_jax.runs.workdir import CONFIG, read_config
 PLANNED_VOCAB_SIZE = 30522  # the released models' size, which prepare learns by default
 
 
+EPOCHS_NEED_DATA = (
+    "config.train.num_epochs: the number of steps follows from the data set, which is not there yet; shown for "
+    "num_steps={:,}"
+)
+
+
+def is_settled(config: Config) -> bool:
+    """Return whether the steps are known: the config gives them, or its data set exists."""
+    return not config.train.num_epochs or bool(finished_infos(config))
+
+
+def finished_infos(config: Config) -> dict[int, DatasetInfo]:
+    """Return the data set of each length in `config.data.directory`, none if one of them does not exist."""
+    directory, lengths = config.data.directory, sorted({phase.max_seq_length for phase in config.train.phases})
+    if not directory or not all(is_finished(directory, max_seq_length=length) for length in lengths):
+        return {}
+    return {length: load_dataset_info(directory, max_seq_length=length) for length in lengths}
+
+
 def preliminary(config: Config) -> Config:
     """Return `config` settled by its data set if that exists, else with the usual vocabulary and `num_steps` as it is.
 
     Raises:
       UserError: if the data set cannot be read, or the settled config is impossible.
     """
-    directory, lengths = config.data.directory, {phase.max_seq_length for phase in config.train.phases}
-    if directory and all(is_finished(directory, max_seq_length=length) for length in lengths):
-        return settled(config, infos={n: load_dataset_info(directory, max_seq_length=n) for n in lengths})
+    if infos := finished_infos(config):
+        return settled(config, infos=infos)
     return _with(config, vocab_size=PLANNED_VOCAB_SIZE, num_steps=config.train.num_steps)
 
 

@@ -23,6 +23,7 @@ from bert_jax.pretrain.continuing import (
     EarlierRun,
     adopt_run,
     adopt_source,
+    as_resumed,
     copy_state,
     perplexity_before_and_after,
     save_vocabulary_of,
@@ -37,7 +38,7 @@ from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import SameRun, finished_with_fewer_steps, save_config
+from bert_jax.runs.workdir import CONFIG, SameRun, finished_with_fewer_steps, save_config
 
 SAME_RUN = SameRun(
     command="pre-training",
@@ -86,27 +87,26 @@ def pretrain(
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
-    source = earlier = None
-    if continue_from:
-        config, earlier = adopt_run(config, path=continue_from, report=report)
-    elif init:
+    has_begun = _has_begun(Path(workdir), hosts=hosts)
+    config, earlier = _continue(config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report)
+    source = None
+    if init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
-    for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
-        report(line)
-    has_begun = SAME_RUN.has_begun(Path(workdir))
+    _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
     program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
-    prepare = functools.partial(_prepare, source=source, earlier=earlier)
+    prepare = functools.partial(_prepare, source=source)
     runtime = open_runtime(
         first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
     )
     try:
-        data = _open_data(config, runtime=runtime)
+        data = _open_data(config, runtime=runtime, has_begun=has_begun)
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
+            _copy_state(earlier, data=data, runtime=runtime)
         _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
@@ -115,11 +115,39 @@ def pretrain(
         runtime.close()
 
 
-def _prepare(workdir: Path, *, source: PretrainedModel | None, earlier: EarlierRun | None) -> None:
+def _continue(
+    config: Config, *, workdir: Path, path: str, has_begun: bool, report: Callable[[str], None]
+) -> tuple[Config, EarlierRun | None]:
+    """Return the config of a run that resumes in `workdir` or continues the one at `path`, and the latter."""
+    if has_begun and (workdir / CONFIG).exists():
+        return as_resumed(config, workdir=workdir, with_shape=bool(path)), None
+    return adopt_run(config, path=path, report=report) if path else (config, None)
+
+
+def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
+    for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
+        report(line)
+
+
+def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:
+    """Return whether host 0 finds results of a run: other hosts may see its files later."""
+    found = SAME_RUN.has_begun(workdir)
+    return found if hosts.count == 1 else hosts.exchange("run has begun", "yes" if found else "")[0] == "yes"
+
+
+def _prepare(workdir: Path, *, source: PretrainedModel | None) -> None:
     if source is not None:
         save_vocabulary_of(source, workdir=workdir)
-    if earlier is not None:
-        copy_state(earlier, workdir=workdir)
+
+
+def _copy_state(earlier: EarlierRun | None, *, data: OpenData, runtime: Runtime) -> None:
+    """Copy the state that the run continues. From then on it has begun, so this comes after all that can be wrong."""
+    if earlier is None:
+        return
+    earlier.check_data(data.fingerprints)
+    with runtime.hosts.main_first("state of the earlier run"):
+        if runtime.hosts.is_main:
+            copy_state(earlier, workdir=runtime.path)
 
 
 def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
@@ -128,10 +156,17 @@ def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: 
         report(line)
 
 
-def _open_data(config: Config, *, runtime: Runtime) -> OpenData:
+def _open_data(config: Config, *, runtime: Runtime, has_begun: bool) -> OpenData:
     """Open or build the data set of what the user asked for: open values are part of its identity."""
     lengths = tuple(sorted({phase.max_seq_length for phase in config.train.phases}))
-    return open_data(config, workdir=runtime.path, max_seq_lengths=lengths, hosts=runtime.hosts, report=runtime.report)
+    return open_data(
+        config,
+        workdir=runtime.path,
+        max_seq_lengths=lengths,
+        hosts=runtime.hosts,
+        report=runtime.report,
+        keep_vocabulary=has_begun,
+    )
 
 
 def _settle(program: PretrainingProgram, config: Config, *, runtime: Runtime) -> PretrainingProgram:
@@ -150,8 +185,8 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         start = session.start
         if start >= end:
             runtime.report(
-                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}; for "
-                "more, set --config.train.num_steps"
+                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}; "
+                f"for more, {'--continue_from it' if config.train.num_epochs else 'set --config.train.num_steps'}"
             )
             return FINISHED
         finished = session.metadata.get("config", {}).get("train", {}).get("num_steps", end)
