@@ -15,6 +15,7 @@ from bert_jax.json_files import load_json
 
 _LAYOUT = 1  # version of the output: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
+_MAX_BYTES = 1 << 30  # of a manifest: eight million input files
 _LATER: dict[str, Any] = {  # missing in older manifests
     "pack": False,
     "max_instances_per_row": 0,
@@ -81,7 +82,9 @@ def check_manifest(out: Path, manifest: dict[str, Any]) -> None:
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _LATER | load_json(file, form=_Manifest)
+        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}): {remedy}") from None
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):
