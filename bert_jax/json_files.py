@@ -80,14 +80,16 @@ def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, A
     return value
 
 
-def load_json(file: str | os.PathLike, *, form: Any = Any) -> Any:
+def load_json(file: str | os.PathLike, *, form: Any = Any, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the value of a JSON file as `form` describes it, for callers that write their own error messages.
+
+    `max_bytes` is raised for files of our own that grow with the input.
 
     Raises:
       OSError: if it cannot be read, is not a regular file, or is too large.
       ValueError: with a one-line reason.
     """
-    return fit(parse_json(read_limited(file, max_bytes=MAX_JSON_BYTES)), form)
+    return fit(parse_json(read_limited(file, max_bytes=max_bytes)), form)
 
 
 def read_json(

@@ -35,7 +35,8 @@ _FORMAT = flags.DEFINE_enum(
 _TEXT_COLUMN = flags.DEFINE_string(
     "text_column",
     _DEFAULTS.text_column,
-    "Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1.",
+    "Column of the text in CSV, TSV, parquet and arrow files: its name, or in CSV and TSV without a header its number "
+    "from 1.",
 )
 _TEXT_KEY = flags.DEFINE_string(
     "text_key", _DEFAULTS.text_key, "Key of the text in JSON files; dots lead into nested objects, as in meta.body."

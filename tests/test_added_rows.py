@@ -30,6 +30,8 @@ def test_a_new_token_is_whole_and_begins_as_the_mean_of_its_parts(tmp_path: Path
     np.testing.assert_allclose(rows[size], before[old.encode("[E1]")].mean(0), rtol=1e-6)
     np.testing.assert_array_equal(rows[:size], before)
     assert said == [f"--add_tokens: 2 new tokens; vocab_size {size} -> {size + 2}"]
+    with pytest.raises(UserError, match="token '<x>': it is repeated"):
+        with_added_tokens(source, tokens=["<x>", "<y>", "<x>"])
     for bad, match in (("[MASK]", "one of BERT's special tokens"), (" ", "it is empty"), ("a b ", "white space")):
         with pytest.raises(UserError, match=match):
             with_added_tokens(source, tokens=[bad])

@@ -154,6 +154,16 @@ def test_extending_a_vocabulary_leaves_the_ids_of_added_tokens(tmp_path):
     assert extended.encode("koala") == [SIZE + 1]
 
 
+def test_an_unused_slot_that_is_an_added_token_is_left_to_it():
+    source = random_source("small-test")
+    first = source.require_tokenizer().pieces[5]
+    assert first.startswith("[unused")
+    source = dataclasses.replace(source, tokenizer=with_tokens(AddedToken(5, first)))
+    extended = extend_source(source, words=["d1", "e1", "koala"], report=lambda line: None).require_tokenizer()
+    assert extended.encode(first) == [5]
+    assert [extended.pieces.index(word) for word in ("d1", "e1", "koala")] == [6, 7, SIZE]
+
+
 @pytest.mark.parametrize("limit", [3, 100])
 def test_the_word_limit_of_tokenizer_json_is_honored(tmp_path, limit):
     tokenizer = tokenizer_of(fast_folder(tmp_path / "folder", added=[], max_input_chars_per_word=limit))

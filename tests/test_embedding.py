@@ -167,8 +167,6 @@ def test_a_module_that_is_not_computed_is_named_and_a_pooling_can_be_chosen(enco
     [
         ("modules.json", "{}", "must be a list of modules"),
         ("modules.json", '[{"path": "../x", "type": "Transformer"}]', "must be a list of modules"),
-        ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling_mode is"),
-        ("1_Pooling/config.json", '{"include_prompt": false}', "include_prompt=false"),
         ("sentence_bert_config.json", '{"max_seq_length": "long"}', "max_seq_length is long"),
         ("config_sentence_transformers.json", '{"default_prompt_name": ["a"]}', "default_prompt_name must be"),
     ],
@@ -180,6 +178,21 @@ def test_a_damaged_setting_is_one_line(encoder, tmp_path, name, content, told):
         load(folder, report=quiet)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pooling", [{"pooling_mode": "median"}, {"include_prompt": False}])
+def test_a_pooling_that_is_not_computed_stops_only_embeddings(encoder, tmp_path, pooling):
+    model = load(sentence_folder(encoder, tmp_path / "st", pooling=pooling), report=quiet)
+    with pytest.raises(UserError, match=r"1_Pooling \((pooling_mode median|include_prompt=false)\)"):
+        model.embed(TEXTS)
+    assert model.embed(TEXTS, pooling="mean").shape == (3, 8)
+
+
+@pytest.mark.parametrize("content", ["{}", '["a"]', "damaged"])
+def test_a_foreign_file_in_the_parent_folder_is_ignored(encoder, tmp_path, content):
+    shutil.copytree(encoder, tmp_path / "model")
+    (tmp_path / "modules.json").write_text(content)
+    assert load_pretrained(tmp_path / "model", report=quiet).embedding is None
 
 
 def test_an_export_keeps_the_settings(encoder, tmp_path):

@@ -107,6 +107,23 @@ def test_documents_of_one_sentence_are_refused_for_next_sentence_prediction(tmp_
     assert describe(path, documents="lines", objective="mlm")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "z.txt"])
+def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_path: Path, name: str):
+    rows = [f"Row {number} is short." for number in range(1500)]
+    write(tmp_path / name, "\n".join(rows))
+    write(tmp_path / "m.txt", "\n".join(" ".join(PARTS[:10]) for _ in range(40)))
+    assert any(line.startswith("found: 1,540 documents") for line in describe(tmp_path, documents="lines"))
+
+
+def test_one_sentence_documents_are_weighed_by_their_text():
+    counts = losses.Losses(characters=100, documents=100, one_sentence=99, one_sentence_characters=99)
+    [warning] = losses.check(counts, objective="mlm+nsp", is_learned=True)
+    assert warning.startswith("warning: 99.00% of the documents have one sentence")
+    counts.one_sentence_characters = 100
+    with pytest.raises(UserError, match="have one sentence"):
+        losses.check(counts, objective="mlm+nsp", is_learned=True)
+
+
 # What was found
 
 

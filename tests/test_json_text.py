@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax.data import json_text
 from bert_jax.data.documents import TextLayout, read_documents
+from bert_jax.data.formats import detect_format
 from bert_jax.data.json_text import find_text, suggest_key
 from bert_jax.errors import UserError
 from tests.texts import PARAGRAPHS, paragraphs_of, read, write
@@ -98,3 +99,23 @@ def test_memory_does_not_grow_with_an_array(tmp_path: Path, monkeypatch: pytest.
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.2
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ('["Hello", she said.', "prose"),
+        ('["Hello"] was what she said.', "prose"),
+        ('["One text.", "Another."]', "json"),
+        ('[{"text": "One."},\n {"text": "A text that is cut', "json"),
+        ("[\n", "json"),
+    ],
+)
+def test_prose_that_begins_as_an_array_is_prose(text: str, format: str):
+    assert detect_format(text.encode(), name="a.txt") == format
+    assert detect_format(text.encode(), name="a.json") == "json"
+
+
+def test_json_that_is_damaged_or_prose_names_the_format_to_set(tmp_path: Path):
+    with pytest.raises(UserError, match=r"data\.format=prose"):
+        paragraphs_of(write(tmp_path / "a.json", '["Hello", she said.'))

@@ -146,6 +146,16 @@ def test_missing_unexpected_and_misshapen_variables_are_listed(tmp_path):
     assert "not finite" in refused(tmp_path)
 
 
+def test_of_two_encoders_the_advice_drops_one(tmp_path):
+    source = random_source()
+    write_release(tmp_path, source)
+    tensors = tf1_tensors(source, adam=False)
+    tensors |= {f"ema/{name}": array + 1 for name, array in tensors.items()}
+    write_checkpoint(tmp_path / "bert_model.ckpt", tensors)
+    assert "--drop='ema/*'" in refused(tmp_path)
+    assert_same_params(source, load_pretrained(tmp_path / "bert_model.ckpt", drop=["ema/*"]))
+
+
 def test_a_flipped_bit_in_the_data_is_caught_by_its_checksum(tmp_path):
     source = random_source()
     write_release(tmp_path, source)

@@ -59,16 +59,17 @@ def test_special_pieces_have_the_ids_of_their_lines(shared_data: Path):
     assert ids == [0, 100, 101, 102, 103]  # as released
 
 
-def test_a_fingerprint_tells_pieces_order_and_casing():
+def test_a_fingerprint_tells_pieces_order_casing_and_the_word_limit():
     base = Vocabulary((*SPECIAL_PIECES, "a", "b"), do_lower_case=True)
     others = [
         Vocabulary((*SPECIAL_PIECES, "b", "a"), do_lower_case=True),
         Vocabulary((*SPECIAL_PIECES, "a", "b"), do_lower_case=False),
         Vocabulary((*SPECIAL_PIECES, "ab"), do_lower_case=True),
         Vocabulary((*SPECIAL_PIECES, "a", "b", "c"), do_lower_case=True),
+        Vocabulary((*SPECIAL_PIECES, "a", "b"), do_lower_case=True, max_input_chars_per_word=100),
     ]
     fingerprints = {vocabulary.fingerprint for vocabulary in [base, *others]}
-    assert len(fingerprints) == 5
+    assert len(fingerprints) == 6
     assert all(len(fingerprint) == 64 for fingerprint in fingerprints)
     assert Vocabulary((*SPECIAL_PIECES, "a", "b"), do_lower_case=True).fingerprint == base.fingerprint
 

@@ -24,7 +24,9 @@ class DataConfig:
         doc="Format of the text; auto: detected, file by file.",
     )
     text_column: str = field(
-        "text", doc="Column of the text in CSV, TSV, parquet and arrow files: its name, or its number from 1."
+        "text",
+        doc="Column of the text in CSV, TSV, parquet and arrow files: its name, or in CSV and TSV without a header its "
+        "number from 1.",
     )
     text_key: str = field("text", doc="Key of the text in JSON files; dots lead into nested objects, as in meta.body.")
     documents: str = field(

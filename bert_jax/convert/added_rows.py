@@ -65,6 +65,7 @@ def _special_ids(tokenizer: WordPieceTokenizer) -> list[int]:
 
 
 def _check(tokens: Sequence[str], *, special: Sequence[str]) -> None:
+    seen: set[str] = set()
     for token in tokens:
         problem = ""
         if not token.strip():
@@ -73,6 +74,9 @@ def _check(tokens: Sequence[str], *, special: Sequence[str]) -> None:
             problem = "it begins or ends with white space"
         elif token in special:
             problem = "it is one of BERT's special tokens, which are never read in text"
+        elif token in seen:
+            problem = "it is repeated"
+        seen.add(token)
         if problem:
             raise UserError(f"{_FLAG}: token {token!r}: {problem}: remove it")
 

@@ -127,7 +127,12 @@ def _embedding(source: PretrainedModel, *, pooling: str) -> EmbeddingSettings:
     settings = source.embedding or EmbeddingSettings(normalize=True)
     if pooling:
         return dataclasses.replace(settings, poolings=(pooling,), layers=(), unsupported="")
-    if settings.layers or settings.unsupported:
+    if settings.unsupported:
+        raise UserError(
+            f"{source.path}: its embeddings need the module {settings.unsupported}, which is not exported: type "
+            "--pooling=mean for a model without it"
+        )
+    if settings.layers:
         raise UserError(
             f"{source.path}: has layers after the pooling, which are not exported: type --pooling=mean for a model "
             "without them"

@@ -48,7 +48,7 @@ class EmbeddingSettings:
       max_seq_length: tokens of a text, [CLS] and [SEP] included; 0 if only the positions limit it.
       lowercase: whether text is lower-cased before the tokenizer.
       prompt: the text put before every text.
-      unsupported: a module that cannot be computed here, "" if there is none.
+      unsupported: a module or pooling that cannot be computed here, "" if there is none.
     """
 
     poolings: tuple[str, ...] = ("mean",)
@@ -86,7 +86,12 @@ def embedding_settings(folder: Path) -> EmbeddingSettings | None:
       UserError: if one of its files is damaged.
     """
     for root in (folder, folder.parent):
-        modules = _modules(root)
+        try:
+            modules = _modules(root)
+        except UserError:
+            if root == folder:
+                raise
+            continue  # the parent may be any folder, and its file another program's
         if modules and root / modules[0]["path"] == folder:
             return _settings(root, folder, modules)
     return None
@@ -116,7 +121,10 @@ def _settings(root: Path, folder: Path, modules: list[dict[str, str]]) -> Embedd
         if position == 0 and name in ("Transformer", "BERT"):
             continue
         if position == 1 and name == "Pooling":
-            values["poolings"] = _poolings(directory / "config.json")
+            poolings, problem = _poolings(directory / "config.json")
+            if problem:
+                return EmbeddingSettings(**values, unsupported=f"{module['path']} ({problem})")
+            values["poolings"] = poolings
         elif name == "Dense" and position > 1 and not values.get("normalize"):
             layer = _dense(directory)
             if layer is None:
@@ -154,15 +162,16 @@ def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
     return values
 
 
-def _poolings(file: Path) -> tuple[str, ...]:
+def _poolings(file: Path) -> tuple[tuple[str, ...], str]:
+    """Return the poolings, and what of them cannot be computed here, "" if all can."""
     fields = read_json(file)
     modes = fields.get("pooling_mode") or [mode for name, mode in _MODE_FIELDS.items() if fields.get(name)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not set(map(str, modes)) <= set(POOLINGS):
-        raise UserError(f"{file}: pooling_mode is {str(modes)[:60]}: supported are {', '.join(POOLINGS)}")
+        return (), f"pooling_mode {'+'.join(map(str, modes)) if isinstance(modes, list) else modes}"[:80]
     if fields.get("include_prompt") is False:
-        raise UserError(f"{file}: include_prompt=false is not supported: give another model, or write true")
-    return tuple(modes)
+        return (), "include_prompt=false"
+    return tuple(modes), ""
 
 
 def _dense(folder: Path) -> Dense | None:

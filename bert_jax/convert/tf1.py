@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.convert.assemble import assemble
+from bert_jax.convert.huggingface import matches
 from bert_jax.convert.prefixes import without_prefix
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sstable import MAX_BYTES, TableError, read_table, read_varint
@@ -78,7 +79,7 @@ def load_tf1(
     raw = read_json(file)
     activation = read_activation(raw, "hidden_act", file=file, known=_ACTIVATIONS)
     model = ARCHITECTURES["bert"].huggingface.read_fields({**raw, "hidden_act": activation}, file)
-    tensors = read_bundle(prefix)
+    tensors = {name: array for name, array in read_bundle(prefix).items() if not matches(name, drop)}
     names = ARCHITECTURES["bert"].names
     tensors = without_prefix(tensors, names=names, side="tf1", path=prefix, report=report)
     # Integers, such as local_step, are read as empty arrays: they count something.

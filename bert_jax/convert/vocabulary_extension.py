@@ -42,8 +42,8 @@ def extend_source(
         report("the vocabulary already has all these words")
         return source
     old_ids = tokenizer.encode_batch(new)
-    unused = [index for index, piece in enumerate(tokenizer.pieces) if _UNUSED.fullmatch(piece)]
-    pieces = list(tokenizer.pieces)
+    pieces, added_ids = list(tokenizer.pieces), {token.id for token in tokenizer.vocabulary.added}
+    unused = [index for index, piece in enumerate(pieces) if _UNUSED.fullmatch(piece) and index not in added_ids]
     new_ids = unused[: len(new)]
     new_ids += range(len(pieces), len(pieces) + len(new) - len(new_ids))
     pieces += [""] * (len(new) - len(unused))

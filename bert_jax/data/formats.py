@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
@@ -14,6 +15,7 @@ from bert_jax.data.prose import PARAGRAPH_END, find_layout, read_paragraphs
 from bert_jax.data.separators import read_blocks, read_separated, without_separator
 from bert_jax.data.source import ReadReport, TextLayout
 from bert_jax.data.tables import Dialect, find_dialect, read_table
+from bert_jax.json_files import parse_prefix
 
 Format = Literal["prose", "sentences", "jsonl", "wikiextractor", "json", "csv", "tsv", "parquet", "arrow"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -23,6 +25,7 @@ _DOC_START = re.compile(r"\s*<doc [^>]*\b(?:id|title)=.*>\s*$")
 _TITLE = re.compile(r'\btitle="(.*?)"(?: \w+=|>)')
 _ARRAY_START = re.compile(r'\[\s*(?:\{\s*["}]|"[^"]*"\s*(?:,|\]|$)|\{$)')
 _MEMBER_ARRAY = re.compile(r'\{\s*".*?":\s*\[\s*\{')
+_WHITE = re.compile(r"\s*")
 _JSON_START = re.compile(r'\{\s*"')
 # The end of a sentence: a mark, closing quotes or brackets, then white space or the end of the line. East Asian marks
 # need no white space after them.
@@ -80,12 +83,40 @@ def _suffix(name: str) -> str:
 def _is_json(full: list[str], name: str) -> bool:
     """Return whether text is one JSON value: an array, or an object on several lines."""
     if _ARRAY_START.match(full[0]) or (full[0] == "[" and (len(full) == 1 or full[1][0] in '{["]')):
-        return True
+        return _suffix(name) == "json" or _is_array("\n".join(full))
     if len(full) == 1 and _suffix(name) == "json" and _MEMBER_ARRAY.match(full[0]):
         return True
     if full[0][0] != "{" or full[0][-1] == "}" or len(full) < 2:
         return False
     return (full[0] == "{" and full[1][0] in '"}') or (_suffix(name) == "json" and full[1][-1] in "[{,")
+
+
+def _is_array(text: str) -> bool:
+    """Return whether text after "[" is elements of JSON, of which the last may be cut off: prose may begin so, too."""
+    at = 1
+    while True:
+        at = _end_of_white(text, at)
+        if text[at : at + 1] in ("", "]"):
+            return _ends_array(text, at)
+        try:
+            _, at = parse_prefix(text, at)
+        except json.JSONDecodeError as error:
+            return error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        except ValueError:  # whole, and the reader says what is wrong
+            return True
+        at = _end_of_white(text, at)
+        if text[at : at + 1] != ",":
+            return text[at : at + 1] in ("", "]") and _ends_array(text, at)
+        at += 1
+
+
+def _ends_array(text: str, at: int) -> bool:
+    after = text[_end_of_white(text, at + 1) :][:1]
+    return after in ("", "[", "{")
+
+
+def _end_of_white(text: str, at: int) -> int:
+    return at + len(_WHITE.match(text, at)[0])  # pyright: ignore[reportOptionalSubscript]: it matches everywhere
 
 
 def _find_dialect(head: bytes, name: str) -> Dialect | None:

@@ -18,7 +18,8 @@ _COUNTED_CHARS = 1 << 20  # of a source
 _SEEN_CHARS = 1 << 13  # of a source whose documents are not counted
 MAX_SOURCES = 1000  # that are opened
 _NUM_SHOWN = 3
-_MAX_COUNTED = 1000  # documents whose sentences are counted
+_SPLIT_CHARS = 1 << 20  # of text whose sentences are counted, shared by the sources
+_LEAST_SPLIT_CHARS = 1 << 12  # of a source
 _SHOWN_CHARS = 160
 _MAX_LEFT_OUT = 8  # files that are named
 
@@ -36,6 +37,8 @@ class _Sample:
     is_complete: bool = True
     one_sentence: int = 0  # documents of one sentence, among the `num_counted` whose sentences were counted
     num_counted: int = 0
+    one_sentence_chars: int = 0
+    counted_chars: int = 0
     shown: list[list[Document]] = dataclasses.field(default_factory=list)
 
     def num_documents(self) -> float:
@@ -45,6 +48,15 @@ class _Sample:
             documents, num_bytes = self.rates.get(name, (0, 0))
             total += max(size * documents / num_bytes, 1) if num_bytes else 1
         return total
+
+    def count_sentences(self, document: Document, language: str) -> int:
+        """Count a document by whether it has one sentence, and return its characters."""
+        num_chars, is_one = sum(map(len, document.sentences)), len(_sentences(document, language)) == 1
+        self.num_counted += 1
+        self.counted_chars += num_chars
+        self.one_sentence += is_one
+        self.one_sentence_chars += is_one * num_chars
+        return num_chars
 
 
 def layout_of(config: DataConfig) -> TextLayout:
@@ -71,7 +83,7 @@ def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report:
     opened = _spread(others, MAX_SOURCES)
     sample = _Sample(is_complete=len(opened) == len(others))
     for source in opened:
-        _read(source, sample, config=config)
+        _read(source, sample, config=config, split_chars=max(_SPLIT_CHARS // len(opened), _LEAST_SPLIT_CHARS))
     is_all = len(others) == len(sources)
     if is_all:
         sample.report.require_text(config.input)
@@ -89,7 +101,12 @@ def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report:
     if documents == 1:
         report(f"it is one document; {WHERE_DOCUMENTS_END}")
     else:  # the builder warns of less than all, once the text is read
-        check_one_sentence(sample.one_sentence, sample.num_counted, objective=config.objective)
+        check_one_sentence(
+            sample.one_sentence,
+            sample.num_counted,
+            share_of_text=sample.one_sentence_chars / max(sample.counted_chars, 1),
+            objective=config.objective,
+        )
 
 
 def _spread(sources: Sequence[TextSource], number: int) -> Sequence[TextSource]:
@@ -99,8 +116,11 @@ def _spread(sources: Sequence[TextSource], number: int) -> Sequence[TextSource]:
     return [sources[index * len(sources) // number] for index in range(number)]
 
 
-def _read(source: TextSource, sample: _Sample, *, config: DataConfig) -> None:
-    """Read the start of a source: enough to count its documents, as long as little was read of the others."""
+def _read(source: TextSource, sample: _Sample, *, config: DataConfig, split_chars: int) -> None:
+    """Read the start of a source: enough to count its documents, as long as little was read of the others.
+
+    Sentences are counted in its first `split_chars` characters.
+    """
     budget = _COUNTED_CHARS if sample.num_chars < SAMPLE_CHARS else _SEEN_CHARS
     report, ended, shown = ReadReport(), True, dict[str, Document]()
     num_documents = num_bytes = (
@@ -112,9 +132,8 @@ def _read(source: TextSource, sample: _Sample, *, config: DataConfig) -> None:
     for document in documents:
         if len(shown) < _NUM_SHOWN:
             shown.setdefault(document.key, document)
-        if sample.num_counted < _MAX_COUNTED:
-            sample.num_counted += 1
-            sample.one_sentence += len(_sentences(document, config.language)) == 1
+        if split_chars > 0:
+            split_chars -= sample.count_sentences(document, config.language)
         is_block = report.bytes > num_bytes > 0
         if report.characters >= budget and (is_block or budget == _SEEN_CHARS):
             ended = next(documents, None) is None

@@ -261,6 +261,6 @@ class _Values:
 
     def _invalid(self, reason: str) -> UserError:
         return UserError(
-            f"{self._stream.name} is not JSON ({reason}, near character {self._passed + self._position:,}): fix it, or "
-            "leave it out of the input"
+            f"{self._stream.name} is not JSON ({reason}, near character {self._passed + self._position:,}): fix it, "
+            "set data.format=prose if it is prose, or leave it out of the input"
         )

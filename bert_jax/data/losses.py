@@ -30,6 +30,7 @@ class Losses:
     stripped: int = 0  # accents and other marks that are removed
     documents: int = 0
     one_sentence: int = 0  # documents of one sentence
+    one_sentence_characters: int = 0
     limit: int = 0  # most characters of a word; 0: none
 
     def describe(self) -> str:
@@ -52,8 +53,11 @@ def measure(documents: Iterable[StoredDocument], *, tokenizer: Tokenizer, langua
         if not document.is_split:
             sentences = [item for text in sentences for item in split_paragraph(text, language=language)]
         losses.documents += 1
-        losses.one_sentence += len(sentences) == 1
+        before = losses.characters
         _add(losses, sentences, tokenizer)
+        if len(sentences) == 1:
+            losses.one_sentence += 1
+            losses.one_sentence_characters += losses.characters - before
     return losses
 
 
@@ -86,7 +90,12 @@ def check(losses: Losses, *, objective: str, is_learned: bool) -> list[str]:
     warnings = [
         *_unknown(losses, is_learned=is_learned),
         *_stripped(losses),
-        *check_one_sentence(losses.one_sentence, losses.documents, objective=objective),
+        *check_one_sentence(
+            losses.one_sentence,
+            losses.documents,
+            share_of_text=_fraction(losses.one_sentence_characters, losses.characters),
+            objective=objective,
+        ),
     ]
     return [f"warning: {text}" for text in warnings]
 
@@ -118,11 +127,11 @@ def _stripped(losses: Losses) -> list[str]:
     ]
 
 
-def check_one_sentence(number: int, documents: int, *, objective: str) -> list[str]:
+def check_one_sentence(number: int, documents: int, *, share_of_text: float, objective: str) -> list[str]:
     """Return a warning if more than a few documents have one sentence, which next-sentence prediction cannot use.
 
     Raises:
-      UserError: if all have.
+      UserError: if `share_of_text`, the fraction of the text that these documents hold, is nearly all.
     """
     share = _fraction(number, documents)
     if objective == "mlm" or share <= _MANY_SHORT:
@@ -133,7 +142,7 @@ def check_one_sentence(number: int, documents: int, *, objective: str) -> list[s
     else:
         text = f"{percent} of the documents have one sentence, which makes no pair"
     advice = "set config.data.objective=mlm, or say with config.data.documents where longer documents end"
-    if share > _ALL:
+    if share_of_text > _ALL:
         raise UserError(f"{text}: {advice}")
     return [f"{text}: {advice}"]
 

@@ -16,6 +16,7 @@ from bert_jax.json_files import load_json
 _LAYOUT = 1  # version of the output: raised when the same text would give other bytes
 _SAMPLE_BYTES = 1 << 16
 _WORDS = "words of A"  # with recipe=original, since 0.2.0; before, a segment's first token always began a word
+_MAX_BYTES = 1 << 30  # of a manifest: eight million input files
 _LATER: dict[str, Any] = {  # missing in older manifests
     "pack": False,
     "max_instances_per_row": 0,
@@ -85,7 +86,9 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _LATER | load_json(file, form=_Manifest)
+        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}): {remedy}") from None
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if is_finished and _WORDS in manifest:

@@ -26,7 +26,7 @@ class TextLayout:
 
     Attributes:
       format: "auto" (detected, file by file) or one of `formats.FORMATS`.
-      text_column: column of the text in tables (CSV, TSV, parquet, arrow), by name or by number from 1.
+      text_column: column of the text in tables (CSV, TSV, parquet, arrow), by name; without a header by number from 1.
       text_key: key of the text in JSON; dots lead into nested objects.
       documents: in plain text, a document is "lines": a line; "blank_lines": what is between blank lines; otherwise
         what is between occurrences of this separator; "": what the format says.

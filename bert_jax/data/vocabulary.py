@@ -106,6 +106,8 @@ class Vocabulary:
         header = f"do_lower_case={self.do_lower_case}\n"
         if self.strips_accents != self.do_lower_case:
             header += f"strip_accents={self.strips_accents}\n"
+        if self.max_input_chars_per_word != MAX_INPUT_CHARS_PER_WORD:
+            header += f"max_input_chars_per_word={self.max_input_chars_per_word}\n"
         # The flags that do not affect ids are left out.
         header += "".join(
             f"added={token.id} {token.single_word} {token.normalized} {token.content!r}\n"

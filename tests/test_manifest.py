@@ -1,0 +1,21 @@
+"""A manifest grows with the number of input files, and one that cannot be read is one line."""
+
+from pathlib import Path
+
+import pytest
+
+from bert_jax import json_files
+from bert_jax.data import manifest
+from bert_jax.errors import UserError
+from bert_jax.files import write_json
+
+
+def test_a_manifest_may_be_larger_than_other_json_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    value = manifest._LATER | {"inputs": {f"{number}.txt": "1 bytes" for number in range(100)}}
+    write_json(tmp_path / "manifest.json", value)
+    monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 100)
+    manifest.check_manifest(tmp_path, value)
+    monkeypatch.setattr(manifest, "_MAX_BYTES", 100)
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read \(it is larger.*choose another --out") as error:
+        manifest.check_manifest(tmp_path, value)
+    assert "\n" not in str(error.value)
