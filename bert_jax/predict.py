@@ -53,7 +53,9 @@ TRUNCATION = flags.DEFINE_string(
     "classify, pair: what is read of a longer text: head, head_tail or (classify) windows, whose outputs are averaged; "
     "default: as in fine-tuning.",
 )
-LENGTH = flags.DEFINE_integer("max_seq_length", 0, "classify, pair: tokens per sequence; default: the model's limit.")
+LENGTH = flags.DEFINE_integer(
+    "max_seq_length", 0, "classify, pair: tokens per sequence; default: as in fine-tuning, else the model's limit."
+)
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 
@@ -62,13 +64,14 @@ def main() -> int:
     """Read the flags and predict."""
     from bert_jax.errors import UserError
     from bert_jax.prediction.json_lines import check_output, predict_lines
-    from bert_jax.prediction.model import TASKS, load
+    from bert_jax.prediction.model import TASKS, load, present_name
 
     if not MODEL.value:
         raise UserError(
             "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
         )
-    if TASK.value not in TASKS:
+    task = present_name(TASK.value)
+    if task not in TASKS:
         raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
     check_output(OUTPUT.value)
     reading = {"truncation": TRUNCATION.value, "max_length": LENGTH.value}
@@ -79,21 +82,19 @@ def main() -> int:
         "features": {"layers": tuple(LAYERS.value)},
         "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},
         "answer": {"null_threshold": NULL_THRESHOLD.value},
-    }.get(TASK.value, {})
+    }.get(task, {})
     model = load(
         MODEL.value,
         init_missing=INIT_MISSING.value,
         drop=DROP.value,
         report=lambda line: print(line, file=sys.stderr),  # standard output is for the predictions
     )
-    if TASK.value == "embed" and model.source.embedding is not None:
+    if task == "embed" and model.source.embedding is not None:
         print(f"settings of sentence-transformers: {model.source.embedding.describe()}", file=sys.stderr)
-    counts = predict_lines(
-        model, task=TASK.value, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value
-    )
+    counts = predict_lines(model, task=task, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value)
     if model.source.random:
         print(f"WARNING: {model.source.randomness}", file=sys.stderr)
-    return 1 if counts.failed == counts.total else 0
+    return 1 if counts.total and counts.failed == counts.total else 0
 
 
 if __name__ == "__main__":

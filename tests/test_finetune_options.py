@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.errors import UserError
 from bert_jax.finetuning import finetune
 from bert_jax.finetuning.experiment import Experiment
@@ -121,3 +121,10 @@ def test_a_dry_run_shows_what_is_read_and_writes_nothing(tmp_path: Path, capsys:
 def test_options_that_do_not_fit_the_kind_are_one_line(tmp_path: Path, sections: dict, match: str):
     with pytest.raises(UserError, match=match):
         own_config(tmp_path, **sections)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "all"])
+def test_windows_are_refused_for_the_pairs_of_glue(task: str):
+    with pytest.raises(UserError, match=f"config.task={task} reads pairs of texts: choose head or head_tail"):
+        from_config_dict({"task": task, "data": {"directory": "x", "truncation": "windows"}})
+    assert from_config_dict({"task": "sst2", "data": {"directory": "x", "truncation": "windows"}})

@@ -270,3 +270,18 @@ def test_the_output_for_a_text_is_the_mean_over_its_windows(tmp_path: Path):
     assert task.score(split, outputs)["accuracy"] == 1
     path = task.write_predictions(split, outputs, directory=tmp_path)[0]
     assert [json.loads(line)["prediction"] for line in path.read_text().splitlines()] == ["a", "b"]
+
+
+def test_an_empty_dev_file_of_choices_is_called_empty(tmp_path: Path):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "c": ["one", "two", "three"], "label": 0}])
+    (tmp_path / "dev.jsonl").write_text("")
+    task = own(tmp_path, kind="choice", choices="c")
+    assert len(task.load("train", tokenizer=tokenizer()).features.ids) == 3
+    with pytest.raises(UserError, match="the dev set of own is empty"):
+        task.load("dev", tokenizer=tokenizer())
+
+
+def test_a_file_of_json_lines_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": "a"}])
+    monkeypatch.setattr("bert_jax.tasks.own_records.read_text", lambda path: pytest.fail(f"{path} is read twice"))
+    assert len(own(tmp_path, kind="classification", labels="a,b").read("train")) == 1

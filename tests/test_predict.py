@@ -4,11 +4,13 @@ import dataclasses
 import io
 import json
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from source_helpers import SMALL_TEST, random_source
 
 from bert_jax.convert.export_folder import export_folder
@@ -391,10 +393,9 @@ def test_texts_fill_the_fields_of_a_row_in_order(pretrained, tmp_path):
 
 
 def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch, capsysbinary):
-    asked, typed = [], iter(["the [MASK]", "", "a [MASK]"])
+    typed = iter(["the [MASK]", "", "a [MASK]"])
 
-    def answer(prompt: str) -> str:
-        asked.append(prompt)
+    def answer() -> str:
         try:
             return next(typed)
         except StopIteration:
@@ -403,8 +404,10 @@ def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch
     monkeypatch.setattr("builtins.input", answer)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert predict_lines(pretrained, task="fill_mask") == Counts(2, 0)
-    assert asked == ["text> "] * 4
-    assert len(capsysbinary.readouterr().out.strip().splitlines()) == 2
+    shown = capsysbinary.readouterr()
+    assert shown.err == b"text> " * 4 + b"\n"
+    answers = [json.loads(line) for line in shown.out.splitlines()]
+    assert [list(answer) for answer in answers] == [["predictions"]] * 2
 
 
 def test_a_model_says_what_it_is(pretrained):
@@ -415,6 +418,41 @@ def test_a_model_says_what_it_is(pretrained):
     assert "labels LABEL_0, LABEL_1" in repr(tagger)
 
 
-def test_tasks_have_the_names_of_the_methods(pretrained):
-    with pytest.raises(UserError, match="task 'qa' is called 'answer'"):
-        pretrained.task("qa")
+@pytest.mark.parametrize(
+    ("former", "name", "head"),
+    [("qa", "answer", "BertForQuestionAnswering"), ("ner", "tag", "BertForTokenClassification")],
+)
+def test_tasks_have_the_names_of_the_methods(former, name, head, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_REPORTED", set())
+    model = Model(random_source("small-test", architecture=head))
+    assert model.task(former) is model.task(former) is model.task(name)
+    assert capsys.readouterr() == ("", f"task {former} is now called {name}\n")
+
+
+@pytest.mark.parametrize(("counts", "status"), [(Counts(0, 0), 0), (Counts(2, 1), 0), (Counts(2, 2), 1)])
+def test_the_command_takes_former_names_and_fails_only_if_every_row_failed(counts, status, monkeypatch):
+    from bert_jax import predict
+
+    asked = {}
+    source = types.SimpleNamespace(embedding=None, random=())
+    monkeypatch.setattr(module, "load", lambda *_, **options: types.SimpleNamespace(source=source))
+    monkeypatch.setattr(json_lines, "predict_lines", lambda model, **options: asked.update(options) or counts)
+    with flagsaver.as_parsed(model="m", task="qa", null_threshold="2"):
+        assert predict.main() == status
+    assert (asked["task"], asked["options"]) == ("answer", {"null_threshold": 2.0})
+
+
+@pytest.mark.parametrize("task", ["classify", "pair", "choice"])
+def test_texts_are_read_as_long_as_in_fine_tuning(task):
+    name = "BertForMultipleChoice" if task == "choice" else "BertForSequenceClassification"
+    source = random_source("small-test", architecture=name)
+    record = {"config": {"data": {"max_seq_length": 12, "truncation": "head"}}}
+    model = Model(dataclasses.replace(source, record=record))
+    row = {"text": "the cat " * 12, "text_a": "the cat " * 12, "text_b": "it ran", "choices": ["it ran"]}
+    (example,), _ = model.task(task).prepare(row)
+    assert len(example.ids) == 12
+    if task != "choice":
+        (example,), _ = model.task(task, max_length=20).prepare(row)
+        assert len(example.ids) == 20
+    (example,), _ = Model(source).task(task).prepare(row)
+    assert len(example.ids) > 24

@@ -272,7 +272,9 @@ def _check_truncation(config: FinetuneConfig) -> None:
             raise UserError(
                 f"config.data.truncation={truncation}: {name} reads long texts in windows of its own: omit it"
             )
-        pairs = task == "swag" or (task == "own" and (kind == "choice" or config.own.text_pair))  # type: ignore[union-attr]
+        pairs = task not in ("cola", "sst2", "own")
+        if config.own and task == "own":
+            pairs = kind == "choice" or bool(config.own.text_pair)
         if truncation == WINDOWS and pairs:
             raise UserError(f"config.data.truncation=windows: {name} reads pairs of texts: choose head or head_tail")
 

@@ -1,5 +1,6 @@
 """The Python API: `bert_jax.load(PATH)` returns a model with one method per task."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bert_jax.prediction.spans import AnswerQuestion, TagWords
 
 TASKS = ("fill_mask", "nsp", "features", "embed", "classify", "pair", "choice", "answer", "tag")
 _FORMER_NAMES = {"qa": "answer", "ner": "tag"}
+_REPORTED: set[str] = set()  # former names that were reported
 _TASKS_OF_KINDS = {task for kind in KINDS.values() for task in kind.prediction_tasks}
 
 
@@ -42,6 +44,16 @@ def load(
     for line in kernel_notices(dtype=loaded.model.dtype, implementation=loaded.model.attention_implementation):
         report(line)
     return Model(loaded)
+
+
+def present_name(task: str) -> str:
+    """Return the name of a task; the first use of a former name is reported on standard error."""
+    if task not in _FORMER_NAMES:
+        return task
+    if task not in _REPORTED:
+        _REPORTED.add(task)
+        print(f"task {task} is now called {_FORMER_NAMES[task]}", file=sys.stderr)
+    return _FORMER_NAMES[task]
 
 
 class Model:
@@ -131,19 +143,18 @@ class Model:
         Raises:
           UserError: for an unknown task, or one that the model has no head for.
         """
+        name = present_name(name)
         key = (name, *sorted(options.items()))
         if key not in self._tasks:
             self._tasks[key] = self._make(name, options)
         return self._tasks[key]
 
     def _make(self, name: str, options: Mapping[str, Any]) -> Predictor[Any]:
-        if name in _FORMER_NAMES:
-            raise UserError(f"task {name!r} is called {_FORMER_NAMES[name]!r}")
         if name not in TASKS:
             raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
-        reading = self._reading(options) if name in ("classify", "pair") else {}
+        reading = self._reading(options) if name in ("classify", "pair", "choice") else {}
         makers: dict[str, Any] = {
             "fill_mask": lambda: tasks.FillMask(model, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
@@ -151,7 +162,7 @@ class Model:
             "embed": lambda: Embed(model, settings=self.source.embedding, path=self.source.path, **shared),
             "classify": lambda: tasks.Classify(model, labels=labels, kind=kind, **(shared | reading)),
             "pair": lambda: tasks.Classify(model, labels=labels, kind=kind, pairs=True, **(shared | reading)),
-            "choice": lambda: tasks.Choice(model, labels=labels, **shared),
+            "choice": lambda: tasks.Choice(model, labels=labels, **(shared | reading)),
             "answer": lambda: AnswerQuestion(model, **shared),
             "tag": lambda: TagWords(model, labels=labels, **shared),
         }
@@ -162,8 +173,9 @@ class Model:
     def _reading(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return how long texts are read: as the options say, else as in fine-tuning, if the model knows."""
         data = self.source.record.get("config", {}).get("data", {})
-        trained = data.get("truncation", "head")
-        known = {} if trained == "head" else {"truncation": trained, "max_length": data.get("max_seq_length", 0)}
+        known = {}
+        if "max_seq_length" in data:
+            known = {"truncation": data.get("truncation", "head"), "max_length": data["max_seq_length"]}
         return known | {name: value for name, value in options.items() if value}
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Rows from plain text: `--text` on the command line, a line of a file that is not JSON, a prompt on a terminal."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 from bert_jax.errors import UserError
@@ -55,9 +56,11 @@ def prompt(task: str) -> Iterator[dict[str, str]]:
         row: dict[str, str] = {}
         for field in fields:
             try:
-                row[field] = input(f"{field}> ")
+                # On standard error: standard output, perhaps a file, is for the answers.
+                print(f"{field}> ", end="", file=sys.stderr, flush=True)
+                row[field] = input()
             except EOFError:
-                print()
+                print(file=sys.stderr)
                 return
         if all(value.strip() for value in row.values()):
             yield row

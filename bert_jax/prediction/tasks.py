@@ -226,12 +226,27 @@ class Choice(_Labeled):
 
     parts = ("encoder", "pooler", "classifier")
 
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        tokenizer: Tokenizer,
+        labels: list[str],
+        truncation: str = "",
+        max_length: int = 0,
+    ):
+        """Set the task up; longer pairs are truncated to `max_length` tokens (0: what the model can read)."""
+        super().__init__(model, tokenizer=tokenizer, labels=labels)
+        self.truncation, self.max_length = truncation or "head", max_length or self.max_length
+
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
         """Return one pair per choice."""
         choices = row.get("choices")
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
             raise RowError("the field 'choices' must be a list of texts")
-        build = functools.partial(rows.pair, tokenizer=self.tokenizer, max_length=self.max_length)
+        build = functools.partial(
+            rows.pair, tokenizer=self.tokenizer, max_length=self.max_length, truncation=self.truncation
+        )
         first = rows.text_of(row, "text_a")
         return [build(first, choice) for choice in choices], None
 

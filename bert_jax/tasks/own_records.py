@@ -140,7 +140,7 @@ def read_records(data: DataOptions, *, split: str) -> Iterator[Record]:
     if set(SUFFIXES) & set(path.suffixes):
         for row in read_table(path):
             yield Record(row.fields, row.location, of_table=True)
-    elif read_text(path).lstrip()[:1] == "[" and ".json" in path.suffixes:
+    elif ".json" in path.suffixes and read_text(path).lstrip()[:1] == "[":
         yield from _array(path)
     else:
         for location, fields in read_json_lines(path):

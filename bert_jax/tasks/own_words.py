@@ -103,7 +103,8 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
         most = 0
         for split in ("train", *self.eval_splits(), *self.test_splits()):
             with contextlib.suppress(UserError):  # what is wrong with a file is reported when it is loaded itself
-                most = max(most, *(len(self._endings(record)) for record in read_records(self.data, split=split)))
+                records = read_records(self.data, split=split)
+                most = max((most, *(len(self._endings(record)) for record in records)))
         return most
 
     def most_endings(self, examples: Sequence[ChoiceExample]) -> int:
