@@ -9,6 +9,7 @@
 Each function does what the command of its name does; data workers import the package without jax.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,15 @@ def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence
     return model.load(source, init_missing=init_missing, drop=drop)
 
 
-def train(config: Any, *, workdir: str | Path, init: str = "", init_missing: Sequence[str] = ()) -> int:
+def train(
+    config: Any,
+    *,
+    workdir: str | Path,
+    init: str = "",
+    init_missing: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    continue_from: str = "",
+) -> int:
     """Pre-train, or resume in `workdir`; return 0 at the end of the schedule, 75 or 130 where it was stopped.
 
     Args:
@@ -40,6 +49,8 @@ def train(config: Any, *, workdir: str | Path, init: str = "", init_missing: Seq
       workdir: directory for checkpoints and metrics, and for the data set if none is given.
       init: model to start from.
       init_missing: parts to initialize randomly if that model lacks them.
+      drop: parts or tensors of that model to ignore.
+      continue_from: a run whose state a new run starts from.
 
     Raises:
       UserError: for anything that you can fix. The message says what to do.
@@ -49,7 +60,15 @@ def train(config: Any, *, workdir: str | Path, init: str = "", init_missing: Seq
 
     if not isinstance(config, Config):
         config = from_config_dict(files.load(config))
-    return run.pretrain(config, workdir=workdir, init=init, init_missing=init_missing, command="bert_jax.train")
+    return run.pretrain(
+        config,
+        workdir=workdir,
+        init=init,
+        init_missing=init_missing,
+        drop=drop,
+        continue_from=continue_from,
+        command="bert_jax.train",
+    )
 
 
 def finetune(config: Any, *, init: str, workdir: str | Path, data_dir: str = "", **request: Any) -> int:
@@ -70,7 +89,8 @@ def finetune(config: Any, *, init: str, workdir: str | Path, data_dir: str = "",
     from bert_jax.finetuning import finetune as command
 
     if not isinstance(config, FinetuneConfig):
-        raw = files.load(config)
-        config = from_config_dict({**raw, "data": {**raw["data"], "directory": data_dir}} if data_dir else raw)
+        config = from_config_dict(files.load(config))
+    if data_dir:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, directory=data_dir))
     flags = command.Request(init=init, workdir=str(workdir), command="bert_jax.finetune", **request)
     return command.finetune(config, request=flags)

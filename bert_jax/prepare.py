@@ -135,9 +135,25 @@ def main() -> None:
             beam_arguments=shlex.split(_BEAM_OPTIONS.value),
             report=_report,
         )
-        print(f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={_OUT.value}")
+        print(_next_command(config, lengths))
     except UserError as error:
         raise UserError(_as_flags(str(error))) from error
+
+
+def _next_command(config: DataConfig, lengths: list[int]) -> str:
+    """Return the command that trains on the data set: fields of its config that differ from the defaults are named."""
+    names = ("objective", "do_lower_case", "pack", "max_instances_per_row", "max_instance_length", "strip_accents")
+    values = {name: (getattr(config, name), getattr(_DEFAULTS, name)) for name in names}
+    fields: dict[str, object] = {f"data.{name}": value for name, (value, default) in values.items() if value != default}
+    if _RECIPE.value != "modern":
+        fields["recipe"] = _RECIPE.value
+    if 128 not in lengths:
+        fields["train.phases[0].max_seq_length"] = lengths[0]
+        fields["train.phases[0].max_predictions_per_seq"] = 0
+    further = "".join(f" --config.{name}={value}" for name, value in fields.items())
+    return (
+        f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={shlex.quote(_OUT.value)}{further}"
+    )
 
 
 def _report(line: str) -> None:

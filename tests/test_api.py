@@ -2,12 +2,17 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import bert_jax
+from bert_jax.config import Config
 from bert_jax.config import files as config_files
+from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.errors import UserError
+from bert_jax.finetuning import finetune
+from bert_jax.pretrain import run
 from tests.finetune_data import write_sentiment, write_source
 
 
@@ -41,3 +46,17 @@ def test_finetune(tmp_path: Path) -> None:
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file 'configs/none\.py'; choose one of configs/base_tpu\.py"):
         bert_jax.train("configs/none.py", workdir=tmp_path)
+
+
+def test_every_option_reaches_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(run, "pretrain", lambda config, **options: calls.update(train=options) or 0)
+    monkeypatch.setattr(
+        finetune, "finetune", lambda config, **options: calls.update(finetune={"c": config, **options}) or 0
+    )
+    bert_jax.train(Config(), workdir=tmp_path, continue_from="run", drop=["pooler"])
+    assert (calls["train"]["continue_from"], calls["train"]["drop"]) == ("run", ["pooler"])
+    for config in (FinetuneConfig(), {}):
+        bert_jax.finetune(config, init="model", workdir=tmp_path, data_dir="texts", seeds=3)
+        assert calls["finetune"]["c"].data.directory == "texts"
+        assert calls["finetune"]["request"].seeds == 3

@@ -142,10 +142,11 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
         records[name] = _run_task(
             config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
         )
-        runtime.report(
-            f"next: bert-jax predict --model={directory} --task={task.kind.prediction_tasks[0]}, "
-            f"bert-jax export --checkpoint={directory} --out=FOLDER"
-        )
+        if not config.features:  # which saves no model
+            runtime.report(
+                f"next: bert-jax predict --model={directory} --task={_prediction_task(config, task)}, "
+                f"bert-jax export --checkpoint={directory} --out=FOLDER"
+            )
     if not runtime.hosts.is_main:
         return
     if not single:
@@ -153,6 +154,13 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
     if request.predict_test and all(name in glue.TASKS for name in names):
         prefix = "ensemble-" if request.ensemble else ""
         _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)
+
+
+def _prediction_task(config: FinetuneConfig, task: Task) -> str:
+    """Return the predict command's task for rows like those of `task`."""
+    pairs = glue.TASKS[task.name].text_pair if task.name in glue.TASKS else config.own and config.own.text_pair
+    names = task.kind.prediction_tasks
+    return "pair" if pairs and "pair" in names else names[0]
 
 
 def _run_task(

@@ -131,8 +131,8 @@ def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
 
 def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:
     """Return whether host 0 finds results of a run: other hosts may see its files later."""
-    found = SAME_RUN.has_begun(workdir)
-    return found if hosts.count == 1 else hosts.exchange("run has begun", "yes" if found else "")[0] == "yes"
+    here = SAME_RUN.has_begun(workdir)
+    return here if hosts.count == 1 else hosts.exchange("run has begun", "yes" if here else "")[0] == "yes"
 
 
 def _prepare(workdir: Path, *, source: PretrainedModel | None) -> None:
