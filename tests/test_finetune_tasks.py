@@ -70,6 +70,7 @@ def write_glue(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_benchmark_is_one_command_and_its_zip_is_what_the_server_takes(tmp_path: Path, source: Path):
     root = write_glue(tmp_path / "glue")
     record = run(config_of("all", root), source, tmp_path / "work", predict_test=True)

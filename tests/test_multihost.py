@@ -116,6 +116,7 @@ def test_a_host_with_another_config_is_named_on_every_host(tiny_dataset: Path, t
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_a_host_with_another_vocabulary_is_named_on_every_host(tiny_dataset: Path, tmp_path: Path) -> None:
     from bert_jax.config import DataConfig
     from bert_jax.data.builder import build_dataset
