@@ -152,7 +152,7 @@ def _next_command(config: DataConfig, lengths: list[int]) -> str:
         fields["train.phases[0].max_predictions_per_seq"] = 0
     further = "".join(f" --config.{name}={value}" for name, value in fields.items())
     return (
-        f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={shlex.quote(_OUT.value)}{further}"
+        f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={shlex.quote(str(_OUT.value))}{further}"
     )
 
 

@@ -256,8 +256,8 @@ def test_a_damaged_or_encrypted_zip_is_one_clear_line(tmp_path: Path):
         ("dump.xml", '<?xml version="1.0"?><mediawiki><page>Text</page></mediawiki>', "XML"),
         ("a.pdf", "%PDF-1.4\n" + "text " * 99, "PDF"),
         ("a.docx", "PK\x03\x04" + "\0" * 99, "Office"),
-        ("meta.json", '{"name": "corpus", "licence": "x"}', "meta.json"),
-        ("meta2.json", '{\n "name": "corpus",\n "licence": "x"\n}', "meta2.json"),
+        ("meta.json", '{"name": "corpus", "license": "x"}', "meta.json"),
+        ("meta2.json", '{\n "name": "corpus",\n "license": "x"\n}', "meta2.json"),
     ],
 )
 def test_what_is_no_text_is_left_out_with_a_reason(tmp_path: Path, name: str, content: str, named: str):
