@@ -151,9 +151,8 @@ def _next_command(config: DataConfig, lengths: list[int]) -> str:
         fields["train.phases[0].max_seq_length"] = lengths[0]
         fields["train.phases[0].max_predictions_per_seq"] = 0
     further = "".join(f" --config.{name}={value}" for name, value in fields.items())
-    return (
-        f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={shlex.quote(str(_OUT.value))}{further}"
-    )
+    out = shlex.quote(str(_OUT.value))
+    return f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={out}{further}"
 
 
 def _report(line: str) -> None:
