@@ -94,7 +94,7 @@ def main() -> int:
     counts = predict_lines(model, task=task, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value)
     if model.source.random:
         print(f"WARNING: {model.source.randomness}", file=sys.stderr)
-    return 1 if counts.total and counts.failed == counts.total else 0
+    return 1 if counts.all_failed else 0
 
 
 if __name__ == "__main__":

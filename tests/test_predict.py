@@ -4,13 +4,11 @@ import dataclasses
 import io
 import json
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from source_helpers import SMALL_TEST, random_source
 
 from bert_jax.convert.export_folder import export_folder
@@ -366,6 +364,9 @@ def test_the_door_answers_and_complains_in_one_line(tmp_path):
     wrong = run("--task=answer")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
     assert wrong.stderr.startswith("error: ")
+    former = run("--task=qa")
+    assert former.returncode == 2
+    assert former.stderr.splitlines()[-1] == wrong.stderr.strip()
 
 
 def test_every_task_has_a_method_or_a_door():
@@ -429,17 +430,9 @@ def test_tasks_have_the_names_of_the_methods(former, name, head, monkeypatch, ca
     assert capsys.readouterr() == ("", f"task {former} is now called {name}\n")
 
 
-@pytest.mark.parametrize(("counts", "status"), [(Counts(0, 0), 0), (Counts(2, 1), 0), (Counts(2, 2), 1)])
-def test_the_command_takes_former_names_and_fails_only_if_every_row_failed(counts, status, monkeypatch):
-    from bert_jax import predict
-
-    asked = {}
-    source = types.SimpleNamespace(embedding=None, random=())
-    monkeypatch.setattr(module, "load", lambda *_, **options: types.SimpleNamespace(source=source))
-    monkeypatch.setattr(json_lines, "predict_lines", lambda model, **options: asked.update(options) or counts)
-    with flagsaver.as_parsed(model="m", task="qa", null_threshold="2"):
-        assert predict.main() == status
-    assert (asked["task"], asked["options"]) == ("answer", {"null_threshold": 2.0})
+@pytest.mark.parametrize(("counts", "failed"), [(Counts(2, 2), True), (Counts(2, 1), False), (Counts(0, 0), False)])
+def test_a_prediction_failed_only_if_every_row_did(counts, failed):
+    assert counts.all_failed == failed
 
 
 @pytest.mark.parametrize("task", ["classify", "pair", "choice"])

@@ -35,6 +35,11 @@ class Counts:
     total: int
     failed: int
 
+    @property
+    def all_failed(self) -> bool:
+        """Return whether there were rows and none of them could be answered."""
+        return 0 < self.total == self.failed
+
 
 def predict_lines(
     model: Model,
