@@ -43,9 +43,7 @@ def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
         raise
     except ValueError as error:
         raise ValueError(" ".join(str(error).split())[:_REASON]) from None
-    # Python 3.12 parses what later recursions cannot process. Counting brackets is cheap, measuring the depth is not.
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
-        raise ValueError("it is nested too deeply")
+    _check_depth(value, text, 0, len(text))
     return value
 
 
@@ -60,8 +58,7 @@ def parse_prefix(text: str, start: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, start)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _is_deep(value):
-        raise ValueError("it is nested too deeply")
+    _check_depth(value, text, start, end)
     return value, end
 
 
@@ -169,6 +166,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise _Wrong(f"it has the name {json.dumps(twice[:60])} twice in one object")
     return fields
+
+
+def _check_depth(value: Any, text: str, start: int, end: int) -> None:
+    # Python 3.12 parses what later recursions cannot process. Counting brackets is cheap, measuring the depth is not.
+    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _is_deep(value):
+        raise ValueError("it is nested too deeply")
 
 
 def _is_deep(value: Any) -> bool:

@@ -10,9 +10,10 @@ import pytest
 
 from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, to_json, validate
 from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
+from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE
 from bert_jax.errors import UserError
 from bert_jax.pretrain import proportions
-from bert_jax.pretrain.open_values import PLANNED_VOCAB_SIZE, as_begun, preliminary, settled
+from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.training.schedule import Phase
 from tests.runs import run, train_command
 from tests.tiny_model import tiny_config
@@ -57,7 +58,7 @@ def test_a_negative_number_of_epochs_is_refused_by_the_field() -> None:
 
 
 def test_before_the_data_exists_plans_use_the_usual_vocabulary(tiny_dataset: Path) -> None:
-    assert preliminary(config()).model.vocab_size == PLANNED_VOCAB_SIZE
+    assert preliminary(config()).model.vocab_size == DEFAULT_VOCAB_SIZE
     data = DataConfig(directory=str(tiny_dataset), objective="mlm+nsp")
     assert preliminary(dataclasses.replace(config(), data=data)).model.vocab_size == 512
 

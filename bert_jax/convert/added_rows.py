@@ -3,14 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
+from bert_jax.convert.embedding_rows import with_mean_rows
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.added_tokens import AddedToken
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
-from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parameter_names import flatten, nest
 
 _FLAG = "--add_tokens"
 
@@ -46,18 +43,9 @@ def with_added_tokens(
             new[index] = content
     parts = tokenizer.encode_batch(list(new.values()))
     vocab_size = max(source.model.vocab_size, len(vocabulary.all_pieces) + len(new))
-    flat = flatten(source.params)
-    for entry in architecture_of(source.model).names.of(source.parts):
-        if entry.axes[0] == "V":
-            flat[entry.flax] = _extended(flat[entry.flax], vocab_size, new_ids=list(new), parts=parts)
     extended = WordPieceTokenizer(dataclasses.replace(vocabulary, added=tuple(sorted(added, key=lambda t: t.id))))
     report(f"{_FLAG}: {len(new)} new tokens; vocab_size {source.model.vocab_size} -> {vocab_size}")
-    return dataclasses.replace(
-        source,
-        params=nest(flat),
-        model=dataclasses.replace(source.model, vocab_size=vocab_size),
-        tokenizer=extended,
-    )
+    return with_mean_rows(source, tokenizer=extended, vocab_size=vocab_size, new_ids=list(new), old_ids=parts)
 
 
 def _special_ids(tokenizer: WordPieceTokenizer) -> list[int]:
@@ -79,10 +67,3 @@ def _check(tokens: Sequence[str], *, special: Sequence[str]) -> None:
         seen.add(token)
         if problem:
             raise UserError(f"{_FLAG}: token {token!r}: {problem}: remove it")
-
-
-def _extended(rows: np.ndarray, size: int, *, new_ids: Sequence[int], parts: Sequence[Sequence[int]]) -> np.ndarray:
-    extended = np.concatenate([rows, np.zeros((max(size - len(rows), 0), *rows.shape[1:]), rows.dtype)])
-    for index, ids in zip(new_ids, parts, strict=True):
-        extended[index] = rows[list(ids)].mean(0) if len(ids) else rows.mean(0)
-    return extended

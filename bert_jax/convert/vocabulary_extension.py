@@ -5,15 +5,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from bert_jax.convert.embedding_rows import with_mean_rows
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
 from bert_jax.files import read_limited
-from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parameter_names import flatten, nest
 
 _MAX_BYTES = 64 << 20  # of a list of words
 _UNUSED = re.compile(r"\[unused\d+\]")
@@ -54,25 +51,10 @@ def extend_source(
         f"{len(new)} new words: {min(len(new), len(unused))} in unused slots, {max(0, len(new) - len(unused))} in new "
         f"rows; vocab_size {source.model.vocab_size} -> {vocab_size}"
     )
-    flat = flatten(source.params)
-    for entry in architecture_of(source.model).names.of(source.parts):
-        if entry.axes[0] == "V":
-            flat[entry.flax] = _extend(flat[entry.flax], vocab_size, new_ids, old_ids)
     # Added tokens get a line of vocab.txt like all others, because the new words have the ids after them.
     vocabulary = dataclasses.replace(tokenizer.vocabulary, pieces=tuple(pieces))
-    return dataclasses.replace(
-        source,
-        params=nest(flat),
-        model=dataclasses.replace(source.model, vocab_size=vocab_size),
-        tokenizer=WordPieceTokenizer(vocabulary),
-    )
-
-
-def _extend(rows: np.ndarray, size: int, new_ids: Sequence[int], old_ids: Sequence[Sequence[int]]) -> np.ndarray:
-    extended = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-    for index, ids in zip(new_ids, old_ids, strict=True):
-        extended[index] = rows[list(ids)].mean(0)
-    return extended
+    extended = WordPieceTokenizer(vocabulary)
+    return with_mean_rows(source, tokenizer=extended, vocab_size=vocab_size, new_ids=new_ids, old_ids=old_ids)
 
 
 def _check_word(word: str, tokenizer: Tokenizer) -> None:

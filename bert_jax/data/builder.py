@@ -36,14 +36,13 @@ from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, 
 from bert_jax.data.survey import SHARD_BYTES, Survey, part_size, survey
 from bert_jax.data.tfds_builders import NotPrepared
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
-from bert_jax.data.vocabulary import learn_vocabulary, save_vocabulary
+from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE, learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
 from bert_jax.locations import local_path
 from bert_jax.progress import ByteProgress
 
-DEFAULT_VOCAB_SIZE = 30522  # size of the released uncased vocabulary
 RUNNERS = ("local", "beam")
 _MUCH_PADDING = 0.02  # fraction of the positions of packed sequences
 _ACCENT_BYTES = 1 << 20  # of text that shows whether accents are vowels or tones

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bert_jax.config import DataConfig
-from bert_jax.data.documents import read_source, split_paragraph
+from bert_jax.data.documents import read_source
 from bert_jax.data.estimate import estimate_text
 from bert_jax.data.losses import check_one_sentence
 from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
+from bert_jax.data.sentences import document_sentences
 from bert_jax.data.source import Document, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 
@@ -182,9 +183,7 @@ def _show(number: int, document: Document, language: str) -> str:
 
 
 def _sentences(document: Document, language: str) -> list[str]:
-    if document.is_split:
-        return document.sentences
-    return [sentence for text in document.sentences for sentence in split_paragraph(text, language=language)]
+    return document_sentences(document.sentences, is_split=document.is_split, language=language)
 
 
 def _left_out(report: ReadReport) -> list[str]:

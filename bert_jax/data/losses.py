@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from bert_jax.data.accents import is_mark
 from bert_jax.data.intermediate import StoredDocument
-from bert_jax.data.sentences import split_paragraph
+from bert_jax.data.sentences import document_sentences
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer
 from bert_jax.data.wordpiece import basic_words
 from bert_jax.errors import UserError
@@ -49,9 +49,7 @@ def measure(documents: Iterable[StoredDocument], *, tokenizer: Tokenizer, langua
     for document in documents:
         if losses.characters >= SAMPLE_CHARS:
             break
-        sentences = document.texts
-        if not document.is_split:
-            sentences = [item for text in sentences for item in split_paragraph(text, language=language)]
+        sentences = document_sentences(document.texts, is_split=document.is_split, language=language)
         losses.documents += 1
         before = losses.characters
         _add(losses, sentences, tokenizer)

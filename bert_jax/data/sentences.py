@@ -1,4 +1,4 @@
-"""Split a paragraph into sentences."""
+"""Split a paragraph, or a document, into sentences."""
 
 from collections.abc import Callable
 
@@ -18,6 +18,11 @@ def split_paragraph(text: str, *, language: str) -> list[str]:
     """
     segments = _segment(language, text) if len(text) <= WINDOW else _segment_long(language, text)
     return [sentence for segment in segments if (sentence := segment.strip())]
+
+
+def document_sentences(texts: list[str], *, is_split: bool, language: str) -> list[str]:
+    """Return the sentences of a document, whose `texts` are sentences if it `is_split`, else paragraphs."""
+    return texts if is_split else [item for text in texts for item in split_paragraph(text, language=language)]
 
 
 def _segment(language: str, text: str) -> list[str]:

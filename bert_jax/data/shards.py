@@ -14,7 +14,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from bert_jax.data.intermediate import IntermediateShards, StoredDocument
 from bert_jax.data.pairs import TokenizedDocuments, make_instances
 from bert_jax.data.records import encode_rows, instance_lengths, record_prefix, row_spec
-from bert_jax.data.sentences import split_paragraph
+from bert_jax.data.sentences import document_sentences
 from bert_jax.data.statistics import LengthCounts, ShardCounts
 from bert_jax.data.survey import Shard
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
@@ -186,9 +186,7 @@ def _tokenize(
 
 def _encode(document: StoredDocument, tokenizer: Tokenizer, language: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a document's ids and the lengths of its non-empty sentences."""
-    sentences = document.texts
-    if not document.is_split:
-        sentences = [sentence for text in sentences for sentence in split_paragraph(text, language=language)]
+    sentences = document_sentences(document.texts, is_split=document.is_split, language=language)
     encoded = tokenizer.encode_batch_arrays(sentences)
     return encoded.ids, encoded.lengths[encoded.lengths > 0]
 

@@ -1,5 +1,6 @@
 """The texts of CSV and TSV tables: a row is a document."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -28,6 +29,16 @@ class Dialect:
     delimiter: str = ","
     quoted: bool = True  # cells may be in quotation marks
     escaped: bool = False  # a quotation mark within them is written as a backslash and a quotation mark
+
+
+@contextlib.contextmanager
+def fields_up_to(num_chars: int) -> Iterator[None]:
+    """Set the csv module's limit, which is 131,072 for the whole process, to `num_chars` characters per field."""
+    limit = csv.field_size_limit(num_chars)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str = _DELIMITERS) -> Dialect | None:
@@ -66,11 +77,8 @@ def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
         escapechar="\\" if dialect.escaped else None,
         doublequote=not dialect.escaped,
     )
-    limit = csv.field_size_limit(MAX_WHOLE_LINE)  # of the process
-    try:
+    with fields_up_to(MAX_WHOLE_LINE):
         yield from filter(None, reader)
-    finally:
-        csv.field_size_limit(limit)
 
 
 def read_table(stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport) -> Iterator[str | None]:

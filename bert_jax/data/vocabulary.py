@@ -22,6 +22,7 @@ from bert_jax.json_forms import is_encodable
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
+DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
 MAX_INPUT_CHARS_PER_WORD = 200  # in the original
 _MAX_BYTES = 256 << 20  # of a vocabulary file: millions of tokens
 

@@ -64,11 +64,12 @@ def predict_lines(
     model.task(task, **task_options)  # raises before anything is read
     if texts and input != "-":
         raise UserError("--text and --input both give rows: leave one out")
+    rows_at_once = _ROWS.get(task, _DEFAULT_ROWS)
     if texts or (input == "-" and sys.stdin is not None and sys.stdin.isatty()):
         rows = rows_of(task, texts) if texts else prompt(task)
+        rows_at_once = rows_at_once if texts else 1  # a person waits for the answer
         with _written(output) as target:
             numbered = ((number, row, "") for number, row in enumerate(rows, start=1))
-            rows_at_once = _DEFAULT_ROWS if texts else 1
             return _answer(model, numbered, target, task=task, options=task_options, size=rows_at_once, report=report)
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
@@ -77,7 +78,6 @@ def predict_lines(
         size = 0 if input == "-" else Path(input).stat().st_size
         progress = ByteProgress(task, total=size, report=report) if size else None
         lines = _numbered(source, task=task, progress=progress)
-        rows_at_once = _ROWS.get(task, _DEFAULT_ROWS)
         counts = _answer(model, lines, target, task=task, options=task_options, size=rows_at_once, report=report)
         if progress is not None:
             progress.finish()

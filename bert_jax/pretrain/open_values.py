@@ -11,10 +11,8 @@ from pathlib import Path
 
 from bert_jax.config import Config, from_saved, validate
 from bert_jax.data.dataset_info import DatasetInfo, is_finished, load_dataset_info
+from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE
 from bert_jax.runs.workdir import CONFIG, read_config
-
-PLANNED_VOCAB_SIZE = 30522  # the released models' size, which prepare learns by default
-
 
 EPOCHS_NEED_DATA = (
     "config.train.num_epochs: the number of steps follows from the data set, which is not there yet; shown for "
@@ -43,7 +41,7 @@ def preliminary(config: Config) -> Config:
     """
     if infos := finished_infos(config):
         return settled(config, infos=infos)
-    return _with(config, vocab_size=PLANNED_VOCAB_SIZE, num_steps=config.train.num_steps)
+    return _with(config, vocab_size=DEFAULT_VOCAB_SIZE, num_steps=config.train.num_steps)
 
 
 def settled(config: Config, *, infos: Mapping[int, DatasetInfo]) -> Config:

@@ -2,8 +2,9 @@
 
 1. Program: mesh, state shardings, steps.
 2. Workdir: create it, or check that it belongs to this config.
-3. Data: open or build the data set of each phase's length.
-4. State: the newest good checkpoint of the workdir, else the model of --init, else random initialization.
+3. Data: open or build the data set of each phase's length; a new run takes from it what its config leaves open.
+4. State: the newest good checkpoint of the workdir, into which that of --continue_from is copied; else the model of
+   --init, else random initialization.
 5. Loop: evaluate, save, step, log.
 6. Summary: goodput, and the comparison with the unigram model.
 """
@@ -131,8 +132,7 @@ def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
 
 def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:
     """Return whether host 0 finds results of a run: other hosts may see its files later."""
-    here = SAME_RUN.has_begun(workdir)
-    return here if hosts.count == 1 else hosts.exchange("run has begun", "yes" if here else "")[0] == "yes"
+    return bool(hosts.exchange("run has begun", "yes" if SAME_RUN.has_begun(workdir) else "")[0])
 
 
 def _prepare(workdir: Path, *, source: PretrainedModel | None) -> None:

@@ -60,7 +60,7 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
                 partial.unlink(missing_ok=True)
         if (path / CONFIG).exists() and same_run.has_begun(path):
             _check_same_run(config, workdir=path, same_run=same_run)
-        write_text(path / CONFIG, to_json(config))
+        save_config(path, config)
     except OSError as error:
         lock.close()
         raise _cannot_be_written(workdir, error) from error
@@ -71,7 +71,7 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
 
 
 def save_config(workdir: Path, config: Any) -> None:
-    """Replace `config.json` of a workdir that is open and has no results yet."""
+    """Write `config.json` of a workdir that this process has locked."""
     write_text(workdir / CONFIG, to_json(config))
 
 

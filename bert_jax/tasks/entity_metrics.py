@@ -114,10 +114,7 @@ def score_entities(predictions: Sequence[Sequence[str]], *, gold: Sequence[Seque
         correct += sum(a == b for a, b in zip(predicted_tags, gold_tags, strict=True))
     return EntityScores(
         overall=f1_from_counts(hits.total(), predicted=predicted.total(), gold=expected.total()),
-        by_type={
-            kind: f1_from_counts(hits[kind], predicted=predicted[kind], gold=expected[kind])
-            for kind in sorted(predicted.keys() | expected.keys())
-        },
+        by_type=_by_type(hits, predicted=predicted, gold=expected),
         word_accuracy=correct / words if words else 0.0,
         words=words,
     )
@@ -131,13 +128,17 @@ def score_words(predictions: Sequence[Sequence[str]], *, gold: Sequence[Sequence
     overall = f1_from_counts(hits.total(), predicted=len(pairs), gold=len(pairs))
     return EntityScores(
         overall=overall,
-        by_type={
-            tag: f1_from_counts(hits[tag], predicted=predicted[tag], gold=expected[tag])
-            for tag in sorted(predicted.keys() | expected.keys())
-        },
+        by_type=_by_type(hits, predicted=predicted, gold=expected),
         word_accuracy=overall.recall,
         words=len(pairs),
     )
+
+
+def _by_type(hits: Counter[str], *, predicted: Counter[str], gold: Counter[str]) -> dict[str, PrecisionRecall]:
+    return {
+        kind: f1_from_counts(hits[kind], predicted=predicted[kind], gold=gold[kind])
+        for kind in sorted(predicted.keys() | gold.keys())
+    }
 
 
 def score_tags(predictions: Sequence[Sequence[str]], *, gold: Sequence[Sequence[str]], scheme: str) -> EntityScores:

@@ -63,8 +63,10 @@ class OwnClassificationTask(OwnTextTask):
 
     def notes(self, train: Split) -> list[str]:
         """Return the labels in the order of their ids, with their numbers of examples."""
-        counts = np.bincount(texts.label_ids(train), minlength=len(self.labels))
-        return [label_note(self.labels, counts=counts.tolist())]
+        return [label_note(self.labels, counts=self._counts(train).tolist())]
+
+    def _counts(self, train: Split) -> np.ndarray:
+        return np.bincount(texts.label_ids(train), minlength=len(self.labels))
 
     def class_weights(self, train: Split) -> tuple[float, ...]:
         """Return the weights that the config names. `balanced` is scikit-learn's: n / (C * count of the label)."""
@@ -72,7 +74,7 @@ class OwnClassificationTask(OwnTextTask):
         if not option:
             return ()
         if option == "balanced":
-            counts = np.bincount(texts.label_ids(train), minlength=len(self.labels))
+            counts = self._counts(train)
             return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
         weights = weight_list(option)
         if len(weights) != len(self.labels):

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from bert_jax.data.tables import fields_up_to
 from bert_jax.errors import UserError
 from bert_jax.tasks.files import Row, read_text
 
 SUFFIXES = (".csv", ".tsv")
-_LONGEST_FIELD = 1 << 30  # characters; the csv module's own limit is 131,072
+_LONGEST_FIELD = 1 << 30  # characters
 
 
 def read_table(path: Path) -> list[Row]:
@@ -24,11 +25,8 @@ def read_table(path: Path) -> list[Row]:
     Raises:
       UserError: for a row with a wrong number of columns or a wrong quote, with its line, or two columns of one name.
     """
-    limit = csv.field_size_limit(_LONGEST_FIELD)
-    try:
+    with fields_up_to(_LONGEST_FIELD):
         return _table(read_text(path), path=path)
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _table(text: str, *, path: Path) -> list[Row]:
