@@ -1,9 +1,6 @@
 """Prediction: rows in, rows out, in order; batching changes nothing; what fails is told and loses nothing else."""
 
 import dataclasses
-import io
-import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +8,14 @@ import numpy as np
 import pytest
 from source_helpers import SMALL_TEST, random_source
 
-from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
 from bert_jax.model.parts import apply_parts, to_device
-from bert_jax.prediction import json_lines
 from bert_jax.prediction import model as module
 from bert_jax.prediction.engine import Engine, batches, bucket
-from bert_jax.prediction.json_lines import Counts, predict_lines
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.rows import Example
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
-from tests import runs
 from tests.rounding import encoder_bound
 
 pytestmark = pytest.mark.numerics
@@ -270,145 +263,8 @@ def test_few_shapes_are_compiled(pretrained):
     assert len(compiled) == len(set(compiled)) <= 8 * 4
 
 
-LINES = [
-    b'{"id": "x", "text": "the cat"}',
-    b"not json",
-    b"",
-    b'["text"]',
-    b'{"id": 2, "text": 5}',
-    b'{"text": "a \\ud800 dog"}',
-    b'{"text": "' + b"\xff\xfe" + b'"}',
-    b'{"text": ""}',
-]
-
-
-def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):
-    (tmp_path / "in.jsonl").write_bytes(b"\n".join(LINES))
-    told = []
-    counts = predict_lines(
-        pretrained,
-        task="embed",
-        input=str(tmp_path / "in.jsonl"),
-        output=str(tmp_path / "out.jsonl"),
-        report=told.append,
-    )
-    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert counts == Counts(7, 4)
-    assert [("error" in a, a.get("id")) for a in answers] == [
-        (False, "x"),
-        (True, None),
-        (True, None),
-        (True, 2),
-        (False, None),
-        (True, None),
-        (False, None),
-    ]
-    assert "line 2: is not JSON" in told[0]
-    assert "4 of 7 rows failed" in told[-1]
-    np.testing.assert_allclose(answers[0]["embedding"], pretrained.embed("the cat"), atol=ATOL)
-
-
-def test_order_is_kept_over_many_batches(pretrained, tmp_path, monkeypatch):
-    monkeypatch.setitem(json_lines._ROWS, "features", 16)
-    texts = [" ".join(["cat"] * (1 + (7 * index) % 19)) for index in range(50)]
-    rows = [json.dumps({"id": index, "text": text}) for index, text in enumerate(texts)]
-    (tmp_path / "in.jsonl").write_text("\n".join(rows))
-    predict_lines(pretrained, task="features", input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
-    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [answer["id"] for answer in answers] == list(range(50))
-    assert [len(answer["tokens"]) - 2 for answer in answers] == [len(text.split()) for text in texts]
-
-
-def test_missing_and_empty_files_are_told(pretrained, tmp_path):
-    with pytest.raises(UserError, match="cannot open the file"):
-        predict_lines(pretrained, task="embed", input=str(tmp_path / "absent"))
-    (tmp_path / "empty").write_text("\n\n")
-    (tmp_path / "answers").write_text("kept")
-    with pytest.raises(UserError, match="no line in this file"):
-        predict_lines(pretrained, task="embed", input=str(tmp_path / "empty"), output=str(tmp_path / "answers"))
-    with pytest.raises(UserError, match="this is the input file"):
-        predict_lines(pretrained, task="embed", input=str(tmp_path / "answers"), output=str(tmp_path / "answers"))
-    assert (tmp_path / "answers").read_text() == "kept"
-    assert {path.name for path in tmp_path.iterdir()} == {"answers", "empty"}
-    with pytest.raises(UserError, match=r"cannot be written .*: make it first"):
-        predict_lines(pretrained, task="embed", input=str(tmp_path / "answers"), output=str(tmp_path / "no" / "x"))
-
-
-def test_standard_streams_are_read_and_written(pretrained, monkeypatch):
-    class Stream:
-        def __init__(self, content: bytes):
-            self.buffer = io.BytesIO(content)
-
-        def isatty(self) -> bool:
-            return False
-
-    monkeypatch.setattr(sys, "stdin", Stream(b'{"text": "the cat"}\n'))
-    out = Stream(b"")
-    monkeypatch.setattr(sys, "stdout", out)
-    assert predict_lines(pretrained, task="embed", input="-") == Counts(1, 0)
-    assert len(json.loads(out.buffer.getvalue())["embedding"]) == 8
-
-
-def test_the_door_answers_and_complains_in_one_line(tmp_path):
-    export_folder(random_source("small-test"), out=tmp_path / "model", report=lambda line: None)
-    command = [sys.executable, "-m", "bert_jax.predict", f"--model={tmp_path / 'model'}"]
-
-    def run(*arguments, text=""):
-        return runs.run([*command, *arguments], text=text)
-
-    done = run("--task=fill_mask", "--top_k=2", text='{"id": 1, "text": "the [MASK] sat"}\n')
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["id"] == 1
-    assert len(answer["predictions"][0]) == 2
-    wrong = run("--task=answer")
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
-    assert wrong.stderr.startswith("error: ")
-    former = run("--task=qa")
-    assert former.returncode == 2
-    assert former.stderr.splitlines()[-1] == wrong.stderr.strip()
-
-
 def test_every_task_has_a_method_or_a_door():
     assert set(module.TASKS) >= {"fill_mask", "nsp", "classify", "pair", "answer", "tag", "features", "embed"}
-
-
-def test_a_file_of_texts_needs_no_json(pretrained, tmp_path):
-    (tmp_path / "in.txt").write_text("[MASK] cat\n\n{not json\nthe dog\n")
-    out = tmp_path / "out.jsonl"
-    assert predict_lines(pretrained, task="embed", input=str(tmp_path / "in.txt"), output=str(out)) == Counts(3, 0)
-    answers = [json.loads(line) for line in out.read_text().splitlines()]
-    np.testing.assert_allclose(answers[2]["embedding"], pretrained.embed("the dog"), atol=ATOL)
-
-
-def test_texts_fill_the_fields_of_a_row_in_order(pretrained, tmp_path):
-    out = tmp_path / "out.jsonl"
-    texts = ["the cat", "it ran", "a dog", "it sat"]
-    assert predict_lines(pretrained, task="nsp", texts=texts, output=str(out)) == Counts(2, 0)
-    answers = [json.loads(line)["is_next"] for line in out.read_text().splitlines()]
-    assert answers == pytest.approx(pretrained.nsp([("the cat", "it ran"), ("a dog", "it sat")]), abs=ATOL)
-    with pytest.raises(UserError, match="--task=nsp takes 2 texts per row: type --text=TEXT_A --text=TEXT_B"):
-        predict_lines(pretrained, task="nsp", texts=["the cat"])
-    with pytest.raises(UserError, match="leave one out"):
-        predict_lines(pretrained, task="nsp", texts=texts, input="file")
-
-
-def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch, capsysbinary):
-    typed = iter(["the [MASK]", "", "a [MASK]"])
-
-    def answer() -> str:
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("builtins.input", answer)
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    assert predict_lines(pretrained, task="fill_mask") == Counts(2, 0)
-    shown = capsysbinary.readouterr()
-    assert shown.err == b"text> " * 4 + b"\n"
-    answers = [json.loads(line) for line in shown.out.splitlines()]
-    assert [list(answer) for answer in answers] == [["predictions"]] * 2
 
 
 def test_a_model_says_what_it_is(pretrained):
@@ -428,11 +284,6 @@ def test_tasks_have_the_names_of_the_methods(former, name, head, monkeypatch, ca
     model = Model(random_source("small-test", architecture=head))
     assert model.task(former) is model.task(former) is model.task(name)
     assert capsys.readouterr() == ("", f"task {former} is now called {name}\n")
-
-
-@pytest.mark.parametrize(("counts", "failed"), [(Counts(2, 2), True), (Counts(2, 1), False), (Counts(0, 0), False)])
-def test_a_prediction_failed_only_if_every_row_did(counts, failed):
-    assert counts.all_failed == failed
 
 
 @pytest.mark.parametrize("task", ["classify", "pair", "choice"])
