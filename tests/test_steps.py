@@ -233,9 +233,10 @@ def test_a_gpus_step_branches_nowhere_and_names_the_same_parameters(monkeypatch:
 @pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> None:
-    # Activations, gathered weights and reduced gradients are rounded to eight bits, and other sums round elsewhere. The
-    # loss is a mean over rows whose roundings are independent: off by no more than one of them. A gradient of a layer
-    # has gone through some 16 sums, each rounded on either side: independent, 2 sqrt(16) roundings.
+    # Activations, gathered weights and reduced gradients are rounded to eight bits, and other sums round elsewhere. A
+    # gradient of two layers has gone through some 64 sums (11 a layer forward, twice as many back), each rounded on
+    # either side, independently: 2 sqrt(64) roundings. The loss is a mean over 96 predictions, each from one rounded
+    # state and one rounded table: 2 sqrt(2) roundings / sqrt(96), below 2e-3.
     results = []
     for shape in [(1, 1, 1), (8, 1, 1)]:
         model = tiny_model(dtype="bfloat16", scan_layers=scan_layers)
@@ -247,8 +248,8 @@ def test_replicas_with_bfloat16_weights_follow_one_device(scan_layers: bool) -> 
         step = made.train_step(made.phases[0], special=SPECIAL)
         results.append(jax.device_get(step(placed, meshes.to_global(ROWS, mesh=made.mesh))))
     (one, first), (eight, second) = results
-    np.testing.assert_allclose(first.means["loss"].total, second.means["loss"].total, rtol=2**-8)
-    assert worst_difference(gradients(one), gradients(eight)) < 2 * 4 * 2**-8
+    np.testing.assert_allclose(first.means["loss"].total, second.means["loss"].total, rtol=2e-3)
+    assert worst_difference(gradients(one), gradients(eight)) < 2 * 8 * 2**-8
 
 
 @pytest.mark.parametrize("from_size", [64, 4], ids=["at once", "in two moves"])
