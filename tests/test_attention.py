@@ -18,6 +18,7 @@ from bert_jax.model.kernels import fused_attention
 from bert_jax.model.rotation import Rotation
 from bert_jax.parallel import mesh as meshes
 from bert_jax.rows.layout import encoder_inputs
+from tests.rounding import UNIT, assert_attention_rounded_alike, attention_magnitudes
 
 pytestmark = pytest.mark.numerics
 
@@ -28,7 +29,6 @@ IMPLEMENTATIONS = ("auto", "reference")
 # Relative to the largest value, in bfloat16 (8 bits): the reference rounds the probabilities after the division, the
 # kernel before it.
 KERNEL_TOLERANCE_BFLOAT16 = 0.02
-UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
 def attend_plain(query: jax.Array, *, key: jax.Array, value: jax.Array, mask: AttentionMask, **rest: Any) -> jax.Array:
@@ -185,45 +185,6 @@ def packed_mask(length: int, *, direction: str = "bidirectional", batch: int = 1
     return AttentionMask(inputs.segment_ids, inputs.position_ids, direction=direction)
 
 
-def magnitudes(arrays: list[jax.Array], *, mask: AttentionMask, rate: float) -> tuple[list[np.ndarray], float]:
-    """Return for each array of `results` the sum of the sizes of its terms, and the largest such sum of a score.
-
-    The same formulas as attention's, in float64, with every term positive: what rounding is relative to. The gradient
-    of the keys' bias, say, is 0 but for rounding (it adds the same to all scores of a query), its terms are not.
-    """
-    q, q_bias, k, k_bias, v, v_bias, outer = (np.asarray(array, np.float64) for array in arrays)
-    q, k, v = q + q_bias, k + k_bias, v + v_bias
-    scale = 1 / math.sqrt(q.shape[-1])
-    scores = np.where(np.asarray(mask.dense()), scale * np.einsum("btnk,bsnk->bnts", q, k), -1e30)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    probabilities = weights / weights.sum(-1, keepdims=True)
-    q, k, v, outer = map(np.abs, (q, k, v, outer))
-    kept = probabilities / (1 - rate)  # as if nothing were dropped, at the scale of what is not
-    to_kept = np.einsum("btnk,bsnk->bnts", outer, v) / (1 - rate)
-    to_scores = scale * probabilities * (to_kept + (probabilities * to_kept).sum(-1, keepdims=True))
-    of_query, of_key = np.einsum("bnts,bsnk->btnk", to_scores, k), np.einsum("bnts,btnk->bsnk", to_scores, q)
-    of_value = np.einsum("bnts,btnk->bsnk", kept, outer)
-    pairs = [(array, array.sum((0, 1))) for array in (of_query, of_key, of_value)]
-    sizes = [np.einsum("bnts,bsnk->btnk", kept, v), *(array for pair in pairs for array in pair)]
-    return sizes, float(scale * np.einsum("btnk,bsnk->bnts", q, k).max())
-
-
-def assert_rounded_alike(
-    actual: list[jax.Array], expected: list[jax.Array], *, arrays: list[jax.Array], mask: AttentionMask, rate: float
-) -> None:
-    """Compare what two calls of `results` gave with `arrays`: both are right to within the rounding of float32.
-
-    A probability is off, relatively, by as much as its score is absolutely: a rounding per term of the score. Every sum
-    on the way (of scores, of weights, over tokens twice, over rows) adds a rounding per level of a tree of its terms;
-    summed in another order, or in wider vectors, it has others. Both sides may be off by as much.
-    """
-    sizes, score = magnitudes(arrays, mask=mask, rate=rate)
-    levels = 5 * math.log2(max(arrays[0].shape))
-    for number, (first, second, size) in enumerate(zip(actual, expected, sizes, strict=True)):
-        difference = np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64))
-        assert (difference <= 2 * UNIT_ROUNDOFF * (score + levels) * size).all(), number
-
-
 def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, tolerance: float) -> None:
     """Compare what two calls of `results` gave, each array relative to its largest value.
 
@@ -254,7 +215,7 @@ def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
     expected = results("reference", arrays, mask=mask, rate=rate)
     # A single probability dropped by one and not by the other would differ by a thousand times the tolerance.
     actual = results("pallas", arrays, mask=mask, rate=rate)
-    assert_rounded_alike(actual, expected, arrays=arrays, mask=mask, rate=rate)
+    assert_attention_rounded_alike(actual, expected, arrays=arrays, mask=mask, rate=rate)
 
 
 @pytest.mark.parametrize(
@@ -277,17 +238,17 @@ def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(
     arrays, mask = random_arrays(batch=2, length=length, heads=heads), packed_mask(length, batch=2)
     expected = results("reference", arrays, mask=mask, rate=0.1)
     actual = results("pallas", arrays, mask=mask, rate=0.1)
-    assert_rounded_alike(actual, expected, arrays=arrays, mask=mask, rate=0.1)
+    assert_attention_rounded_alike(actual, expected, arrays=arrays, mask=mask, rate=0.1)
 
 
 def test_one_probability_dropped_by_one_side_alone_is_noticed() -> None:
     arrays, mask = random_arrays(batch=1, length=128, heads=2), packed_mask(128)
     expected = results("reference", arrays, mask=mask, rate=0.1)
-    _, score = magnitudes(arrays, mask=mask, rate=0.1)
-    assert 2 * UNIT_ROUNDOFF * (score + 5 * 7) < 1e-3 / 128  # a probability is about a 128th of the sum of all
+    _, score = attention_magnitudes(arrays, mask=mask, rate=0.1)
+    assert 2 * UNIT * (score + 5 * 7) < 1e-3 / 128  # a probability is about a 128th of the sum of all
     other = [expected[0].at[0, 5].multiply(1 + 1 / 128), *expected[1:]]
     with pytest.raises(AssertionError):
-        assert_rounded_alike(other, expected, arrays=arrays, mask=mask, rate=0.1)
+        assert_attention_rounded_alike(other, expected, arrays=arrays, mask=mask, rate=0.1)
 
 
 def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:
@@ -301,7 +262,7 @@ def test_the_kernel_takes_large_scores_and_rows_with_nothing_to_see() -> None:
     arrays = [30 * array for array in random_arrays(batch=1, length=128, heads=2)]
     expected = results("reference", arrays, mask=whole_rows(1, 128), rate=0.0)
     actual = results("pallas", arrays, mask=whole_rows(1, 128), rate=0.0)
-    assert_rounded_alike(actual, expected, arrays=arrays, mask=whole_rows(1, 128), rate=0.0)
+    assert_attention_rounded_alike(actual, expected, arrays=arrays, mask=whole_rows(1, 128), rate=0.0)
     nothing = results("pallas", arrays, mask=whole_rows(1, 128, segment=0), rate=0.1)
     assert all(np.isfinite(array).all() for array in nothing)
 
@@ -312,7 +273,7 @@ def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
     expected = results("pallas", arrays, mask=mask, rate=0.1)
     with meshes.use_mesh(meshes.make_mesh(MeshConfig(4 // tensor, 1, tensor), devices=jax.devices()[:4])):
         sharded = jax.jit(lambda *values: results("pallas", list(values), mask=mask, rate=0.1))(*arrays)
-    assert_rounded_alike(sharded, expected, arrays=arrays, mask=mask, rate=0.1)
+    assert_attention_rounded_alike(sharded, expected, arrays=arrays, mask=mask, rate=0.1)
 
 
 def turned(values: jax.Array, position_ids: jax.Array) -> jax.Array:
@@ -372,4 +333,4 @@ def test_projections_without_biases_attend_as_with_biases_of_zero(tensor: int) -
     else:
         found = jax.jit(run)(query, key, value)
     with_biases = [found[0], found[1], expected[2], found[2], expected[4], found[3], expected[6]]
-    assert_rounded_alike(with_biases, expected, arrays=arrays, mask=mask, rate=0.0)
+    assert_attention_rounded_alike(with_biases, expected, arrays=arrays, mask=mask, rate=0.0)
