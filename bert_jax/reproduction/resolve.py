@@ -1,0 +1,195 @@
+"""A table at a scale: each cell is a unit of work, or the reason why there is none."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import Config, builder, from_config_dict, model_preset
+from bert_jax.config import finetuning as finetuning_config
+from bert_jax.config.reproduction import ScaleConfig, ScaledTask, with_changes
+from bert_jax.errors import UserError
+from bert_jax.reproduction.experiments import AVERAGE, BASE, HELDOUT, LARGE, PAIRS, Column, Model, Row, Table
+from bert_jax.reproduction.finetuning import FinetuningWork
+from bert_jax.reproduction.models import MODELS
+from bert_jax.reproduction.pretraining import PretrainingWork
+from bert_jax.reproduction.tables import COLUMNS
+from bert_jax.reproduction.work import Work
+
+_SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+NOT_RUN = "only the paper's value"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One value of a table: the unit that computes it, or why there is none."""
+
+    row: Row
+    column: Column
+    unit: Work | None = None
+    missing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for: the scale, where data are, and how many seeds."""
+
+    scale: ScaleConfig
+    title: str
+    data_dir: Path
+    seeds: int
+
+
+def columns_of(table: Table, *, scale: ScaleConfig) -> list[Column]:
+    """Return the columns at a scale: the paper's, or what replaces them, and the scale's measures.
+
+    Raises:
+      UserError: if the scale names a column that does not exist.
+    """
+    replaced = dict(text.split("=") for text in scale.replacements)
+    for name in (*replaced, *replaced.values(), *scale.measures):
+        if name not in COLUMNS:
+            raise UserError(f"the scale names the column {name!r}: choose one of {', '.join(COLUMNS)}")
+    keys = [replaced.get(column.key, column.key) for column in table.columns]
+    keys += scale.measures if table.takes_measures else ()
+    return [COLUMNS[key] for key in dict.fromkeys(keys)]
+
+
+def rows_of(table: Table, *, scale: ScaleConfig) -> list[Row]:
+    """Return the rows at a scale: of a figure those whose points the scale has."""
+    return [row for row in table.rows if not row.curve or any(abs(row.point - p) < 1e-9 for p in scale.points)]
+
+
+class Resolver:
+    """Makes the units of tables. Models are made once, so that cells share them."""
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._models: dict[str, PretrainingWork | str] = {}
+
+    def cells(self, table: Table) -> list[Cell]:
+        """Return the cells of a table, row by row.
+
+        Raises:
+          UserError: if the scale is wrong.
+        """
+        scale = self._request.scale
+        return [
+            self._cell(row, column)
+            for row in rows_of(table, scale=scale)
+            for column in columns_of(table, scale=scale)
+            if column.kind != AVERAGE
+        ]
+
+    def _cell(self, row: Row, column: Column) -> Cell:
+        if not row.model:
+            return Cell(row, column, missing=NOT_RUN)
+        model = self._model(row.model)
+        if isinstance(model, str):
+            return Cell(row, column, missing=model)
+        try:
+            return Cell(row, column, unit=self._unit(row, column, model=model))
+        except UserError as error:
+            return Cell(row, column, missing=str(error))
+
+    def _unit(self, row: Row, column: Column, *, model: PretrainingWork) -> Work:
+        """Return the unit of a cell.
+
+        Raises:
+          UserError: if something that it needs is missing.
+        """
+        step = round(row.point * model.num_steps)
+        if column.kind == HELDOUT:
+            if step != model.num_steps:
+                raise UserError("held-out text is evaluated at the end of the run only")
+            return model
+        if column.kind == PAIRS:
+            raise UserError("this version has no evaluate --task=minimal_pairs")
+        task = self._task(row.task or column.task)
+        changes = {**({} if row.task else column.changes), **self._own_changes(row, task=task)}
+        config = finetuning_config.from_config_dict(with_changes(builder.to_dict(task.config), self._located(changes)))
+        config = self._with_directory(config)
+        where = "" if step == model.num_steps else f" at step {step}"
+        title = f"fine-tune {task.name} from {MODELS[row.model].title}{where}"
+        return FinetuningWork(config, model=model, step=step, title=title, seeds=self._request.seeds, sweep=task.sweep)
+
+    def _own_changes(self, row: Row, *, task: ScaledTask) -> dict[str, Any]:
+        """Return the changes of a row that concern the task: options of other tasks are left out."""
+        optional = set(builder.optional_groups(type(task.config)))
+        present = {name for name in optional if getattr(task.config, name) is not None}
+        return {
+            path: value
+            for path, value in row.changes.items()
+            if path.partition(".")[0] not in optional or path.partition(".")[0] in present
+        }
+
+    def _task(self, name: str) -> ScaledTask:
+        for task in self._request.scale.tasks:
+            if task.name == name:
+                return task
+        raise UserError(f"the scale {self._request.title} has no task {name}")
+
+    def _located(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changes with files in --data_dir as absolute paths."""
+        return {
+            path: str(self._request.data_dir / value) if path.endswith("_file") else value
+            for path, value in changes.items()
+        }
+
+    def _with_directory(self, config: finetuning_config.FinetuneConfig) -> finetuning_config.FinetuneConfig:
+        directory = config.data.directory
+        if not directory.startswith("tfds:"):
+            directory = str(self._request.data_dir / directory)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, directory=directory))
+
+    def _model(self, name: str) -> PretrainingWork | str:
+        """Return the run of a model, or why there is none."""
+        if name not in self._models:
+            try:
+                self._models[name] = self._pretraining(MODELS[name])
+            except UserError as error:
+                self._models[name] = str(error)
+        return self._models[name]
+
+    def _pretraining(self, model: Model) -> PretrainingWork:
+        scale = self._request.scale
+        config = _with_shape(scale, model.size)
+        config = from_config_dict(with_changes(builder.to_dict(config), model.changes))
+        data = dataclasses.replace(
+            config.data, input=self._text(config.data.input), vocab=self._path(config.data.vocab)
+        )
+        points = [round(point * config.train.num_steps) for point in scale.points] if model.is_curve else []
+        return PretrainingWork(dataclasses.replace(config, data=data), title=model.title, points=points)
+
+    def _text(self, inputs: str) -> str:
+        """Return the inputs with files as absolute paths."""
+        return ",".join(
+            item if item.startswith("tfds:") or item == "embedded" else self._path(item) for item in inputs.split(",")
+        )
+
+    def _path(self, name: str) -> str:
+        return str(self._request.data_dir / name) if name else ""
+
+
+def _with_shape(scale: ScaleConfig, size: str | int) -> Config:
+    """Return the scale's pre-training config with the shape of BERT-Large, or of a row of Table 6."""
+    if size == BASE:
+        return scale.pretraining
+    preset = model_preset(scale.large if size == LARGE else scale.sizes[int(size)])
+    shape = {name: getattr(preset, name) for name in _SHAPE}
+    return dataclasses.replace(scale.pretraining, model=dataclasses.replace(scale.pretraining.model, **shape))
+
+
+def in_order(cells: Iterable[Cell]) -> list[Work]:
+    """Return the units of cells, each once, after those that it needs."""
+    units: dict[str, Work] = {}
+
+    def add(unit: Work) -> None:
+        for needed in unit.needs:
+            add(needed)
+        units.setdefault(unit.digest, unit)
+
+    for cell in cells:
+        if cell.unit is not None:
+            add(cell.unit)
+    return list(units.values())
