@@ -38,6 +38,7 @@ class ScaleConfig:
         Config, doc="Pre-training of BERT-Base at this scale; data.input is relative to --data_dir."
     )
     large: str = field("L-24_H-1024_A-16", doc="Shape of BERT-Large at this scale, as in default_config(model=...).")
+    lstm: str = field("L-2_H-1632_A-1", doc="Shape of each of the two LSTM language models, at equal compute.")
     sizes: tuple[str, ...] = field(
         (
             "L-3_H-768_A-12",
@@ -119,7 +120,7 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> ScaleConfig:
     scale = build(ScaleConfig, config)
     check_fields(scale)
     validate(scale.pretraining)
-    for shape in (scale.large, *scale.sizes):
+    for shape in (scale.large, scale.lstm, *scale.sizes):
         model_preset(shape)
     if len(scale.sizes) != ROWS_OF_TABLE_6:
         raise UserError(f"config.sizes has {len(scale.sizes)} shapes: Table 6 has {ROWS_OF_TABLE_6}")
@@ -137,6 +138,8 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> ScaleConfig:
 
 def _check_points(scale: ScaleConfig) -> None:
     steps = scale.pretraining.train.num_steps
+    if scale.pretraining.train.num_epochs:
+        raise UserError("config.pretraining.train.num_epochs: a scale gives its steps: set train.num_steps instead")
     for point in scale.points:
         if abs(point * steps - round(point * steps)) > 1e-6 * steps:
             raise UserError(f"config.points: {point:g} of {steps} steps is not a whole number: choose another")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TASK, HELDOUT, PAIRS, AVERAGE = "task", "held-out text", "minimal pairs", "average"
-BASE, LARGE = "base", "large"
+BASE, LARGE, LSTM = "base", "large", "lstm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Model:
 
     Attributes:
       title: its name in messages.
-      size: "base" or "large" of the scale, or the index of a row of Table 6.
+      size: "base", "large" or "lstm" of the scale, or the index of a row of Table 6.
       changes: fields of the pre-training config, by dotted name.
       is_curve: whether Figure 5 needs its intermediate checkpoints.
     """
@@ -63,7 +63,7 @@ class Row:
 
     Attributes:
       title: its name in the paper.
-      model: its model in `models.MODELS`; "" for a system that only the paper ran.
+      model: its model in `models.MODELS`, or a pair separated by a comma; "" for a system that only the paper ran.
       paper: the paper's values by column; for Figure 5, decoded from the drawing.
       changes: fields of the fine-tuning configs of the row, by dotted name.
       task: replaces the columns' task, for another way to solve it.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +21,44 @@ from bert_jax.reproduction.work import Context, Interrupted, Work, determining
 from bert_jax.tasks.interface import Task
 
 _INTERMEDIATE = "squad.intermediate_file"
+_CHARACTERS_PER_TOKEN = 4.0  # of English; examples are written out with the names of their fields
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskFiles:
-    """The examples of a task that runs read: how many there are of train, and a digest of all."""
+    """The examples of a task that runs read: how many of train and how long they are, and a digest of all."""
 
     num_train: int
+    characters: float  # of the mean example
     splits: tuple[str, ...]
     digest: str
 
 
 class FinetuningWork(Work):
-    """Fine-tuning, or feature-based training, of one task from the checkpoint of `model` at `step`."""
+    """Fine-tuning, or feature-based training, of one task from the checkpoint of a model at `step`."""
 
     kind = "fine-tuning"
     packages = ("rows", "model", "training", "kinds", "tasks", "finetuning")
 
     def __init__(
-        self, config: FinetuneConfig, *, model: PretrainingWork, step: int, title: str, seeds: int, sweep: bool = False
+        self,
+        config: FinetuneConfig,
+        *,
+        models: Sequence[PretrainingWork],
+        step: int,
+        title: str,
+        seeds: int,
+        sweep: bool = False,
     ):
-        """Read the task's files.
+        """Read the task's files; several `models` are joined to one.
 
         Raises:
           UserError: if they are missing or wrong.
         """
-        self.config, self.model, self.step, self.seeds, self.sweep = config, model, step, seeds, sweep
+        self.config, self.models, self.step, self.seeds, self.sweep = config, tuple(models), step, seeds, sweep
         self.title = title
         self.files = read_task(config)
+        self._intermediate = _file_digest(Path(config.intermediate_file)) if config.intermediate_file else ""
 
     @property
     def group(self) -> str:
@@ -57,8 +67,8 @@ class FinetuningWork(Work):
 
     @property
     def needs(self) -> tuple[Work, ...]:
-        """Return the pre-training run."""
-        return (self.model,)
+        """Return the pre-training runs."""
+        return self.models
 
     def content(self) -> Mapping[str, Any]:
         """Return the config without the fields that do not determine the result, the data, and the checkpoint's step.
@@ -66,16 +76,20 @@ class FinetuningWork(Work):
         The number of seeds is not in it: more seeds are more runs in the same folder.
         """
         fields = determining(self.config, free=finetune.SAME_RUN.free)
-        if self.config.intermediate_file:
-            fields[_INTERMEDIATE] = _file_digest(Path(self.config.intermediate_file))
+        if self._intermediate:
+            fields[_INTERMEDIATE] = self._intermediate
         if self.sweep:
             fields["sweep"] = dataclasses.asdict(self.config.sweep)
         return {"config": fields, "data": self.files.digest, "step": self.step}
 
     def flops(self) -> float:
-        """Return the FLOPs of all runs on instances of the greatest length: an upper bound."""
+        """Return the FLOPs of all runs, with a token per four characters."""
         runs = grid(self.config, sweep=self.sweep, seeds=self.seeds)
-        return sum(run.num_epochs for run in runs) * self.files.num_train * self._flops_of_example()
+        length = self.config.data.max_seq_length
+        of_task = self.config.task in ("ner", "squad_v1", "squad_v2")  # which read long texts in windows
+        tokens = self.files.characters / _CHARACTERS_PER_TOKEN
+        tokens_per_epoch = self.files.num_train * (tokens if of_task else min(tokens, length))
+        return sum(run.num_epochs for run in runs) * tokens_per_epoch * self._flops_of_token()
 
     def done_fraction(self, folder: Path) -> float:
         """Return the fraction of the runs that are finished."""
@@ -84,11 +98,8 @@ class FinetuningWork(Work):
 
     def run(self, folder: Path, *, context: Context) -> None:
         """Train all seeds, or those that are missing."""
-        checkpoint = context.folder_of(self.model)
-        if self.step != self.model.num_steps:
-            checkpoint = checkpoint / "checkpoints" / str(self.step)
         request = finetune.Request(
-            init=str(checkpoint),
+            init=",".join(str(model.checkpoint(self.step, context=context)) for model in self.models),
             workdir=str(folder),
             sweep=self.sweep,
             seeds=self.seeds,
@@ -120,13 +131,13 @@ class FinetuningWork(Work):
         """Return the seconds of all runs."""
         return goodput_seconds(folder)
 
-    def _flops_of_example(self) -> float:
-        model, config = self.model.config.model, self.config
-        length = config.data.max_seq_length
+    def _flops_of_token(self) -> float:
+        model, config = self.models[0].config.model, self.config
         if config.features:
-            return _tagger_flops(config, model=model) * length
+            return _tagger_flops(config, model=model)
+        length = config.data.max_seq_length
         row = architecture_of(model).train_flops_per_row
-        return row(model, max_seq_length=length, max_predictions=0)
+        return row(model, max_seq_length=length, max_predictions=0) / length
 
 
 def _tagger_flops(config: FinetuneConfig, *, model: ModelConfig) -> float:
@@ -156,7 +167,7 @@ _FILES: dict[Any, TaskFiles] = {}  # rows of a table read the same files
 
 
 def _read(task: Task) -> TaskFiles:
-    digest, num_train, splits = hashlib.sha256(), 0, []
+    digest, num_train, characters, splits = hashlib.sha256(), 0, 0.0, []
     for split in dict.fromkeys(("train", *task.eval_splits(), *(("test",) if task.name == "ner" else ()))):
         if split == "dev" and task.data.dev_fraction:  # a part of train
             continue
@@ -167,10 +178,12 @@ def _read(task: Task) -> TaskFiles:
                 continue
             raise
         splits.append(split)
-        num_train = num_train or len(examples)
-        digest.update(repr([split, len(examples), *examples]).encode())
+        text = repr([split, len(examples), *examples])
+        digest.update(text.encode("utf-8", "backslashreplace"))
+        if split == "train":
+            num_train, characters = len(examples), len(text) / max(len(examples), 1)
     limit = task.data.max_train_examples
-    return TaskFiles(min(num_train, limit) if limit else num_train, tuple(splits), digest.hexdigest())
+    return TaskFiles(min(num_train, limit) if limit else num_train, characters, tuple(splits), digest.hexdigest())
 
 
 def _file_digest(file: Path) -> str:

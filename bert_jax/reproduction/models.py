@@ -6,7 +6,7 @@ Rows of different tables that name the same model share it; so do two models who
 from collections.abc import Mapping
 
 from bert_jax.config.reproduction import ROWS_OF_TABLE_6
-from bert_jax.reproduction.experiments import LARGE, Model
+from bert_jax.reproduction.experiments import LARGE, LSTM, Model
 
 # Percentages of the predicted tokens that become [MASK], stay, or become a random token (Table 8).
 MIXES = ((80, 10, 10), (100, 0, 0), (80, 0, 20), (80, 20, 0), (0, 20, 80), (0, 0, 100))
@@ -24,6 +24,11 @@ def _mixed(mix: tuple[int, int, int]) -> Model:
     return Model("masking {}/{}/{}".format(*mix), changes=changes, is_curve=mix == MIXES[0])
 
 
+def _lstm(direction: str) -> Model:
+    changes = {"model.architecture": "lstm", "train.objective": "causal", "model.attention_direction": direction}
+    return Model(f"LSTM language model, {direction.replace('_', ' ')}", size=LSTM, changes=changes)
+
+
 MODELS: Mapping[str, Model] = {
     "base": Model("BERT-Base", is_curve=True),
     "large": Model("BERT-Large", size=LARGE),
@@ -35,6 +40,9 @@ MODELS: Mapping[str, Model] = {
         changes={"train.objective": "causal", "model.attention_direction": "left_to_right"},
         is_curve=True,
     ),
+    # Figure 3, ELMo: two language models, trained independently.
+    "lstm_ltr": _lstm("left_to_right"),
+    "lstm_rtl": _lstm("right_to_left"),
     **{
         f"size_{row}": Model(f"row {row + 1} of Table 6", size=row, is_curve=row == BASE_ROW)
         for row in range(ROWS_OF_TABLE_6)

@@ -31,12 +31,17 @@ _DATA_FIELDS = re.compile(r"data\..*")
 class DataSetWork(Work):
     """A pre-training data set of the lengths that the phases of a config need."""
 
-    kind, packages, needs = "data set", (), ()
+    kind, packages = "data set", ()
 
     def __init__(self, config: Config):
         """Take the data of `config`, whose input and vocabulary are absolute paths."""
         self._config = config
         self.title = f"data set from {config.data.input}"
+
+    @property
+    def needs(self) -> tuple[Work, ...]:
+        """Return nothing: it is built from text."""
+        return ()
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -154,6 +159,11 @@ class PretrainingWork(Work):
         )
         if status:
             raise Interrupted(status)
+
+    def checkpoint(self, step: int, *, context: Context) -> Path:
+        """Return the path of the model after `step` steps."""
+        folder = context.folder_of(self)
+        return folder if step == self.num_steps else folder / "checkpoints" / str(step)
 
     def result(self, folder: Path) -> dict[str, Any]:
         """Return the metrics of the last evaluation."""

@@ -1,7 +1,7 @@
 """A table at a scale: each cell is a unit of work, or the reason why there is none."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from bert_jax.config import Config, builder, from_config_dict, model_preset
 from bert_jax.config import finetuning as finetuning_config
 from bert_jax.config.reproduction import ScaleConfig, ScaledTask, with_changes
 from bert_jax.errors import UserError
-from bert_jax.reproduction.experiments import AVERAGE, BASE, HELDOUT, LARGE, PAIRS, Column, Model, Row, Table
+from bert_jax.reproduction.experiments import AVERAGE, BASE, HELDOUT, LARGE, LSTM, PAIRS, Column, Model, Row, Table
 from bert_jax.reproduction.finetuning import FinetuningWork
 from bert_jax.reproduction.models import MODELS
 from bert_jax.reproduction.pretraining import PretrainingWork
@@ -65,7 +65,7 @@ class Resolver:
 
     def __init__(self, request: Request):
         self._request = request
-        self._models: dict[str, PretrainingWork | str] = {}
+        self._models: dict[str, PretrainingWork] = {}
 
     def cells(self, table: Table) -> list[Cell]:
         """Return the cells of a table, row by row.
@@ -84,34 +84,31 @@ class Resolver:
     def _cell(self, row: Row, column: Column) -> Cell:
         if not row.model:
             return Cell(row, column, missing=NOT_RUN)
-        model = self._model(row.model)
-        if isinstance(model, str):
-            return Cell(row, column, missing=model)
         try:
-            return Cell(row, column, unit=self._unit(row, column, model=model))
+            models = [self._model(name) for name in row.model.split(",")]
+            return Cell(row, column, unit=self._unit(row, column, models=models))
         except UserError as error:
             return Cell(row, column, missing=str(error))
 
-    def _unit(self, row: Row, column: Column, *, model: PretrainingWork) -> Work:
+    def _unit(self, row: Row, column: Column, *, models: Sequence[PretrainingWork]) -> Work:
         """Return the unit of a cell.
 
         Raises:
           UserError: if something that it needs is missing.
         """
-        step = round(row.point * model.num_steps)
+        step = round(row.point * models[0].num_steps)
         if column.kind == HELDOUT:
-            if step != model.num_steps:
-                raise UserError("held-out text is evaluated at the end of the run only")
-            return model
+            return _evaluated(models, step=step)
         if column.kind == PAIRS:
             raise UserError("this version has no evaluate --task=minimal_pairs")
         task = self._task(row.task or column.task)
         changes = {**({} if row.task else column.changes), **self._own_changes(row, task=task)}
         config = finetuning_config.from_config_dict(with_changes(builder.to_dict(task.config), self._located(changes)))
         config = self._with_directory(config)
-        where = "" if step == model.num_steps else f" at step {step}"
-        title = f"fine-tune {task.name} from {MODELS[row.model].title}{where}"
-        return FinetuningWork(config, model=model, step=step, title=title, seeds=self._request.seeds, sweep=task.sweep)
+        changed = ", ".join(f"{path.rpartition('.')[2]}={value}" for path, value in changes.items())
+        title = f"fine-tune {task.name} from {_title(row, models, step=step)}" + (f", {changed}" if changed else "")
+        seeds = self._request.seeds
+        return FinetuningWork(config, models=models, step=step, title=title, seeds=seeds, sweep=task.sweep)
 
     def _own_changes(self, row: Row, *, task: ScaledTask) -> dict[str, Any]:
         """Return the changes of a row that concern the task: options of other tasks are left out."""
@@ -142,13 +139,14 @@ class Resolver:
             directory = str(self._request.data_dir / directory)
         return dataclasses.replace(config, data=dataclasses.replace(config.data, directory=directory))
 
-    def _model(self, name: str) -> PretrainingWork | str:
-        """Return the run of a model, or why there is none."""
+    def _model(self, name: str) -> PretrainingWork:
+        """Return the run of a model.
+
+        Raises:
+          UserError: if the config of the scale with the changes of the model is wrong, or its text is missing.
+        """
         if name not in self._models:
-            try:
-                self._models[name] = self._pretraining(MODELS[name])
-            except UserError as error:
-                self._models[name] = str(error)
+            self._models[name] = self._pretraining(MODELS[name])
         return self._models[name]
 
     def _pretraining(self, model: Model) -> PretrainingWork:
@@ -171,11 +169,30 @@ class Resolver:
         return str(self._request.data_dir / name) if name else ""
 
 
+def _title(row: Row, models: Sequence[PretrainingWork], *, step: int) -> str:
+    names = " and ".join(MODELS[name].title for name in row.model.split(","))
+    return names if step == models[0].num_steps else f"{names} at step {step}"
+
+
+def _evaluated(models: Sequence[PretrainingWork], *, step: int) -> Work:
+    """Return the run whose last evaluation is a cell.
+
+    Raises:
+      UserError: if the cell is of another checkpoint, or of a pair.
+    """
+    if len(models) > 1:
+        raise UserError("a pair of language models has no loss of its own")
+    if step != models[0].num_steps:
+        raise UserError("the loss on held-out text is that at the end of the run")
+    return models[0]
+
+
 def _with_shape(scale: ScaleConfig, size: str | int) -> Config:
     """Return the scale's pre-training config with the shape of BERT-Large, or of a row of Table 6."""
     if size == BASE:
         return scale.pretraining
-    preset = model_preset(scale.large if size == LARGE else scale.sizes[int(size)])
+    named = {LARGE: scale.large, LSTM: scale.lstm}
+    preset = model_preset(named[size] if isinstance(size, str) else scale.sizes[size])
     shape = {name: getattr(preset, name) for name in _SHAPE}
     return dataclasses.replace(scale.pretraining, model=dataclasses.replace(scale.pretraining.model, **shape))
 
