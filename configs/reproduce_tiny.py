@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     )
     config.large = "L-8_H-160_A-5"
     config.lstm = "L-2_H-160_A-1"  # two models of 16 * 160^2 * 2 FLOPs per token, BERT-Base has 24 * 128^2 * 4
+    config.has_cased = False
     config.tasks = _tasks()
     config.replacements = ("mnli=rte",)  # no MNLI in the data
     config.measures = ("bits_per_byte", "minimal_pairs")

@@ -50,6 +50,7 @@ class ScaleConfig:
         ),
         doc="Shapes of the six models of Table 6, in the paper's order.",
     )
+    has_cased: bool = field(True, doc="Whether Table 7 has cased models, as the paper's, or those of the other tables.")
     tasks: tuple[ScaledTask, ...] = field((), doc="The tasks that are run at this scale; columns of others are empty.")
     replacements: tuple[str, ...] = field(
         (), doc="Columns that are measured instead of one that cannot be, as in mnli=sst2."

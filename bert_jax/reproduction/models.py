@@ -10,6 +10,7 @@ from bert_jax.reproduction.experiments import LARGE, LSTM, Model
 
 # Percentages of the predicted tokens that become [MASK], stay, or become a random token (Table 8).
 MIXES = ((80, 10, 10), (100, 0, 0), (80, 0, 20), (80, 20, 0), (0, 20, 80), (0, 0, 100))
+CASED = {"data.do_lower_case": False}
 BASE_ROW = 3  # of Table 6 is BERT-Base: whoever trains it first keeps the checkpoints of Figure 5
 
 
@@ -32,6 +33,8 @@ def _lstm(direction: str) -> Model:
 MODELS: Mapping[str, Model] = {
     "base": Model("BERT-Base", is_curve=True),
     "large": Model("BERT-Large", size=LARGE),
+    "base_cased": Model("BERT-Base (cased)", changes=CASED),
+    "large_cased": Model("BERT-Large (cased)", size=LARGE, changes=CASED),
     # Section 5.1: masked LM without next sentences, on the same pairs of segments.
     "no_nsp": Model("No NSP", changes={"train.objective": "mlm"}),
     # Section 5.1: each position predicts the next token and sees those to its left, here and in fine-tuning.

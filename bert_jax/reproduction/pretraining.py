@@ -107,6 +107,7 @@ class PretrainingWork(Work):
           UserError: if the text cannot be found.
         """
         self.data = DataSetWork(config)
+        self.data.content()  # raises for missing text
         self.title = f"pre-train {title}"
         self.config = _with_points(config, points) if points else config
         self.num_steps = config.train.num_steps

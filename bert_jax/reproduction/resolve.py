@@ -11,7 +11,7 @@ from bert_jax.config.reproduction import ScaleConfig, ScaledTask, with_changes
 from bert_jax.errors import UserError
 from bert_jax.reproduction.experiments import AVERAGE, BASE, HELDOUT, LARGE, LSTM, PAIRS, Column, Model, Row, Table
 from bert_jax.reproduction.finetuning import FinetuningWork
-from bert_jax.reproduction.models import MODELS
+from bert_jax.reproduction.models import CASED, MODELS
 from bert_jax.reproduction.pretraining import PretrainingWork
 from bert_jax.reproduction.tables import COLUMNS
 from bert_jax.reproduction.work import Work
@@ -50,14 +50,21 @@ def columns_of(table: Table, *, scale: ScaleConfig) -> list[Column]:
     for name in (*replaced, *replaced.values(), *scale.measures):
         if name not in COLUMNS:
             raise UserError(f"the scale names the column {name!r}: choose one of {', '.join(COLUMNS)}")
-    keys = [replaced.get(column.key, column.key) for column in table.columns]
-    keys += scale.measures if table.takes_measures else ()
-    return [COLUMNS[key] for key in dict.fromkeys(keys)]
+    columns = [COLUMNS[replaced[column.key]] if column.key in replaced else column for column in table.columns]
+    columns += [COLUMNS[key] for key in scale.measures if table.takes_measures]
+    return list({column.key: column for column in columns}.values())
 
 
 def rows_of(table: Table, *, scale: ScaleConfig) -> list[Row]:
-    """Return the rows at a scale: of a figure those whose points the scale has."""
-    return [row for row in table.rows if not row.curve or any(abs(row.point - p) < 1e-9 for p in scale.points)]
+    """Return the rows at a scale: of a figure those whose points the scale has.
+
+    Raises:
+      UserError: if the scale has a point that the paper's figure does not have.
+    """
+    known = {row.point for row in table.rows}
+    if table.curves and (unknown := set(scale.points) - known):
+        raise UserError(f"config.points: {min(unknown):g}: choose from {', '.join(f'{p:g}' for p in sorted(known))}")
+    return [row for row in table.rows if not row.curve or row.point in scale.points]
 
 
 class Resolver:
@@ -152,7 +159,8 @@ class Resolver:
     def _pretraining(self, model: Model) -> PretrainingWork:
         scale = self._request.scale
         config = _with_shape(scale, model.size)
-        config = from_config_dict(with_changes(builder.to_dict(config), model.changes))
+        changes = {} if model.changes == CASED and not scale.has_cased else model.changes
+        config = from_config_dict(with_changes(builder.to_dict(config), changes))
         data = dataclasses.replace(
             config.data, input=self._text(config.data.input), vocab=self._path(config.data.vocab)
         )

@@ -186,10 +186,10 @@ TABLE_7 = Table(
         ),
         Row("CVT", paper=_values(_NER, None, 92.6)),
         Row("CSE", paper=_values(_NER, None, 93.1)),
-        Row("Fine-tuning, BERT-Large", "large", _values(_NER, 96.6, 92.8)),
-        Row("Fine-tuning, BERT-Base", "base", _values(_NER, 96.4, 92.4)),
+        Row("Fine-tuning, BERT-Large", "large_cased", _values(_NER, 96.6, 92.8)),
+        Row("Fine-tuning, BERT-Base", "base_cased", _values(_NER, 96.4, 92.4)),
         *(
-            Row(f"Features, {title}", "base", {"ner": value}, changes={"ner.features": name}, task="ner_features")
+            Row(f"Features, {title}", "base_cased", {"ner": value}, changes={"ner.features": name}, task="ner_features")
             for title, value, name in zip(_FEATURE_TITLES, _FEATURE_F1, FEATURES, strict=True)
         ),
     ),
