@@ -95,6 +95,18 @@ def test_a_page_is_drawn_while_there_are_no_results_yet(finetuning: Path, tmp_pa
     assert "On dev: accuracy" in write_page([folder]).read_text()
 
 
+def test_the_page_of_a_benchmark_has_the_results_of_its_tasks(finetuning: Path, tmp_path: Path):
+    folder = tmp_path / "glue"
+    task = finetuning_run(folder / "mrpc")
+    (task / "config.json").rename(folder / "config.json")  # that of the benchmark
+    results = {"tasks": {"mrpc": {"dev": {"accuracy": 0.8}}}, "glue": {"average": 0.8, "numbers": {}, "of": 9}}
+    (folder / "results.json").write_text(json.dumps(results))
+    page = write_page([folder]).read_text()
+    assert "<td>mrpc</td><td>dev</td><td>accuracy</td>" in page
+    assert "<h2>Curves</h2>" not in page
+    assert "On dev: accuracy" in write_page([task]).read_text()
+
+
 def test_damaged_and_cut_lines_are_left_out(tmp_path: Path):
     folder = pretraining_run(tmp_path / "cut", steps=20)
     for name in ("metrics.jsonl", "samples.jsonl"):

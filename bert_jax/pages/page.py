@@ -43,7 +43,7 @@ def page_of_run(run: RunFiles) -> str:
         f'<p class="soft">{html.escape(_summary(run))}</p>',
         _facts(run, seconds),
         sections.results_section(run),
-        sections.section("Curves", _plots(panels)),
+        sections.section("Curves", "" if "tasks" in run.results else _plots(panels)),
         sections.confusion_section(run),
         sections.mistakes_section(run),
         sections.samples_section(run),
