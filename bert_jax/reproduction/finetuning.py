@@ -17,7 +17,7 @@ from bert_jax.model.architectures import architecture_of
 from bert_jax.model.feature_layers import feature_layers
 from bert_jax.reproduction.pretraining import PretrainingWork
 from bert_jax.reproduction.records import goodput_seconds
-from bert_jax.reproduction.work import Context, Interrupted, Work, determining
+from bert_jax.reproduction.work import Context, Interrupted, Work, determining, file_digest
 from bert_jax.tasks.interface import Task
 
 _INTERMEDIATE = "squad.intermediate_file"
@@ -58,7 +58,7 @@ class FinetuningWork(Work):
         self.config, self.models, self.step, self.seeds, self.sweep = config, tuple(models), step, seeds, sweep
         self.title = title
         self.files = read_task(config)
-        self._intermediate = _file_digest(Path(config.intermediate_file)) if config.intermediate_file else ""
+        self._intermediate = file_digest(Path(config.intermediate_file)) if config.intermediate_file else ""
 
     @property
     def group(self) -> str:
@@ -184,13 +184,3 @@ def _read(task: Task) -> TaskFiles:
             num_train, characters = len(examples), len(text) / max(len(examples), 1)
     limit = task.data.max_train_examples
     return TaskFiles(min(num_train, limit) if limit else num_train, characters, tuple(splits), digest.hexdigest())
-
-
-def _file_digest(file: Path) -> str:
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such file: put it there, or leave out the rows that train on it first")
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

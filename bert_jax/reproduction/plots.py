@@ -1,11 +1,9 @@
 """Plots of a table, as SVG: a panel per column, the paper's bar next to ours, or curves over the steps of Figure 5."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.pages.plots import settings, svg
 
 Record = Mapping[str, Any]
 
@@ -14,6 +12,7 @@ CURVES = ("#2f6fb3", "#b3552f", "#3d8a4e", "#7a4fb0")
 _PANEL_INCHES, _ROW_INCHES, _LABEL_INCHES = 2.5, 0.42, 2.4
 _BAR = 0.36  # of the distance between two rows
 _PANELS_PER_LINE = 3
+_PIXELS_PER_INCH = 96
 
 
 def require_plots() -> None:
@@ -22,19 +21,16 @@ def require_plots() -> None:
     Raises:
       UserError: naming the extra.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "the page of the tables needs matplotlib: type pip install 'bert_jax[report]', or --nopage for text alone"
-        ) from None
+    with settings():
+        pass
 
 
 def plot(record: Record, *, is_relative: bool = False) -> str:
     """Return the SVG of a table; with `is_relative`, of the differences to its first row."""
-    if any(row["curve"] for row in record["rows"]):
-        return _curves(record)
-    return _bars(record, is_relative=is_relative)
+    with settings():
+        if any(row["curve"] for row in record["rows"]):
+            return _curves(record)
+        return _bars(record, is_relative=is_relative)
 
 
 def has_difference(record: Record) -> bool:
@@ -60,7 +56,7 @@ def _bars(record: Record, *, is_relative: bool) -> str:
             panel.tick_params(labelleft=False)
         better = ", lower is better" if column["is_lower_better"] else ""
         panel.set_title(f"{column['title']}{better}", fontsize=9, color=INK, loc="left")
-    return _svg(figure)
+    return _picture(figure, title=record["title"])
 
 
 def _bar_panel(panel: Any, entries: Sequence[Record], *, base: Record | None, column: Record) -> None:
@@ -122,7 +118,7 @@ def _curves(record: Record) -> str:
         panel.set_title(column["title"], fontsize=9, color=INK, loc="left")
         panel.set_xlabel("% of the steps", fontsize=8, color=MUTED)
         panel.legend(fontsize=6.5, frameon=False)
-    return _svg(figure)
+    return _picture(figure, title=record["title"])
 
 
 def _panels(count: int, *, height: float, labels: float = _LABEL_INCHES) -> tuple[Any, list[Any]]:
@@ -138,25 +134,16 @@ def _panels(count: int, *, height: float, labels: float = _LABEL_INCHES) -> tupl
         panel.tick_params(labelsize=7, colors=MUTED, length=0)
         panel.grid(axis="x", color=GRID, linewidth=0.6)
         panel.set_axisbelow(True)
-        for side in ("top", "right", "left", "bottom"):
+        panel.grid(visible=False, axis="y")
+        for side in ("left", "bottom"):
             panel.spines[side].set_visible(False)
     return figure, panels
 
 
-def _svg(figure: Any) -> str:
-    """Return the figure as an SVG element: text stays text, no name depends on the time."""
-    import matplotlib
-
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bert_jax", "font.family": "sans-serif"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    # The page scales the picture: without a fixed size, but never larger than it was drawn.
-    width = re.search(r'width="([\d.]+)pt"', text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    limit = f'style="width:100%;max-width:{float(width[1]) * 4 / 3:.0f}px" ' if width else ""
-    return text.replace("<svg ", f'<svg role="img" {limit}', 1)
+def _picture(figure: Any, *, title: str) -> str:
+    """Return the figure as an SVG element that is never larger than it was drawn."""
+    width = figure.get_figwidth() * _PIXELS_PER_INCH
+    return svg(figure, title=title).replace("<svg ", f'<svg style="max-width:{width:.0f}px" ', 1)
 
 
 def _is_shown(entry: Record) -> bool:

@@ -12,6 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.reproduction.experiments import AVERAGE, BASE, HELDOUT, LARGE, LSTM, PAIRS, Column, Model, Row, Table
 from bert_jax.reproduction.finetuning import FinetuningWork
 from bert_jax.reproduction.models import CASED, MODELS
+from bert_jax.reproduction.pairs import PairsWork
 from bert_jax.reproduction.pretraining import PretrainingWork
 from bert_jax.reproduction.tables import COLUMNS
 from bert_jax.reproduction.work import Work
@@ -107,7 +108,7 @@ class Resolver:
         if column.kind == HELDOUT:
             return _evaluated(models, step=step)
         if column.kind == PAIRS:
-            raise UserError("this version has no evaluate --task=minimal_pairs")
+            return self._pairs(row, models=models, step=step)
         task = self._task(row.task or column.task)
         changes = {**({} if row.task else column.changes), **self._own_changes(row, task=task)}
         config = finetuning_config.from_config_dict(with_changes(builder.to_dict(task.config), self._located(changes)))
@@ -116,6 +117,14 @@ class Resolver:
         title = f"fine-tune {task.name} from {_title(row, models, step=step)}" + (f", {changed}" if changed else "")
         seeds = self._request.seeds
         return FinetuningWork(config, models=models, step=step, title=title, seeds=seeds, sweep=task.sweep)
+
+    def _pairs(self, row: Row, *, models: Sequence[PretrainingWork], step: int) -> Work:
+        if not self._request.scale.minimal_pairs:
+            raise UserError(f"the scale {self._request.title} names no file of minimal pairs")
+        if len(models) > 1:
+            raise UserError("a pair of language models gives no likelihood of its own")
+        file = self._request.data_dir / self._request.scale.minimal_pairs
+        return PairsWork(file, model=models[0], step=step, title=_title(row, models, step=step))
 
     def _own_changes(self, row: Row, *, task: ScaledTask) -> dict[str, Any]:
         """Return the changes of a row that concern the task: options of other tasks are left out."""

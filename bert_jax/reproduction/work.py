@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import flatten
+from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.reproduction.code import code_digest
 
@@ -121,3 +122,15 @@ def _digest(value: Any) -> str:
 def determining(config: Any, *, free: re.Pattern[str]) -> dict[str, Any]:
     """Return the fields of a config by dotted name, without those that do not determine the result."""
     return {name: value for name, value in flatten(config).items() if not free.fullmatch(name)}
+
+
+def file_digest(file: Path) -> str:
+    """Return the digest of a file.
+
+    Raises:
+      UserError: if it does not exist.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file: put it there, or do without the rows that need it")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
