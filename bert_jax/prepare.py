@@ -38,10 +38,13 @@ _TEXT_COLUMN = flags.DEFINE_string(
     "text_column",
     _DEFAULTS.text_column,
     "Column of the text in CSV, TSV, parquet and arrow files: its name, or in CSV and TSV without a header its number "
-    "from 1.",
+    "from 1; of several, separated by commas, the first that a file has.",
 )
 _TEXT_KEY = flags.DEFINE_string(
-    "text_key", _DEFAULTS.text_key, "Key of the text in JSON files; dots lead into nested objects, as in meta.body."
+    "text_key",
+    _DEFAULTS.text_key,
+    "Key of the text in JSON files; dots lead into nested objects, as in meta.body; of several, separated by commas, "
+    "the first that has a text.",
 )
 _DOCUMENTS = flags.DEFINE_string(
     "documents",
