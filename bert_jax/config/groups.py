@@ -59,16 +59,30 @@ class OptimizerConfig:
 
     name: str = field(
         "auto",
-        choices=("auto", "bert_adam", "adamw", "lamb"),
-        doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one.",
+        choices=("auto", "bert_adam", "adamw", "lamb", "stable_adamw", "muon"),
+        doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one. muon is for the "
+        "matrices of the layers, adamw for the rest.",
     )
     learning_rate: float = field(1e-4, at_least=0, doc="Peak learning rate of the schedule.")
     warmup_steps: int = field(10_000, at_least=0, unit="steps", doc="Steps of linear warm-up to the peak.")
+    schedule: str = field(
+        "linear",
+        choices=("linear", "wsd"),
+        doc="After the warm-up: linear decays to 0 at the end; wsd (warm-up, stable, decay) stays at the peak until "
+        "the last decay_steps.",
+    )
+    decay_steps: int = field(
+        0,
+        at_least=0,
+        unit="steps",
+        doc="Steps of the decay at the end of schedule=wsd, by 1 - sqrt of the fraction done; 0: none, to be "
+        "continued.",
+    )
     beta1: float = field(0.9, at_least=0, below=1, doc="Decay of the first moment.")
     beta2: float = field(0.999, at_least=0, below=1, doc="Decay of the second moment.")
     epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of the update.")
     weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, multiplied by the learning rate.")
-    max_grad_norm: float = field(1.0, above=0, doc="Global norm to which gradients are clipped.")
+    max_grad_norm: float = field(1.0, at_least=0, doc="Global norm to which gradients are clipped; 0: no clipping.")
     # The original clips per TPU core: 32 parts for the paper's Base, 128 for its Large.
     clip_replicas: int = field(
         1,
