@@ -9,7 +9,7 @@ What differs from the paper's procedure, each with who does so (ModernBERT, NeoB
 
 * no next-sentence prediction (all);
 * masks of 30 % of the tokens, 15 % and then 5 % towards the end (mmBERT; the others 20 to 50 %, then less). Held-out
-  figures are at 15 % throughout, so that they compare with BERT's;
+  metrics are at 15 % throughout, so that they compare with BERT's;
 * no dropout (NeoBERT, EuroBERT). That is for text seen once; set 0.1 where it is repeated more than a few times;
 * StableAdamW without clipping, beta2 0.98, rate 8e-4 (ModernBERT, Ettin). Their decoupled decay of 1e-5 is 1e-5 / 8e-4
   in units of the rate. `--config.optimizer.name=muon` is the alternative of 2025;
