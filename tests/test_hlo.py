@@ -201,6 +201,38 @@ def test_a_matmul_that_the_compiler_does_not_count_is_counted_by_its_products() 
     assert counted.cycles() == 5000
 
 
+CALLED = 'custom_call_target="TODO", called_computations={%called}'
+SPARSE = f"""HloModule jit_step, is_scheduled=true
+
+%called (p: bf16[64,4096]) -> bf16[1024,4096] {{
+  ROOT %all-gather.6 = bf16[1024,4096]{{1,0}} all-gather(%p), {SIXTEEN}, dimensions={{0}}
+}}, execution_thread="sparsecore"
+
+%async_computation (p.1: bf16[64,4096]) -> bf16[1024,4096] {{
+  ROOT %custom-call = bf16[1024,4096]{{1,0}} custom-call(%p.1), {CALLED}
+}}, execution_thread="sparsecore"
+
+ENTRY %main.1 (p0: bf16[64,4096]) -> bf16[1024,4096] {{
+  %p0 = bf16[64,4096]{{1,0}} parameter(0)
+  %all-gather.3.call-start = ((), (), (s32[8192])) async-start(), calls=%async_computation
+  %before.1 = bf16[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 1000}
+  %all-gather.3.call-update = ((bf16[64,4096]), bf16[1024,4096]) async-update(%all-gather.3.call-start, %p0)
+  %hides.1 = bf16[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 300}
+  ROOT %all-gather.3.call-done = bf16[1024,4096]{{1,0}} async-done(%all-gather.3.call-update)
+}}
+"""
+
+
+def test_a_collective_on_a_sparse_core_begins_when_it_gets_what_it_moves() -> None:
+    topology = parse_topology("v6e:4x4")
+    program = parse_hlo(SPARSE)
+    (gather,) = find_collectives(program, topology=topology)
+    assert (gather.kind, gather.bytes, gather.group_size, gather.overlapped) == ("all-gather", 2**23, 16, True)
+    assert gather.issued_seconds == pytest.approx(1000 / topology.chip.clock)
+    assert gather.exposed_seconds == pytest.approx(gather.seconds - 300 / topology.chip.clock)
+    assert find_unestimated(program) == {}
+
+
 def test_one_collective_behind_another_is_found() -> None:
     program = parse_hlo(
         entry(

@@ -4,6 +4,9 @@ On a ring of n chips, an all-gather or reduce-scatter sends (n - 1) / n of its b
 schedule is simulated with a clock for the chip and one for each network. A collective starts once it is issued and its
 network is free. The chip waits for it if it is synchronous, or if its `-done` instruction comes before it ends.
 
+On a SparseCore a collective is an `async-start` without operands, which only prepares it, an `async-update` with what
+is to be moved, where it starts, and an `async-done`.
+
 A transfer between slices is a `send` and a `recv` with the same rendezvous name, which the hosts serve ("megascale").
 It starts at the `send` and ends at the `recv-done`.
 """
@@ -95,6 +98,7 @@ class _Simulation:
     ):
         self._program, self._topology, self._own_cycles = program, topology, own_cycles
         self._num_chips, self._spans = num_chips, spans
+        self._prepared: dict[str, Instruction] = {}  # name of an `async-start` -> the collective that it prepares
 
     def computation(self, name: str, *, times: int, since: float) -> list[Collective]:
         """Return the collectives of a computation that begins at `since`.
@@ -140,11 +144,23 @@ class _Simulation:
         if item.opcode == "send" and _MEGASCALE_TYPE.search(item.text):
             recv = self._recv_of(item, computation=computation)
             return self._between_slices(item, recv, times=times), recv.name
-        inner = _collective_of(self._program, item)
+        if self._is_prepared(item):
+            return None
+        prepared = next((self._prepared[name] for name in item.operands if name in self._prepared), None)
+        inner = prepared or collective_of(self._program, item)
         if inner is None or _group_size(inner, self._num_chips) == 1:
             return None
-        is_async = item.opcode.endswith("-start") or _wrapped(item) == "start"
+        is_async = bool(prepared) or item.opcode.endswith("-start") or _wrapped(item) == "start"
         return self._collective(item, inner, times=times, overlapped=is_async), item.name
+
+    def _is_prepared(self, item: Instruction) -> bool:
+        """Return whether an instruction prepares a collective for a SparseCore; remember the collective."""
+        if item.opcode != "async-start" or item.operands:
+            return False
+        inner = collective_of(self._program, item)
+        if inner is not None:
+            self._prepared[item.name] = inner
+        return inner is not None
 
     def _recv_of(self, send: Instruction, *, computation: str) -> Instruction:
         rendezvous = _RENDEZVOUS.findall(send.text)
@@ -222,18 +238,24 @@ def _forwards(program: HloProgram, item: Instruction) -> bool:
     Such a fusion computes something else while the collective continues.
     """
     return item.opcode == "get-tuple-element" or (
-        item.opcode == "fusion" and not _wrapped(item) and _collective_of(program, item) is not None
+        item.opcode == "fusion" and not _wrapped(item) and collective_of(program, item) is not None
     )
 
 
-def _collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
+def collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
     """Return the collective that an instruction starts: itself, or the one inside a fusion or an asynchronous call."""
     if item.opcode.startswith(COLLECTIVES):
         return None if item.opcode.endswith("-done") else item
-    if item.opcode not in ("fusion", "async-start") or _wrapped(item) == "done":
+    # A SparseCore's call is a custom call inside an asynchronous one.
+    if item.opcode not in ("fusion", "async-start", "custom-call") or _wrapped(item) == "done":
         return None
     inside = (inner for name in item.called for inner in program.computations.get(name, ()))
-    return next((inner for inner in inside if inner.opcode.startswith(COLLECTIVES)), None)
+    found = (inner if inner.opcode.startswith(COLLECTIVES) else _of_call(program, inner) for inner in inside)
+    return next(filter(None, found), None)
+
+
+def _of_call(program: HloProgram, item: Instruction) -> Instruction | None:
+    return collective_of(program, item) if item.opcode == "custom-call" else None
 
 
 def _group_size(item: Instruction, num_chips: int) -> int:

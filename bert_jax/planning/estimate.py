@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.dataset_info import load_dataset_info
 from bert_jax.model.architectures import architecture_of
-from bert_jax.planning.collectives import LIMITS, Collective, find_collectives
+from bert_jax.planning.collectives import LIMITS, Collective, collective_of, find_collectives
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
@@ -123,7 +123,7 @@ def find_unestimated(program: HloProgram) -> dict[str, int]:
         if item.opcode == "fusion" and not item.cycles:
             inside = {inner.opcode for name in item.called for inner in program.computations.get(name, ())}
             kind = next((name for name in ("scatter", "gather", "sort") if name in inside or name in item.name), "")
-        elif item.cycles or item.target in (*_NO_WORK, "tpu_custom_call"):
+        elif item.cycles or item.target in (*_NO_WORK, "tpu_custom_call") or collective_of(program, item):
             continue
         if kind in _UNESTIMATED:
             counts[kind] += visit.times
