@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bert_jax.config.compiler_options import parse_compiler_options
 from bert_jax.config.fields import field
 from bert_jax.errors import UserError
 
@@ -94,7 +95,10 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Number of devices along each mesh axis (`parallel/axes.py`); one axis may be -1 for the remaining devices."""
+    """Number of devices along each mesh axis (`parallel/axes.py`), one of which may be -1 for the remaining devices.
+
+    Also how the compiler is to treat the communication between them (`parallel/compiler_options.py`).
+    """
 
     data: int = field(-1, at_least=1, also=_REST, unit="devices", doc="Data-parallel replicas.")
     fsdp: int = field(
@@ -109,6 +113,10 @@ class MeshConfig:
         also=_REST,
         unit="slices",
         doc="TPU slices connected by the data-center network; parameters are replicated across slices.",
+    )
+    compiler_options: str = field(
+        "auto",
+        doc="Compiler options of the steps: auto, the table of the chip; none; NAME=VALUE,...; or auto,NAME=VALUE,...",
     )
 
 
@@ -151,9 +159,10 @@ def check_mesh(mesh: MeshConfig) -> None:
     """Check the axes against each other.
 
     Raises:
-      UserError: if more than one axis is -1.
+      UserError: if more than one axis is -1, or the compiler options cannot be read.
     """
-    names = [item.name for item in dataclasses.fields(mesh)]
+    parse_compiler_options(mesh.compiler_options, table={})
+    names = [item.name for item in dataclasses.fields(mesh) if isinstance(getattr(mesh, item.name), int)]
     if [getattr(mesh, name) for name in names].count(-1) > 1:
         raise UserError(f"config.mesh: only one of {', '.join(names)} can be -1 (the remaining devices)")
 

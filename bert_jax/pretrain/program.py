@@ -44,12 +44,16 @@ class PretrainingProgram(Program):
         self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
         self._keys = run_keys(config.seed)
         super().__init__(
-            self._random_state, mesh=mesh, rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size})
+            self._random_state,
+            mesh=mesh,
+            rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size}),
+            compiler_options=config.mesh.compiler_options,
         )
         self.replicas = make_replicas(
             mesh,
-            params=self.state_shapes.params,
-            shardings=self.state_shardings.params,
+            params=self.step_shapes.params,
+            shardings=self.step_shardings.params,
+            added_rows=self.added_rows.params,
             dtype=config.model.dtype,
             scan_layers=config.model.scan_layers,
         )
@@ -57,7 +61,8 @@ class PretrainingProgram(Program):
             mesh=mesh,
             rules=self.rules,
             param_shapes=self.state_shapes.params,
-            param_shardings=self.state_shardings.params,
+            param_shardings=self.step_shardings.params,
+            added_rows=self.added_rows.params,
             key=self._keys.evaluation,
         )
 
