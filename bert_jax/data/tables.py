@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from bert_jax.data.lines import MAX_WHOLE_LINE, OVERLONG, read_lines
 from bert_jax.data.opening import ByteStream
@@ -80,7 +80,9 @@ def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
     return (row for _, row in delimited_rows((line + "\n" for line in lines), dialect))
 
 
-def delimited_rows(lines: Iterable[str], dialect: Dialect, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+def delimited_rows(
+    lines: Iterable[str], dialect: Dialect, *, strict: bool = False
+) -> Generator[tuple[int, list[str]], None, None]:
     """Yield the cells of each row that is not blank, and the number of the line that it begins in; lines have ends.
 
     A cell has at most `MAX_WHOLE_LINE` characters. With `strict`, a cell in quotation marks ends with its last one.
