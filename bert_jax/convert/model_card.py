@@ -19,7 +19,7 @@ def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str =
     """Return the card of a model exported in `dtype`. `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
-        sections += [_training(source.record), _metrics(source)]
+        sections += [_training(source.record, has_pooler="pooler" in source.parts), _metrics(source)]
     else:
         sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
     if source.random:
@@ -64,7 +64,7 @@ def _shape(source: PretrainedModel, *, dtype: str) -> str:
     )
 
 
-def _training(record: Mapping[str, Any]) -> str:
+def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
     config = record["config"]
     train, optimizer, masking, data = (config.get(group, {}) for group in ("train", "optimizer", "masking", "data"))
     rows: dict[str, Any] = {
@@ -90,7 +90,7 @@ def _training(record: Mapping[str, Any]) -> str:
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     note = ""
-    if data.get("objective") == "mlm":
+    if data.get("objective") == "mlm" and has_pooler:
         note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 

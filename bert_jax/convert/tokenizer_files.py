@@ -46,8 +46,12 @@ class _FastTokenizer(TypedDict):
     added_tokens: NotRequired[list[_AddedToken] | None]
 
 
-def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int) -> None:
+def write_tokenizer_files(
+    tokenizer: Tokenizer, folder: Path, *, max_seq_length: int, token_types: bool = True
+) -> None:
     """Write vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    `token_types` False is for models that do not take `token_type_ids`.
 
     Raises:
       UserError: for a SentencePiece model, which HuggingFace's BERT tokenizer cannot express.
@@ -63,7 +67,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
     settings = {
         # This class uses tokenizer.json unchanged. BertTokenizer of transformers 5 has a word limit of 100 characters.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,
