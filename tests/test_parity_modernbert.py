@@ -141,9 +141,7 @@ def test_gradients_equal_huggingface(lengths: Sequence[int]) -> None:
         return -(chosen * weights).sum() / weights.sum()
 
     actual = gradients(to_device(reference.ours_from(reference.weights(theirs), layers=model.num_hidden_layers)))
-    for (path, mine), other in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
+    for (path, mine), other in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         assert np.abs(other).max() > 0
         size = max(1.0, float(np.abs(other).max()))
         np.testing.assert_allclose(mine, other, atol=TOLERANCE * size, err_msg=jax.tree_util.keystr(path))
@@ -194,6 +192,7 @@ def test_classifiers_of_tokens_and_spans_equal_huggingface() -> None:
         tree[part] = tree.pop("classifier")
         with torch.no_grad():
             out = theirs(**torch_inputs(ids, lengths))
-        expected = out.logits if use == "ForTokenClassification" else torch.stack([out.start_logits, out.end_logits], -1)
+        is_span = use == "ForQuestionAnswering"
+        expected = torch.stack([out.start_logits, out.end_logits], -1) if is_span else out.logits
         logits = module.apply({"params": to_device(tree)}, inputs_of(ids, lengths), cls_positions=cls)
         np.testing.assert_allclose(np.asarray(logits)[real], expected.numpy()[real], atol=TOLERANCE)

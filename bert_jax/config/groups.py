@@ -33,9 +33,7 @@ class ModelConfig:
     max_position_embeddings: int = field(
         512, above=0, unit="tokens", doc="Length of the position table; without one, the longest sequence."
     )
-    type_vocab_size: int = field(
-        2, above=0, unit="segments", doc="Size of the segment table.", architecture="bert"
-    )
+    type_vocab_size: int = field(2, above=0, unit="segments", doc="Size of the segment table.", architecture="bert")
     initializer_range: float = field(0.02, above=0, doc="Standard deviation of initial weights.")
     layer_norm_eps: float = field(1e-12, above=0, doc="Epsilon of layer normalization.")
     attention_direction: str = field(
@@ -51,10 +49,17 @@ class ModelConfig:
         architecture="modernbert",
     )
     local_attention: int = field(
-        128, at_least=2, unit="tokens", doc="Window of the other layers: half of it to each side.", architecture="modernbert"
+        128,
+        at_least=2,
+        unit="tokens",
+        doc="Window of the other layers: half of it to each side.",
+        architecture="modernbert",
     )
     global_rope_theta: float = field(
-        160_000.0, above=0, doc="Base of the rotary positions in layers with global attention.", architecture="modernbert"
+        160_000.0,
+        above=0,
+        doc="Base of the rotary positions in layers with global attention.",
+        architecture="modernbert",
     )
     local_rope_theta: float = field(
         10_000.0, above=0, doc="Base of the rotary positions in layers with a window.", architecture="modernbert"

@@ -100,7 +100,8 @@ def canonical(
         copy = result.pop(second)
         if not same_bits(result.setdefault(first, copy), copy):
             raise UserError(
-                f"{path}: {second} differs from {first}, but the model ties them: to load only {first}, type --drop={second}"
+                f"{path}: {second} differs from {first}, but the model ties them: to load only {first}, type "
+                f"--drop={second}"
             )
     return result
 

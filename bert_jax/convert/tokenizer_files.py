@@ -46,9 +46,7 @@ class _FastTokenizer(TypedDict):
     added_tokens: NotRequired[list[_AddedToken] | None]
 
 
-def write_tokenizer_files(
-    tokenizer: Tokenizer, folder: Path, *, max_seq_length: int, token_types: bool = True
-) -> None:
+def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int, token_types: bool = True) -> None:
     """Write vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     `token_types` False is for models that do not take `token_type_ids`.

@@ -129,7 +129,7 @@ class Architecture:
         return self.huggingface.classes[self.huggingface.class_for(self.huggingface.pretraining_class)]
 
     def own_parts(self, parts: Sequence[str]) -> tuple[str, ...]:
-        """Return BERT's `parts` as this architecture has them: a transform in place of the pooler, before every head."""
+        """Return BERT's `parts` as this architecture has them: a transform replaces the pooler and precedes heads."""
         heads = [part for part in parts if part not in ("encoder", "pooler")]
         if "transform" not in self.heads or not heads:
             return tuple(parts)

@@ -1,4 +1,4 @@
-"""A stack of layers whose kind depends on `index % period`: layer 0, then groups of `period` layers, scanned or unrolled.
+"""Layers whose kind depends on `index % period`: layer 0, then groups of `period` layers, scanned or unrolled.
 
 The stacked parameters are those of `layers.py`. A parameter that layer 0 lacks is stacked over the layers after it.
 """

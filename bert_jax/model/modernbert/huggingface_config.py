@@ -59,9 +59,7 @@ def read_fields(fields: Mapping[str, Any], file: Path) -> ModelConfig:
       UserError: naming file and field, if a value is missing, has the wrong type, is impossible or not supported.
     """
     check_fixed(fields, _FIXED, file=file)
-    values: dict[str, Any] = {
-        name: read_size(fields, name, file=file, default=_DEFAULTS.get(name)) for name in _SIZES
-    }
+    values: dict[str, Any] = {name: read_size(fields, name, file=file, default=_DEFAULTS.get(name)) for name in _SIZES}
     check_heads(values, file=file)
     activation = read_activation(fields, "hidden_activation", file=file)
     if read_activation(fields, "classifier_activation", file=file) != activation:
