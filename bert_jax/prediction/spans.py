@@ -129,7 +129,7 @@ class TagWords:
             raise RowError("the field 'words' must be a list of texts")
         ends = np.cumsum([len(word) + 1 for word in words])  # as if joined by single spaces
         spans = [(int(end) - 1 - len(word), int(end) - 1) for word, end in zip(words, ends, strict=True)]
-        return words, spans, self.tokenizer.encode_batch(words)
+        return words, spans, self.tokenizer.encode_words(words)
 
     def _words_of(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
         """Split a text at white space and punctuation, as the tokenizer does."""
