@@ -21,6 +21,7 @@ from tests.runs import ROOT
 CONFIGS = {
     "tiny_cpu": "",
     "base_tpu": "",
+    "base_tpu:modernbert-base": "modernbert-base",
     "large_tpu": "paper",
     "large_tpu:lamb_64k": "lamb_64k",
     "colab_tpu": "",

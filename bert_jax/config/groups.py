@@ -31,14 +31,45 @@ class ModelConfig:
     )
     hidden_dropout_prob: float = field(0.1, at_least=0, below=1, doc="Dropout of hidden states.")
     attention_probs_dropout_prob: float = field(0.1, at_least=0, below=1, doc="Dropout of attention probabilities.")
-    max_position_embeddings: int = field(512, above=0, unit="tokens", doc="Length of the position table.")
-    type_vocab_size: int = field(2, above=0, unit="segments", doc="Size of the segment table.")
+    max_position_embeddings: int = field(
+        512, above=0, unit="tokens", doc="Length of the position table; without one, the longest sequence."
+    )
+    type_vocab_size: int = field(2, above=0, unit="segments", doc="Size of the segment table.", architecture="bert")
     initializer_range: float = field(0.02, above=0, doc="Standard deviation of initial weights.")
     layer_norm_eps: float = field(1e-12, above=0, doc="Epsilon of layer normalization.")
     attention_direction: str = field(
         "bidirectional",
         choices=("bidirectional", "left_to_right"),
         doc="Direction of attention; left_to_right is the ablation of Table 5.",
+    )
+    global_attn_every_n_layers: int = field(
+        3,
+        above=0,
+        unit="layers",
+        doc="Distance between layers with global attention, the first of which is layer 0.",
+        architecture="modernbert",
+    )
+    local_attention: int = field(
+        128,
+        at_least=2,
+        unit="tokens",
+        doc="Window of the other layers: half of it to each side.",
+        architecture="modernbert",
+    )
+    global_rope_theta: float = field(
+        160_000.0,
+        above=0,
+        doc="Base of the rotary positions in layers with global attention.",
+        architecture="modernbert",
+    )
+    local_rope_theta: float = field(
+        10_000.0, above=0, doc="Base of the rotary positions in layers with a window.", architecture="modernbert"
+    )
+    classifier_pooling: str = field(
+        "cls",
+        choices=("cls", "mean"),
+        doc="What a classifier of sequences reads: the state of [CLS], or the mean over the tokens.",
+        architecture="modernbert",
     )
     dtype: str = field(
         "bfloat16", choices=("bfloat16", "float32"), doc="Data type of the computation; parameters are always float32."

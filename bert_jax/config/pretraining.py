@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
-from bert_jax.config.fields import field, group
+from bert_jax.config.fields import field, group, info
 from bert_jax.config.groups import (
     RECIPES,
     CheckpointConfig,
@@ -188,6 +188,13 @@ def _check_optimizer(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     model = config.model
+    for item in dataclasses.fields(model):
+        owner, value = info(item).architecture, getattr(model, item.name)
+        if owner and owner != model.architecture and value != item.default:
+            raise UserError(
+                f"config.model.{item.name}={value!r}: a field of config.model.architecture={owner}, not of "
+                f"{model.architecture}: leave it out"
+            )
     if model.hidden_size % model.num_attention_heads:
         raise UserError(
             f"config.model.num_attention_heads={model.num_attention_heads} does not divide "

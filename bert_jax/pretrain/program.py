@@ -14,7 +14,7 @@ from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
-from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.pretrain.objective import PretrainingObjective, check_heads, make_objective
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
@@ -31,11 +31,12 @@ class PretrainingProgram(Program):
         """Shard the state over `mesh`.
 
         Raises:
-          UserError: if batch, heads or inner layer do not divide over the mesh, or a warm-up is longer than its part of
-            the run.
+          UserError: if batch, heads or inner layer do not divide over the mesh, a warm-up is longer than its part of
+            the run, or the architecture has no next-sentence head for the objective.
         """
         assert config.model.vocab_size, "open_values.py settles it"
         validate_for_mesh(config, mesh=mesh)
+        check_heads(config.model, next_sentence=config.data.objective != "mlm")
         self.config = config
         self.phases = phases(config.train, default_predictions=self._default_predictions)
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
