@@ -19,8 +19,6 @@ from bert_jax.errors import UserError
 
 # On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if not jax_internals.may_have_tpus():
-    jax_internals.quiet_libtpu()
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
@@ -53,6 +51,8 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
 
     streams.prepare()
+    if jax_internals.has_useless_libtpu():
+        jax_internals.quiet_libtpu()
     if any(argument in HELP for argument in sys.argv[1:]):
         _print_help(config or _pretraining)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))

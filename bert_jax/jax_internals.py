@@ -5,6 +5,7 @@ without the name. jax is imported inside functions: reading flags does not need 
 for the caller that needs it.
 """
 
+import importlib.util
 import logging
 import os
 import sys
@@ -45,10 +46,10 @@ def quiet_libtpu() -> None:
         os.environ.setdefault(name, value)
 
 
-def may_have_tpus() -> bool:
-    """Return whether this machine has a device that libtpu could open."""
-    folder = Path("/dev")
-    return any(True for pattern in ("accel*", "vfio/[0-9]*") for _ in folder.glob(pattern))
+def has_useless_libtpu() -> bool:
+    """Return whether libtpu is installed, as for `plan`, and this machine has no device that it could open."""
+    devices = (device for pattern in ("accel*", "vfio/[0-9]*") for device in Path("/dev").glob(pattern))
+    return importlib.util.find_spec("libtpu") is not None and next(devices, None) is None
 
 
 def key_value_client() -> Any:
