@@ -20,11 +20,13 @@ LOGGERS = {
     "hosts": "jax._src.distributed",  # an address per line, on every host
     "compilation cache": "jax._src.compilation_cache",
 }
+# The name that stops libtpu from asking for hosts. It says nothing about the hosts of a run.
+QUIET_HOSTNAME = "127.0.0.1"
 # On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
 _WITHOUT_METADATA = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_HOSTNAMES": QUIET_HOSTNAME,
 }
 # Orbax's suffix for a checkpoint that is being written.
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
