@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,25 @@ def describe(path: Path, **settings) -> list[str]:
     config = DataConfig(input=str(path), num_workers=1, **settings)
     describe_inputs(config, out=str(path / "out"), max_seq_lengths=(64,), report=lines.append)
     return lines
+
+
+def test_a_long_look_at_the_input_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_corpus(tmp_path / "in", make_documents(30))
+    monkeypatch.setattr("bert_jax.progress.INTERVAL_SECONDS", 0.02)
+    lines: list[str] = []
+    read_source = inspection.read_source
+
+    def slow(*arguments, **options):
+        deadline = time.monotonic() + 10
+        while "looking at" not in lines[-1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield from read_source(*arguments, **options)
+
+    monkeypatch.setattr(inspection, "read_source", slow)
+    config = DataConfig(input=str(tmp_path / "in"), num_workers=1)
+    describe_inputs(config, out="", max_seq_lengths=(64,), report=lines.append)
+    assert lines[1].startswith("looking at the input: 0% of ")
+    assert any(line.startswith("found: ") for line in lines)
 
 
 def build(path: Path, out: Path, *, vocab_size: int = 0, **settings):
