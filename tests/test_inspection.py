@@ -135,6 +135,21 @@ def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_
     assert any(line.startswith("found: 1,540 documents") for line in describe(tmp_path, documents="lines"))
 
 
+def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all(tmp_path: Path):
+    write_vocabulary(tmp_path / "vocab")
+    settings = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
+    for copies, warned in ((1, False), (2, True)):
+        path = write(tmp_path / f"in{copies}" / "a.txt", "\n".join(PARTS * copies))
+        _, lines = build(path, tmp_path / f"out{copies}", **settings)
+        assert any("% of the text are copies of other documents" in line for line in lines) == warned
+        assert any("0.00% in copies of documents" in line for line in lines) != warned
+    path = write(tmp_path / "in" / "a.txt", "\n".join(PARTS * 20))
+    with pytest.raises(
+        UserError, match=r"9\d\.\d\d% of the text are copies .*: remove them; .*config\.train\.num_epochs"
+    ):
+        build(path, tmp_path / "out", **settings)
+
+
 def test_one_sentence_documents_are_weighed_by_their_text():
     counts = losses.Losses(characters=100, documents=100, one_sentence=99, one_sentence_characters=99)
     [warning] = losses.check(counts, objective="mlm+nsp", is_learned=True)
