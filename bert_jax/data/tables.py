@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from bert_jax.data.lines import MAX_WHOLE_LINE, OVERLONG, read_lines
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
-from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.data.source import NoTextError, ReadReport, alternatives, others_and
 from bert_jax.errors import UserError
 
 SAMPLE_LINES = 200
@@ -161,15 +161,17 @@ def find_column(names: Sequence[str], column: str, *, name: str, row: Sequence[s
     Raises:
       NoTextError: if it does not exist.
     """
-    if column in names:
-        return names.index(column), True
     lower = [other.lower() for other in names]
-    if lower.count(column.lower()) == 1:
-        return lower.index(column.lower()), True
+    for choice in alternatives(column):
+        if choice in names:
+            return names.index(choice), True
+        if lower.count(choice.lower()) == 1:
+            return lower.index(choice.lower()), True
     if row and column.isdecimal() and 1 <= int(column) <= len(names):
         return int(column) - 1, False
     shown = ", ".join(names[:_MOST_SUGGESTED]) + (", ..." if len(names) > _MOST_SUGGESTED else "")
     raise NoTextError(
-        f"{name} is a table without a column '{column}': type --config.data.text_column=NAME (columns: {shown:.300}"
+        f"{name} is a table without a column '{column}': type "
+        f"--config.data.text_column={others_and(column)}NAME (columns: {shown:.300}"
         + ("; or its number, where the first row is not a header)" if row else ")")
     )

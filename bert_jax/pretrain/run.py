@@ -110,6 +110,8 @@ def pretrain(
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
+        for line in program.compiler_options.lines():
+            report(line)
         _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
