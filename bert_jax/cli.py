@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from bert_jax import jax_internals, locations, streams, usage
+from bert_jax import files, jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
 from bert_jax.errors import UserError
 
@@ -49,6 +49,10 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             sys.exit(130)
         except MemoryError:
             fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
+        except OSError as error:
+            if not (reason := files.system_error(error)):
+                raise
+            fail(reason)
 
     streams.prepare()
     if jax_internals.has_useless_libtpu():
