@@ -82,6 +82,14 @@ class FineTuner(Learner):
         params = self._params | self.program.random_params(jax.random.key(settings.seed), parts=missing)
         return {part: params[part] for part in shapes}
 
+    def placed(self, tree: Any) -> Any:
+        """Return a restored state, or its parameters, with the rows that a step adds."""
+        return self.program.placed(tree)
+
+    def stored(self, tree: Any) -> Any:
+        """Return a state, or its parameters, without the rows that a step adds."""
+        return self.program.stored(tree)
+
     def initial_state(self, settings: RunSettings) -> TrainState:
         """Return the state with `initial_params`."""
         return self.program.initial_state(self.initial_params(settings))
