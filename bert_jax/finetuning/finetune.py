@@ -155,6 +155,7 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
         return
     if not single:
         _finish_benchmark(workdir, records, runtime.report)
+        runtime.draw_page(workdir)
     if request.predict_test and all(name in glue.TASKS for name in names):
         prefix = "ensemble-" if request.ensemble else ""
         _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)

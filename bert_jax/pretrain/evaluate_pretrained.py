@@ -23,7 +23,7 @@ from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.dataset import open_tokenizer
-from bert_jax.pretrain.evaluation import Evaluator
+from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
 
@@ -93,6 +93,8 @@ def evaluate_pretrained(
     length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
+    if note := without_bytes(info):
+        report(note)
     phase = trained.phase_of_length(length, step=step)
     mesh = meshes.make_mesh(MeshConfig())
     rows = batch_size or phase.batch_size or trained.batch_size

@@ -206,6 +206,7 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         )
         ended = session.train()
         stopped_status = runtime.stopped_status()
+    runtime.draw_page(path)  # with the last wall times
     runtime.report(_where_time_went(ended.goodput, runtime))
     if ended.step < end:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {runtime.command} resumes there")

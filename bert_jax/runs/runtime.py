@@ -12,6 +12,7 @@ import jax
 
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.stopping import AgreedStop, StopRequest
 
 # Exit statuses: a launcher restarts on PREEMPTED (EX_TEMPFAIL of sysexits.h); 130 is the shell's for Ctrl-C.
@@ -30,6 +31,7 @@ class Runtime:
       report: prints a line on host 0 only.
       command: what the user types to resume.
       started_at: when the process started, in seconds since the epoch.
+      pages: draws the pages of the runs; None draws nothing.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Runtime:
     report: Callable[[str], None] = print
     command: str = "the same command"
     started_at: float = dataclasses.field(default_factory=time.time)
+    pages: PageWriter | None = None
     _stop: AgreedStop | None = None
 
     @property
@@ -70,8 +73,15 @@ class Runtime:
         """Return the exit status after a request to stop; call it inside `handling_signals`."""
         return PREEMPTED if self._stop is not None and self._stop.received == signal.SIGTERM else INTERRUPTED
 
+    def draw_page(self, directory: Path) -> None:
+        """Request the page of a run, which another process writes from its files."""
+        if self.pages is not None:
+            self.pages.request(directory)
+
     def close(self) -> None:
-        """Release the workdir for other commands."""
+        """Finish the pages, and release the workdir for other commands."""
+        if self.pages is not None:
+            self.pages.close()
         self.cache.close()
         if self.lock is not None:
             self.lock.close()
