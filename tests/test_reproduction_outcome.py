@@ -38,8 +38,13 @@ def make(tmp_path: Path, *, rows: tuple[Row, ...], columns: tuple[Column, ...]) 
     for row in rows:
         unit = StubWork(len(row.title))
         unit.title = row.model
-        given = {"unit": unit} if row.model in (*RESULTS, "open") else {"missing": "there is no such <model>"}
-        cells += [Cell(row, column, **given) for column in columns if column.kind != AVERAGE]
+        known = row.model in (*RESULTS, "open")
+        missing = "" if known else "there is no such <model>"
+        cells += [
+            Cell(row, column, unit=unit if known else None, missing=missing)
+            for column in columns
+            if column.kind != AVERAGE
+        ]
     table = Table("5", "an ablation", "5.1", columns, rows, notes=("a note",))
     return outcome(table, cells=cells, request=request(tmp_path), store=Results(tmp_path))
 

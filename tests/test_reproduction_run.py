@@ -109,9 +109,10 @@ def test_what_is_done_is_not_run_again(run: Callable[..., int], tmp_path: Path):
 
 def test_tables_share_a_unit_that_both_need(run: Callable[..., int], tmp_path: Path):
     model = StubWork(1)
-    first, second = StubWork(2, needs=[model]), StubWork(3, needs=[StubWork(1)])
+    same = StubWork(1)
+    first, second = StubWork(2, needs=[model]), StubWork(3, needs=[same])
     assert run([first], [second]) == 0
-    assert (model.runs, second.needs[0].runs) == (1, 0)
+    assert (model.runs, same.runs) == (1, 0)
     assert record(tmp_path, "table_6")["runs"][0]["folder"] == model.digest
 
 

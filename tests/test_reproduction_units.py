@@ -8,10 +8,12 @@ import pytest
 
 from bert_jax.reproduction import code
 from bert_jax.reproduction.finetuning import FinetuningWork
+from bert_jax.reproduction.pairs import PairsWork
 from bert_jax.reproduction.pretraining import PretrainingWork
 from bert_jax.reproduction.resolve import Resolver
 from bert_jax.reproduction.tables import TABLES
 from bert_jax.reproduction.work import Work
+from tests.finetune_data import write_jsonl
 from tests.reproduction_scale import request, scale, write_all
 
 
@@ -51,9 +53,11 @@ def test_config_and_text_are_in_the_digest(data: Path):
 
 
 def test_data_may_move(data: Path, tmp_path: Path):
-    before = pretraining(data).digest, finetuning(data).digest
-    moved = Path(shutil.copytree(data, tmp_path / "elsewhere"))
-    assert (pretraining(moved).digest, finetuning(moved).digest) == before
+    def digests(folder: Path) -> list[str]:
+        return [pretraining(folder).digest, *(finetuning(folder, task=task).digest for task in ("sst2", "ner"))]
+
+    before = digests(data)
+    assert digests(Path(shutil.copytree(data, tmp_path / "elsewhere"))) == before
 
 
 def test_examples_are_in_the_digest(data: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,9 +100,18 @@ def test_code_that_computes_is_in_the_digest_and_its_documentation_is_not(data: 
     assert code.normalized(source) != code.normalized(source.replace("1", "2"))
 
 
+def test_minimal_pairs_are_the_first_of_each_paradigm(data: Path, tmp_path: Path):
+    rows = [{"sentence_good": f"g{n}", "sentence_bad": f"b{n}", "UID": f"u{n % 2}"} for n in range(10)]
+    file = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    two = PairsWork(file, limit=2, model=pretraining(data), step=20, title="a model")
+    every = PairsWork(file, limit=0, model=pretraining(data), step=20, title="a model")
+    assert every.flops() == pytest.approx(2.5 * two.flops())
+    assert every.digest != two.digest
+
+
 def test_the_code_of_every_kind_is_in_folders_that_exist():
     root = Path(code.__file__).parents[1]
-    for kind in (PretrainingWork, FinetuningWork):
+    for kind in (PretrainingWork, FinetuningWork, PairsWork):
         assert kind.packages
         assert all((root / name).is_dir() for name in kind.packages)
         assert issubclass(kind, Work)

@@ -59,6 +59,9 @@ class ScaleConfig:
         (), doc="Columns added to the ablations (tables 5, 6 and 8, Figure 5): bits_per_byte, minimal_pairs, a task."
     )
     minimal_pairs: str = field("", doc="Files of minimal pairs, relative to --data_dir.")
+    pairs_per_paradigm: int = field(
+        0, at_least=0, unit="pairs", doc="Pairs of each paradigm (UID) to score, the first of its file; 0: all."
+    )
     seeds: int = field(5, above=0, unit="seeds", doc="Fine-tuning runs per cell, unless --seeds is given.")
     points: tuple[float, ...] = field(
         (0.03, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0), above=0, at_most=1, doc="Checkpoints of Figure 5, of all steps."

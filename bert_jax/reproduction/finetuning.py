@@ -21,7 +21,8 @@ from bert_jax.reproduction.work import Context, Interrupted, Work, determining, 
 from bert_jax.tasks.interface import Task
 
 _INTERMEDIATE = "squad.intermediate_file"
-_CHARACTERS_PER_TOKEN = 4.0  # of English; examples are written out with the names of their fields
+_CHARACTERS_PER_TOKEN = 4.0  # of English, with the space after a word
+_LOCATION = "location"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +164,18 @@ def read_task(config: FinetuneConfig) -> TaskFiles:
     return _FILES[key]
 
 
+def _fields(example: Any) -> list[Any]:
+    """Return the values of an example's fields, without its place in a file: data may move to another folder."""
+    return [getattr(example, item.name) for item in dataclasses.fields(example) if item.name != _LOCATION]
+
+
+def _characters(example: Any) -> int:
+    """Return the length of an example's texts and words."""
+    texts = [item for value in _fields(example) for item in (value if isinstance(value, tuple) else (value,))]
+    tags = len(example.tags) if hasattr(example, "tags") else 0
+    return sum(len(text) + 1 for text in texts if isinstance(text, str)) - 2 * tags
+
+
 _FILES: dict[Any, TaskFiles] = {}  # rows of a table read the same files
 
 
@@ -178,9 +191,11 @@ def _read(task: Task) -> TaskFiles:
                 continue
             raise
         splits.append(split)
-        text = repr([split, len(examples), *examples])
-        digest.update(text.encode("utf-8", "backslashreplace"))
+        digest.update(repr((split, len(examples))).encode())
+        for example in examples:
+            digest.update(repr(_fields(example)).encode("utf-8", "backslashreplace"))
         if split == "train":
-            num_train, characters = len(examples), len(text) / max(len(examples), 1)
+            num_train = len(examples)
+            characters = sum(_characters(example) for example in examples) / max(num_train, 1)
     limit = task.data.max_train_examples
     return TaskFiles(min(num_train, limit) if limit else num_train, characters, tuple(splits), digest.hexdigest())

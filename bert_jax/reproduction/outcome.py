@@ -15,6 +15,7 @@ def outcome(table: Table, *, cells: Sequence[Cell], request: Request, store: Sto
     """Return the record of a table, with the results that are there."""
     columns = columns_of(table, scale=request.scale)
     by_position = {(cell.row.title, cell.column.key): cell for cell in cells}
+    described = {cell.row.title: " and ".join(model.describe() for model in cell.models) for cell in cells}
     rows = []
     for row in rows_of(table, scale=request.scale):
         entries = {
@@ -25,7 +26,8 @@ def outcome(table: Table, *, cells: Sequence[Cell], request: Request, store: Sto
         for column in columns:
             if column.kind == AVERAGE:
                 entries[column.key] = _average(entries, row=row)
-        rows.append({"title": row.title, "curve": row.curve, "point": row.point, "cells": entries})
+        model = described.get(row.title, "")
+        rows.append({"title": row.title, "model": model, "curve": row.curve, "point": row.point, "cells": entries})
     values = [entry for row in rows for entry in row["cells"].values()]
     return {
         "table": table.name,

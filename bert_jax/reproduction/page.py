@@ -20,7 +20,8 @@ def page(records: Sequence[Record]) -> str:
         "BERT (Devlin et al. 2018, arXiv 1810.04805v2) next to runs of bert_jax. A value of ours reproduces the "
         "paper's only where model, data and steps are the paper's: each section says what differs."
     )
-    body = [f"<h1>{html.escape(title)}</h1>", f'<p class="soft">{html.escape(lead)}</p>']
+    style = "<style>.cell { white-space: nowrap } .plot svg { min-width: 36rem } td { min-width: 5.5rem }</style>"
+    body = [style, f"<h1>{html.escape(title)}</h1>", f'<p class="soft">{html.escape(lead)}</p>']
     return document(title, [*body, *(_section(record) for record in records)])
 
 
@@ -42,24 +43,29 @@ def _section(record: Record) -> str:
 
 def _table(record: Record) -> str:
     columns = record["columns"]
-    heads = [f"{column['title']}, {side}" for column in columns for side in ("paper", "ours")]
     rows = []
     for row in record["rows"]:
-        cells = []
-        for column in columns:
-            entry = row["cells"][column["key"]]
-            reason = html.escape(entry["reason"])
-            cells.append(number(entry["paper"], column=column))
-            cells.append(Markup(f'<b title="{reason}">{html.escape(ours(entry, column=column))}</b>'))
-        rows.append([row["title"], *cells])
-    return table(["system", *heads], rows)
+        cells = [_cell(row["cells"][column["key"]], column=column) for column in columns]
+        model = f"<br><small>{html.escape(row['model'])}</small>" if row["model"] else ""
+        rows.append([Markup(html.escape(row["title"]) + model), *cells])
+    return table(["system, and our model", *(column["title"] for column in columns)], rows)
+
+
+def _cell(entry: Record, *, column: Record) -> Markup:
+    paper, own = number(entry["paper"], column=column), html.escape(ours(entry, column=column))
+    reason = html.escape(entry["reason"])
+    return Markup(f'<span class="cell" title="{reason}"><span class="soft">{paper}</span> <b>{own}</b></span>')
 
 
 def _key(record: Record) -> str:
     if any(row["curve"] for row in record["rows"]):
-        return '<p class="soft">Dotted: the paper. Lines with bars: ours, mean and standard deviation.</p>'
+        return (
+            '<p class="soft">In the table: the paper, <b>ours</b>. In the plot, dotted: the paper; lines with bars: '
+            "ours, mean and standard deviation.</p>"
+        )
     return (
-        f'<p class="soft"><b style="color:{PAPER}">&#9632;</b> paper &nbsp; <b style="color:{OURS}">&#9632;</b> ours: '
+        '<p class="soft">In the table: the paper, <b>ours</b>. In the plot: '
+        f'<b style="color:{PAPER}">&#9632;</b> paper &nbsp; <b style="color:{OURS}">&#9632;</b> ours: '
         "mean, standard deviation, and a dot per seed</p>"
     )
 

@@ -112,9 +112,19 @@ class PretrainingWork(Work):
         self.config = _with_points(config, points) if points else config
         self.num_steps = config.train.num_steps
 
+    def describe(self) -> str:
+        """Return the shape and the budget, as the paper writes them."""
+        model, train = self.config.model, self.config.train
+        lengths = ", ".join(map(str, self.data.lengths))
+        kind = "" if model.architecture == "bert" else f"{model.architecture} "
+        return (
+            f"{kind}L={model.num_hidden_layers}, H={model.hidden_size}, A={model.num_attention_heads}; "
+            f"{train.num_steps:,} steps of {train.batch_size} sequences of {lengths} tokens"
+        )
+
     @property
     def group(self) -> str:
-        """Return the kind and the shape."""
+        """Return the kind and the architecture."""
         return f"{self.kind} {self.config.model.architecture}"
 
     @property

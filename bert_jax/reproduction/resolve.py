@@ -23,12 +23,13 @@ NOT_RUN = "only the paper's value"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One value of a table: the unit that computes it, or why there is none."""
+    """One value of a table: the unit that computes it, or why there is none; and the models of its row."""
 
     row: Row
     column: Column
     unit: Work | None = None
     missing: str = ""
+    models: tuple[PretrainingWork, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +95,12 @@ class Resolver:
             return Cell(row, column, missing=NOT_RUN)
         try:
             models = [self._model(name) for name in row.model.split(",")]
-            return Cell(row, column, unit=self._unit(row, column, models=models))
         except UserError as error:
             return Cell(row, column, missing=str(error))
+        try:
+            return Cell(row, column, unit=self._unit(row, column, models=models), models=tuple(models))
+        except UserError as error:
+            return Cell(row, column, missing=str(error), models=tuple(models))
 
     def _unit(self, row: Row, column: Column, *, models: Sequence[PretrainingWork]) -> Work:
         """Return the unit of a cell.
@@ -123,8 +127,9 @@ class Resolver:
             raise UserError(f"the scale {self._request.title} names no file of minimal pairs")
         if len(models) > 1:
             raise UserError("a pair of language models gives no likelihood of its own")
-        file = self._request.data_dir / self._request.scale.minimal_pairs
-        return PairsWork(file, model=models[0], step=step, title=_title(row, models, step=step))
+        scale = self._request.scale
+        file, title = self._request.data_dir / scale.minimal_pairs, _title(row, models, step=step)
+        return PairsWork(file, limit=scale.pairs_per_paradigm, model=models[0], step=step, title=title)
 
     def _own_changes(self, row: Row, *, task: ScaledTask) -> dict[str, Any]:
         """Return the changes of a row that concern the task: options of other tasks are left out."""

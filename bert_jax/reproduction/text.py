@@ -53,6 +53,11 @@ def as_text(record: Record) -> str:
 def remarks(record: Record) -> list[str]:
     """Return what is open, failed and missing, and what differs from the paper."""
     lines = [f"ours: mean ± standard deviation over {record['seeds']} fine-tuning seeds of one pre-trained model"]
+    models: dict[str, list[str]] = {}
+    for row in record["rows"]:
+        if row["model"]:
+            models.setdefault(row["model"], []).append(row["title"])
+    lines += [f"the model of {'; '.join(titles)}: {model}" for model, titles in models.items()]
     lines += [f"{new} is measured in place of {old}" for old, new in (t.split("=") for t in record["replaced"])]
     lines += [f"note: {note}" for note in record["notes"]]
     if record["open"]:
