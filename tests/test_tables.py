@@ -89,6 +89,13 @@ def test_a_table_is_never_prose_even_without_its_suffix(tmp_path: Path, name: st
     assert texts_of(path) == [[PARAGRAPHS[0]]] * 5
 
 
+def test_a_few_lines_with_commas_are_a_table_only_by_name(tmp_path: Path):
+    lines = ["id,text", *(f"{number},A line." for number in range(5))]
+    assert texts_of(write(tmp_path / "many.txt", "\n".join(lines))) == [["A line."]] * 5
+    assert texts_of(write(tmp_path / "few.csv", "\n".join(lines[:3]))) == [["A line."]] * 2
+    assert "id,text" in texts_of(write(tmp_path / "few.txt", "\n".join(lines[:3])))[0][0]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -96,6 +103,7 @@ def test_a_table_is_never_prose_even_without_its_suffix(tmp_path: Path, name: st
         "BM stands for bitmap. GIF8 does not.\n",
         "Dear Sir, yes.\nI write, today.\nYou answer, perhaps.\nThey laugh, both.\n",
         "Apples, pears\nPlums, cherries\nNuts, almonds\n",
+        "Apples,pears\nPlums, cherries\nNuts, almonds\n",
         "\n\n".join(PARAGRAPHS),
     ],
 )
