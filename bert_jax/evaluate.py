@@ -1,4 +1,4 @@
-"""Evaluate a model on held-out text: `python -m bert_jax.evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
+"""Evaluate a model on held-out text: `bert-jax evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
 
 `--task=squad_v2 --predictions=FILE --data=FILE` scores a predictions file of a task instead.
 """
@@ -13,7 +13,8 @@ from absl import flags  # isort: skip
 MODEL = flags.DEFINE_string(
     "model",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required, except with --predictions. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the "
+    "prefix of a TF1 checkpoint.",
 )
 DATA = flags.DEFINE_string(
     "data", "", "Data set made by prepare (default: the model's training data set), or a task's gold file."
@@ -35,6 +36,7 @@ def main() -> None:
     from bert_jax.errors import UserError
 
     streams.require_output(remedy="redirect it to a file")
+    conclusion = ""
     if TASK.value:
         from bert_jax.tasks.scoring import score_predictions
 
@@ -43,6 +45,7 @@ def main() -> None:
         )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
+        from bert_jax.pretrain.evaluation import verdict
 
         result = evaluate_pretrained(
             MODEL.value,
@@ -54,11 +57,18 @@ def main() -> None:
             drop=DROP.value,
             report=lambda text: print(text, file=sys.stderr),
         )
+        conclusion = verdict(result)
     else:
         raise UserError(
             "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
         )
-    print(json.dumps(result))
+    if not sys.stdout.isatty():
+        print(json.dumps(result))
+        return
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in result.items()}
+    print(json.dumps(rounded, indent=2))
+    if conclusion:
+        print(conclusion, file=sys.stderr)
 
 
 if __name__ == "__main__":

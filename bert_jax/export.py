@@ -1,4 +1,4 @@
-"""Export a model to a HuggingFace folder: `python -m bert_jax.export --checkpoint=MODEL --out=DIR`.
+"""Export a model to a HuggingFace folder: `bert-jax export --checkpoint=MODEL --out=DIR`.
 
 MODEL is a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint. The exported folder
 is read back and compared before success is reported.
@@ -11,9 +11,9 @@ from absl import flags  # isort: skip
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-OUT = flags.DEFINE_string("out", "", "Folder to write; it must be empty or not exist yet.")
+OUT = flags.DEFINE_string("out", "", "Required. Folder to write; it must be empty or not exist yet.")
 DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default: that of the model.")
 SENTENCE_TRANSFORMERS = flags.DEFINE_bool(
     "sentence_transformers", False, "Also write the files of sentence-transformers."

@@ -58,6 +58,19 @@ def test_dry_run_shows_mesh_schedule_and_decay_and_stops(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_fits_80_columns_and_estimates_the_epochs_of_text_that_is_not_built_yet(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("A sentence of some words.\n" * 4000)
+    fields = [f"--config.data.input={tmp_path / 'a.txt'}", "--config.train.num_steps=300"]
+    done = run([*TRAIN, "--config=configs/tiny_cpu.py", *fields, f"--workdir={tmp_path / 'run'}", "--dry_run"])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("the data set")) <= 80
+    assert "sharding" not in done.stdout  # on one device
+    assert lines[-2].startswith("the data set is not built yet: about 104.0 kB of text")
+    # 104,000 bytes are 23,636 tokens at 4.4 each, and 64 * 0.85 of them fill a sequence.
+    assert lines[-1] == "phase 0: 300 steps of 32 are about 22.1 epochs of about 435 sequences of 64"
+
+
 def test_a_reader_that_leaves_ends_the_door_quietly():
     with subprocess.Popen(
         [*TRAIN, "--config=configs/tiny_cpu.py", "--dry_run"],

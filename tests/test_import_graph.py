@@ -24,6 +24,8 @@ FOUNDATIONS = {
     "locations",
     "progress",
     "streams",
+    "wrapping",
+    "invocation",
     "crc32c",
     "jax_internals",
     "chips",

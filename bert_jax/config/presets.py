@@ -3,7 +3,7 @@
 import re
 
 from bert_jax.config.groups import ModelConfig
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 
 # (layers, hidden size, heads) of the models released with google-research/bert, by their usual names.
 _FAMILY = {
@@ -27,7 +27,7 @@ def model_preset(name: str) -> ModelConfig:
     """
     match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
     if name not in _FAMILY and not match:
-        raise UserError(f"model preset {name!r}: choose one of {', '.join(_FAMILY)}, or write it like L-6_H-768_A-12")
+        raise UserError(f"model preset {name!r}: {choose_one(name, _FAMILY)}, or write it like L-6_H-768_A-12")
     layers, hidden, heads = _FAMILY[name] if not match else map(int, match.groups())
     return ModelConfig(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden

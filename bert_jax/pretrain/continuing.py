@@ -187,7 +187,7 @@ def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
         raise UserError(
             f"config.data.vocab={config.data.vocab} (fingerprint {requested.fingerprint[:12]}) is not the vocabulary "
             f"of --init={source.path} ({trained.fingerprint[:12]}): leave config.data.vocab empty, or add words to the "
-            f"model's vocabulary with `python -m bert_jax.export --checkpoint={source.path} --extend_vocab=WORDS "
+            f"model's vocabulary with `bert-jax export --checkpoint={source.path} --extend_vocab=WORDS "
             "--out=DIR` and set --init=DIR"
         )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import jax
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.stopping import AgreedStop, StopRequest
+from bert_jax.runs.workdir import UNUSED
 
 # Exit statuses: a launcher restarts on PREEMPTED (EX_TEMPFAIL of sysexits.h); 130 is the shell's for Ctrl-C.
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
@@ -28,8 +30,9 @@ class Runtime:
       cache: compiled programs of the workdir.
       lock: held by host 0; keeps other commands out of the workdir.
       report: prints a line on host 0 only.
-      command: what the user types to resume.
+      command: what the user types to resume, "" if that is not a command.
       started_at: when the process started, in seconds since the epoch.
+      is_new: whether this command created the workdir.
     """
 
     path: Path
@@ -37,8 +40,9 @@ class Runtime:
     cache: CompilationCache
     lock: IO[str] | None
     report: Callable[[str], None] = print
-    command: str = "the same command"
+    command: str = ""
     started_at: float = dataclasses.field(default_factory=time.time)
+    is_new: bool = False
     _stop: AgreedStop | None = None
 
     @property
@@ -71,8 +75,10 @@ class Runtime:
         return PREEMPTED if self._stop is not None and self._stop.received == signal.SIGTERM else INTERRUPTED
 
     def close(self) -> None:
-        """Release the workdir for other commands."""
+        """Release the workdir for other commands; one that was created and never used is removed."""
         self.cache.close()
+        if self.is_new and all(file.name in UNUSED for file in self.path.iterdir()):
+            shutil.rmtree(self.path, ignore_errors=True)
         if self.lock is not None:
             self.lock.close()
 

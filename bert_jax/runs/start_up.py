@@ -46,7 +46,7 @@ def open_runtime(
     same_run: SameRun,
     hosts: Hosts,
     prepare: Callable[[Path], None] | None = None,
-    command: str = "the same command",
+    command: str = "",
     started_at: float | None = None,
 ) -> Runtime:
     """Open the workdir on every host. Host 0 creates and locks it, and runs `prepare` in it.
@@ -56,6 +56,7 @@ def open_runtime(
     """
     lock: IO[str] | None = None
     path = Path(workdir).absolute()
+    is_new = hosts.is_main and not path.exists()
     with hosts.main_first("workdir"):
         if hosts.is_main:
             lock = open_workdir(workdir, config=config, same_run=same_run)
@@ -70,6 +71,7 @@ def open_runtime(
         report=print if hosts.is_main else silent,
         command=command,
         started_at=started_at or time.time(),
+        is_new=is_new,
     )
 
 
