@@ -90,7 +90,7 @@ def build_dataset(
             report(f"data set in {out} is complete, nothing to do")
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
-        sample = read_sample(sources, config=config)
+        sample = read_sample(sources, config=config, report=report)
         workers = config.num_workers or default_num_workers()
         report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=missing, num_workers=workers))
         check_disk_space(out, text_bytes=sample.all_text_bytes(), max_seq_lengths=missing)
@@ -116,7 +116,7 @@ def describe_inputs(
     check_packing(config)
     sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [], download=False)
     workers = config.num_workers or default_num_workers()
-    sample = read_sample(sources, config=config)
+    sample = read_sample(sources, config=config, report=report)
     report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=max_seq_lengths, num_workers=workers))
     inspect_corpus(sample, config=config, report=report)
     report("dry run: nothing was written")

@@ -15,6 +15,7 @@ from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.sentences import document_sentences
 from bert_jax.data.source import LEFT_OUT, Document, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
+from bert_jax.progress import ByteProgress
 
 SAMPLE_CHARS = 8 << 20  # of text that is read to count documents, shared by the kinds of files
 _COUNTED_CHARS = 1 << 20  # of a source
@@ -87,7 +88,7 @@ def layout_of(config: DataConfig) -> TextLayout:
     )
 
 
-def read_sample(sources: Sequence[TextSource], *, config: DataConfig) -> Sample:
+def read_sample(sources: Sequence[TextSource], *, config: DataConfig, report: Callable[[str], None]) -> Sample:
     """Read the start of the sources, each kind of file as far as the others.
 
     Raises:
@@ -98,9 +99,13 @@ def read_sample(sources: Sequence[TextSource], *, config: DataConfig) -> Sample:
     sample = Sample(others, opened, [source for source in sources if source.kind == "embedded"])
     sample.is_complete = len(opened) == len(others)
     quota = SAMPLE_CHARS // max(len({_suffix(source) for source in opened}), 1)
+    # A sample is read in seconds, except where an archive has a million members before its first text.
+    progress = ByteProgress("looking at the input", total=sum(source.size for source in opened), report=report)
     for source in opened:
         split_chars = max(_SPLIT_CHARS // len(opened), _LEAST_SPLIT_CHARS)
         _read(source, sample, config=config, quota=quota, split_chars=split_chars)
+        progress.advance(source.size)
+    progress.finish()
     if not sample.embedded:
         sample.report.require_text(config.input)
     return sample

@@ -25,7 +25,9 @@ from bert_jax.finetuning.task_data import missing_labels
 from bert_jax.invocation import command as command_line
 from bert_jax.invocation import next_steps, resumes, shown
 from bert_jax.model.kernel_notices import kernel_notices
+from bert_jax.parallel.compiler_options import compiler_options
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.parallel.mesh import make_mesh
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
 from bert_jax.runs.workdir import SameRun
@@ -92,6 +94,8 @@ def finetune(
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):
         report(line)
+    for line in compiler_options(config.mesh.compiler_options, mesh=make_mesh(config.mesh)).lines():
+        report(line)
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=started_at
     )
@@ -151,6 +155,7 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
         return
     if not single:
         _finish_benchmark(workdir, records, runtime.report)
+        runtime.draw_page(workdir)
     if request.predict_test and all(name in glue.TASKS for name in names):
         prefix = "ensemble-" if request.ensemble else ""
         _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from bert_jax import jax_internals
-from bert_jax.config import Config, instances_per_row
+from bert_jax.config import CompilerOption, Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.topology import Topology
@@ -128,18 +129,20 @@ def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
         word_starts=rows((length,), jnp.bool_),
     )
     with meshes.use_mesh(program.mesh, rules=program.rules):
-        return compile_lowered(step.lower(program.abstract_state(), host_batch))
+        return compile_lowered(step.lower(program.abstract_step_state(), host_batch))
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> CompiledStep:
-    """Compile a step that was lowered for a slice.
+def compile_lowered(
+    lowered: jax.stages.Lowered, *, options: Mapping[str, CompilerOption] | None = None
+) -> CompiledStep:
+    """Compile a step that was lowered for a slice, with `options` besides those of its `jax.jit`.
 
     Raises:
       DoesNotFit: if the step needs more memory than a chip has.
     """
     folder = fresh_schedules()
     try:
-        compiled: Any = lowered.compile(compiler_options=_dump_options(folder))
+        compiled: Any = lowered.compile(compiler_options={**_dump_options(folder), **(options or {})})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def predict_lines(
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
     check_output(output)
+    if input != "-":
+        local_path(input, name="--input", example="a file")
     task_options = dict(options or {})
     model.task(task, **task_options)  # raises before anything is read
     if texts and input != "-":
@@ -80,7 +83,7 @@ def predict_lines(
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
         raise UserError(f"--output={output}: this is the input file: name another file")
-    with _opened(input) as source, _written(output) as target:
+    with _opened(input, report=report) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
         # Answers on a terminal show the progress themselves.
         progress = None if not size or _is_terminal(output) else ByteProgress(task, total=size, report=report)
@@ -160,14 +163,18 @@ def check_output(output: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
+def _opened(name: str, *, report: Callable[[str], None]) -> Iterator[IO[bytes]]:
     if name == "-":
         yield sys.stdin.buffer
         return
     try:
+        if stat.S_ISFIFO(Path(name).stat().st_mode):  # opening one waits for its other end
+            report(f"--input={name}: is a pipe: waiting for what is written to it")
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"--input={name}: cannot open the file ({error.strerror}): name another file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--input={name}: cannot open the file ({getattr(error, 'strerror', None) or error}): name another file"
+        ) from None
     with stream:
         yield stream
 

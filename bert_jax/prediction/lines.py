@@ -16,6 +16,7 @@ from bert_jax.prediction.plain_rows import is_plain
 from bert_jax.progress import ByteProgress
 
 _MAX_LINE = 32 << 20  # bytes
+_LONGEST_LINE = 1 << 30  # bytes; the rest of a line over `_MAX_LINE` is skipped
 _DELIMITERS = {".csv": CSV_DELIMITERS, ".tsv": "\t"}
 
 # Line, row (None if it is wrong), what is wrong.
@@ -106,10 +107,18 @@ def _check_header(header: Sequence[str], *, name: str, task: str, columns: Mappi
 
 
 def _lines(source: IO[bytes], *, progress: ByteProgress | None) -> Iterator[bytes]:
-    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON."""
+    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON.
+
+    Raises:
+      UserError: for a line that does not seem to end, as in /dev/zero.
+    """
     while line := source.readline(_MAX_LINE):
         if progress is not None:
             progress.advance(len(line))
         yield line
+        size = len(line)
         while len(line) == _MAX_LINE and not line.endswith(b"\n"):
             line = source.readline(_MAX_LINE)
+            size += len(line)
+            if size > _LONGEST_LINE:
+                raise UserError(f"a line of more than {_LONGEST_LINE >> 30} GiB: this input is not text")

@@ -193,14 +193,16 @@ def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
 
 
 def perplexity_before_and_after(metrics: str | Path) -> str:
-    """Return a line with the held-out masked-LM perplexity at a run's first and last evaluation.
+    """Return a line with the held-out masked-LM perplexity, and the bits per byte, at the first and last evaluation.
 
     Raises:
       UserError: if there are fewer than two evaluations.
     """
+    lines = read_log(metrics)
+    bits = [line["eval/bits_per_byte"] for line in lines if isinstance(line.get("eval/bits_per_byte"), float | int)]
     evaluations = [
         (line["step"], line["eval/mlm_loss"])
-        for line in read_log(metrics)
+        for line in lines
         if "step" in line and isinstance(line.get("eval/mlm_loss"), float | int)
     ]
     if len(evaluations) < 2:
@@ -208,5 +210,5 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     (first, before), (last, after) = evaluations[0], evaluations[-1]
     return (
         f"held-out perplexity before (step {first}) {math.exp(min(before, 700)):,.1f}, after (step {last}) "
-        f"{math.exp(min(after, 700)):,.1f}"
+        f"{math.exp(min(after, 700)):,.1f}" + (f"; bits per byte {bits[0]:.3f}, {bits[-1]:.3f}" if bits else "")
     )

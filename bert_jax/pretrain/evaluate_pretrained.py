@@ -23,7 +23,7 @@ from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.dataset import open_tokenizer
-from bert_jax.pretrain.evaluation import Evaluator
+from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
 from bert_jax.progress import ProgressBar
@@ -94,6 +94,8 @@ def evaluate_pretrained(
     length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
+    if note := without_bytes(info):
+        report(note)
     phase = trained.phase_of_length(length, step=step)
     mesh = meshes.make_mesh(MeshConfig())
     rows = batch_size or phase.batch_size or trained.batch_size
@@ -101,7 +103,7 @@ def evaluate_pretrained(
     program = evaluation_program(trained.model, mesh=mesh, seed=trained.seed)
     evaluator = Evaluator(
         program,
-        objective=_objective(source, trained, info=info, max_predictions_per_seq=phase.max_predictions_per_seq),
+        objective=_objective(source, trained, info=info, phase=phase),
         info=info,
         batch_size=rows,
         max_examples=max_examples or trained.max_examples,
@@ -155,7 +157,7 @@ def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int
 
 
 def _objective(
-    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
+    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, phase: PhaseConfig
 ) -> PretrainingObjective:
     return make_objective(
         trained.model,
@@ -163,7 +165,7 @@ def _objective(
         special=open_tokenizer(info).special_ids,
         max_seq_length=info.max_seq_length,
         instances=info.instances_per_row,
-        max_predictions_per_seq=max_predictions_per_seq,
+        max_predictions_per_seq=0 if phase.masking_rate else phase.max_predictions_per_seq,  # as the training loop's
         next_sentence=info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params,
     )
 

@@ -52,6 +52,7 @@ class Evaluator:
         self.num_examples = min(self._count * batch_size, info.num_validation_rows)
         self._step = program.step(objective)
         counted = max(self._count, -(-min(_MAX_COUNTED, info.num_validation_rows) // batch_size))
+        self._tokens_per_byte = info.tokens_per_byte
         whole = self._open(info, batch_size)
         self._unigram = jnp.asarray(
             unigram_log_probs(
@@ -77,6 +78,8 @@ class Evaluator:
         metrics = {f"eval/{name}": value for name, value in means.items()}
         metrics["eval/loss"] = means["mlm_loss"] + means.get("nsp_loss", 0.0)
         metrics["eval/mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        if self._tokens_per_byte is not None:
+            metrics["eval/bits_per_byte"] = bits_per_byte(means["mlm_loss"], tokens_per_byte=self._tokens_per_byte)
         return metrics
 
     @staticmethod
@@ -107,12 +110,31 @@ def unigram_log_probs(batches: Iterable[dict[str, np.ndarray]], *, vocab_size: i
     return np.log(frequencies).astype(np.float32)
 
 
+def bits_per_byte(loss: float, *, tokens_per_byte: float) -> float:
+    """Return a loss in nats per token as bits per UTF-8 byte of the text, which does not depend on the vocabulary.
+
+    Perplexities of two vocabularies do not compare, because a token of one holds more text than a token of the other.
+    """
+    return loss * tokens_per_byte / math.log(2)
+
+
+def without_bytes(info: DatasetInfo) -> str:
+    """Return why a data set with held-out text has no bits per byte, "" if it has."""
+    if info.tokens_per_byte is not None or not info.num_validation_rows:
+        return ""
+    return (
+        f"no bits per byte: the data set in {info.directory} was built by an earlier version, which did not count "
+        "the bytes of the text; prepare it again into another folder"
+    )
+
+
 def describe(metrics: dict[str, float]) -> str:
     """Return a line with the metrics of an evaluation."""
+    bits = f", {metrics['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in metrics else ""
     nsp = f", next sentence accuracy {metrics['eval/nsp_accuracy']:.3f}" if "eval/nsp_accuracy" in metrics else ""
     return (
         f"held-out: masked-LM loss {metrics['eval/mlm_loss']:.3f} (unigram {metrics['eval/unigram_loss']:.3f}), "
-        f"perplexity {metrics['eval/mlm_perplexity']:.1f}, accuracy {metrics['eval/mlm_accuracy']:.3f} "
+        f"perplexity {metrics['eval/mlm_perplexity']:.1f}{bits}, accuracy {metrics['eval/mlm_accuracy']:.3f} "
         f"(unigram {metrics['eval/unigram_accuracy']:.3f}){nsp}"
     )
 

@@ -113,6 +113,8 @@ def pretrain(
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
+        for line in program.compiler_options.lines():
+            report(line)
         _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
@@ -207,6 +209,7 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         )
         ended = session.train()
         stopped_status = runtime.stopped_status()
+    runtime.draw_page(path)  # with the last wall times
     runtime.report(_where_time_went(ended.goodput, runtime))
     if ended.step < end:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")

@@ -13,6 +13,7 @@ import jax
 
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.stopping import AgreedStop, StopRequest
 from bert_jax.runs.workdir import UNUSED
 
@@ -33,6 +34,7 @@ class Runtime:
       command: what the user types to resume, "" if that is not a command.
       started_at: when the process started, in seconds since the epoch.
       is_new: whether this command created the workdir.
+      pages: draws the pages of the runs; None draws nothing.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Runtime:
     command: str = ""
     started_at: float = dataclasses.field(default_factory=time.time)
     is_new: bool = False
+    pages: PageWriter | None = None
     _stop: AgreedStop | None = None
 
     @property
@@ -74,8 +77,15 @@ class Runtime:
         """Return the exit status after a request to stop; call it inside `handling_signals`."""
         return PREEMPTED if self._stop is not None and self._stop.received == signal.SIGTERM else INTERRUPTED
 
+    def draw_page(self, directory: Path) -> None:
+        """Request the page of a run, which another process writes from its files."""
+        if self.pages is not None:
+            self.pages.request(directory)
+
     def close(self) -> None:
-        """Release the workdir for other commands; one that was created and never used is removed."""
+        """Finish the pages, and release the workdir; one that this command created and never used is removed."""
+        if self.pages is not None:
+            self.pages.close()
         self.cache.close()
         if self.is_new and all(file.name in UNUSED for file in self.path.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
