@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_jax.runs.page_writer import PageWriter
 
 from bert_jax.runs import page_writer
+from bert_jax.runs.page_writer import PageWriter
 
 FIRST, SECOND = Path("first"), Path("second")
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_a_file_that_is_not_text_is_refused(pretrained, tmp_path, content):
         _answers(pretrained, tmp_path / "a.parquet")
 
 
-def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(monkeypatch, tmp_path):
+def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(tmp_path):
     code = """
 import sys
 from bert_jax import streams
@@ -257,14 +258,15 @@ class Model:
 streams.prepare()
 """
     (tmp_path / "a.txt").write_text("a text\n")
-    call = f"json_lines.predict_lines(Model(), task='fill_mask', input={str(tmp_path / 'a.txt')!r}"
-    shown = on_terminal(f"{code}{call})").replace("\r", "\n").splitlines()
-    assert '{"error": "no [MASK]"}' in shown
-    assert "1 of 1 row failed; its answer is" in " ".join(shown)
-    shown = on_terminal(f"{code}{call}, output={str(tmp_path / 'out')!r})").replace("\r", "\n").splitlines()
-    assert "line 1: no [MASK]" in shown
-    once = on_terminal(code + "json_lines.predict_lines(Model(), task='fill_mask', texts=['a text'])")
-    assert once == '{"error": "no [MASK]"}\n'
+    file, out = str(tmp_path / "a.txt"), str(tmp_path / "out")
+    for given in (f"input={file!r}", f"input={file!r}, output={out!r}", "texts=['a text']"):
+        code += f"print('next')\njson_lines.predict_lines(Model(), task='fill_mask', {given})\n"
+    parts = [re.split(r"[\r\n]+", part.strip()) for part in on_terminal(code).split("next")]
+    _, to_terminal, to_file, one_text = [[line for line in part if line.strip() and "|" not in line] for part in parts]
+    answer, summary = '{"error": "no [MASK]"}', '1 of 1 row failed; its answer is {"error": ...}'
+    assert to_terminal == ["line 1: no [MASK]", answer, summary]
+    assert to_file == ["line 1: no [MASK]", summary]
+    assert one_text == [answer]
 
 
 def test_a_model_with_one_use_needs_no_task(pretrained, monkeypatch):

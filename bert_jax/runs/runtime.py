@@ -12,7 +12,7 @@ from typing import IO
 import jax
 
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.compilation_cache import DIRECTORY, CompilationCache
 from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.stopping import AgreedStop, StopRequest
 from bert_jax.runs.workdir import UNUSED
@@ -87,7 +87,7 @@ class Runtime:
         if self.pages is not None:
             self.pages.close()
         self.cache.close()
-        if self.is_new and all(file.name in UNUSED for file in self.path.iterdir()):
+        if self.is_new and all(file.name in (*UNUSED, DIRECTORY) for file in self.path.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
         if self.lock is not None:
             self.lock.close()
