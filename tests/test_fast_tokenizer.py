@@ -49,8 +49,10 @@ def byte_level(folder: Path, *, frame: bool = True, mask: str = "[MASK]") -> Pat
         )
     folder.mkdir(parents=True, exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": {"content": mask}, "cls_token": "[CLS]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": mask, "cls_token": "[CLS]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    others = {"sep_token": {"content": "[SEP]", "lstrip": False}, "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(others))
     return folder
 
 
@@ -109,7 +111,7 @@ def test_it_is_pickled_and_saved_as_it_was_read(folder: Path, loaded: FastTokeni
     again = pickle.loads(pickle.dumps(loaded))
     assert again.encode_batch(TEXTS) == loaded.encode_batch(TEXTS)
     loaded.save(tmp_path / "out")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
     assert load_tokenizer(tmp_path / "out").fingerprint == loaded.fingerprint == again.fingerprint
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, instances_per_row
+from bert_jax.config import Config, ModelConfig, instances_per_row, phase_models
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
@@ -40,6 +40,8 @@ class PretrainingProgram(Program):
         self.config = config
         predictions = functools.partial(default_max_predictions, rate=config.masking.rate)
         self.phases = phases(config.train, default_predictions=predictions)
+        models = phase_models(config.model, phases=config.train.phases)
+        self._models = {(p.start, p.end): model for p, model in zip(self.phases, models, strict=True)}
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
@@ -63,10 +65,14 @@ class PretrainingProgram(Program):
             key=self._keys.evaluation,
         )
 
+    def model(self, phase: Phase) -> ModelConfig:
+        """Return the model as `phase` trains it."""
+        return self._models[phase.start, phase.end]
+
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return the objective of `phase`."""
         return make_objective(
-            self.config.model,
+            self.model(phase),
             masking=self.config.masking,
             special=special,
             max_seq_length=phase.max_seq_length,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import OptimizerConfig, TrainConfig
+from bert_jax.config import OptimizerConfig, TrainConfig, phase_ends
 from bert_jax.errors import UserError
 
 _Number = float | Array  # known to Python, or traced
@@ -43,11 +43,8 @@ class RateSegment:
 def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
     """Return the phases. Their boundaries are rounded to whole steps; the last phase ends at `num_steps`."""
     result: list[Phase] = []
-    fraction, start = 0.0, 0
-    for index, item in enumerate(train.phases):
-        fraction += item.fraction
-        last = index == len(train.phases) - 1
-        end = train.num_steps if last else round(fraction * train.num_steps)
+    start = 0
+    for item, end in zip(train.phases, phase_ends(train.phases, num_steps=train.num_steps), strict=True):
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
         batch_size = item.batch_size or train.batch_size
         result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
