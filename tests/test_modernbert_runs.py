@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_fast_tokenizer import byte_level, source_with
 
+from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.loading import load_pretrained
+from bert_jax.data.fast_tokenizer import load_fast_tokenizer
 from tests.runs import figures, run
 
 pytestmark = pytest.mark.slow
@@ -114,3 +117,38 @@ def test_it_is_fine_tuned_on_custom_data_and_the_export_classifies(trained: Path
     assert fields["architectures"] == ["ModernBertForSequenceClassification"]
     answer = json.loads(succeed("predict", f"--model={tmp_path / 'out'}", "--task=classify", "--text=it is good"))
     assert set(answer["probabilities"]) == {"yes", "no"}
+
+
+def test_a_model_with_a_bpe_tokenizer_is_trained_on_and_fine_tuned_with_that_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="needs the tokenizers extra: pip install -e '.[tokenizers]'")
+    tokenizer = load_fast_tokenizer(byte_level(tmp_path / "bpe"))
+    model = tmp_path / "model"
+    export_folder(source_with(tokenizer), out=model, report=lambda line: None)
+    succeed(
+        "train",
+        "--config=configs/tiny_cpu.py",
+        f"--init={model}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.objective=mlm",
+        "--config.train.num_steps=4",
+        "--config.train.batch_size=8",
+        "--config.optimizer.warmup_steps=2",
+        "--config.eval.max_examples=16",
+    )
+    rows = [{"words": ["the", name, "ran"], "tags": ["O", tag, "O"]} for name, tag in (("cat", "B-PET"), ("it", "O"))]
+    for name, times in (("train", 8), ("dev", 2)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows * times)) + "\n")
+    succeed(
+        "finetune",
+        "--config=configs/finetune_own.py:tags",
+        f"--init={tmp_path / 'run'}",
+        f"--data_dir={tmp_path}",
+        f"--workdir={tmp_path / 'tags'}",
+        "--config.train.num_epochs=1",
+        "--config.train.batch_size=8",
+    )
+    succeed("export", f"--checkpoint={tmp_path / 'tags'}", f"--out={tmp_path / 'out'}")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "bpe" / name).read_bytes()
+    answer = json.loads(succeed("predict", f"--model={tmp_path / 'out'}", "--task=tag", "--text=the cat ran."))
+    assert answer["words"] == ["the", "cat", "ran", "."]
