@@ -42,7 +42,7 @@ class AttentionMask:
     """The keys that each query may attend to, given by segments, so that kernels need no T x T array.
 
     A query attends to the tokens of its instance; with `left_to_right` only up to itself (the ablation of Table 5), and
-    with a `window` only to keys at most so many positions away (0: to all). A padding query attends to every token:
+    with a `window` only to keys at most `window` positions away (0: to all). A padding query attends to every token:
     nothing reads its output, which then equals HuggingFace's.
     """
 
