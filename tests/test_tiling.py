@@ -1,6 +1,5 @@
 """A larger model from a smaller one: a copy in the middle of each dimension, whole heads, layers over the depth."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ def _presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.MODERNBERT_SHAPES, "modernbert-test", LARGE)
     monkeypatch.setitem(presets.MODERNBERT_SHAPES, "modernbert-test-wide-heads", (7, 20, 2, 17))
     monkeypatch.setitem(presets.MODERNBERT_SHAPES, "modernbert-test-shallow", (1, 20, 5, 17))
+    monkeypatch.setitem(presets.MODERNBERT_SHAPES, "modernbert-test-deep", (16, 20, 5, 17))
 
 
 def small(huggingface_class: str = "ModernBertForMaskedLM") -> PretrainedModel:
@@ -61,14 +61,10 @@ def test_layers_are_spread_over_the_depth_and_a_norm_that_is_not_there_is_ones()
     np.testing.assert_array_equal(after[name][:, 6:14], before[name][chosen])
     norms, wide = (side["encoder/layers/attention_layer_norm/scale"] for side in (before, after))
     np.testing.assert_array_equal(wide[:, 6:14], norms[[index - 1 for index in chosen[1:]]])
-    deep = dataclasses.replace(small(), params=small().params)
-    presets.MODERNBERT_SHAPES["modernbert-test"] = (
-        16,
-        20,
-        5,
-        17,
-    )  # layer 1 of 16 takes layer 0, which has no such norm
-    assert (flat(tiled(deep))["encoder/layers/attention_layer_norm/scale"][0] == 1).all()
+    # Layer 1 of 16 takes layer 0, which has no such norm.
+    deep = flat(tiled(small(), "modernbert-test-deep"))["encoder/layers/attention_layer_norm/scale"]
+    assert (deep[0] == 1).all()
+    np.testing.assert_array_equal(deep[-1, 6:14], norms[-1])
 
 
 @pytest.mark.parametrize("huggingface_class", ["ModernBertForMaskedLM", "ModernBertForSequenceClassification"])
