@@ -55,7 +55,7 @@ def test_blocks_equal_the_reference(length: int, window: int, instances: int, di
         results.append([out, *(array for grad in gradients for array in (grad, grad.sum((0, 1))))])
     blocks, reference = results
     assert_attention_rounded_alike(blocks, reference, arrays=arrays, mask=mask, rate=rate)
-    assert all(np.abs(np.asarray(array)).max() > 0.1 for array in reference)
+    assert all(np.abs(np.asarray(array)).max() > 0.1 for array in reference[:2])
 
 
 def test_a_short_sequence_is_not_worth_blocks() -> None:

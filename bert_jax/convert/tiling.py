@@ -72,8 +72,9 @@ def _tiled(entry: Entry, array: np.ndarray, *, small: ModelConfig, large: ModelC
 def _layers(entry: Entry, array: np.ndarray, *, small: ModelConfig, large: ModelConfig) -> np.ndarray:
     """Return the array with the layers of the large model; a norm that the layer before lacks begins with ones."""
     count, target = small.num_hidden_layers, large.num_hidden_layers
-    chosen = [round(layer * count / target) - entry.first_layer for layer in range(entry.first_layer, target)]
-    return np.stack([array[index] if index >= 0 else np.ones_like(array[0]) for index in chosen])
+    chosen = [min(round(layer * count / target), count - 1) for layer in range(entry.first_layer, target)]
+    missing = np.ones_like(array[0])
+    return np.stack([array[layer - entry.first_layer] if layer >= entry.first_layer else missing for layer in chosen])
 
 
 def _indices(size: int, target: int, *, unit: int) -> np.ndarray:
