@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,25 @@ def describe(path: Path, **settings) -> list[str]:
     config = DataConfig(input=str(path), num_workers=1, **settings)
     describe_inputs(config, out=str(path / "out"), max_seq_lengths=(64,), report=lines.append)
     return lines
+
+
+def test_a_long_look_at_the_input_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_corpus(tmp_path / "in", make_documents(30))
+    monkeypatch.setattr("bert_jax.progress.INTERVAL_SECONDS", 0.02)
+    lines: list[str] = []
+    read_source = inspection.read_source
+
+    def slow(*arguments, **options):
+        deadline = time.monotonic() + 10
+        while "looking at" not in lines[-1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield from read_source(*arguments, **options)
+
+    monkeypatch.setattr(inspection, "read_source", slow)
+    config = DataConfig(input=str(tmp_path / "in"), num_workers=1)
+    describe_inputs(config, out="", max_seq_lengths=(64,), report=lines.append)
+    assert lines[1].startswith("looking at the input: 0% of ")
+    assert any(line.startswith("found: ") for line in lines)
 
 
 def build(path: Path, out: Path, *, vocab_size: int = 0, **settings):
@@ -113,6 +133,21 @@ def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_
     write(tmp_path / name, "\n".join(rows))
     write(tmp_path / "m.txt", "\n".join(" ".join(PARTS[:10]) for _ in range(40)))
     assert any(line.startswith("found: 1,540 documents") for line in describe(tmp_path, documents="lines"))
+
+
+def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all(tmp_path: Path):
+    write_vocabulary(tmp_path / "vocab")
+    settings = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
+    for copies, warned in ((1, False), (2, True)):
+        path = write(tmp_path / f"in{copies}" / "a.txt", "\n".join(PARTS * copies))
+        _, lines = build(path, tmp_path / f"out{copies}", **settings)
+        assert any("% of the text are copies of other documents" in line for line in lines) == warned
+        assert any("0.00% in copies of documents" in line for line in lines) != warned
+    path = write(tmp_path / "in" / "a.txt", "\n".join(PARTS * 20))
+    with pytest.raises(
+        UserError, match=r"9\d\.\d\d% of the text are copies .*: remove them; .*config\.train\.num_epochs"
+    ):
+        build(path, tmp_path / "out", **settings)
 
 
 def test_one_sentence_documents_are_weighed_by_their_text():

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -37,6 +39,26 @@ LINES = [
     b'{"text": "' + b"\xff\xfe" + b'"}',
     b'{"text": ""}',
 ]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "\udcff", "/dev/zero", "/", "none"])
+def test_what_cannot_be_an_input_is_one_line(pretrained, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(json_lines, "_MAX_LINE", 1 << 16)
+    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 1 << 20)
+    with pytest.raises(UserError, match=r"--input|this input is not text"):
+        predict_lines(pretrained, task="embed", input=name, output=str(tmp_path / "out"), report=lambda line: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_pipe_is_waited_for_with_a_line(pretrained, tmp_path):
+    os.mkfifo(tmp_path / "in")
+    told = []
+    writer = threading.Thread(target=(tmp_path / "in").write_bytes, args=[b'{"text": "the cat"}\n'])
+    writer.start()
+    options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "report": told.append}
+    assert predict_lines(pretrained, task="embed", **options) == Counts(1, 0)
+    writer.join()
+    assert "is a pipe: waiting for what is written to it" in told[0]
 
 
 def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):

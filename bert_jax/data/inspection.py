@@ -13,6 +13,7 @@ from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.sentences import document_sentences
 from bert_jax.data.source import Document, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
+from bert_jax.progress import ByteProgress
 
 SAMPLE_CHARS = 8 << 20  # of text that is read to count documents
 _COUNTED_CHARS = 1 << 20  # of a source
@@ -83,8 +84,12 @@ def inspect_corpus(sources: Sequence[TextSource], *, config: DataConfig, report:
         return
     opened = _spread(others, MAX_SOURCES)
     sample = _Sample(is_complete=len(opened) == len(others))
+    # A sample is read in seconds, except where an archive has a million members before its first text.
+    progress = ByteProgress("looking at the input", total=sum(source.size for source in opened), report=report)
     for source in opened:
         _read(source, sample, config=config, split_chars=max(_SPLIT_CHARS // len(opened), _LEAST_SPLIT_CHARS))
+        progress.advance(source.size)
+    progress.finish()
     is_all = len(others) == len(sources)
     if is_all:
         sample.report.require_text(config.input)

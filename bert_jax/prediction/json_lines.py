@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _EXAMPLES = 5  # number of failed lines that are reported in full
 _ROWS = {"embed": 4096, "features": 64}
 _DEFAULT_ROWS = 1024
 _MAX_LINE = 32 << 20  # bytes
+_LONGEST_LINE = 1 << 30  # bytes; the rest of a line over `_MAX_LINE` is skipped
 
 _Numbered = Iterator[tuple[int, Mapping[str, Any] | None, str]]  # line, row (None if it is wrong), what is wrong
 
@@ -60,6 +62,8 @@ def predict_lines(
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
     check_output(output)
+    if input != "-":
+        local_path(input, name="--input", example="a file")
     task_options = dict(options or {})
     model.task(task, **task_options)  # raises before anything is read
     if texts and input != "-":
@@ -74,7 +78,7 @@ def predict_lines(
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
         raise UserError(f"--output={output}: this is the input file: name another file")
-    with _opened(input) as source, _written(output) as target:
+    with _opened(input, report=report) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
         progress = ByteProgress(task, total=size, report=report) if size else None
         lines = _numbered(source, task=task, progress=progress)
@@ -169,22 +173,34 @@ def _numbered(source: IO[bytes], *, task: str, progress: ByteProgress | None) ->
 
 
 def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON."""
+    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON.
+
+    Raises:
+      UserError: for a line that does not seem to end, as in /dev/zero.
+    """
     while line := source.readline(_MAX_LINE):
         yield line
+        size = len(line)
         while len(line) == _MAX_LINE and not line.endswith(b"\n"):
             line = source.readline(_MAX_LINE)
+            size += len(line)
+            if size > _LONGEST_LINE:
+                raise UserError(f"a line of more than {_LONGEST_LINE >> 30} GiB: this input is not text")
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
+def _opened(name: str, *, report: Callable[[str], None]) -> Iterator[IO[bytes]]:
     if name == "-":
         yield sys.stdin.buffer
         return
     try:
+        if stat.S_ISFIFO(Path(name).stat().st_mode):  # opening one waits for its other end
+            report(f"--input={name}: is a pipe: waiting for what is written to it")
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"--input={name}: cannot open the file ({error.strerror}): name another file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--input={name}: cannot open the file ({getattr(error, 'strerror', None) or error}): name another file"
+        ) from None
     with stream:
         yield stream
 
