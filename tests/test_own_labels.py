@@ -49,7 +49,7 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=r"contains no dev.jsonl .*dev_file=FILE, or hold out .*dev_fraction=0.1"):
         task.read("dev")
-    (tmp_path / "reviews.csv").write_text(content)
+    (tmp_path / "reviews.csv").write_text("text,label\nx,a\n")
     with pytest.raises(
         UserError, match=r"no dev.jsonl \(or validation, valid, val; or .json, .csv, .tsv\); it has reviews\.csv: give"
     ):

@@ -252,7 +252,7 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
       HostMissing: if there are several hosts and the first is not found.
     """
     alone = ("", 1, 0, None)
-    hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "").replace(jax_internals.QUIET_HOSTNAME, "")
     if os.environ.get("JAX_PLATFORMS") == "cpu" or "COLAB_RELEASE_TAG" in os.environ:
         return alone
     if hostnames and "," not in hostnames and not os.environ.get("MEGASCALE_NUM_SLICES"):
