@@ -124,6 +124,11 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
     assert result["compiler_options"] == TABLE["v5e"]
     assert "chip-hours" in reports.as_table(result)
+    waits = [phase["exposed_collective_seconds"] > 0.25 * phase["step_seconds"] for phase in result["phases"]]
+    assert waits == [
+        any(f"phase {index}: " in note and "waiting for communication" in note for note in result["notes"])
+        for index in range(len(waits))
+    ]
 
 
 def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]) -> None:
