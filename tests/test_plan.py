@@ -106,6 +106,7 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     result, said = compiler(plan_config, config, "v5e:2x2")
     assert result["fits"]
     assert result["chips"] == 4
+    said = [line for line in said if not line.endswith(" so far")]  # of a machine that is slow
     assert len(result["phases"]) == len(said) == len(config.train.phases)
     for phase in result["phases"]:
         assert phase["estimated_cycles"] > 0

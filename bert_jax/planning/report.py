@@ -262,7 +262,8 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         lines.append(
             f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation "
-            f"{phase['compute_seconds'] * 1e3:.1f}, waiting for communication {phase['exposed_collective_seconds'] * 1e3:.1f}"
+            f"{phase['compute_seconds'] * 1e3:.1f}, waiting for communication "
+            f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
             f"  throughput      {phase['sequences_per_second']:,.0f} sequences/s, "
