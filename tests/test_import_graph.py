@@ -100,6 +100,7 @@ LAZY = {
     ("data.tfds_builders", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("tasks.glue_tfds", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("data.arrow_files", "pyarrow"): "optional: an extra",
+    ("data.fast_tokenizer", "tokenizers"): "optional: an extra",
     ("data.workers", "apache_beam"): "optional: an extra",
     ("runs.writers", "tensorboardX"): "optional: an extra",
     ("runs.writers", "wandb"): "optional: an extra",

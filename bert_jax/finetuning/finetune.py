@@ -46,6 +46,8 @@ SAME_RUN = SameRun(
     has_begun=has_runs,
 )
 
+_NUMBERS = {"seeds": (1, 10_000), "errors": (0, 1 << 53), "ensemble": (0, 10_000)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -76,9 +78,9 @@ def finetune(
       UserError: for anything the user can fix.
     """
     hosts = hosts or Hosts()
-    for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
-        if getattr(request, name) < least:
-            raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
+    for name, (least, most) in _NUMBERS.items():
+        if not least <= getattr(request, name) <= most:
+            raise UserError(f"--{name}={getattr(request, name)}: give at least {least} and at most {most}")
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
