@@ -11,14 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import app, flags
 
 from bert_jax import jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
 from bert_jax.errors import UserError
+
+# On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not jax_internals.may_have_tpus():
+    jax_internals.quiet_libtpu()
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")

@@ -49,6 +49,11 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=r"contains no dev, .*dev_file=FILE, or hold out .*dev_fraction=0.1"):
         task.read("dev")
+    (tmp_path / "reviews.csv").write_text(content)
+    with pytest.raises(UserError, match=r"val with the suffix .jsonl, .json, .csv or .tsv but reviews\.csv: give"):
+        task.read("dev")
+    with pytest.raises(UserError, match=rf"is a file: give its folder, --data_dir={tmp_path}, .*train_file=reviews"):
+        own(tmp_path / "reviews.csv", kind="classification", labels="a,b").read("train")
 
 
 MULTILABEL: dict[str, tuple[str, str, dict[str, Any]]] = {

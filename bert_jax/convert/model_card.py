@@ -19,7 +19,7 @@ def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str =
     """Return the card of a model exported in `dtype`. `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
-        sections += [_training(source.record), _metrics(source)]
+        sections += [_training(source.record, has_pooler="pooler" in source.parts), _metrics(source)]
     else:
         sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
     if source.random:
@@ -64,7 +64,7 @@ def _shape(source: PretrainedModel, *, dtype: str) -> str:
     )
 
 
-def _training(record: Mapping[str, Any]) -> str:
+def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
     config = record["config"]
     train, optimizer, masking, data = (config.get(group, {}) for group in ("train", "optimizer", "masking", "data"))
     rows: dict[str, Any] = {
@@ -90,7 +90,7 @@ def _training(record: Mapping[str, Any]) -> str:
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     note = ""
-    if data.get("objective") == "mlm":
+    if data.get("objective") == "mlm" and has_pooler:
         note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 
@@ -130,15 +130,17 @@ def _metrics(source: PretrainedModel) -> str:
 def _vocabulary(source: PretrainedModel) -> str:
     tokenizer = source.require_tokenizer()
     casing = "uncased" if tokenizer.do_lower_case else "cased"
-    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, WordPieceTokenizer) else None
-    limit = vocabulary.max_input_chars_per_word if vocabulary else MAX_INPUT_CHARS_PER_WORD
+    size = f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`."
+    if not isinstance(tokenizer, WordPieceTokenizer):
+        return f"## Vocabulary\n\n{size}"
+    vocabulary = tokenizer.vocabulary
+    limit = vocabulary.max_input_chars_per_word
     original = ", as in the original" if limit == MAX_INPUT_CHARS_PER_WORD else ""
-    added = f" {len(vocabulary.added):,} added tokens are kept whole." if vocabulary and vocabulary.added else ""
+    added = f" {len(vocabulary.added):,} added tokens are kept whole." if vocabulary.added else ""
     return (
         "## Vocabulary\n\n"
-        f"WordPiece, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`.{added} Words of "
-        f"more than {limit} characters become `[UNK]`{original}. The `tokenizers` library differs from the original "
-        "on private-use characters and some CJK code points, and reads a literal "
+        f"{size}{added} Words of more than {limit} characters become `[UNK]`{original}. The `tokenizers` library "
+        "differs from the original on private-use characters and some CJK code points, and reads a literal "
         '"[MASK]" in raw text as the mask token.'
     )
 
@@ -149,7 +151,9 @@ def _use(source: PretrainedModel, *, name: str, pooling: str) -> str:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
     elif (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
-        text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
+        tokenizer = source.require_tokenizer()
+        mask = tokenizer.pieces[tokenizer.mask_id]
+        text = f"Paris is the {mask} of France." if task == "fill-mask" else "A sentence."
         code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:
         code = f"from transformers import {source.architecture}\n\n{source.architecture}.from_pretrained('{name}')"

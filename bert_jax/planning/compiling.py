@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
+from bert_jax import jax_internals
 from bert_jax.config import CompilerOption, Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
@@ -24,13 +25,6 @@ from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
-# On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at the same time
-}
 _IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=0)  # the values do not change the program
 
 
@@ -41,8 +35,8 @@ def prepare_environment() -> None:
     """Set up compilation without TPUs. Call it before the first use of jax, which then computes on the CPU."""
     if _SCHEDULES:
         return
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    jax_internals.quiet_libtpu()
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans may run at the same time
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the errors that `_text` catches are logged with a trace
     jax.config.update("jax_platforms", "cpu")  # jax has read the variable already, at import

@@ -148,7 +148,7 @@ class PretrainingJob(Job):
     def _evaluator(self, phase: Phase) -> Evaluator:
         return Evaluator(
             self.program.evaluation,
-            objective=self.program.objective(phase, special=self._special),
+            objective=self.program.evaluation_objective(phase, special=self._special),
             info=self._info(phase),
             batch_size=phase.batch_size,
             max_examples=self.config.eval.max_examples,

@@ -23,6 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 
 Outputs = Sequence[np.ndarray]
+_MOST_LISTED = 8  # files in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +211,19 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
     for name in names:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
+    folder = Path(directory)
+    if folder.is_file():
+        raise UserError(
+            f"--data_dir={directory} is a file: give its folder, --data_dir={folder.parent}, and its name, "
+            f"--config.data.{split if split in ('dev', 'test') else 'train'}_file={folder.name}"
+        )
     remedy = "give the folder of the task's files with --data_dir=DIR"
     if split in ("train", "dev", "test"):
         remedy += f", or the file's name with --config.data.{split}_file=FILE"
     if split.startswith("dev"):
         remedy += ", or hold out part of train with --config.data.dev_fraction=0.1"
-    raise UserError(f"{directory}: contains no {shown or ' or '.join(names)}: {remedy}")
+    others = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    listed = ", ".join(others[:_MOST_LISTED]) + (", ..." if len(others) > _MOST_LISTED else "")
+    raise UserError(
+        f"{directory}: contains no {shown or ' or '.join(names)}" + (f" but {listed}" if listed else "") + f": {remedy}"
+    )
