@@ -87,7 +87,7 @@ class EncoderOutput:
     """
 
     hidden: Float[Array, "B T D"]
-    word_embeddings: Float[Array, "V D"]
+    word_embeddings: Float[Array, "R D"]
     all_hidden: Float[Array, "states B T D"] | None = None
 
 
@@ -98,5 +98,5 @@ class PretrainingLogits:
     `next_sentence` is None if the architecture has no such head.
     """
 
-    masked_lm: Float[Array, "B P V"]
+    masked_lm: Float[Array, "B P R"]
     next_sentence: Float[Array, "B S 2"] | None
