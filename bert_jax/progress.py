@@ -112,6 +112,15 @@ class ByteProgress:
             + (f", {left} left" if left else "")
         )
 
+    def aside(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `report` for lines that do not break the bar."""
+
+        def write(line: str) -> None:
+            with tqdm.external_write_mode(file=sys.stderr):
+                report(line)
+
+        return write
+
     def finish(self) -> None:
         """Remove the bar."""
         self._finished.set()

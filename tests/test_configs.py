@@ -65,7 +65,12 @@ def shrink(config: Config) -> Config:
     )
     train = dataclasses.replace(config.train, num_steps=2 * len(phases), batch_size=batch, phases=phases)
     return dataclasses.replace(
-        config, model=model, train=train, optimizer=dataclasses.replace(config.optimizer, warmup_steps=1, decay_steps=min(config.optimizer.decay_steps, 1))
+        config,
+        model=model,
+        train=train,
+        optimizer=dataclasses.replace(
+            config.optimizer, warmup_steps=1, decay_steps=min(config.optimizer.decay_steps, 1)
+        ),
     )
 
 

@@ -177,6 +177,9 @@ class LogConfig:
     every: int = field(100, above=0, unit="steps", doc="Steps between log lines.")
     tensorboard: bool = field(False, doc="Write TensorBoard files to WORKDIR/tb.")
     wandb: bool = field(False, doc="Log to Weights & Biases.")
+    report: bool = field(
+        True, doc="Draw WORKDIR/report.html at each evaluation (extra report), with examples of filled masks."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
         "sequence lengths": ", ".join(
             f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
         ),
-        "optimizer": optimizer.get("name"),
+        "optimizer": _optimizer(config),
         "learning rate": optimizer.get("learning_rate"),
         "warmup steps": optimizer.get("warmup_steps"),
         "weight decay": optimizer.get("weight_decay"),
@@ -85,7 +85,7 @@ def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
         else None,
         "seed": config.get("seed"),
         "continued from": _continued(record),
-        "text": data.get("directory") or data.get("input"),  # configs name a corpus that a data set replaces
+        "text": _public(data.get("directory") or data.get("input")),  # a data set replaces the corpus of a config
     }
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
@@ -95,11 +95,15 @@ def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 
 
-def longest_trained(record: Mapping[str, Any]) -> int:
-    """Return the longest sequences that a run was trained on, from its record; 0 if that is unknown."""
-    config = record.get("config", {})
-    lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
-    return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
+def _public(path: str | None) -> str:
+    """Return the end of a local path, for a card that others read: the folders of a machine are nobody's business."""
+    return ", ".join(item.rstrip("/").rpartition("/")[2] for item in (path or "").split(","))
+
+
+def _optimizer(config: Mapping[str, Any]) -> str | None:
+    """Return the optimizer's name after `auto` is resolved (`training/optimizers.py`)."""
+    name = config.get("optimizer", {}).get("name")
+    return name if name != "auto" else "bert_adam" if config.get("recipe") == "original" else "adamw"
 
 
 def _continued(record: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ class FineTuner(Learner):
           UserError: if data, model and config do not fit together.
         """
         super().__init__()
-        self._task, self._data = task, data
+        self._task, self._data, self._trained = task, data, pretrained.longest_trained
         model = initial.task_model(pretrained, config=config)
         shape = row_shape([split.features for split in data.splits], batch_size=max(batch_sizes))
         weights = task.class_weights(data.train)
@@ -63,12 +63,19 @@ class FineTuner(Learner):
         self.metadata = initial.checkpoint_metadata(pretrained, task=task, model=model, config=config)
 
     def describe(self) -> str:
-        """Return the shape of the packed sequences, and which parts of the model are initialized randomly."""
+        """Return the shape of the packed sequences, what is random, and positions that were never trained."""
         shape, parts = self.program.shape, self.program.state_shapes.params
         random = [part for part in parts if part not in self._params]
+        longest = max(int(split.features.lengths.max(initial=0)) for split in self._data.splits)
+        beyond = (
+            f"; the model was trained on sequences of up to {self._trained} tokens: positions of longer ones "
+            f"(up to {longest} here) are as it was initialized"
+            if 0 < self._trained < longest
+            else ""
+        )
         return (
             f"up to {shape.slots // shape.group} examples per sequence of {shape.length} tokens; randomly "
-            f"initialized: {', '.join(random) or 'nothing'}"
+            f"initialized: {', '.join(random) or 'nothing'}{beyond}"
         )
 
     def abstract_state(self) -> TrainState:

@@ -197,6 +197,8 @@ def split_file(data: DataOptions, split: str) -> str:
 def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "") -> Path:
     """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
+    Where `directory` is itself a file, that is the training set.
+
     `shown` describes `names` in the message if there are many.
 
     Raises:
@@ -212,11 +214,10 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
         if (Path(directory) / name).is_file():
             return Path(directory) / name
     folder = Path(directory)
-    if folder.is_file():
-        raise UserError(
-            f"--data_dir={directory} is a file: give its folder, --data_dir={folder.parent}, and its name, "
-            f"--config.data.{split if split in ('dev', 'test') else 'train'}_file={folder.name}"
-        )
+    if folder.is_file():  # the training set; the others may be next to it
+        if split == "train":
+            return folder
+        return find_file(str(folder.parent), file="", names=names, split=split, shown=shown)
     remedy = "give the folder of the task's files with --data_dir=DIR"
     if split in ("train", "dev", "test"):
         remedy += f", or the file's name with --config.data.{split}_file=FILE"
@@ -225,5 +226,7 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
     others = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     listed = ", ".join(others[:_MOST_LISTED]) + (", ..." if len(others) > _MOST_LISTED else "")
     raise UserError(
-        f"{directory}: contains no {shown or ' or '.join(names)}" + (f" but {listed}" if listed else "") + f": {remedy}"
+        f"{directory}: contains no {shown or ' or '.join(names)}"
+        + (f"; it has {listed}" if listed else "")
+        + f": {remedy}"
     )
