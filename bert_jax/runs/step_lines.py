@@ -21,9 +21,7 @@ class Unbuffered(Protocol):
         ...
 
 
-def keep_lines(
-    path: Path, *, resume_step: int, parse: Callable[[bytes], Mapping[str, Any]] = parse_object
-) -> None:
+def keep_lines(path: Path, *, resume_step: int, parse: Callable[[bytes], Mapping[str, Any]] = parse_object) -> None:
     """Remove lines of steps after `resume_step`, those that `parse` refuses, and a partial last line.
 
     Raises:
