@@ -45,8 +45,8 @@ def _start(name: str, *, typed: Sequence[str]) -> list[str]:
         dotted = typed[len(program)] != "bert_jax"
         return [*map(shlex.quote, program), *([f"bert_jax.{name}"] if dotted else ["bert_jax", name])]
     script = next((item for item in typed if Path(item).name == SCRIPT), SCRIPT)
-    found = shutil.which(SCRIPT)
-    if found and Path(found).resolve() == Path(script).resolve():
+    installed = shutil.which(SCRIPT)
+    if installed and Path(installed).resolve() == Path(script).resolve():
         script = SCRIPT
     return [shlex.quote(script), name]
 

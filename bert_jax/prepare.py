@@ -174,7 +174,7 @@ def _next_steps(config: DataConfig, lengths: list[int]) -> str:
     train = _train("configs/colab_tpu.py", fields=colab, workdir="runs/small")
     if 128 not in lengths:
         train += "\n(max_predictions_per_seq=0: as many as config.masking.rate says)"
-    if jax_internals.may_have_tpus() or Path("/dev/nvidia0").exists():
+    if jax_internals.has_tpu_devices() or Path("/dev/nvidia0").exists():
         return next_steps(train)
     length = 64 if 64 in lengths else min(lengths)
     tiny: dict[str, object] = {**fields, "model.vocab_size": 0}  # 0: that of the data set
@@ -191,9 +191,9 @@ def _next_steps(config: DataConfig, lengths: list[int]) -> str:
 
 
 def _train(config: str, *, fields: Mapping[str, object], workdir: str) -> str:
-    given = [shlex.quote(f"--config.{name}={value}") for name, value in fields.items()]
+    overrides = [shlex.quote(f"--config.{name}={value}") for name, value in fields.items()]
     directory = shlex.quote(f"--config.data.directory={_OUT.value}")
-    return command("train", f"--config={config}", directory, *given, f"--workdir={workdir}")
+    return command("train", f"--config={config}", directory, *overrides, f"--workdir={workdir}")
 
 
 def _fields(config: DataConfig) -> dict[str, object]:

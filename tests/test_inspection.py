@@ -5,6 +5,7 @@ import random
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from text_corpus import make_documents, write_corpus, write_vocabulary
@@ -138,7 +139,7 @@ def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_
 
 def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all(tmp_path: Path):
     write_vocabulary(tmp_path / "vocab")
-    settings = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
+    settings: dict[str, Any] = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
     for copies, warned in ((1, False), (2, True)):
         path = write(tmp_path / f"in{copies}" / "a.txt", "\n".join(PARTS * copies))
         _, lines = build(path, tmp_path / f"out{copies}", **settings)

@@ -5,7 +5,7 @@ import json
 import math
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ def test_policies_of_training_know_every_parameter_of_it() -> None:
 def test_layerwise_decay_gives_a_norm_that_layer_0_lacks_the_rate_of_its_layer() -> None:
     params = jax.tree.map(jnp.ones_like, initial_params(small()))
     scaled, _ = layerwise_decay(0.5, num_layers=8).update(params, None, params)  # type: ignore[arg-type]
-    flat = flatten(scaled)
+    flat = flatten(cast(Any, scaled))
     norm, matrix = (flat[f"encoder/layers/{name}"] for name in ("attention_layer_norm/scale", "query/kernel"))
     np.testing.assert_array_equal(norm[:, 0], matrix[1:, 0, 0])
     assert float(matrix[-1, 0, 0]) == 0.5

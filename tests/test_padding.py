@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,11 @@ from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_config, worst_diff
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.loading import load_pretrained
+<<<<<<< HEAD
 from bert_jax.model.embedding import tied_logits
+=======
+from bert_jax.finetuning.fine_tuner import FineTuner
+>>>>>>> main
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel import padding
 from bert_jax.pretrain.program import PretrainingProgram
@@ -187,7 +191,7 @@ def test_fine_tuning_keeps_the_best_parameters_without_the_rows(pad: Any, tmp_pa
         )
         here = experiment(tmp_path, config, workdir=f"padded_{on}")
         here.run_all()
-        assert bool(sum(jax.tree.leaves(here.learner.program.added_rows))) is on
+        assert bool(sum(jax.tree.leaves(cast(FineTuner, here.learner).program.added_rows))) is on
         models.append(load_pretrained(tmp_path / f"padded_{on}").params)
     # At this rate the best parameters are those of the start, on whatever layout a step had them.
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10), *models)

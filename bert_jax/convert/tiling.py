@@ -27,13 +27,13 @@ def tile_to(source: PretrainedModel, *, preset: str, report: Callable[[str], Non
     Raises:
       UserError: if the preset is of another architecture or head size, or smaller in one of its sizes.
     """
-    wanted = model_preset(preset)
+    larger = model_preset(preset)
     small = source.model
-    sizes = {name: getattr(wanted, name) for name in _SIZES}
+    sizes = {name: getattr(larger, name) for name in _SIZES}
     large = dataclasses.replace(small, **sizes)
-    if wanted.architecture != small.architecture:
+    if larger.architecture != small.architecture:
         raise UserError(
-            f"--tile_to={preset} has architecture {wanted.architecture}, {source.path} has {small.architecture}: "
+            f"--tile_to={preset} has architecture {larger.architecture}, {source.path} has {small.architecture}: "
             "choose a preset of that architecture"
         )
     smaller = [name for name in _SIZES if getattr(large, name) < getattr(small, name)]

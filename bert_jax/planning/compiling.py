@@ -141,8 +141,9 @@ def compile_lowered(
       DoesNotFit: if the step needs more memory than a chip has.
     """
     folder = fresh_schedules()
+    merged: dict[str, Any] = {**_dump_options(folder), **(options or {})}
     try:
-        compiled: Any = lowered.compile(compiler_options={**_dump_options(folder), **(options or {})})
+        compiled: Any = lowered.compile(compiler_options=merged)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise

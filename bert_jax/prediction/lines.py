@@ -29,7 +29,7 @@ def numbered_rows(
     """Yield each line's number, its row (None if it is wrong), and what is wrong with it.
 
     A name in .csv or .tsv is a table. Otherwise the first line says what the others are: JSON objects, or texts.
-    `columns` names the column or key of a field that a row does not have by its own name.
+    `columns` names the column or key of each field which is not in a row by its own name.
 
     Raises:
       UserError: if the file is not text, or a table has no column of a field.
@@ -54,7 +54,7 @@ def _check_text(source: IO[bytes], *, name: str) -> None:
 
 
 def _with_fields(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
-    return row | {field: row[column] for field, column in columns.items() if field not in row and column in row}
+    return {**row, **{field: row[column] for field, column in columns.items() if field not in row and column in row}}
 
 
 def _line_rows(lines: Iterator[bytes], *, task: str) -> Numbered:

@@ -182,7 +182,7 @@ class Model:
     def columns(self, task: str) -> dict[str, str]:
         """Return the column or key that each field of a task's row had in the custom data of fine-tuning."""
         own = self.source.record.get("config", {}).get("own") or {}
-        fields = {"tag": ("words",)}.get(task, TYPED_FIELDS.get(task, ("text_a",)))
+        fields = ("words",) if task == "tag" else TYPED_FIELDS.get(task, ("text_a",))
         return {field: own[name] for field, name in zip(fields, ("text", "text_pair"), strict=False) if own.get(name)}
 
     def usual_task(self) -> str:

@@ -15,7 +15,7 @@ from bert_jax.pretrain.continuing import adopt_source
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
-from bert_jax.pretrain.run import SAME_RUN, as_continued
+from bert_jax.pretrain.run import SAME_RUN, continued
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
 
@@ -37,7 +37,7 @@ def config_of_start(
     """
     workdir = Path(workdir)
     has_begun = SAME_RUN.has_begun(workdir)
-    config, _ = as_continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
+    config, _ = continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     if has_begun:

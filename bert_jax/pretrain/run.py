@@ -92,9 +92,7 @@ def pretrain(
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
     has_begun = _has_begun(Path(workdir), hosts=hosts)
-    config, earlier = as_continued(
-        config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report
-    )
+    config, earlier = continued(config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report)
     source = None
     if init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
@@ -121,7 +119,7 @@ def pretrain(
         runtime.close()
 
 
-def as_continued(
+def continued(
     config: Config, *, workdir: Path, path: str, has_begun: bool, report: Callable[[str], None]
 ) -> tuple[Config, EarlierRun | None]:
     """Return the config of a run that resumes in `workdir` or continues the one at `path`, and the latter."""

@@ -70,9 +70,9 @@ def read_fields(fields: Mapping[str, Any], file: Path) -> ModelConfig:
     pooling = fields.get("classifier_pooling", "cls")
     if pooling not in ("cls", "mean"):
         raise UserError(f"{file}: classifier_pooling is {str(pooling)[:40]!r}: write cls or mean")
+    values |= _thetas(fields, file=file)
     return ModelConfig(
         **values,
-        **_thetas(fields, file=file),
         architecture="modernbert",
         hidden_act=activation,
         layer_norm_eps=read_fraction(fields, "norm_eps", file=file, default=1e-5),
