@@ -73,12 +73,11 @@ def plan_run(
                 contents=contents[index],
             )
         )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params))
     fits = all(phase["hbm"]["fits"] for phase in phases)
     plan = {
         "topology": topology.name,
         "chips": topology.num_chips,
-        "parameters": parameters,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)),
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "compiler_options": dict(program.compiler_options.values),

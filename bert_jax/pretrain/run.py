@@ -111,9 +111,7 @@ def pretrain(
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
-        for line in program.compiler_options.lines():
-            report(line)
-        _report_proportions(program, data, report=report)
+        _report_program(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
@@ -155,9 +153,13 @@ def _copy_state(earlier: EarlierRun | None, *, data: OpenData, runtime: Runtime)
             copy_state(earlier, workdir=runtime.path)
 
 
-def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
+def _report_program(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
     epochs = describe_epochs(program.phases, infos=data.infos)
-    for line in [*epochs, *warnings(program.config, phases=program.phases, infos=data.infos)]:
+    for line in [
+        *program.compiler_options.lines(),
+        *epochs,
+        *warnings(program.config, phases=program.phases, infos=data.infos),
+    ]:
         report(line)
 
 
