@@ -13,11 +13,8 @@ from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_config, worst_diff
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.loading import load_pretrained
-<<<<<<< HEAD
-from bert_jax.model.embedding import tied_logits
-=======
 from bert_jax.finetuning.fine_tuner import FineTuner
->>>>>>> main
+from bert_jax.model.embedding import tied_logits
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel import padding
 from bert_jax.pretrain.program import PretrainingProgram
