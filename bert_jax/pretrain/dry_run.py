@@ -93,7 +93,7 @@ def _schedule(program: PretrainingProgram) -> str:
         ends = [segment.start + segment.warmup_steps - side for segment in program.segments for side in (0, 1)]
         peak = max((min(max(step, phase.start), phase.end - 1) for step in ends), key=rate)
         first, most, last = (f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
-        rates.append(f"learning rate of phase {index}: {first} at first, {most} at most, {last} at last")
+        rates.append(f"learning rate of phase {index}: first {first}, peak {most}, last {last}")
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
             f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {program.max_predictions(phase):<11}  "
