@@ -1,4 +1,4 @@
-"""Evaluate a model on held-out text: `python -m bert_jax.evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
+"""Evaluate a model on held-out text: `bert-jax evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
 
 `--task=minimal_pairs --model=MODEL --data=FILES` asks which sentence of each pair a model finds more likely;
 `--task=squad_v2 --predictions=FILE --data=FILE` scores a predictions file of a task.
@@ -14,7 +14,8 @@ from absl import flags  # isort: skip
 MODEL = flags.DEFINE_string(
     "model",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required, except with --predictions. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the "
+    "prefix of a TF1 checkpoint.",
 )
 DATA = flags.DEFINE_string(
     "data",
@@ -45,6 +46,7 @@ def main() -> None:
     from bert_jax.errors import UserError
 
     streams.require_output(remedy="redirect it to a file")
+    conclusion = ""
     if SCORING.value and TASK.value != "minimal_pairs":
         raise UserError(f"--scoring={SCORING.value}: only --task=minimal_pairs has it: omit the flag")
     if TASK.value == "minimal_pairs" and MODEL.value:
@@ -66,6 +68,7 @@ def main() -> None:
         )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
+        from bert_jax.pretrain.evaluation import verdict
 
         result = evaluate_pretrained(
             MODEL.value,
@@ -77,11 +80,18 @@ def main() -> None:
             drop=DROP.value,
             report=lambda text: print(text, file=sys.stderr),
         )
+        conclusion = verdict(result)
     else:
         raise UserError(
             "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
         )
-    print(json.dumps(result))
+    if not sys.stdout.isatty():
+        print(json.dumps(result))
+        return
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in result.items()}
+    print(json.dumps(rounded, indent=2))
+    if conclusion:
+        print(conclusion, file=sys.stderr)
 
 
 if __name__ == "__main__":

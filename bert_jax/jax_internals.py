@@ -48,10 +48,14 @@ def quiet_libtpu() -> None:
         os.environ.setdefault(name, value)
 
 
+def has_tpu_devices() -> bool:
+    """Return whether this machine has a device that libtpu could open."""
+    return any(True for pattern in ("accel*", "vfio/[0-9]*") for _ in Path("/dev").glob(pattern))
+
+
 def has_useless_libtpu() -> bool:
-    """Return whether libtpu is installed, as for `plan`, and this machine has no device that it could open."""
-    devices = (device for pattern in ("accel*", "vfio/[0-9]*") for device in Path("/dev").glob(pattern))
-    return importlib.util.find_spec("libtpu") is not None and next(devices, None) is None
+    """Return whether libtpu is installed, as for `plan`, and there is no device for it."""
+    return importlib.util.find_spec("libtpu") is not None and not has_tpu_devices()
 
 
 def key_value_client() -> Any:

@@ -1,4 +1,4 @@
-"""Draw a page of curves and results, or compare runs: `python -m bert_jax.report --workdir=DIR [--workdir=DIR ...]`.
+"""Draw a page of curves and results, or compare runs: `bert-jax report --workdir=DIR [--workdir=DIR ...]`.
 
 The page is one HTML file that loads nothing else. Training commands write WORKDIR/report.html at each evaluation.
 Needs matplotlib (extra `report`).

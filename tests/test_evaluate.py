@@ -6,10 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from bert_jax.data.dataset_info import load_dataset_info
+from bert_jax.errors import UserError
+from bert_jax.pretrain import evaluation
+from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
 from tests.runs import figures, run, train_command
 
 PHASES = (
@@ -70,6 +75,29 @@ def test_a_model_without_a_training_config_gets_the_same_figures(workdir: Path, 
     result = json.loads(done.stdout)
     assert {name: result[name] for name in loop if name != "step"} == {k: v for k, v in loop.items() if k != "step"}
     assert result["step"] is None
+
+
+def test_the_unigram_model_does_not_depend_on_how_many_sequences_are_evaluated(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    models, count = [], evaluation.unigram_log_probs
+
+    def recorded(*arguments: Any, **options: Any) -> np.ndarray:
+        models.append(count(*arguments, **options))
+        raise UserError("no evaluation is needed")
+
+    monkeypatch.setattr(evaluation, "unigram_log_probs", recorded)
+    for number in (8, 32):
+        with pytest.raises(UserError, match="no evaluation"):
+            evaluate_pretrained(workdir, max_examples=number, report=lambda _: None)
+    assert np.array_equal(*models)
+
+
+@pytest.mark.parametrize(("margin", "words"), [(0.5, "it uses context"), (0.17, "it begins to use"), (0.0, "not beat")])
+def test_the_verdict_is_as_sure_as_the_margin_is_large(margin: float, words: str):
+    metrics = {"eval/mlm_loss": 6.0 - margin, "eval/unigram_loss": 6.0}
+    accuracies = {"eval/mlm_accuracy": 0.1, "eval/unigram_accuracy": 0.05}
+    assert words in evaluation.verdict(metrics | accuracies)
 
 
 def test_bits_per_byte_are_the_loss_in_bits_over_the_bytes_of_the_held_out_text(workdir: Path, tiny_dataset: Path):

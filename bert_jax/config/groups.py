@@ -145,6 +145,7 @@ class MeshConfig:
         unit="slices",
         doc="TPU slices connected by the data-center network; parameters are replicated across slices.",
     )
+    _: dataclasses.KW_ONLY
     compiler_options: str = field(
         "auto",
         doc="Compiler options of the steps: auto, the table of the chip; none; NAME=VALUE,...; or auto,NAME=VALUE,...",

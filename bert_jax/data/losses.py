@@ -161,7 +161,10 @@ def check_one_sentence(number: int, documents: int, *, share_of_text: float, obj
         text = f"{percent} of the documents have one sentence, so their next sentence is always a random one"
     else:
         text = f"{percent} of the documents have one sentence, which makes no pair"
-    advice = "set config.data.objective=mlm, or say with config.data.documents where longer documents end"
+    advice = (
+        "for short texts such as reviews, or short and long ones mixed, set config.data.objective=mlm; if lines are "
+        "parts of longer documents, say where these end with config.data.documents"
+    )
     if share_of_text > _ALL:
         raise UserError(f"{text}: {advice}")
     return [f"{text}: {advice}"]

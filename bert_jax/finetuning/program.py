@@ -56,7 +56,6 @@ class TaskProgram(Program):
             mesh,
             params=self.step_shapes.params,
             shardings=self.step_shardings.params,
-            added_rows=self.added_rows.params,
             dtype=model.dtype,
             scan_layers=model.scan_layers,
         )

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from bert_jax.errors import UserError
 from bert_jax.pages.panels import Line, Panel
@@ -104,7 +104,7 @@ def settings() -> Any:
         import matplotlib  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("report.html needs matplotlib: pip install 'bert_jax[report]'") from error
-    return matplotlib.rc_context(_SETTINGS)
+    return matplotlib.rc_context(cast(Any, _SETTINGS))
 
 
 def _figure() -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, flatten, model_preset, presets
+from bert_jax.config import Config, ModelConfig, flatten, model_preset, presets
 from bert_jax.config import from_saved as pretraining_config
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.config.finetuning import from_saved as finetuning_config
@@ -101,13 +101,20 @@ def _config_record(path: Path) -> dict[str, Any]:
 
 def _pretraining_defaults(config: Config) -> tuple[str, Config]:
     """Return the defaults with the model preset of this config's shape, if there is one."""
-    model = config.model
+
+    def shape(model: ModelConfig) -> tuple[Any, ...]:
+        inner = model.intermediate_size
+        return model.architecture, model.num_hidden_layers, model.hidden_size, model.num_attention_heads, inner
+
+    bases: list[tuple[str, Config]] = []
     for name in presets.NAMES:
-        preset = dataclasses.replace(model_preset(name), vocab_size=model.vocab_size)
-        shape = (preset.num_hidden_layers, preset.hidden_size, preset.num_attention_heads, preset.intermediate_size)
-        if shape == (model.num_hidden_layers, model.hidden_size, model.num_attention_heads, model.intermediate_size):
-            return f"the paper's procedure with the model preset {name}", dataclasses.replace(Config(), model=preset)
-    return "the paper's procedure", Config()
+        preset = dataclasses.replace(model_preset(name), vocab_size=config.model.vocab_size)
+        if shape(preset) == shape(config.model):
+            base = dataclasses.replace(Config(), model=preset)
+            bases.append((f"the paper's procedure with the model preset {name}", base))
+    if not bases:
+        return "the paper's procedure", Config()
+    return min(bases, key=lambda item: len(_changed(config, base=item[1])))  # two presets may share a shape
 
 
 def _changed(config: Any, *, base: Any) -> list[tuple[str, Any, Any]]:

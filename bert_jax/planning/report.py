@@ -1,6 +1,5 @@
 """The plan of a whole run: every phase compiled and estimated, days and chip-hours, as JSON and as a table."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,14 @@ from bert_jax.planning.estimate import (
     memory_json,
     row_contents,
 )
-from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.scaling import Scaling, scale_down
 from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.progress import clock, duration
 from bert_jax.training.schedule import Phase
+
+_MUCH_WAITING = 0.25  # of a step
 
 
 def plan_run(
@@ -42,51 +44,90 @@ def plan_run(
     config = preliminary(config)
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
-    contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
-    phases = []
-    for index, part in enumerate(program.phases):
-        if part.end == part.start:
-            continue
-        report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
-        phase = scaling.phase(part)
-        try:
-            compiled = compile_step(program, part)
-        except DoesNotFit as error:
-            phases.append(_too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes))
-            continue
-        if keep_hlo:
-            keep_hlo(compiled.hlo)
-        estimate = estimate_step(
-            compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents[index]
+    phases = [
+        _plan_phase(
+            index,
+            part,
+            program=program,
+            config=config,
+            topology=topology,
+            scaling=scaling,
+            report=report,
+            keep_hlo=keep_hlo,
         )
-        phases.append(
-            phase_json(
-                index,
-                phase,
-                estimate=estimate,
-                hbm=memory_json(compiled, topology=topology),
-                config=config,
-                topology=topology,
-                contents=contents[index],
-            )
-        )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params))
+        for index, part in enumerate(program.phases)
+        if part.end > part.start
+    ]
     fits = all(phase["hbm"]["fits"] for phase in phases)
     plan = {
         "topology": topology.name,
         "chips": topology.num_chips,
-        "parameters": parameters,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)),
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "compiler_options": dict(program.compiler_options.values),
         "fits": fits,
-        "notes": notes + _notes(config, topology=topology, part=scaling.part) + _option_notes(program, phases),
+        "notes": notes
+        + _notes(config, topology=topology, part=scaling.part)
+        + _option_notes(program, phases)
+        + _waiting_notes(phases),
         "phases": phases,
     }
     if not fits:
         return plan | {"advice": next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])}
     seconds = sum(phase["seconds"] for phase in phases)
     return plan | {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
+
+
+def _plan_phase(
+    index: int,
+    part: Phase,
+    *,
+    program: PretrainingProgram,
+    config: Config,
+    topology: Topology,
+    scaling: Scaling,
+    report: Callable[[str], None],
+    keep_hlo: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Compile a phase and return its plan; `part` has the batch of the slice that is compiled for."""
+    report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
+    phase, contents = scaling.phase(part), row_contents(config, max_seq_length=part.max_seq_length)
+    try:
+        with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
+            compiled = compile_step(program, part)
+    except DoesNotFit as error:
+        return _too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes)
+    if keep_hlo:
+        keep_hlo(compiled.hlo)
+    estimate = estimate_step(
+        compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents
+    )
+    return phase_json(
+        index,
+        phase,
+        estimate=estimate,
+        hbm=memory_json(compiled, topology=topology),
+        config=config,
+        topology=topology,
+        contents=contents,
+    )
+
+
+def _waiting_notes(phases: list[dict[str, Any]]) -> list[str]:
+    """Return a note for each phase whose chips wait for communication for much of a step."""
+    notes = []
+    for phase in phases:
+        step, waiting = phase.get("step_seconds", 0.0), phase.get("exposed_collective_seconds", 0.0)
+        if waiting > _MUCH_WAITING * step:
+            rows = phase["batch_size_per_chip"]
+            more = ",".join(f"{factor * rows:g}" for factor in (2, 4, 8))
+            notes.append(
+                f"phase {phase['phase']}: {waiting / step:.0%} of a step is waiting for communication, for {rows:g} "
+                f"sequences per chip compute too little to hide it: use fewer chips, or a larger batch "
+                f"(--sweep='batch={more}' compares; accumulation does not change what a step sends)"
+            )
+    return notes
 
 
 def phase_json(
@@ -235,12 +276,12 @@ def as_table(plan: dict[str, Any]) -> str:
         hbm = phase["hbm"]
         lines.append(
             f"  memory per chip {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} GiB "
-            f"(state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary {hbm['temporary_bytes'] / 2**30:.2f})"
+            f"(its shard of state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary "
+            f"{hbm['temporary_bytes'] / 2**30:.2f})"
         )
         lines.append(
-            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation {phase['compute_seconds'] * 1e3:.1f} "
-            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles per sequence, "
-            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for communication "
+            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation "
+            f"{phase['compute_seconds'] * 1e3:.1f}, waiting for communication "
             f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
@@ -264,8 +305,6 @@ def as_table(plan: dict[str, Any]) -> str:
         if "advice" in phase:
             lines.append(f"  does not fit: {phase['advice']}")
     if plan["fits"]:
-        days = plan["days"]
-        whole = f"{days:.2f} days" if days >= 1 else f"{math.ceil(days * 24 * 60)} minutes"
-        lines.append(f"\nwhole schedule: {whole}, {plan['chip_hours']:,.0f} chip-hours")
+        lines.append(f"\nwhole schedule: {duration(plan['days'] * 86400)}, {plan['chip_hours']:,.0f} chip-hours")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

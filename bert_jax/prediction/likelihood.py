@@ -6,6 +6,7 @@ log-likelihood of its tokens. `[CLS]` and `[SEP]` are conditions of both, never 
 several sentences in pre-training, so its probability says nothing about one sentence.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,7 @@ class SentenceLikelihood(TextTask):
     that the end of a rare word does not reveal its beginning. Empty: `word_l2r`, or that of a left-to-right model.
     """
 
-    parts = ("encoder", "masked_lm")
+    parts: tuple[str, ...] = ("encoder", "masked_lm")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, scoring: str = ""):
         """Set the task up.
@@ -84,7 +85,7 @@ class SentenceLikelihood(TextTask):
         index = jnp.arange(inputs.input_ids.shape[1])[None]
         is_masked = (index >= positions[:, :1]) & (index <= positions[:, 1:2])
         labels = jnp.take_along_axis(inputs.input_ids, positions[:, :1], axis=1)
-        masked = inputs.replace(input_ids=jnp.where(is_masked, self.tokenizer.mask_id, inputs.input_ids))
+        masked = dataclasses.replace(inputs, input_ids=jnp.where(is_masked, self.tokenizer.mask_id, inputs.input_ids))
         logits = apply_parts(parts, masked, model=self.model, positions=positions[:, :1]).masked_lm
         assert logits is not None
         return _log_probs(logits, labels)[:, 0]

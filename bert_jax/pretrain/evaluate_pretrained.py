@@ -26,6 +26,7 @@ from bert_jax.pretrain.dataset import open_tokenizer
 from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.progress import ProgressBar
 
 _BATCH_SIZE = 64  # for a model without a training config
 
@@ -108,8 +109,12 @@ def evaluate_pretrained(
         max_examples=max_examples or trained.max_examples,
     )
     params = jax.device_put(_with_all_parts(source, program), program.param_shardings)
+    bar = ProgressBar(total=evaluator.num_batches, unit="batch", label="evaluating")
+    bar.begin()
+    metrics = evaluator(params, advance=bar.reach)
+    bar.close()
     return {
-        **evaluator(params),
+        **metrics,
         "model": str(path),
         "step": step,
         "data": str(directory),

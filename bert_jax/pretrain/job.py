@@ -116,8 +116,9 @@ class PretrainingJob(Job):
         """Return the sequences, tokens and FLOPs of the batch of `step`."""
         phase = phase_at(self.program.phases, step=step)
         info = self._info(phase)
-        flops = architecture_of(self.config.model).train_flops_per_row(
-            self.config.model,
+        model = self.program.model(phase)
+        flops = architecture_of(model).train_flops_per_row(
+            model,
             max_seq_length=phase.max_seq_length,
             max_predictions=self.program.max_predictions(phase),
             instances=info.mean_instances,

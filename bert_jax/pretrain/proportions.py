@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from bert_jax.config import Config
 from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.data.documents import find_sources
+from bert_jax.data.estimate import estimate_rows, estimate_text
+from bert_jax.progress import format_bytes
 from bert_jax.training.schedule import Phase
 
 # BERT saw its text 40 times; data-constrained models gain little beyond (Muennighoff et al. 2023), and masks differ.
@@ -26,6 +29,30 @@ def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]
     return lines
 
 
+def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
+    """Return lines like `describe_epochs`, estimated from the size of `config.data.input`, which is not built yet.
+
+    Raises:
+      UserError: if an input does not exist.
+    """
+    if not config.data.input or config.data.input.startswith("tfds:"):
+        return []
+    text = estimate_text(find_sources(config.data.input, download=False))
+    lines = [
+        f"the data set is not built yet: about {format_bytes(text)} of text; its vocabulary gets at most "
+        f"{config.model.vocab_size:,} tokens"
+    ]
+    for index, phase in enumerate(phases):
+        if phase.end > phase.start:
+            rows = estimate_rows(text, max_seq_length=phase.max_seq_length)
+            lines.append(
+                f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are about "
+                f"{_epochs(phase, rows):,.3g} epochs of about {rows:,} sequences of {phase.max_seq_length}"
+            )
+    rows = {length: estimate_rows(text, max_seq_length=length) for length in {p.max_seq_length for p in phases}}
+    return lines + _many_epochs(sum(_epochs(phase, rows[phase.max_seq_length]) for phase in phases))
+
+
 def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, DatasetInfo]) -> list[str]:
     """Return a line for each proportion that wastes the run, with what to type instead."""
     info = next(iter(infos.values()))
@@ -45,12 +72,16 @@ def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, Dat
             "prepare --vocab_size)"
         )
     epochs = sum(_epochs(phase, infos[phase.max_seq_length].num_train_rows) for phase in phases)
-    if epochs > MANY_EPOCHS:
-        lines.append(
-            f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
-            "use more text, or --config.train.num_epochs=40"
-        )
-    return lines
+    return lines + _many_epochs(epochs)
+
+
+def _many_epochs(epochs: float) -> list[str]:
+    if epochs <= MANY_EPOCHS:
+        return []
+    return [
+        f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
+        "use more text, or --config.train.num_epochs=40"
+    ]
 
 
 def _epochs(phase: Phase, num_rows: int) -> float:

@@ -132,7 +132,10 @@ class Session:
                 log=log,
                 callbacks=[
                     *evaluations,
-                    *(_DrawPage(item.every, runtime=runtime, page=options.page or self._directory) for item in evaluations[:1]),
+                    *(
+                        _DrawPage(item.every, runtime=runtime, page=options.page or self._directory)
+                        for item in evaluations[:1]
+                    ),
                     _SaveState(options.checkpoint.every, job=job, save=save, goodput=recorder.goodput),
                 ],
                 should_stop=runtime.should_stop,

@@ -47,7 +47,7 @@ def open_runtime(
     same_run: SameRun,
     hosts: Hosts,
     prepare: Callable[[Path], None] | None = None,
-    command: str = "the same command",
+    command: str = "",
     started_at: float | None = None,
 ) -> Runtime:
     """Open the workdir on every host. Host 0 creates and locks it, and runs `prepare` in it.
@@ -57,6 +57,7 @@ def open_runtime(
     """
     lock: IO[str] | None = None
     path = Path(workdir).absolute()
+    is_new = hosts.is_main and not path.exists()
     with hosts.main_first("workdir"):
         if hosts.is_main:
             lock = open_workdir(workdir, config=config, same_run=same_run)
@@ -73,6 +74,7 @@ def open_runtime(
         pages=PageWriter(enabled=config.log.report, report=report) if hosts.is_main else None,
         command=command,
         started_at=started_at or time.time(),
+        is_new=is_new,
     )
 
 
