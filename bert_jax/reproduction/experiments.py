@@ -83,7 +83,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table or figure of the paper.
+    """A table of the paper, or its Figure 5.
 
     Attributes:
       name: "1" to "8", or "figure5".
@@ -105,10 +105,9 @@ class Table:
     @property
     def heading(self) -> str:
         """Return "Table 5" or "Figure 5"."""
-        number = self.name.removeprefix("figure")
-        return f"{'Figure' if self.name.startswith('figure') else 'Table'} {number}"
+        return "Figure 5" if self.name == "figure5" else f"Table {self.name}"
 
     @property
     def curves(self) -> list[str]:
-        """Return the names of the curves of a figure."""
+        """Return the names of the curves of Figure 5, none of a table."""
         return list(dict.fromkeys(row.curve for row in self.rows if row.curve))

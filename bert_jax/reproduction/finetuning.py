@@ -165,15 +165,16 @@ def read_task(config: FinetuneConfig) -> TaskFiles:
 
 
 def _fields(example: Any) -> list[Any]:
-    """Return the values of an example's fields, without its place in a file: data may move to another folder."""
+    """Return the values of an example's fields, without the line of its file: data may move to another folder."""
     return [getattr(example, item.name) for item in dataclasses.fields(example) if item.name != _LOCATION]
 
 
 def _characters(example: Any) -> int:
-    """Return the length of an example's texts and words."""
-    texts = [item for value in _fields(example) for item in (value if isinstance(value, tuple) else (value,))]
-    tags = len(example.tags) if hasattr(example, "tags") else 0
-    return sum(len(text) + 1 for text in texts if isinstance(text, str)) - 2 * tags
+    """Return the length of an example's texts and words, each with the space after it."""
+    names = [item.name for item in dataclasses.fields(example) if item.name not in (_LOCATION, "tags", "file_tags")]
+    values = [getattr(example, name) for name in names]
+    texts = [item for value in values for item in (value if isinstance(value, tuple) else (value,))]
+    return sum(len(text) + 1 for text in texts if isinstance(text, str))
 
 
 _FILES: dict[Any, TaskFiles] = {}  # rows of a table read the same files

@@ -122,7 +122,7 @@ def _curves(record: Record) -> str:
 
 
 def _panels(count: int, *, height: float, labels: float = _LABEL_INCHES) -> tuple[Any, list[Any]]:
-    """Return a figure and its panels, `_PANELS_PER_LINE` in a line."""
+    """Return a picture and its panels, `_PANELS_PER_LINE` in a line."""
     from matplotlib.figure import Figure
 
     across = min(max(count, 1), _PANELS_PER_LINE)
@@ -141,7 +141,7 @@ def _panels(count: int, *, height: float, labels: float = _LABEL_INCHES) -> tupl
 
 
 def _picture(figure: Any, *, title: str) -> str:
-    """Return the figure as an SVG element that is never larger than it was drawn."""
+    """Return a picture as an SVG element with a largest width."""
     width = figure.get_figwidth() * _PIXELS_PER_INCH
     return svg(figure, title=title).replace("<svg ", f'<svg style="max-width:{width:.0f}px" ', 1)
 

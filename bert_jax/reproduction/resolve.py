@@ -58,10 +58,10 @@ def columns_of(table: Table, *, scale: ScaleConfig) -> list[Column]:
 
 
 def rows_of(table: Table, *, scale: ScaleConfig) -> list[Row]:
-    """Return the rows at a scale: of a figure those whose points the scale has.
+    """Return the rows at a scale: of Figure 5 those whose points the scale has.
 
     Raises:
-      UserError: if the scale has a point that the paper's figure does not have.
+      UserError: if the scale has a point that Figure 5 does not have.
     """
     known = {row.point for row in table.rows}
     if table.curves and (unknown := set(scale.points) - known):
