@@ -17,6 +17,7 @@ from bert_jax.config.groups import (
     ModelConfig,
     OptimizerConfig,
     ProfileConfig,
+    TaskModelConfig,
 )
 from bert_jax.config.presets import model_preset
 from bert_jax.config.pretraining import (
@@ -30,6 +31,7 @@ from bert_jax.config.pretraining import (
     from_saved,
     phase,
     validate,
+    validate_new,
 )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "OptimizerConfig",
     "PhaseConfig",
     "ProfileConfig",
+    "TaskModelConfig",
     "TrainConfig",
     "check_packing",
     "default_config",
@@ -57,4 +60,5 @@ __all__ = [
     "phase",
     "to_json",
     "validate",
+    "validate_new",
 ]

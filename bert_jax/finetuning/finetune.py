@@ -9,7 +9,8 @@ from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
 from bert_jax.convert.added_rows import with_added_tokens
-from bert_jax.convert.loading import PretrainedModel, load_pretrained
+from bert_jax.convert.loading import PretrainedModel
+from bert_jax.convert.lstm_pair import load_initial
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
@@ -77,7 +78,7 @@ def finetune(
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
-    pretrained = load_pretrained(
+    pretrained = load_initial(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()

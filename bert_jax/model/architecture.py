@@ -116,3 +116,8 @@ class Architecture:
     def pretraining_parts(self) -> tuple[str, ...]:
         """Return the parts that pre-training trains."""
         return self.huggingface.classes[self.huggingface.class_for("ForPreTraining")]
+
+    @property
+    def next_sentence_parts(self) -> tuple[str, ...]:
+        """Return those of the pre-training parts that only the next-sentence loss trains."""
+        return tuple(part for part in self.pretraining_parts if part in ("pooler", "next_sentence"))

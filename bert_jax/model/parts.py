@@ -1,7 +1,7 @@
 """The forward pass of all parts that a model has, without dropout."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM, bilstm_of
 from bert_jax.model.heads import gather
 from bert_jax.types import EncoderInputs
 
@@ -48,9 +49,12 @@ def apply_parts(
 
     encoded = apply("encoder", inputs, output_hidden_states=output_hidden_states)
     hidden: Array = encoded.hidden
+    if BILSTM in params:
+        bilstm = bilstm_of(model.hidden_size, num_layers=len(params[BILSTM]) // 2)  # two directions
+        hidden = cast(Array, bilstm.apply({"params": params[BILSTM]}, hidden, segment_ids=inputs.segment_ids))
     values: dict[str, Any] = {}
     if "pooler" in params:
-        values["pooled"] = apply("pooler", hidden[:, :1])[:, 0]
+        values["pooled"] = apply("pooler", _read(hidden, inputs, direction=model.attention_direction))[:, 0]
     if "masked_lm" in params and positions is not None:
         words = encoded.word_embeddings
         values["masked_lm"] = apply("masked_lm", gather(hidden, positions), word_embeddings=words)
@@ -61,6 +65,14 @@ def apply_parts(
     if "qa_outputs" in params:
         values["qa_outputs"] = _linear(params["qa_outputs"], hidden)
     return Outputs(hidden=hidden, all_hidden=encoded.all_hidden, **values)
+
+
+def _read(hidden: Float[Array, "B T D"], inputs: EncoderInputs, *, direction: str) -> Float[Array, "B 1 D"]:
+    """Return what the pooler reads of sequences of one instance (`rows/layout.py`, `pooled_positions`)."""
+    if direction != "left_to_right":
+        return hidden[:, :1]
+    last = jnp.maximum((inputs.segment_ids > 0).sum(1, keepdims=True) - 1, 0)
+    return jnp.take_along_axis(hidden, last[..., None], axis=1)
 
 
 def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Array, "*n C"]:

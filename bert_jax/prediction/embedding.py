@@ -60,6 +60,10 @@ class Embed(TextTask):
                 f"{path}: the embeddings of this sentence-transformers model need its module "
                 f"{self._settings.unsupported}, which is not computed here: type --pooling=mean for other embeddings"
             )
+        if "cls" in self._poolings and model.attention_direction == "left_to_right":
+            raise UserError(
+                "pooling=cls: the [CLS] of a left-to-right model sees only itself: type --pooling=lasttoken"
+            )
         self._normalize = self._settings.normalize if normalize is None else normalize
         if self._settings.max_seq_length:
             self.max_length = min(self.max_length, self._settings.max_seq_length)

@@ -10,7 +10,7 @@ from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import describe
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, warnings
-from bert_jax.training.optimizers import DECAY_POLICY
+from bert_jax.training.optimizers import decay_policy
 from bert_jax.training.policy import apply_policy, parameter_names
 
 
@@ -71,7 +71,7 @@ def _parameters(program: PretrainingProgram) -> str:
     shapes = program.state_shapes.params
     names = parameter_names(shapes)
     width = max(map(len, names))
-    decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=shapes))
+    decays = jax.tree.leaves(apply_policy(decay_policy(untrained=program.untrained_parts), params=shapes))
     shardings = jax.tree.leaves(program.state_shardings.params)
     lines = [f"{'parameter':<{width}}  {'shape':<18}  decay  bytes/device    sharding"]
     for name, leaf, decay, sharding in zip(names, jax.tree.leaves(shapes), decays, shardings, strict=True):

@@ -95,6 +95,7 @@ def pretrain(
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
+    trained = () if source is None else source.trained_parts
     check_command(config, params=params, hosts=hosts, own=_OWN)
     _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
@@ -109,7 +110,7 @@ def pretrain(
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
         _report_proportions(program, data, report=report)
-        job = PretrainingJob(program, data=data, runtime=runtime, params=params)
+        job = PretrainingJob(program, data=data, runtime=runtime, params=params, trained=trained)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:

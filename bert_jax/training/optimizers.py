@@ -7,7 +7,7 @@ of each tensor by |parameter| / |update|. A parameter stacked over layers counts
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,13 @@ DECAY_POLICY: Policy[bool] = (
     (r".*bias", False),
     (r".*(kernel|embeddings)", True),
 )
+
+
+def decay_policy(*, untrained: Sequence[str] = ()) -> Policy[bool]:
+    """Return which parameters decay. Those of the parts `untrained`, which no loss reaches, keep their values."""
+    return (*((rf"{part}/.*", False) for part in untrained), *DECAY_POLICY)
+
+
 # Parameters with a leading axis of layers.
 STACKED_POLICY: Policy[bool] = ((rf"(.*/)?{LAYERS}.*", True), (r".*", False))
 
@@ -56,18 +63,29 @@ def optimizer_rule(config: OptimizerConfig, *, recipe: str) -> OptimizerRule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+    config: OptimizerConfig,
+    *,
+    rule: OptimizerRule,
+    schedule: Callable[[Int[Array, ""]], Float[Array, ""]],
+    untrained: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Return global-norm clipping followed by the optimizer that `rule` describes.
 
-    With `clip_replicas` above 1 the step clips each micro-batch itself, so there is no clipping here.
+    Parameters of the parts `untrained` are not decayed. With `clip_replicas` above 1 the step clips each micro-batch
+    itself, so there is no clipping here.
     """
     clip = optax.clip_by_global_norm(config.max_grad_norm) if config.clip_replicas == 1 else optax.identity()
-    return optax.chain(clip, _adam_family(config, rule=rule, schedule=schedule))
+    return optax.chain(
+        clip, _adam_family(config, rule=rule, schedule=schedule, policy=decay_policy(untrained=untrained))
+    )
 
 
 def _adam_family(
-    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+    config: OptimizerConfig,
+    *,
+    rule: OptimizerRule,
+    schedule: Callable[[Int[Array, ""]], Float[Array, ""]],
+    policy: Policy[bool],
 ) -> optax.GradientTransformation:
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -90,7 +108,7 @@ def _adam_family(
                 delta *= trust_ratio(p, update=delta, stacked=stacked)
             return -rate * delta
 
-        decays = apply_policy(DECAY_POLICY, params=params)
+        decays = apply_policy(policy, params=params)
         stacked = apply_policy(STACKED_POLICY, params=params)
         return jax.tree.map(step, mu, nu, params, decays, stacked), AdamState(state.count + 1, mu, nu)
 
