@@ -186,7 +186,7 @@ def test_a_causal_run_trains_on_pairs_and_evaluates_what_it_trained(tiny_dataset
     metrics = {name: float(value) for name, value in last.items()}
     assert "left-to-right LM" in describe(metrics)
     assert "of tokens correct" in verdict(metrics)
-    model = bert_jax.load(tmp_path / "run", report=print)
+    model = bert_jax.load(tmp_path / "run")
     assert model.source.untrained == ("pooler", "next_sentence")
     with pytest.raises(UserError, match="no loss trained its pooler, next_sentence, so --task=nsp"):
         model.nsp([("a", "b")])

@@ -19,7 +19,7 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.lstm.encoder import LstmPairEncoder, one_of_pair
+from bert_jax.model.lstm.encoder import LstmEncoder, LstmPairEncoder, one_of_pair
 from bert_jax.model.parameter_names import flatten
 from bert_jax.pretrain.causal import CausalObjective
 from bert_jax.rows.layout import encoder_inputs
@@ -105,9 +105,9 @@ def test_a_pair_has_the_states_of_both_models_whatever_their_order() -> None:
             lambda p, model=pair.model: LstmPairEncoder(model).apply({"params": p}, inputs, output_hidden_states=True)
         )(pair.params["encoder"])
         alone = [
-            PretrainingModel(one.model).apply(
-                {"params": one.params}, inputs, method=lambda m, i: m.encoder(i, output_hidden_states=True)
-            )
+            jax.jit(
+                lambda p, model=one.model: LstmEncoder(model).apply({"params": p}, inputs, output_hidden_states=True)
+            )(one.params["encoder"])
             for one in (first, second)
         ]
         for name in ("hidden", "all_hidden"):
@@ -145,14 +145,14 @@ def test_two_runs_become_features_of_a_tagger_and_of_a_classifier(tiny_dataset: 
         assert done.returncode == 0, done.stderr
         assert figures(tmp_path / direction)[-1]["eval/clm_loss"] > 0
         with pytest.raises(UserError, match="cannot be exported"):
-            export_folder(bert_jax.load(tmp_path / direction, report=print).source, out=tmp_path / "out")
+            export_folder(bert_jax.load(tmp_path / direction).source, out=tmp_path / "out")
     path = ",".join(str(tmp_path / direction) for direction in DIRECTIONS)
     pair = load_initial(path, report=lambda line: None, exact=False)
     frozen = {"frozen_encoder": True, "bilstm_layers": 1}
     config = own_config(write_sentiment(tmp_path / "data"), model=frozen, train={"num_epochs": 1.0})
     result = experiment(tmp_path, config, source=pair, workdir="classifier").run_all()
     assert 0 <= result["best"]["best"]["metrics"]["accuracy"] <= 1
-    saved = bert_jax.load(tmp_path / "classifier", report=lambda line: None)
+    saved = bert_jax.load(tmp_path / "classifier")
     assert saved.source.model.architecture == "lstm_pair"
     for name, leaf in flatten(pair.params).items():  # frozen: the bits of both runs
         np.testing.assert_array_equal(flatten(saved.source.params)[name], leaf)

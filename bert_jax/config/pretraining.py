@@ -162,13 +162,14 @@ def validate_new(config: Config) -> Config:
     Raises:
       UserError: also for next-sentence prediction by a left-to-right model.
     """
+    validate(config)
     direction = config.model.attention_direction
     if config.next_sentence and direction != "bidirectional":
         raise UserError(
             f"config.data.objective={config.data.objective} classifies [CLS], which sees only itself with "
             f"config.model.attention_direction={direction}: set --config.train.objective=causal, or mlm"
         )
-    return validate(config)
+    return config
 
 
 def validate(config: Config) -> Config:
