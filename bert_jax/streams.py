@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.wrapping import WrappingText
 
 PIPE_CLOSED = 141  # the status of a command killed by SIGPIPE
 
@@ -85,11 +86,11 @@ def _stream(stream: Any, number: int, kind: type[io.FileIO]) -> Any:
         return stream
     stream.flush()
     # No name of a file is unprintable: what the encoding does not have is escaped.
-    return io.TextIOWrapper(
+    return WrappingText(
         io.BufferedWriter(kind(number, "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
+        line_buffering=True,  # in a pipe or a file, too: a log that stays empty for minutes looks like a hang
         write_through=number == 2,
     )
 

@@ -148,7 +148,7 @@ def test_a_norm_that_is_right_is_within_its_bound_and_one_off_by_two_percent_fai
 
     result = norm(monkeypatch, fused_residual_norm=off)
     assert result.verdict is Verdict.FAILED
-    assert "of its bound" in result.summary
+    assert "what rounding allows" in result.summary
 
 
 def attention_check() -> kernels.Comparison:
@@ -284,7 +284,8 @@ def test_collectives_add_up_and_a_wrong_one_is_noticed(kind: str, monkeypatch: p
         "all-reduce": np.tile(whole.reshape(count, -1).sum(0), count),
     }[kind]
     np.testing.assert_array_equal(result, expected)
-    monkeypatch.setattr(on_devices, "_collective", lambda kind, local: local * 2)
+    right = on_devices._collective
+    monkeypatch.setattr(on_devices, "_collective", lambda kind, local: jnp.roll(right(kind, local), 1))  # the same sum
     assert not made.is_right(kind, operand)
 
 

@@ -69,8 +69,15 @@ def test_output_that_is_full_is_one_line_and_status_2(tmp_path: Path, lines: int
 
 
 def test_the_first_error_is_the_one_that_is_told(tmp_path: Path):
-    status, errors = command(tmp_path / "file", ">/dev/full", lines=1, more="cli.fail('the reason')")
+    more = "sys.stdout.write('a line that is still buffered'); cli.fail('the reason')"
+    status, errors = command(tmp_path / "file", ">/dev/full", lines=0, more=more)
     assert (status, errors.splitlines()[1:]) == (2, ["error: the reason"])
+
+
+def test_a_line_is_in_a_log_as_soon_as_it_is_printed(tmp_path: Path):
+    more = f"print(repr(open({str(tmp_path / 'out')!r}).read()), file=sys.stderr)"
+    status, errors = command(tmp_path / "file", "", lines=1, more=more)
+    assert (status, errors.splitlines()[1]) == (0, repr("a line \\udcff\n"))
 
 
 def test_results_that_would_go_nowhere_are_refused(tmp_path: Path):
@@ -83,3 +90,15 @@ def test_memory_that_runs_out_is_one_line(tmp_path: Path):
     status, errors = command(tmp_path / "file", "", lines=0, more="raise MemoryError")
     assert status == 2
     assert errors.splitlines()[-1].startswith("error: memory ran out")
+
+
+def test_a_file_that_cannot_be_written_is_one_line_wherever_that_happens(tmp_path: Path):
+    advice = "free disk space or fix the permissions, then run the same command again"
+    status, errors = command(tmp_path / "file", "", lines=0, more="open('/dev/full', 'wb', buffering=0).write(b'x')")
+    assert (status, errors.splitlines()[-1]) == (2, f"error: a file: No space left on device: {advice}")
+    status, errors = command(tmp_path / "file", "", lines=0, more="open('/none/x', 'w')")
+    assert (status, errors.splitlines()[-1]) == (2, f"error: /none/x: No such file or directory: {advice}")
+    assert "Traceback" not in errors
+    status, errors = command(tmp_path / "file", "", lines=0, more="raise OSError('of another kind')")
+    assert status == 1
+    assert "Traceback" in errors

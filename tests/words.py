@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ("bert_jax/**/*.py", "configs/*.py", "launch/*.py", "benchmarks/*.py")
+PYTHON = ("bert_jax/**/*.py", "configs/*.py", "docs/*.py", "launch/*.py", "benchmarks/*.py")
 PROSE = (
     "*.md",
     "docs/**/*.md",
@@ -31,6 +31,10 @@ PROSE = (
     "launch/*.ipynb",
     "setup.cfg",
     "pyproject.toml",
+    "mkdocs.yml",
+    ".ci/*",
+    ".github/**/*.yml",
+    ".pre-commit-config.yaml",
 )
 
 UNITS = (
@@ -174,7 +178,7 @@ def in_file(path: Path, name: str) -> Iterator[Finding]:
 
 def findings(tree: Path = ROOT) -> list[Finding]:
     """Return all findings in a source tree, by file and line."""
-    paths = sorted({path for pattern in (*PYTHON, *PROSE) for path in tree.glob(pattern)})
+    paths = sorted({path for pattern in (*PYTHON, *PROSE) for path in tree.glob(pattern) if path.is_file()})
     found_in_all = [finding for path in paths for finding in in_file(path, str(path.relative_to(tree)))]
     return sorted(set(found_in_all))
 

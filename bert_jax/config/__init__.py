@@ -8,6 +8,7 @@ set": `""` for text, `0` for a count with a computed default, `-1` for "the rema
 """
 
 from bert_jax.config.builder import flatten, to_json
+from bert_jax.config.compiler_options import CompilerOption, parse_compiler_options
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing, instances_per_row
 from bert_jax.config.groups import (
     CheckpointConfig,
@@ -29,7 +30,10 @@ from bert_jax.config.pretraining import (
     default_config,
     from_config_dict,
     from_saved,
+    model_at,
     phase,
+    phase_ends,
+    phase_models,
     validate,
     validate_new,
 )
@@ -38,6 +42,7 @@ __all__ = [
     "CHOICES",
     "MIN_SEQ_LENGTH",
     "CheckpointConfig",
+    "CompilerOption",
     "Config",
     "DataConfig",
     "EvalConfig",
@@ -56,8 +61,12 @@ __all__ = [
     "from_config_dict",
     "from_saved",
     "instances_per_row",
+    "model_at",
     "model_preset",
+    "parse_compiler_options",
     "phase",
+    "phase_ends",
+    "phase_models",
     "to_json",
     "validate",
     "validate_new",

@@ -1,14 +1,14 @@
 """Config of a pre-training run, with the paper's values as defaults, and the checks across its groups."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
-from bert_jax.config.fields import field, group
+from bert_jax.config.fields import field, group, info
 from bert_jax.config.groups import (
     RECIPES,
     CheckpointConfig,
@@ -29,7 +29,9 @@ from bert_jax.errors import UserError
 class MaskingConfig:
     """The masking procedure of section 3.1; Appendix C.2 varies the three `*_share` fractions."""
 
-    rate: float = field(0.15, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted.")
+    rate: float = field(
+        0.15, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted; evaluations always use this one."
+    )
     mask_share: float = field(0.8, at_least=0, at_most=1, doc="Fraction of the predicted tokens replaced by [MASK].")
     random_share: float = field(
         0.1, at_least=0, at_most=1, doc="Fraction of the predicted tokens replaced by a random token."
@@ -49,7 +51,10 @@ class PhaseConfig:
         0,
         at_least=0,
         unit="tokens",
-        doc="Most predicted tokens per instance; 0: masking.rate times the length, rounded up.",
+        doc="Most predicted tokens per instance; 0: the masking rate times the length, rounded up.",
+    )
+    masking_rate: float = field(
+        0.0, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted in this phase; 0: masking.rate."
     )
     batch_size: int = field(
         0, at_least=0, unit="sequences", doc="Global batch size of this phase; 0: train.batch_size."
@@ -60,6 +65,12 @@ class PhaseConfig:
         doc="Peak of a separate schedule with warm-up and decay; 0: the global schedule continues.",
     )
     warmup_steps: int = field(0, at_least=0, unit="steps", doc="Warm-up steps of the phase's separate schedule.")
+    global_rope_theta: float = field(
+        0.0, at_least=0, doc="The model's global_rope_theta from this phase on (longer sequences); 0: unchanged."
+    )
+    local_attention: int = field(
+        0, at_least=0, unit="tokens", doc="The model's local_attention from this phase on; 0: unchanged."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +153,35 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> Config:
     return validate_new(build(Config, config))
 
 
+def phase_ends(phases: Sequence[PhaseConfig], *, num_steps: int) -> tuple[int, ...]:
+    """Return the step after the last of each phase: rounded to whole steps, the last one `num_steps`."""
+    fraction, ends = 0.0, []
+    for item in phases:
+        fraction += item.fraction
+        ends.append(round(fraction * num_steps))
+    return (*ends[:-1], num_steps)
+
+
+def phase_models(model: ModelConfig, *, phases: Sequence[PhaseConfig]) -> tuple[ModelConfig, ...]:
+    """Return the model as each phase trains it: with the values that it and the phases before it set."""
+    models = []
+    for item in phases:
+        changes = {name: value for name in _MODEL_FIELDS if (value := getattr(item, name))}
+        model = dataclasses.replace(model, **changes) if changes else model
+        models.append(model)
+    return tuple(models)
+
+
+def model_at(model: ModelConfig, *, phases: Sequence[PhaseConfig], num_steps: int, step: int) -> ModelConfig:
+    """Return the model of a checkpoint at `step`: as the phase that ended there trained it."""
+    ends = phase_ends(phases, num_steps=num_steps)
+    models = phase_models(model, phases=phases)
+    return next((of_phase for of_phase, end in zip(models, ends, strict=True) if step <= end and end), models[-1])
+
+
+_MODEL_FIELDS = ("global_rope_theta", "local_attention")  # of `ModelConfig` that a phase may change
+
+
 def from_saved(record: Mapping[str, Any]) -> Config:
     """Return the config of a run's `config.json` or checkpoint.
 
@@ -185,22 +225,49 @@ def validate(config: Config) -> Config:
     _check_masking(config.masking)
     _check_causal(config)
     _check_phases(config)
-    if config.recipe == "original" and config.optimizer.name == "adamw":
-        raise UserError(
-            "config.optimizer.name=adamw contradicts config.recipe=original: choose auto, bert_adam or lamb"
-        )
+    _check_optimizer(config)
     check_mesh(config.mesh)
     check_profile(config.profile)
     return config
 
 
+def _check_optimizer(config: Config) -> None:
+    optimizer = config.optimizer
+    if config.recipe == "original" and optimizer.name not in ("auto", "bert_adam", "lamb"):
+        raise UserError(
+            f"config.optimizer.name={optimizer.name} contradicts config.recipe=original: choose auto, bert_adam or lamb"
+        )
+    if config.recipe == "original" and optimizer.schedule != "linear":
+        raise UserError(
+            f"config.optimizer.schedule={optimizer.schedule} contradicts config.recipe=original: choose linear, or "
+            "config.recipe=modern"
+        )
+    if optimizer.decay_steps and optimizer.schedule == "linear":
+        raise UserError(
+            f"config.optimizer.decay_steps={optimizer.decay_steps} is for config.optimizer.schedule=wsd: set that, or "
+            "leave decay_steps at 0"
+        )
+    if optimizer.clip_replicas > 1 and not optimizer.max_grad_norm:
+        raise UserError(
+            f"config.optimizer.clip_replicas={optimizer.clip_replicas} needs a norm to clip to: set "
+            "config.optimizer.max_grad_norm, or clip_replicas=1"
+        )
+
+
 def _check_model(config: Config) -> None:
     model = config.model
-    if model.attention_direction == "right_to_left" and model.architecture == "bert":
+    if model.attention_direction == "right_to_left" and model.architecture != "lstm":
         raise UserError(
             "config.model.attention_direction=right_to_left is for --config.model.architecture=lstm: choose "
             "left_to_right or bidirectional"
         )
+    for item in dataclasses.fields(model):
+        owner, value = info(item).architecture, getattr(model, item.name)
+        if owner and owner != model.architecture and value != item.default:
+            raise UserError(
+                f"config.model.{item.name}={value!r}: a field of config.model.architecture={owner}, not of "
+                f"{model.architecture}: leave it out"
+            )
     if model.hidden_size % model.num_attention_heads:
         raise UserError(
             f"config.model.num_attention_heads={model.num_attention_heads} does not divide "
@@ -245,8 +312,11 @@ def _check_causal(config: Config) -> None:
             "config.train.objective=causal: a bidirectional model sees the token that it is to predict: set "
             "--config.model.attention_direction=left_to_right"
         )
-    if config.masking != MaskingConfig():
-        raise UserError("config.masking: config.train.objective=causal masks nothing: leave config.masking out")
+    if config.masking != MaskingConfig() or any(item.masking_rate for item in config.train.phases):
+        raise UserError(
+            "config.masking: config.train.objective=causal masks nothing: leave config.masking and the phases' "
+            "masking_rate out"
+        )
 
 
 def _check_phases(config: Config) -> None:
@@ -272,8 +342,14 @@ def _check_phase(config: Config, item: PhaseConfig, *, path: str) -> None:
     if item.max_predictions_per_seq > item.max_seq_length:
         raise UserError(
             f"{path}.max_predictions_per_seq={item.max_predictions_per_seq} is more than "
-            f"max_seq_length={item.max_seq_length}: set it to 0 to compute it from masking.rate"
+            f"max_seq_length={item.max_seq_length}: set it to 0 to compute it from the masking rate"
         )
+    for name in _MODEL_FIELDS:
+        if getattr(item, name) and model.architecture == "bert":
+            raise UserError(
+                f"{path}.{name}={getattr(item, name)}: BERT has no such field: leave it out, or choose another "
+                "config.model.architecture"
+            )
     if item.warmup_steps and not item.learning_rate:
         raise UserError(
             f"{path}.warmup_steps={item.warmup_steps} applies only to a phase with a separate schedule: also set "

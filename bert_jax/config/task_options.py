@@ -13,6 +13,18 @@ FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_las
 WINDOWS = "windows"
 TRUNCATIONS = ("head", "head_tail", WINDOWS)
 
+# The fields of a prediction task's row, in the order in which a person writes them.
+TYPED_FIELDS = {
+    "fill_mask": ("text",),
+    "features": ("text",),
+    "embed": ("text",),
+    "classify": ("text",),
+    "tag": ("text",),
+    "nsp": ("text_a", "text_b"),
+    "pair": ("text_a", "text_b"),
+    "answer": ("question", "context"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -89,7 +101,9 @@ class NerOptions:
 class OwnOptions:
     """Columns of custom data: JSON lines or a JSON array, or a CSV or TSV file with a header line."""
 
-    kind: str = field("classification", doc="Type of task, a name in kinds/table.py.")
+    kind: str = field(
+        "classification", doc="Type of task: classification, regression, tags, span, choice or multilabel."
+    )
     text: str = field(
         "text",
         doc="Column of the text (span: the question; choice: the beginning; tags: the words).",

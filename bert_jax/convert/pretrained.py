@@ -38,7 +38,7 @@ class PretrainedModel:
     kind: str
     model: ModelConfig
     architecture: str
-    params: dict[str, Any]
+    params: dict[str, Any] = dataclasses.field(repr=False)
     dtype: str
     tokenizer: Tokenizer | None
     label_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -91,6 +91,13 @@ class PretrainedModel:
     def trained_parts(self) -> tuple[str, ...]:
         """Return the parts that are not random."""
         return tuple(part for part in self.parts if part not in (*self.untrained, *self.random))
+
+    @property
+    def longest_trained(self) -> int:
+        """Return the longest sequences that the model's run was trained on, from its record; 0 if that is unknown."""
+        config = self.record.get("config", {})
+        lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
+        return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
 
     @property
     def randomness(self) -> str:

@@ -161,6 +161,7 @@ def _tokenize(
         document = remaining.pop()  # frees the text once it is tokenized
         add(document)
         num_own = len(keys)
+        counts.num_bytes += sum(len(text.encode()) for text in document.texts)
         paragraphs += _sampled_hashes(document.texts, plan.paragraphs_below)
         advance(sum(map(len, document.texts)))
     if plan.objective == "mlm+nsp" and num_own and len(set(keys)) == 1:
@@ -187,7 +188,7 @@ def _tokenize(
 def _encode(document: StoredDocument, tokenizer: Tokenizer, language: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a document's ids and the lengths of its non-empty sentences."""
     sentences = document_sentences(document.texts, is_split=document.is_split, language=language)
-    encoded = tokenizer.encode_batch_arrays(sentences)
+    encoded = tokenizer.encode_sentences(sentences)
     return encoded.ids, encoded.lengths[encoded.lengths > 0]
 
 

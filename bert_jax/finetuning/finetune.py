@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
+from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.convert.lstm_pair import load_initial
@@ -22,8 +23,12 @@ from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import missing_labels
+from bert_jax.invocation import command as command_line
+from bert_jax.invocation import next_steps, resumes, shown
 from bert_jax.model.kernel_notices import kernel_notices
+from bert_jax.parallel.compiler_options import compiler_options
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.parallel.mesh import make_mesh
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
 from bert_jax.runs.workdir import SameRun
@@ -42,6 +47,8 @@ SAME_RUN = SameRun(
     has_begun=has_runs,
 )
 
+_NUMBERS = {"seeds": (1, 10_000), "errors": (0, 1 << 53), "ensemble": (0, 10_000)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -58,7 +65,7 @@ class Request:
     drop: tuple[str, ...] = ()
     dry_run: bool = False
     add_tokens: tuple[str, ...] = ()
-    command: str = "the same command"
+    command: str = ""
 
 
 def finetune(
@@ -72,9 +79,9 @@ def finetune(
       UserError: for anything the user can fix.
     """
     hosts = hosts or Hosts()
-    for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
-        if getattr(request, name) < least:
-            raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
+    for name, (least, most) in _NUMBERS.items():
+        if not least <= getattr(request, name) <= most:
+            raise UserError(f"--{name}={getattr(request, name)}: give at least {least} and at most {most}")
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
@@ -90,6 +97,8 @@ def finetune(
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):
         report(line)
+    for line in compiler_options(config.mesh.compiler_options, mesh=make_mesh(config.mesh)).lines():
+        report(line)
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=started_at
     )
@@ -99,7 +108,7 @@ def finetune(
                 _run_tasks(config, pretrained=pretrained, request=request, runtime=runtime)
             except Stopped as stop:
                 position = f"step {stop.step} of {stop.num_steps}"
-                report(f"stopped at {position}, state saved; {request.command} resumes there")
+                report(f"stopped at {position}, state saved; {resumes(request.command)}")
                 return runtime.stopped_status()
     finally:
         runtime.close()
@@ -144,17 +153,24 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
             config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
         )
         if not config.features:  # which saves no model
-            runtime.report(
-                f"next: bert-jax predict --model={directory} --task={_prediction_task(config, task)}, "
-                f"bert-jax export --checkpoint={directory} --out=FOLDER"
-            )
+            runtime.report(_next_steps(directory, task=_prediction_task(config, task)))
     if not runtime.hosts.is_main:
         return
     if not single:
         _finish_benchmark(workdir, records, runtime.report)
+        runtime.draw_page(workdir)
     if request.predict_test and all(name in glue.TASKS for name in names):
         prefix = "ensemble-" if request.ensemble else ""
         _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)
+
+
+def _next_steps(directory: Path, *, task: str) -> str:
+    model = shown(directory)
+    rows = "".join(f" --text='{field.upper()}'" for field in TYPED_FIELDS.get(task, ())) or " --input=FILE"
+    return next_steps(
+        command_line("predict", f"--model={model} --task={task}{rows}"),
+        command_line("export", f"--checkpoint={model} --out=FOLDER"),
+    )
 
 
 def _prediction_task(config: FinetuneConfig, task: Task) -> str:

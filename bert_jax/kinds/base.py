@@ -63,6 +63,7 @@ class OutputKind(abc.ABC):
     huggingface_class: ClassVar[str]  # without the architecture's name: ForSequenceClassification
     problem_type: ClassVar[str] = ""  # in HuggingFace's config.json; distinguishes kinds that share a class
     pipeline_tag: ClassVar[str]  # on the model card
+    per_token: ClassVar[bool] = False  # the classifier is applied to every token
     in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
     prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _AXIS = "devices"
 _GATHER, _SCATTER, _REDUCE = "all-gather", "reduce-scatter", "all-reduce"
+_MODULUS = 7
 KINDS = (_GATHER, _SCATTER, _REDUCE)
 
 
@@ -31,10 +32,9 @@ class Collectives:
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
 
         def make() -> jax.Array:
-            # Small whole numbers, which differ between devices: sums are exact in any order. A count of all values
-            # would not fit in int32 on large slices.
+            # Small whole numbers, which differ between devices: sums are exact in any order.
             row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-            return ((row + column) % 7).astype(jnp.float32).reshape(-1)
+            return ((row + column) % _MODULUS).astype(jnp.float32).reshape(-1)
 
         return jax.jit(make, out_shardings=sharding)()
 
@@ -43,16 +43,20 @@ class Collectives:
         return jax.jit(self._mapped(functools.partial(_collective, kind)))
 
     def is_right(self, kind: str, operand: jax.Array) -> bool:
-        """Return whether the result's sum on every device is what the operand's parts add up to."""
+        """Return whether every element of the result is right on every device; sums of whole numbers are exact."""
+        count = self._mesh.size
+        sums = sum(((device * count + np.arange(_MODULUS)) % _MODULUS for device in range(count)), np.zeros(_MODULUS))
+        values = np.arange(_MODULUS) if kind == _GATHER else sums
 
         def error(local: jax.Array) -> jax.Array:
-            total = _collective(kind, local).sum(keepdims=True)
-            whole = jax.lax.psum(local.sum(keepdims=True), _AXIS)
-            total = jax.lax.psum(total, _AXIS) if kind == _SCATTER else total
-            return jax.lax.pmax(jnp.abs(total - whole) / whole, _AXIS)
+            result = _collective(kind, local).reshape(-1, self._part)
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, result.shape, axis) for axis in (0, 1))
+            row += jax.lax.axis_index(_AXIS) if kind == _SCATTER else 0
+            expected = jnp.asarray(values, jnp.float32)[(row + column) % _MODULUS]
+            return jax.lax.pmax(jnp.abs(result - expected).max(keepdims=True).reshape(-1), _AXIS)
 
         worst = jax.jit(self._mapped(error))(operand).addressable_shards[0].data
-        return float(worst[0]) < 1e-5  # sums of up to 2^28 values in float32, by trees
+        return float(worst[0]) == 0
 
     def _mapped(self, function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
         spec = PartitionSpec(_AXIS)

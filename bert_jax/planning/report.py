@@ -1,6 +1,5 @@
 """The plan of a whole run: every phase compiled and estimated, days and chip-hours, as JSON and as a table."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,10 @@ from bert_jax.planning.scaling import scale_down
 from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.progress import clock, duration
 from bert_jax.training.schedule import Phase
+
+_MUCH_WAITING = 0.25  # of a step
 
 
 def plan_run(
@@ -50,7 +52,8 @@ def plan_run(
         report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
         phase = scaling.phase(part)
         try:
-            compiled = compile_step(program, part)
+            with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
+                compiled = compile_step(program, part)
         except DoesNotFit as error:
             phases.append(_too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes))
             continue
@@ -78,14 +81,34 @@ def plan_run(
         "parameters": parameters,
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
+        "compiler_options": dict(program.compiler_options.values),
         "fits": fits,
-        "notes": notes + _notes(config, topology=topology, part=scaling.part),
+        "notes": notes
+        + _notes(config, topology=topology, part=scaling.part)
+        + _option_notes(program, phases)
+        + _waiting_notes(phases),
         "phases": phases,
     }
     if not fits:
         return plan | {"advice": next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])}
     seconds = sum(phase["seconds"] for phase in phases)
     return plan | {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
+
+
+def _waiting_notes(phases: list[dict[str, Any]]) -> list[str]:
+    """Return a note for each phase whose chips wait for communication for much of a step."""
+    notes = []
+    for phase in phases:
+        step, waiting = phase.get("step_seconds", 0.0), phase.get("exposed_collective_seconds", 0.0)
+        if waiting > _MUCH_WAITING * step:
+            rows = phase["batch_size_per_chip"]
+            more = ",".join(f"{factor * rows:g}" for factor in (2, 4, 8))
+            notes.append(
+                f"phase {phase['phase']}: {waiting / step:.0%} of a step is waiting for communication, for {rows:g} "
+                f"sequences per chip compute too little to hide it: use fewer chips, or a larger batch "
+                f"(--sweep='batch={more}' compares; accumulation does not change what a step sends)"
+            )
+    return notes
 
 
 def phase_json(
@@ -108,6 +131,7 @@ def phase_json(
     return _heading(index, phase, topology=topology, parts=config.train.gradient_accumulation_steps) | {
         "hbm": hbm,
         "estimated_cycles": estimate.cycles,
+        "uncounted": {"fusions": estimate.uncounted.fusions, "cycles": estimate.uncounted.total_cycles},
         "cycles_per_sequence": estimate.cycles / rows,
         "gradient_cycles_per_sequence": estimate.gradient_cycles / rows,
         "kernels": [{"name": k.name, "cycles": k.cycles, "times": k.times} for k in estimate.kernels],
@@ -180,6 +204,23 @@ def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     return notes
 
 
+def _option_notes(program: PretrainingProgram, phases: list[dict[str, Any]]) -> list[str]:
+    """Return what the compiler options make uncertain, and those that this compiler refuses."""
+    notes = program.compiler_options.lines()[1 if program.compiler_options.values else 0 :]
+    fused = max((item["fused"] for phase in phases for item in phase.get("collectives", ())), default=0)
+    if fused and program.compiler_options.values:
+        notes.append(
+            f"up to {fused} collectives of a class are fused with the computation that hides them; what that costs the "
+            "computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
+        )
+    uncounted = sum(phase.get("uncounted", {}).get("fusions", 0) for phase in phases)
+    if uncounted:
+        notes.append(
+            f"{uncounted} fusions with matmuls have no estimate: their products are counted at the chip's peak"
+        )
+    return notes
+
+
 def _describe(phase: Phase, program: PretrainingProgram) -> str:
     per_chip = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
@@ -201,6 +242,8 @@ def as_table(plan: dict[str, Any]) -> str:
     lines = [
         f"{plan['topology']}: {plan['chips']} chips, mesh {describe(plan['mesh'])}, {plan['parameters']:,} parameters"
     ]
+    if plan["compiler_options"]:
+        lines.append(f"compiler options: {', '.join(plan['compiler_options'])}")
     for phase in plan["phases"]:
         accumulated = phase["gradient_accumulation_steps"]
         lines.append(
@@ -214,12 +257,12 @@ def as_table(plan: dict[str, Any]) -> str:
         hbm = phase["hbm"]
         lines.append(
             f"  memory per chip {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} GiB "
-            f"(state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary {hbm['temporary_bytes'] / 2**30:.2f})"
+            f"(its shard of state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary "
+            f"{hbm['temporary_bytes'] / 2**30:.2f})"
         )
         lines.append(
-            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation {phase['compute_seconds'] * 1e3:.1f} "
-            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles per sequence, "
-            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for communication "
+            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation "
+            f"{phase['compute_seconds'] * 1e3:.1f}, waiting for communication "
             f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
@@ -229,10 +272,13 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         for item in phase["collectives"]:
             how = "overlapped" if item["overlapped"] else "synchronous"
+            how += f" ({item['fused']} fused with computation)" if item["fused"] else ""
             where = "chips" if item["network"] == LINKS else "chips across slices"
             lines.append(
                 f"  {item['kind']:<15} {item['count']} x {item['chips']} {where}, {item['bytes'] / 2**20:,.1f} MiB, "
                 f"{item['seconds'] * 1e3:.2f} ms, {how}: {item['exposed_seconds'] * 1e3:.2f} ms exposed"
+                + (f" (limit: {item['limited_by']})" if item["limited_by"] else "")
+                + f", issued {item['first_issued_seconds'] * 1e3:.1f} to {item['last_issued_seconds'] * 1e3:.1f} ms"
             )
         if phase["unestimated"]:
             counts = ", ".join(f"{count} x {kind}" for kind, count in phase["unestimated"].items())
@@ -240,8 +286,6 @@ def as_table(plan: dict[str, Any]) -> str:
         if "advice" in phase:
             lines.append(f"  does not fit: {phase['advice']}")
     if plan["fits"]:
-        days = plan["days"]
-        whole = f"{days:.2f} days" if days >= 1 else f"{math.ceil(days * 24 * 60)} minutes"
-        lines.append(f"\nwhole schedule: {whole}, {plan['chip_hours']:,.0f} chip-hours")
+        lines.append(f"\nwhole schedule: {duration(plan['days'] * 86400)}, {plan['chip_hours']:,.0f} chip-hours")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

@@ -24,9 +24,10 @@ from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.causal import objective_class
 from bert_jax.pretrain.dataset import open_tokenizer
-from bert_jax.pretrain.evaluation import Evaluator
+from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.progress import ProgressBar
 
 _BATCH_SIZE = 64  # for a model without a training config
 
@@ -95,6 +96,8 @@ def evaluate_pretrained(
     length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
+    if note := without_bytes(info):
+        report(note)
     phase = trained.phase_of_length(length, step=step)
     mesh = meshes.make_mesh(MeshConfig())
     rows = batch_size or phase.batch_size or trained.batch_size
@@ -102,14 +105,18 @@ def evaluate_pretrained(
     program = evaluation_program(trained.model, mesh=mesh, seed=trained.seed)
     evaluator = Evaluator(
         program,
-        objective=_objective(source, trained, info=info, max_predictions_per_seq=phase.max_predictions_per_seq),
+        objective=_objective(source, trained, info=info, phase=phase),
         info=info,
         batch_size=rows,
         max_examples=max_examples or trained.max_examples,
     )
     params = jax.device_put(_with_all_parts(source, program), program.param_shardings)
+    bar = ProgressBar(total=evaluator.num_batches, unit="batch", label="evaluating")
+    bar.begin()
+    metrics = evaluator(params, advance=bar.reach)
+    bar.close()
     return {
-        **evaluator(params),
+        **metrics,
         "model": str(path),
         "step": step,
         "data": str(directory),
@@ -153,7 +160,7 @@ def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int
 
 
 def _objective(
-    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
+    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, phase: PhaseConfig
 ) -> PretrainingObjective:
     has_head = "next_sentence" in source.params and "pooler" in source.params
     return make_objective(
@@ -162,7 +169,7 @@ def _objective(
         special=open_tokenizer(info).special_ids,
         max_seq_length=info.max_seq_length,
         instances=info.instances_per_row,
-        max_predictions_per_seq=max_predictions_per_seq,
+        max_predictions_per_seq=0 if phase.masking_rate else phase.max_predictions_per_seq,  # as the training loop's
         next_sentence=trained.objective == "auto" and info.objective != "mlm" and has_head,
         cls=objective_class(causal=trained.objective == "causal"),
     )

@@ -41,6 +41,7 @@ class SessionOptions:
     profile_steps: str = ""
     max_nonfinite_steps: int = 0
     checkpoints: str = "checkpoints"
+    page: Path | None = None  # folder of the page that shows the run; None: its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Session:
           UserError: if more steps than allowed have a non-finite loss, or a file cannot be written.
         """
         job, runtime, options, start = self._job, self._runtime, self._options, self.start
-        state = self._restored.state if self._restored else job.initial_state()
+        state = job.placed(self._restored.state) if self._restored else job.initial_state()
         self._restored = None if self._restored is None else dataclasses.replace(self._restored, state=None)
         loop_start, earlier_seconds = time.monotonic(), float(self._metadata.get("seconds", 0.0))
         recorder = self._recorder()
@@ -115,7 +116,7 @@ class Session:
 
         def save(step: int, state: TrainState) -> None:
             own = {"window": window.to_json(), "nonfinite_steps": nonfinite.count, "seconds": seconds()}
-            self._checkpointer.save(step, state=state, metadata={**job.metadata(), **own})
+            self._checkpointer.save(step, state=job.stored(state), metadata={**job.metadata(), **own})
 
         tracer = StepTracer(
             self._compiling(job, log, recorder), steps=options.profile_steps, directory=self._directory / "profile"
@@ -131,6 +132,10 @@ class Session:
                 log=log,
                 callbacks=[
                     *evaluations,
+                    *(
+                        _DrawPage(item.every, runtime=runtime, page=options.page or self._directory)
+                        for item in evaluations[:1]
+                    ),
                     _SaveState(options.checkpoint.every, job=job, save=save, goodput=recorder.goodput),
                 ],
                 should_stop=runtime.should_stop,
@@ -191,6 +196,18 @@ class Session:
             return job.train_step(step)
 
         return train_step
+
+
+class _DrawPage:
+    """Callback that requests the page of the run after each evaluation."""
+
+    def __init__(self, every: int, *, runtime: Runtime, page: Path):
+        self.every = every
+        self._runtime, self._page = runtime, page
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        del step, state
+        self._runtime.draw_page(self._page)
 
 
 class _SaveState:

@@ -61,7 +61,8 @@ class Record:
         if name not in self.fields:
             columns = ", ".join(self.fields)
             raise UserError(
-                f"{self.location}: there is no column {name!r} (config.own.{option}); the columns are {columns}"
+                f"{self.location}: there is no column {name!r}; the columns are {columns}: type "
+                f"--config.own.{option}=NAME"
             )
         return self.fields[name]
 
@@ -148,7 +149,9 @@ def read_records(data: DataOptions, *, split: str) -> Iterator[Record]:
 
 
 def _shown(split: str) -> str:
-    return f"{', '.join(_STEMS[split])} with the suffix .jsonl, .json, {' or '.join(SUFFIXES)}"
+    stem, *others = _STEMS[split]
+    also = f"or {', '.join(others)}; " if others else ""
+    return f"{stem}.jsonl ({also}or .json, {', '.join(SUFFIXES)})"
 
 
 def _array(path: Path) -> Iterator[Record]:

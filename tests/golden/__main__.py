@@ -26,17 +26,19 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="Runs or programs; default: all.")
     arguments = parser.parse_args()
     runs, programs = [*pretraining.RUNS, *finetuning.RUNS], [*tables.PROGRAMS, *tables.MORE_PROGRAMS]
-    known = {"losses": runs, "programs": programs, "both": []}[arguments.write]
+    known = {"losses": runs, "programs": programs, "both": [*runs, *programs]}[arguments.write]
     if unknown := [name for name in arguments.names if name not in known]:
-        parser.error(f"no {arguments.write} of the name {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
+        parser.error(f"nothing is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    named_runs = [name for name in arguments.names if name in runs]
+    named_programs = [name for name in arguments.names if name in programs]
     changes: list[str] = []
-    if arguments.write != "programs":
+    if arguments.write != "programs" and (named_runs or not arguments.names):
         if reason := children.why_not_exact():
             print(f"not written: {reason}", file=sys.stderr)
             return 2
-        changes += list(_write_losses(arguments.names or runs))
-    if arguments.write != "losses":
-        changes += list(_write_programs(arguments.names or (programs if arguments.all else list(tables.PROGRAMS))))
+        changes += list(_write_losses(named_runs or runs))
+    if arguments.write != "losses" and (named_programs or not arguments.names):
+        changes += list(_write_programs(named_programs or (programs if arguments.all else list(tables.PROGRAMS))))
     print("\n".join(["", *changes]) if changes else "\nnothing changed")
     return 0
 
