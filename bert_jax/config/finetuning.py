@@ -25,8 +25,10 @@ from bert_jax.config.task_options import (
     TASKS,
     WINDOWS,
     DataOptions,
+    EmbedOptions,
     NerOptions,
     OwnOptions,
+    RerankOptions,
     SquadOptions,
     option_groups,
 )
@@ -107,7 +109,7 @@ class SweepConfig:
 class FinetuneConfig:
     """The complete config of a fine-tuning run, except for the model that it starts from.
 
-    `squad`, `ner` and `own` are present only if the task reads them.
+    `squad`, `ner`, `own`, `embed` and `rerank` are present only if the task reads them.
     """
 
     task: str = field("mrpc", doc='Task; several separated by commas; "all" for the GLUE benchmark.')
@@ -123,6 +125,8 @@ class FinetuneConfig:
     )
     ner: NerOptions | None = optional_group(doc="Named entities.", only_for="ner, and own with config.own.kind=tags")
     own: OwnOptions | None = optional_group(doc="Custom data.", only_for="own")
+    embed: EmbedOptions | None = optional_group(doc="Text embeddings.", only_for="embed")
+    rerank: RerankOptions | None = optional_group(doc="Rerankers, trained on a teacher's scores.", only_for="rerank")
     model: ComputeConfig = group(ComputeConfig, doc="How the model is computed.")
     optimizer: FinetuneOptimizerConfig = group(FinetuneOptimizerConfig, doc="Optimizer and learning rate.")
     train: FinetuneTrainConfig = group(FinetuneTrainConfig, doc="Batch size and number of epochs.")
@@ -143,7 +147,13 @@ class FinetuneConfig:
         return self.squad.intermediate_file if self.squad else ""
 
 
-_OPTIONS = {"squad": SquadOptions, "ner": NerOptions, "own": OwnOptions}
+_OPTIONS = {
+    "squad": SquadOptions,
+    "ner": NerOptions,
+    "own": OwnOptions,
+    "embed": EmbedOptions,
+    "rerank": RerankOptions,
+}
 
 
 def default_config(*, task: str) -> ConfigDict:
@@ -242,6 +252,7 @@ def _check_options(config: FinetuneConfig) -> None:
     """Check the options of the tasks, also against the options common to all tasks."""
     squad, own, length = config.squad, config.own, config.data.max_seq_length
     _check_truncation(config)
+    _check_embed(config)
     if own and own.class_weights and own.kind != "classification":
         raise UserError(
             f"config.own.class_weights={own.class_weights}: config.own.kind={own.kind} has no class weights: omit it, "
@@ -259,6 +270,17 @@ def _check_options(config: FinetuneConfig) -> None:
             "config.own.choices is empty: set it to a column that holds a list, or to one column per choice, separated "
             "by commas"
         )
+
+
+def _check_embed(config: FinetuneConfig) -> None:
+    embed = config.embed
+    if embed and embed.form == "texts" and config.data.dev_fraction:
+        raise UserError(
+            f"config.data.dev_fraction={config.data.dev_fraction}: single texts cannot be scored: omit it, and give a "
+            "dev file with pairs or scores"
+        )
+    if embed and embed.form == "scores" and embed.symmetric:
+        raise UserError("config.embed.symmetric: the loss of scored pairs has no direction: omit it")
 
 
 def _check_truncation(config: FinetuneConfig) -> None:

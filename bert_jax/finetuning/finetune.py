@@ -14,6 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
 from bert_jax.finetuning.dry_run import describe_task
+from bert_jax.finetuning.embed_settings import unused_prompts, with_model_settings
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_model
 from bert_jax.finetuning.origin import has_runs
@@ -81,6 +82,9 @@ def finetune(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()
+    config = with_model_settings(config, pretrained=pretrained)
+    if line := unused_prompts(config, pretrained=pretrained):
+        report(line)
     if request.add_tokens:
         pretrained = with_added_tokens(pretrained, tokens=request.add_tokens, report=report)
     if request.dry_run:
@@ -190,7 +194,8 @@ def _run_task(
 
 def open_config_task(config: FinetuneConfig) -> Task:
     """Return the task that the config describes."""
-    return open_task(config.task, data=config.data, squad=config.squad, ner=config.ner, own=config.own)
+    groups: dict[str, Any] = {name: getattr(config, name) for name in ("squad", "ner", "own", "embed", "rerank")}
+    return open_task(config.task, data=config.data, **groups)
 
 
 def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, existing_instances, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
 
 _MISSING = -1e30  # finite: the loss of an empty slot is then a number, which its weight of 0 removes
@@ -37,9 +37,7 @@ class Choice(OutputKind):
 
     def scores(self, outputs: Float[Array, "B E G"], gold: Gold) -> Scores:
         """Return the cross-entropy of each example: a softmax over the endings that it has."""
-        numbers = jnp.arange(1, outputs.shape[1] * self.group + 1)
-        exists: Bool[Array, "B S"] = (gold.segment_ids[:, None, :] == numbers[None, :, None]).any(-1)
-        logits = jnp.where(exists.reshape(outputs.shape), outputs, _MISSING)
+        logits = jnp.where(existing_instances(gold, group=self.group), outputs, _MISSING)
         return class_scores(logits, gold, weights=gold.weights)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:

@@ -12,6 +12,7 @@ from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import gather
+from bert_jax.model.pooling import instance_members, pool
 from bert_jax.types import EncoderInputs
 
 # Dropout sites below 4 belong to the encoder, in every architecture.
@@ -83,3 +84,22 @@ class SpanClassifier(nn.Module):
         """Return float32 logits, start and end."""
         del cls_positions
         return self.qa_outputs(self.encoder(inputs, dropout=dropout).hidden).astype("float32")
+
+
+class SentenceEncoder(nn.Module):
+    """The embedding of each instance: the pooled states of its tokens, without a head and so without its dropout."""
+
+    config: ModelConfig
+    pooling: str
+
+    def setup(self) -> None:
+        """Create the encoder."""
+        self.encoder = architecture_of(self.config).encoder(self.config)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
+        """Return float32 embeddings, zeros for an empty instance (CLS pooling: those of another instance)."""
+        hidden = self.encoder(inputs, dropout=dropout).hidden
+        members = instance_members(inputs.segment_ids, instances=cls_positions.shape[1])
+        return pool(hidden.astype("float32"), members, pooling=self.pooling)
