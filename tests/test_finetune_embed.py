@@ -92,11 +92,11 @@ def test_the_workdir_embeds_with_its_settings_and_the_export_gives_the_same(work
 
 def test_a_wrong_prompt_or_size_is_one_line(workdir: Path, tmp_path: Path):
     model = Model(load_pretrained(workdir, report=lambda line: None))
-    with pytest.raises(UserError, match="prompt='passage': the prompts of the model are: query"):
+    with pytest.raises(UserError, match="prompt='passage': the prompts of the model are: query, document: choose one"):
         model.embed("x", prompt="passage")
     with pytest.raises(UserError, match="embedding_size=32: embeddings have 32 numbers: give a smaller number"):
         model.embed("x", size=32)
-    with pytest.raises(UserError, match="--embedding_size=8 is for --sentence_transformers: type both"):
+    with pytest.raises(UserError, match="--embedding_size=8: only --sentence_transformers has embeddings: type both"):
         export_folder(model.source, out=tmp_path / "out", embedding_size=8)
 
 

@@ -69,7 +69,8 @@ class EmbeddingSettings:
         length = f", at most {self.max_seq_length} tokens" if self.max_seq_length else ""
         layers = f", {len(self.layers)} dense layers" if self.layers else ""
         prompt = f", after the prompt {self.prompt[:40]!r}" if self.prompt else ""
-        prompt += f", prompts {', '.join(self.prompts)}" if self.prompts else ""
+        names = [name for name, text in self.prompts.items() if text]
+        prompt += f", prompts {', '.join(names)}" if names else ""
         scale = ", length 1" if self.normalize else ", not normalized"
         return f"pooling {'+'.join(self.poolings)}{layers}{scale}{length}{prompt}"
 
@@ -204,7 +205,7 @@ def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
         prompt = names.get(default, "") if isinstance(names, Mapping) and isinstance(default, str | None) else None
         if not isinstance(prompt, str):
             raise UserError(f"{file}: default_prompt_name must be the name of a text in prompts: restore the file")
-        others = {name: text for name, text in names.items() if name != default and isinstance(text, str) and text}
+        others = {name: text for name, text in names.items() if name != default and isinstance(text, str)}
         values |= {"prompt": prompt, "prompts": others, "prompt_name": default or "default"}
         values["similarity"] = "dot" if prompts.get("similarity_fn_name") == "dot" else "cosine"
     return values

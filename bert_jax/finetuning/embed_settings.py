@@ -44,7 +44,7 @@ def unused_prompts(config: FinetuneConfig, *, pretrained: PretrainedModel) -> st
     embed, settings = config.embed, pretrained.embedding
     if embed is None or settings is None or embed.anchor_prompt or embed.positive_prompt:
         return ""
-    prompts = [settings.prompt, *settings.prompts.values()] if settings.prompt else list(settings.prompts.values())
+    prompts = [prompt for prompt in (settings.prompt, *settings.prompts.values()) if prompt]
     if not prompts:
         return ""
     texts = ", ".join(repr(prompt[:40]) for prompt in dict.fromkeys(prompts))
