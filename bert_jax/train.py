@@ -29,6 +29,9 @@ INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,next_sentence."
 )
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
+INIT_LAYERS = flags.DEFINE_list(
+    "init_layers", [], "Layers of the --init model to keep, numbers from 0, for example 0,2,4; default: all."
+)
 CONTINUE_FROM = flags.DEFINE_string(
     "continue_from",
     "",
@@ -45,6 +48,7 @@ def main() -> int:
     cli.require_config(CONFIG.value, example="configs/tiny_cpu.py")
     from bert_jax import config as configs
     from bert_jax.convert.loading import load_pretrained
+    from bert_jax.convert.pruned_layers import with_layers
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, open_values, program, run
@@ -54,6 +58,7 @@ def main() -> int:
     if DRY_RUN.value:
         if INIT.value:
             source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
+            source = with_layers(source, layers=INIT_LAYERS.value) if INIT_LAYERS.value else source
             config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
         if CONTINUE_FROM.value:
             config, _ = adopt_run(config, path=CONTINUE_FROM.value, report=print)
@@ -74,6 +79,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             drop=DROP.value,
+            init_layers=INIT_LAYERS.value,
             continue_from=CONTINUE_FROM.value,
             hosts=hosts,
             started_at=started_at,

@@ -97,6 +97,15 @@ class FinetuneTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """A teacher whose outputs the model learns, besides the labels (Hinton et al. 2015)."""
+
+    teacher: str = field("", doc="Model fine-tuned for the same task, whose outputs are learned; empty: none.")
+    weight: float = field(0.5, above=0, at_most=1, doc="Fraction of the loss that compares with the teacher.")
+    temperature: float = field(2.0, above=0, doc="Divisor of the logits of both models in the comparison.")
+
+
+@dataclasses.dataclass(frozen=True)
 class SweepConfig:
     """The grid of `--sweep`; defaults are the paper's (A.3)."""
 
@@ -130,6 +139,7 @@ class FinetuneConfig:
     model: ComputeConfig = group(ComputeConfig, doc="How the model is computed.")
     optimizer: FinetuneOptimizerConfig = group(FinetuneOptimizerConfig, doc="Optimizer and learning rate.")
     train: FinetuneTrainConfig = group(FinetuneTrainConfig, doc="Batch size and number of epochs.")
+    distill: DistillConfig = group(DistillConfig, doc="A teacher.")
     sweep: SweepConfig = group(SweepConfig, doc="The grid of --sweep.")
     mesh: MeshConfig = group(MeshConfig, doc="Device mesh.")
     checkpoint: CheckpointConfig = group(CheckpointConfig, every=1000, keep_latest=1, doc="Checkpoints.")

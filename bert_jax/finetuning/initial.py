@@ -78,7 +78,7 @@ def _check_labels(pretrained: PretrainedModel, task: Task, *, head: str) -> None
             f"--init={pretrained.path} has a head for the labels {', '.join(labels)}, {task.name} has "
             f"{', '.join(task.labels) or 'one number'}: type --init_missing={head} for a randomly initialized head"
         )
-    if not _is_same_head(pretrained.output_kind, task.kind):
+    if not is_same_head(pretrained.output_kind, task.kind):
         kind = pretrained.output_kind.name if pretrained.output_kind else "another kind"
         raise UserError(
             f"--init={pretrained.path} has a head for {kind}, {task.name} is {task.kind.name}: type "
@@ -86,7 +86,7 @@ def _check_labels(pretrained: PretrainedModel, task: Task, *, head: str) -> None
         )
 
 
-def _is_same_head(first: type[OutputKind] | None, second: type[OutputKind]) -> bool:
+def is_same_head(first: type[OutputKind] | None, second: type[OutputKind]) -> bool:
     """Return whether two kinds have the same head in HuggingFace's folders, as a ranking and a regression do."""
     return first is not None and all(
         getattr(first, name) == getattr(second, name) for name in ("huggingface_class", "problem_type")

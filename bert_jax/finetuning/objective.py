@@ -22,6 +22,7 @@ class PackedRows(InstanceRows):
 
     weights: Float[Array, "B E"]  # 1 for an example, 0 for an empty slot
     targets: Int[Array, "B ..."] | Float[Array, "B ..."]  # in the form of the task's kind
+    teacher: Float[Array, "B E ..."] | None = None  # the outputs of a teacher
 
 
 @struct.dataclass
@@ -41,6 +42,7 @@ class TaskBatch:
     rows: Int[Array, " B"]  # the indices of the sequences in the global batch, for dropout
     weights: Float[Array, "B E"]
     targets: Int[Array, "B ..."] | Float[Array, "B ..."]
+    teacher: Float[Array, "B E ..."] | None = None
     cached: CachedScores | None = None  # if the loss spans the batch, and this is one of several micro-batches
 
 
@@ -50,11 +52,16 @@ def _identity(tree: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TaskObjective:
-    """The training objective of a task model. `gather` returns the arrays of all replicas."""
+    """The training objective of a task model. `gather` returns the arrays of all replicas.
+
+    With outputs of a teacher in the batch, the fraction `teacher_weight` of the loss is the divergence from them.
+    """
 
     model: ModelConfig
     kind: OutputKind
     gather: Gather = _identity
+    teacher_weight: float = 0.0
+    teacher_temperature: float = 1.0
 
     def prepare(self, rows: PackedRows, *, key: Key[Array, ""]) -> TaskBatch:
         """Return the model's inputs. Nothing is random."""
@@ -66,6 +73,7 @@ class TaskObjective:
             rows=jnp.arange(len(rows.input_ids), dtype=jnp.int32),
             weights=rows.weights,
             targets=rows.targets,
+            teacher=rows.teacher,
         )
 
     def weights(self, batch: TaskBatch) -> dict[str, Float[Array, ""]]:
@@ -109,6 +117,12 @@ class TaskObjective:
             scores = batch.cached.scores
         counted = scores.weights if scores.counted is None else scores.counted
         means = {} if scores.correct is None else {"accuracy": Mean.of(scores.correct, weights=counted)}
+        if batch.teacher is not None:
+            temperature = self.teacher_temperature
+            imitation = self.kind.imitation_losses(outputs, batch.teacher, gold=_gold(batch), temperature=temperature)
+            means["imitation_loss"] = Mean.of(imitation, weights=counted)
+            losses = (1 - self.teacher_weight) * scores.losses + self.teacher_weight * imitation
+            scores = dataclasses.replace(scores, losses=losses)
         empty = (batch.inputs.segment_ids == 0).astype(jnp.float32)
         means["padding_fraction"] = Mean.of(empty, weights=jnp.ones_like(empty))
         loss = (scores.losses * scores.weights).sum() / jnp.maximum(weights["examples"], 1)

@@ -60,7 +60,13 @@ class TaskProgram(Program):
             dtype=model.dtype,
             scan_layers=model.scan_layers,
         )
-        self.objective = TaskObjective(model, kind=self.kind, gather=self.replicas.concatenate)
+        self.objective = TaskObjective(
+            model,
+            kind=self.kind,
+            gather=self.replicas.concatenate,
+            teacher_weight=config.distill.weight,
+            teacher_temperature=config.distill.temperature,
+        )
         whole = meshes.replicated(mesh)
         self.train_step: Callable[[TrainState, PackedRows, StepSettings], tuple[TrainState, StepOutput]]
         self.train_step = self.compile_step(self._train_step, whole)

@@ -65,6 +65,7 @@ class OutputKind(abc.ABC):
     huggingface_class: ClassVar[str]  # without the architecture's name: ForSequenceClassification
     problem_type: ClassVar[str] = ""  # in HuggingFace's config.json; distinguishes kinds that share a class
     pipeline_tag: ClassVar[str]  # on the model card
+    can_imitate: ClassVar[bool] = False  # a teacher's outputs can be learned
     spans_batch: ClassVar[bool] = False  # the loss of an example depends on all examples of the batch
     in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
     prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
@@ -81,6 +82,12 @@ class OutputKind(abc.ABC):
         """Return the scores of a replica's outputs. `gather` returns the arrays of all replicas, if `spans_batch`."""
         del gather
         return self.scores(outputs, gold)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E ..."], teacher: Float[Array, "B E ..."], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the outputs from a teacher's, if `can_imitate`."""
+        raise NotImplementedError(f"{self.name} does not learn from a teacher")
 
     @abc.abstractmethod
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, existing_instances, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.training.divergence import softmax_divergence
 
 _MISSING = -1e30  # finite: the loss of an empty slot is then a number, which its weight of 0 removes
 
@@ -26,6 +27,7 @@ class Choice(OutputKind):
     pipeline_tag = "multiple-choice"
     in_transformers_pipeline = False
     prediction_tasks = ("choice",)
+    can_imitate = True
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a head of one score per instance, computed from the pooled [CLS]."""
@@ -39,6 +41,14 @@ class Choice(OutputKind):
         """Return the cross-entropy of each example: a softmax over the endings that it has."""
         logits = jnp.where(existing_instances(gold, group=self.group), outputs, _MISSING)
         return class_scores(logits, gold, weights=gold.weights)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E C"], teacher: Float[Array, "B E C"], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the softmaxes over the endings."""
+        exists = existing_instances(gold, group=self.group)
+        student, teacher = (jnp.where(exists, logits, _MISSING) for logits in (outputs, teacher))
+        return softmax_divergence(student, teacher, temperature=temperature)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the accuracy of guessing at random."""

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -15,6 +14,7 @@ from bert_jax.config.task_options import RerankOptions
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, existing_instances
 from bert_jax.kinds.regression import Regression
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.training.divergence import softmax_divergence
 
 _MISSING = -1e30  # as in choice.py
 
@@ -49,7 +49,7 @@ class Ranking(OutputKind):
         student, teacher = (jnp.where(exists, values, _MISSING) for values in (outputs, gold.targets))
         correct = (student.argmax(-1) == teacher.argmax(-1)).astype(jnp.float32)
         if self.options.loss == "kl":
-            losses = _divergence(student, teacher, temperature=self.options.temperature)
+            losses = softmax_divergence(student, teacher, temperature=self.options.temperature)
         else:
             others = exists[..., 1:].astype(jnp.float32)
             margins = ((values[..., :1] - values[..., 1:]) * others for values in (outputs, gold.targets))
@@ -67,12 +67,3 @@ class Ranking(OutputKind):
         """Return zeros, [B, E, G]."""
         del length
         return np.zeros((rows, examples, self.group), self.target_dtype)
-
-
-def _divergence(
-    student: Float[Array, "B E G"], teacher: Float[Array, "B E G"], *, temperature: float
-) -> Float[Array, "B E"]:
-    """Return KL(teacher, student) of the softmaxes, times temperature^2: gradients keep their size (Hinton 2015)."""
-    log_q, log_p = (jax.nn.log_softmax(values / temperature) for values in (student, teacher))
-    p = jnp.exp(log_p)
-    return (p * jnp.where(p > 0, log_p - log_q, 0)).sum(-1) * temperature**2

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
+from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
@@ -64,6 +65,7 @@ def pretrain(
     init: str = "",
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    init_layers: Sequence[str] = (),
     continue_from: str = "",
     hosts: Hosts | None = None,
     started_at: float | None = None,
@@ -77,6 +79,7 @@ def pretrain(
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
       drop: parts or tensors of that model to ignore.
+      init_layers: numbers of its layers to keep; empty: all.
       continue_from: a workdir or checkpoint of a run whose state, optimizer and step included, a new run starts from.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
@@ -93,6 +96,7 @@ def pretrain(
     source = None
     if init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
+        source = with_layers(source, layers=init_layers) if init_layers else source
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
