@@ -27,7 +27,16 @@ from typing import Any
 
 from absl import app, flags
 
-from bert_jax.config import Config, DataConfig, PhaseConfig, TrainConfig, instances_per_row, model_preset, validate
+from bert_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    PhaseConfig,
+    TrainConfig,
+    instances_per_row,
+    model_preset,
+    validate,
+)
 from bert_jax.planning import compiling
 from bert_jax.planning.estimate import collectives_json, estimate_step, memory_json, row_contents
 from bert_jax.planning.scaling import Scaling
@@ -50,6 +59,8 @@ PEER_REMAT = flags.DEFINE_bool("huggingface_remat", False, "HuggingFace's gradie
 ACCUMULATION = flags.DEFINE_integer("gradient_accumulation_steps", 1, "Micro-batches per step of ours.")
 PEER_ACT = flags.DEFINE_string("huggingface_hidden_act", "gelu", "gelu: erf, its default; gelu_new: tanh, like ours.")
 PRNG = flags.DEFINE_string("huggingface_prng", "threefry2x32", "HuggingFace's random numbers; JAX's default.")
+OPTIONS = flags.DEFINE_string("compiler_options", "auto", "config.mesh.compiler_options of both sides.")
+FSDP = flags.DEFINE_bool("fsdp", False, "Ours on a mesh with the axis fsdp instead of data.")
 HLO = flags.DEFINE_string("hlo", "", "Write the compiled programs to HLO.ours and HLO.huggingface.")
 
 
@@ -64,7 +75,9 @@ def make_program(topology: Topology, *, batch_size_per_chip: int, accumulation: 
         gradient_accumulation_steps=accumulation,
         phases=(PhaseConfig(max_seq_length=LENGTH.value),),
     )
-    config = validate(Config(model=model, train=train, data=DataConfig(pack=pack)))
+    mesh = MeshConfig(data=1, fsdp=-1) if FSDP.value else MeshConfig()
+    mesh = dataclasses.replace(mesh, compiler_options=OPTIONS.value)
+    config = validate(Config(model=model, mesh=mesh, train=train, data=DataConfig(pack=pack)))
     return compiling.make_program(config, topology=topology)
 
 
@@ -113,6 +126,8 @@ def measure(side: str, *, topology: Topology) -> dict[str, Any]:
         "collectives": collectives_json(estimate),
         "kernels": [dataclasses.asdict(kernel) for kernel in estimate.kernels],
         "unestimated": estimate.unestimated,
+        "uncounted": dataclasses.asdict(estimate.uncounted),
+        "compiler_options": dict(program.compiler_options.values),
         "compile_seconds": round(time.monotonic() - start, 1),
     }
 
@@ -130,7 +145,7 @@ def compile_peer(program: PretrainingProgram) -> compiling.CompiledStep:
         prng=PRNG.value,
         remat=PEER_REMAT.value,
     )
-    return compiling.compile_lowered(lowered)
+    return compiling.compile_lowered(lowered, options=program.compiler_options.values)
 
 
 def as_table(results: list[dict[str, Any]]) -> str:

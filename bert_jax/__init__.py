@@ -11,6 +11,7 @@ Each function does what the command of its name does; data workers import the pa
 
 import dataclasses
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from bert_jax.prediction.model import Model
 
 __all__ = ["finetune", "load", "train"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return metadata.version("bert_jax")
+    raise AttributeError(f"module 'bert_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> "Model":

@@ -51,13 +51,22 @@ CHIPS = {
         Chip("v6e", "TPU v6 lite", 918e12, 524288, 32 * _GIB, 1640e9, 90e9, **_FLAT, network_bandwidth=12.5e9),
     )
 }
+_BY_DEVICE_KIND = {chip.device_kind: chip for chip in CHIPS.values()} | {
+    "TPU v5p": CHIPS["v5p"],
+    "TPU v5e": CHIPS["v5e"],
+    "TPU v6e": CHIPS["v6e"],
+}
 _PEAK_FLOPS = {
-    **{chip.device_kind: chip.peak_flops for chip in CHIPS.values()},
-    "TPU v5p": CHIPS["v5p"].peak_flops,
+    **{kind: chip.peak_flops for kind, chip in _BY_DEVICE_KIND.items()},
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Return the TPU generation of jax's `device_kind`, or None for any other device."""
+    return _BY_DEVICE_KIND.get(device_kind)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import app, flags
 
 from bert_jax import jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
 from bert_jax.errors import UserError
+
+# On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
@@ -51,6 +51,8 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
 
     streams.prepare()
+    if jax_internals.has_useless_libtpu():
+        jax_internals.quiet_libtpu()
     if any(argument in HELP for argument in sys.argv[1:]):
         _print_help(config or _pretraining)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))

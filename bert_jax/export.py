@@ -45,7 +45,6 @@ def main() -> int:
     """Read the flags and export."""
     from bert_jax.convert.export_folder import export_folder
     from bert_jax.convert.loading import load_pretrained
-    from bert_jax.convert.model_card import longest_trained
     from bert_jax.convert.vocabulary_extension import extend_source, read_words
     from bert_jax.errors import UserError
 
@@ -66,7 +65,7 @@ def main() -> int:
         max_shard_bytes=MAX_SHARD_MB.value * 1_000_000,
     )
     random = f"; {source.randomness}" if source.random else ""
-    if trained := longest_trained(source.record):
+    if trained := source.longest_trained:
         print(f"trained on sequences of up to {trained} tokens; longer ones are possible and were never seen")
     print(
         f"exported to {result.folder}: {result.architecture}, {result.num_parameters:,} parameters in {result.dtype}; "

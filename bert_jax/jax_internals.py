@@ -5,8 +5,11 @@ without the name. jax is imported inside functions: reading flags does not need 
 for the caller that needs it.
 """
 
+import importlib.util
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
@@ -16,6 +19,12 @@ LOGGERS = {
     "devices": "jax._src.xla_bridge",  # the kinds of accelerators that are absent
     "hosts": "jax._src.distributed",  # an address per line, on every host
     "compilation cache": "jax._src.compilation_cache",
+}
+# On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
+_WITHOUT_METADATA = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
 }
 # Orbax's suffix for a checkpoint that is being written.
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
@@ -29,6 +38,18 @@ class MissingName(UserError):
 def quiet(subject: str) -> None:
     """Limit one of `LOGGERS` to warnings; if jax renames its module, its INFO lines are printed again."""
     logging.getLogger(LOGGERS[subject]).setLevel(logging.WARNING)
+
+
+def quiet_libtpu() -> None:
+    """Set what libtpu would warn of on a machine without TPUs; what is set already stays."""
+    for name, value in _WITHOUT_METADATA.items():
+        os.environ.setdefault(name, value)
+
+
+def has_useless_libtpu() -> bool:
+    """Return whether libtpu is installed, as for `plan`, and this machine has no device that it could open."""
+    devices = (device for pattern in ("accel*", "vfio/[0-9]*") for device in Path("/dev").glob(pattern))
+    return importlib.util.find_spec("libtpu") is not None and next(devices, None) is None
 
 
 def key_value_client() -> Any:

@@ -1,13 +1,15 @@
 """Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
 
 import dataclasses
+import math
 import shlex
 
 from absl import flags
 
 from bert_jax import cli, usage
-from bert_jax.config import CHOICES, DataConfig
+from bert_jax.config import CHOICES, DataConfig, TrainConfig
 from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
+from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.errors import UserError
 
 _DEFAULTS = DataConfig()
@@ -36,10 +38,13 @@ _TEXT_COLUMN = flags.DEFINE_string(
     "text_column",
     _DEFAULTS.text_column,
     "Column of the text in CSV, TSV, parquet and arrow files: its name, or in CSV and TSV without a header its number "
-    "from 1.",
+    "from 1; of several, separated by commas, the first that a file has.",
 )
 _TEXT_KEY = flags.DEFINE_string(
-    "text_key", _DEFAULTS.text_key, "Key of the text in JSON files; dots lead into nested objects, as in meta.body."
+    "text_key",
+    _DEFAULTS.text_key,
+    "Key of the text in JSON files; dots lead into nested objects, as in meta.body; of several, separated by commas, "
+    "the first that has a text.",
 )
 _DOCUMENTS = flags.DEFINE_string(
     "documents",
@@ -125,7 +130,7 @@ def main() -> None:
         if _DRY_RUN.value:
             describe_inputs(config, out=out, max_seq_lengths=lengths, report=_report)
             return
-        build_dataset(
+        info = build_dataset(
             config,
             out=out,
             max_seq_lengths=lengths,
@@ -135,9 +140,20 @@ def main() -> None:
             beam_arguments=shlex.split(_BEAM_OPTIONS.value),
             report=_report,
         )
+        print(_epochs(info))
         print(_next_command(config, lengths))
     except UserError as error:
         raise UserError(_as_flags(str(error))) from error
+
+
+def _epochs(info: DatasetInfo) -> str:
+    """Return how many steps go through the text once, and as often as BERT's training went through its text."""
+    batch, rows, epochs = TrainConfig().batch_size, info.num_train_rows, 40  # epochs: the paper, A.2
+    return (
+        f"epochs: {math.ceil(rows / batch):,} steps of {batch} go through the {rows:,} sequences of "
+        f"{info.max_seq_length} once; {epochs} times, as BERT did (--config.train.num_epochs={epochs}): "
+        f"{math.ceil(epochs * rows / batch):,} steps"
+    )
 
 
 def _next_command(config: DataConfig, lengths: list[int]) -> str:

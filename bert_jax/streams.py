@@ -89,7 +89,7 @@ def _stream(stream: Any, number: int, kind: type[io.FileIO]) -> Any:
         io.BufferedWriter(kind(number, "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
+        line_buffering=True,  # in a pipe or a file, too: a log that stays empty for minutes looks like a hang
         write_through=number == 2,
     )
 

@@ -52,23 +52,18 @@ def main() -> int:
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, open_values, program, run
-    from bert_jax.pretrain.continuing import adopt_run, adopt_source
 
     config = configs.from_config_dict(CONFIG.value)
+    workdir = WORKDIR.value or cli.default_workdir()
     if DRY_RUN.value:
+        source = None
         if INIT.value:
             source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
             source = with_layers(source, layers=INIT_LAYERS.value) if INIT_LAYERS.value else source
-            config = adopt_source(config, source=source, workdir=WORKDIR.value, report=print)
-        if CONTINUE_FROM.value:
-            config, _ = adopt_run(config, path=CONTINUE_FROM.value, report=print)
-        if not open_values.is_settled(config):
-            print(open_values.EPOCHS_NEED_DATA.format(config.train.num_steps))
-        config = open_values.preliminary(config)
+        config = dry_run.config_of_start(config, workdir=workdir, source=source, continue_from=CONTINUE_FROM.value)
         planned = program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
         print(dry_run.describe_run(planned, infos=open_values.finished_infos(config)))
         return 0
-    workdir = WORKDIR.value or cli.default_workdir()
     command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
 
     def train(hosts: distributed.Hosts) -> int:

@@ -23,6 +23,8 @@ _LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages that are not files of docs/."""
     for name, make in PAGES.items():
+        if stand_in := files.get_file_from_path(name):  # read where the documentation is not built
+            files.remove(stand_in)
         files.append(File.generated(config, name, content=make()))
     for name, source in COPIES.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))

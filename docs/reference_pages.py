@@ -239,7 +239,7 @@ def config_files_page() -> str:
         "## Presets of shapes\n\n"
         "`default_config(model=NAME)` in a config file takes a released shape by name, or by a text such as "
         "`L-6_H-768_A-12`: any of the released small models and the rows of the paper's Table 6.\n\n"
-        "| name | layers | hidden size | heads | feed-forward |\n|---|---|---|---|---|\n"
+        "| name | architecture | layers | hidden size | heads | feed-forward |\n|---|---|---|---|---|---|\n"
         + "\n".join(_preset_row(name) for name in presets.NAMES)
         + "\n"
     )
@@ -249,7 +249,7 @@ def config_files_page() -> str:
 def _preset_row(name: str) -> str:
     shape = model_preset(name)
     return (
-        f"| `{name}` | {shape.num_hidden_layers} | {shape.hidden_size} | {shape.num_attention_heads} "
+        f"| `{name}` | {shape.architecture} | {shape.num_hidden_layers} | {shape.hidden_size} | {shape.num_attention_heads} "
         f"| {shape.intermediate_size} |"
     )
 

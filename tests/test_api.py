@@ -1,6 +1,7 @@
 """From Python: training, fine-tuning and loading are one call each, with the configs of the commands."""
 
 import inspect
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from tests.finetune_data import write_sentiment, write_source
 
 def test_the_package_shows_its_functions() -> None:
     assert set(bert_jax.__all__) <= set(dir(bert_jax))
+    assert set(dir(bert_jax)) == {*bert_jax.__all__, "__version__"}
+    assert bert_jax.__version__ == metadata.version("bert_jax")
+    with pytest.raises(AttributeError, match="no attribute 'trian'; it has finetune, load, train"):
+        _ = bert_jax.trian  # type: ignore[attr-defined]
     assert all((inspect.getdoc(getattr(bert_jax, name)) or "").strip() for name in bert_jax.__all__)
 
 

@@ -148,7 +148,7 @@ def test_whole_numbers_serve_as_floats() -> None:
 def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str) -> None:
     for choice in configs.CHOICES[path]:
         raw = from_raw(path, choice)
-        if choice != "adamw":  # contradicts the original recipe only
+        if choice not in ("adamw", "stable_adamw", "muon", "wsd"):  # contradict the original recipe only
             raw = {**raw, "recipe": raw.get("recipe", "original")}
         assert flatten(from_config_dict(raw))[path] == choice
     text = message(from_raw(path, "nonsense"))
@@ -173,7 +173,7 @@ def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str)
         ("data.heldout_fraction", 0.95),
         ("optimizer.learning_rate", -1e-4),
         ("optimizer.warmup_steps", -1),
-        ("optimizer.max_grad_norm", 0.0),
+        ("optimizer.max_grad_norm", -1.0),
         ("optimizer.beta2", 1.1),
         ("train.num_steps", 0),
         ("train.batch_size", 0),
@@ -235,6 +235,10 @@ def test_a_value_that_cannot_train_is_refused_by_name(path: str, value: Any) -> 
             ["config.train.gradient_accumulation_steps=4", "30"],
         ),
         ({"recipe": "original", "optimizer": {"name": "adamw"}}, ["config.optimizer.name=adamw", "config.recipe"]),
+        ({"recipe": "original", "optimizer": {"name": "muon"}}, ["config.optimizer.name=muon", "config.recipe"]),
+        ({"recipe": "original", "optimizer": {"schedule": "wsd"}}, ["config.optimizer.schedule=wsd", "config.recipe"]),
+        ({"optimizer": {"decay_steps": 5}}, ["config.optimizer.decay_steps=5", "schedule=wsd"]),
+        ({"optimizer": {"clip_replicas": 2, "max_grad_norm": 0.0}}, ["clip_replicas=2", "max_grad_norm"]),
         (
             {"model": {"attention_implementation": "pallas", "num_attention_heads": 6}},
             ["config.model.attention_implementation=pallas", "6 heads of size 128"],

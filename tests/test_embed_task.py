@@ -89,10 +89,14 @@ def test_prompts_are_put_before_their_column_and_equal_texts_have_equal_numbers(
 @pytest.mark.parametrize(
     ("line", "options", "match"),
     [
-        ({"anchor": "x"}, {}, r"line 2: there is no column 'positive' \(config.embed.positive\)"),
+        (
+            {"anchor": "x"},
+            {},
+            r"line 2: there is no column 'positive'; the columns are .*: type --config.embed.positive=NAME",
+        ),
         ({"anchor": " ", "positive": "x"}, {}, "line 2: column 'anchor' is empty: give the record a text"),
         (PAIR, {"form": "triplets"}, r"line 2: no negative in column 'negative' \(config.embed.negatives\)"),
-        (PAIR, {"form": "scores"}, r"there is no column 'score' \(config.embed.score\)"),
+        (PAIR, {"form": "scores"}, r"there is no column 'score'; the columns are .*: type --config.embed.score=NAME"),
         ({**PAIR, "score": "much"}, {"form": "scores"}, "line 2: 'much' is not a number: fix column score"),
     ],
 )

@@ -17,7 +17,7 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.safetensors_file import write_safetensors
 from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings
 from bert_jax.errors import UserError
-from bert_jax.model.pooling import pool
+from bert_jax.prediction.embedding import pool
 from bert_jax.prediction.model import Model, load
 from tests.runs import run
 
@@ -213,8 +213,8 @@ def test_the_command_says_which_settings_it_follows(encoder, tmp_path):
 
 def test_padding_is_never_pooled():
     hidden = jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 4)), jnp.float32)
-    real = jnp.asarray([[[1, 1, 1, 0, 0, 0]]], jnp.float32)
+    real = jnp.asarray([[1, 1, 1, 0, 0, 0]], jnp.float32)
     for mode in POOLINGS:
-        alone = pool(hidden[:, :3], real[..., :3], pooling=mode)
+        alone = pool(hidden[:, :3], real[:, :3], pooling=mode)
         changed = pool(hidden.at[:, 3:].set(1e3), real, pooling=mode)
         np.testing.assert_allclose(changed, alone, atol=1e-6)

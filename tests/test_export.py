@@ -1,5 +1,6 @@
 """Exported folders: complete, checked, and there as a whole or not at all."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,7 +12,6 @@ from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.loading import load_pretrained
-from bert_jax.convert.model_card import longest_trained
 from bert_jax.convert.vocabulary_extension import extend_source, read_words
 from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
@@ -271,6 +271,6 @@ def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):
 
 def test_an_export_knows_the_longest_sequences_of_its_training():
     phases = [{"max_seq_length": 128, "fraction": 0.9}, {"max_seq_length": 512, "fraction": 0.1}]
-    assert longest_trained({"config": {"train": {"phases": phases}}}) == 512
-    assert longest_trained({"config": {"data": {"max_seq_length": 64}}}) == 64
-    assert longest_trained({}) == 0
+    source = random_source("small-test")
+    records = ({"config": {"train": {"phases": phases}}}, {"config": {"data": {"max_seq_length": 64}}}, {})
+    assert [dataclasses.replace(source, record=record).longest_trained for record in records] == [512, 64, 0]

@@ -96,7 +96,7 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
     [
         ("classification", '{"text": "x"', {}, r"train.jsonl line 2: not JSON"),
         ("classification", "[1]", {}, r"line 2: not a JSON object"),
-        ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text' \(config.own.text\)"),
+        ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text'; .*: type --config.own.text=NAME"),
         ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: fix column label"),
         ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words but 1 tags: give one tag per word"),
         ("tags", '{"text": ["a", "b"], "label": ["B-X", "PER"]}', {}, r"line 2: tag 'PER' is not O, B-TYPE or I-TYPE"),

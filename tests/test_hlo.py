@@ -2,10 +2,11 @@
 
 import pytest
 
-from bert_jax.planning.collectives import find_collectives
+from bert_jax.planning.collectives import QUEUED, SHORT, SYNCHRONOUS, find_collectives
 from bert_jax.planning.estimate import find_unestimated
 from bert_jax.planning.hlo import parse_hlo, shape_bytes
 from bert_jax.planning.topology import Topology, parse_topology
+from bert_jax.planning.uncounted import uncounted_matmuls
 
 SIXTEEN = "replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}"
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
@@ -122,6 +123,114 @@ def test_the_same_work_hides_one_collective_only() -> None:
     first, second = find_collectives(program, topology=V5E)
     assert first.exposed_seconds == pytest.approx(0, abs=1e-9)
     assert second.exposed_seconds == pytest.approx(seconds, rel=1e-2)
+
+
+def test_every_exposed_collective_says_what_limits_it_and_when_it_is_issued() -> None:
+    seconds = GATHERED * 15 / 16 / 90e9
+
+    def work(name: str, part: float) -> str:
+        cycles = CYCLES % round(part * seconds * V5E.chip.clock)
+        return f"%{name} = f32[8,128] fusion(%small), kind=kLoop, calls=%add, {cycles}"
+
+    def start(number: int) -> str:
+        return f"%s{number} = (f32[4,128], f32[64,128]) all-gather-start(%small), {SIXTEEN}"
+
+    program = parse_hlo(
+        entry(
+            "%small = f32[4,128] parameter(0)",
+            work("w0", 2),
+            start(1),
+            work("w1", 0.25),
+            "%d1 = f32[64,128] all-gather-done(%s1)",
+            start(2),
+            start(3),
+            work("w2", 1.1),
+            "%d2 = f32[64,128] all-gather-done(%s2)",
+            "%d3 = f32[64,128] all-gather-done(%s3)",
+            f"%r = f32[64,128] all-reduce(%small), {SIXTEEN}",
+        )
+    )
+    short, hidden, queued, alone = find_collectives(program, topology=V5E)
+    assert (short.limit, hidden.limit, queued.limit, alone.limit) == (SHORT, "", QUEUED, SYNCHRONOUS)
+    assert short.exposed_seconds == pytest.approx(0.75 * seconds, rel=1e-2)
+    assert queued.exposed_seconds == pytest.approx(0.9 * seconds, rel=1e-2)
+    assert [item.issued_seconds / seconds for item in (short, hidden, queued, alone)] == pytest.approx(
+        [2, 3, 3, 5], rel=1e-2
+    )
+
+
+FUSED = f"""HloModule jit_step, is_scheduled=true
+
+%started (p: bf16[4096,1024]) -> bf16[4096,1024] {{
+  ROOT %all-reduce.1 = bf16[4096,1024]{{1,0}} all-reduce(%p), {SIXTEEN}, to_apply=%add
+}}
+
+%hiding (p.1: bf16[4096,1024], p.2: bf16[1024,512], p.3: bf16[512,256]) -> bf16[1024,256] {{
+  %p.1 = bf16[4096,1024]{{1,0}} parameter(0)
+  %p.2 = bf16[1024,512]{{1,0}} parameter(1)
+  %p.3 = bf16[512,256]{{1,0}} parameter(2)
+  %all-reduce.2 = bf16[4096,1024]{{1,0}} all-reduce(%p.1), {SIXTEEN}, to_apply=%add
+  ROOT %convolution.1 = bf16[1024,256]{{1,0}} convolution(%p.2, %p.3), dim_labels=bf_io->bf
+}}
+
+ENTRY %main.1 (p0: bf16[4096,1024]) -> bf16[4096,1024] {{
+  %p0 = bf16[4096,1024]{{1,0}} parameter(0)
+  %async-collective-start.1 = (bf16[4096,1024], bf16[4096,1024]) fusion(%p0), kind=kCustom, calls=%started
+  %gte.1 = bf16[4096,1024]{{1,0}} get-tuple-element(%async-collective-start.1), index=0
+  %fusion.1 = (bf16[1024,256], bf16[4096,1024]) fusion(%gte.1, %p0, %p0), kind=kOutput, calls=%hiding{{estimate}}
+  %gte.2 = bf16[4096,1024]{{1,0}} get-tuple-element(%fusion.1), index=1
+  ROOT %async-collective-done.1 = bf16[4096,1024]{{1,0}} fusion(%gte.2), kind=kCustom, calls=%started
+}}
+"""
+
+
+def test_a_matmul_that_the_compiler_does_not_count_is_counted_by_its_products() -> None:
+    program = parse_hlo(FUSED.replace("{estimate}", ""))
+    assert program.cycles() == 0
+    found = uncounted_matmuls(program, chip=V5E.chip)
+    products = 2 * 1024 * 512 * 256
+    assert (found.fusions, found.total_cycles) == (1, products // V5E.chip.flops_per_cycle)
+    (reduction,) = find_collectives(program, topology=V5E, own_cycles=found.cycles)
+    assert reduction.fused
+    # It hides as much of the reduction as its products take.
+    hidden = reduction.seconds - reduction.exposed_seconds
+    assert hidden == pytest.approx(found.total_cycles / V5E.chip.clock)
+    assert reduction.exposed_seconds > 0
+    counted = parse_hlo(FUSED.replace("{estimate}", ", " + CYCLES % 5000))
+    assert uncounted_matmuls(counted, chip=V5E.chip).fusions == 0
+    assert counted.cycles() == 5000
+
+
+CALLED = 'custom_call_target="TODO", called_computations={%called}'
+SPARSE = f"""HloModule jit_step, is_scheduled=true
+
+%called (p: bf16[64,4096]) -> bf16[1024,4096] {{
+  ROOT %all-gather.6 = bf16[1024,4096]{{1,0}} all-gather(%p), {SIXTEEN}, dimensions={{0}}
+}}, execution_thread="sparsecore"
+
+%async_computation (p.1: bf16[64,4096]) -> bf16[1024,4096] {{
+  ROOT %custom-call = bf16[1024,4096]{{1,0}} custom-call(%p.1), {CALLED}
+}}, execution_thread="sparsecore"
+
+ENTRY %main.1 (p0: bf16[64,4096]) -> bf16[1024,4096] {{
+  %p0 = bf16[64,4096]{{1,0}} parameter(0)
+  %all-gather.3.call-start = ((), (), (s32[8192])) async-start(), calls=%async_computation
+  %before.1 = bf16[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 1000}
+  %all-gather.3.call-update = ((bf16[64,4096]), bf16[1024,4096]) async-update(%all-gather.3.call-start, %p0)
+  %hides.1 = bf16[8,128]{{1,0}} fusion(%p0), kind=kLoop, calls=%add, {CYCLES % 300}
+  ROOT %all-gather.3.call-done = bf16[1024,4096]{{1,0}} async-done(%all-gather.3.call-update)
+}}
+"""
+
+
+def test_a_collective_on_a_sparse_core_begins_when_it_gets_what_it_moves() -> None:
+    topology = parse_topology("v6e:4x4")
+    program = parse_hlo(SPARSE)
+    (gather,) = find_collectives(program, topology=topology)
+    assert (gather.kind, gather.bytes, gather.group_size, gather.overlapped) == ("all-gather", 2**23, 16, True)
+    assert gather.issued_seconds == pytest.approx(1000 / topology.chip.clock)
+    assert gather.exposed_seconds == pytest.approx(gather.seconds - 300 / topology.chip.clock)
+    assert find_unestimated(program) == {}
 
 
 def test_one_collective_behind_another_is_found() -> None:

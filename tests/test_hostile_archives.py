@@ -7,6 +7,7 @@ import lzma
 import tarfile
 import time
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from bert_jax.data import zip_members
 from bert_jax.data.opening import MAX_LEVELS, open_texts
 from bert_jax.errors import UserError
 from bert_jax.progress import ByteProgress
@@ -159,6 +161,51 @@ def test_absurd_attributes_of_a_member_are_read_or_refused(tmp_path: Path, recor
         archive.addfile(member, io.BytesIO(TEXT))
     (tmp_path / "a.tar").write_bytes(data.getvalue())
     read_all(tmp_path / "a.tar")
+
+
+def zip_of(files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> bytearray:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return bytearray(data.getvalue())
+
+
+def test_names_in_a_zip_that_are_not_utf8_are_read_or_refused(tmp_path: Path):
+    data = zip_of({"a.txt": TEXT})
+    for flags, name in ((data.index(b"PK\x03\x04") + 7, 30), (data.index(b"PK\x01\x02") + 9, 46)):
+        data[flags] |= 8  # the name is UTF-8
+        start = flags - (7 if name == 30 else 9) + name
+        data[start : start + 1] = b"\xff"
+    (tmp_path / "a.zip").write_bytes(data)
+    assert "a.zip is damaged or cut short ('utf-8'" in read_all(tmp_path / "a.zip")[1]
+
+
+def test_a_zip_with_a_dictionary_of_4_gb_is_refused(tmp_path: Path):
+    data = zip_of({"a.txt": TEXT}, method=zipfile.ZIP_LZMA)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert read_all(tmp_path / "a.zip") == ([TEXT], "")
+    start = 30 + len("a.txt") + 5
+    data[start : start + 4] = b"\xff" * 4
+    (tmp_path / "a.zip").write_bytes(data)
+    assert "a dictionary of 4294967295 bytes in 'a.txt'" in read_all(tmp_path / "a.zip")[1]
+
+
+def test_the_directory_of_a_zip_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(zip_members, "_MAX_READ", 1 << 12)
+    (tmp_path / "few.zip").write_bytes(zip_of({f"{number}.txt": TEXT for number in range(50)}))
+    assert len(read_all(tmp_path / "few.zip")[0]) == 50
+    (tmp_path / "many.zip").write_bytes(zip_of({f"{number}.txt": TEXT for number in range(100)}))
+    assert "many.zip is damaged or cut short (a directory of" in read_all(tmp_path / "many.zip")[1]
+
+
+def test_a_zip_within_an_archive_takes_a_limited_space_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.zip.gz").write_bytes(gzip.compress(zip_of({"a.txt": bytes(9 << 20)})))
+    assert len(read_all(tmp_path / "a.zip.gz")[0]) == 1
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115, PTH123
+    assert "a.zip.gz cannot be copied to" in read_all(tmp_path / "a.zip.gz")[1]
+    monkeypatch.setattr(zip_members, "_MAX_COPY", 1 << 12)
+    assert "a.zip.gz is a zip archive of more than" in read_all(tmp_path / "a.zip.gz")[1]
 
 
 def test_fifty_damaged_archives_are_read_or_refused(tmp_path: Path):

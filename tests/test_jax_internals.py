@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import logging
+import os
 import subprocess
 import sys
 import types
@@ -20,6 +21,19 @@ from bert_jax.errors import UserError
 from bert_jax.parallel import distributed
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(not jax_internals.has_useless_libtpu(), reason="needs the plan extra (libtpu), and no TPU")
+def test_a_command_is_silent_where_libtpu_is_installed_and_there_is_no_tpu():
+    # Pallas first: without it jax does not load libtpu at all.
+    main = "def main():\n  from jax.experimental.pallas import tpu\n  import jax\n  print(jax.default_backend())\n"
+    program = f"{main}from bert_jax import cli\ncli.run(main)"
+    names = ("JAX_PLATFORMS", *jax_internals._WITHOUT_METADATA)
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("cpu\n", "")
 
 
 @pytest.mark.parametrize("subject", jax_internals.LOGGERS)

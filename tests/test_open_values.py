@@ -13,6 +13,7 @@ from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
 from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE
 from bert_jax.errors import UserError
 from bert_jax.pretrain import proportions
+from bert_jax.pretrain.dry_run import config_of_start
 from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.training.schedule import Phase
 from tests.runs import run, train_command
@@ -72,6 +73,16 @@ def test_a_run_that_has_begun_keeps_what_it_settled(tmp_path: Path) -> None:
 
 def phase(steps: int, length: int = 32, batch: int = 16) -> Phase:
     return Phase(0, steps, length, 4, batch)
+
+
+def test_a_dry_run_shows_what_the_run_in_its_workdir_settled(tmp_path: Path) -> None:
+    lines: list[str] = []
+    new = config_of_start(config(num_epochs=2.0, num_steps=9), workdir=tmp_path / "new", report=lines.append)
+    assert (new.model.vocab_size, new.train.num_steps, len(lines)) == (DEFAULT_VOCAB_SIZE, 9, 1)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(to_json(config(vocab_size=640, num_epochs=2.0, num_steps=123)))
+    begun = config_of_start(config(num_epochs=2.0, num_steps=9), workdir=tmp_path, report=lines.append)
+    assert (begun.model.vocab_size, begun.train.num_steps, len(lines)) == (640, 123, 1)
 
 
 def test_epochs_of_each_phase_are_told(infos: dict[int, DatasetInfo]) -> None:

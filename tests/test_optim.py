@@ -17,8 +17,10 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizers import (
     DECAY_POLICY,
     STACKED_POLICY,
+    excess,
     make_optimizer,
     optimizer_rule,
+    orthogonalized,
     trust_ratio,
 )
 from bert_jax.training.policy import apply_policy, parameter_names
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.numerics
 STEPS = 20
 # Twenty float32 updates beside float64 ones.
 TOLERANCE = 1e-6
-NAMES = ("bert_adam", "adamw", "lamb")
+NAMES = ("bert_adam", "adamw", "lamb", "stable_adamw")
 
 # Name -> shape, whether it decays, number of stacked layers (0: not stacked). One of each kind that a model has.
 PARAMETERS: dict[str, tuple[tuple[int, ...], bool, int]] = {
@@ -105,6 +107,10 @@ def transcript(
                 tensors = [(p[key], update)] if not layers else list(zip(p[key], update, strict=True))
                 ratios = [np.linalg.norm(a) / np.linalg.norm(b) for a, b in tensors]
                 update = update * np.reshape(ratios, (layers,) + (1,) * (update.ndim - 1) if layers else ())
+            if name == "stable_adamw":
+                ratio = gradient**2 / np.maximum(variance, config.epsilon**2)
+                axes = tuple(range(1, ratio.ndim)) if layers else None
+                update = update / np.maximum(1, np.sqrt(ratio.mean(axes, keepdims=True)))
             p[key] = p[key] - rate_at(step) * update
         history.append(dict(p))
     return history
@@ -185,6 +191,67 @@ def test_lamb_of_stacked_layers_equals_lamb_of_each_layer_alone() -> None:
             alone["encoder"][f"layer_{index}"]["kernel"],
             rtol=TOLERANCE,
         )
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (6, 6)])
+def test_muon_equals_optax_on_one_matrix(shape: tuple[int, int]) -> None:
+    config = OptimizerConfig(name="muon", beta1=0.95, weight_decay=0.0, max_grad_norm=0.0)
+    ours = make_optimizer(config, rule=optimizer_rule(config, recipe="modern"), schedule=lambda step: jnp.ones(()))
+    reference = optax.contrib.scale_by_muon(beta=0.95)
+    matrix = jax.random.normal(jax.random.key(0), shape)
+    params = {"encoder": {"layers": {"query": {"kernel": jnp.stack([matrix, 3 * matrix])}}}}
+    state, theirs = ours.init(params), reference.init(matrix)
+    for step in range(3):
+        grad = jax.random.normal(jax.random.key(1 + step), shape)
+        grads = {"encoder": {"layers": {"query": {"kernel": jnp.stack([grad, -grad])}}}}
+        updates, state = ours.update(grads, state, params)
+        expected, theirs = reference.update(grad, theirs)
+        scaled = -0.2 * np.sqrt(max(shape)) * np.asarray(expected)
+        both = cast(Any, updates)["encoder"]["layers"]["query"]["kernel"]
+        # The quintic multiplies what rounding moved by up to 3.4, five times.
+        np.testing.assert_allclose(both, [scaled, -scaled], atol=3.5**5 * 2**-24 * 4)
+
+
+def test_muon_is_for_the_matrices_of_the_layers_and_adamw_for_the_rest() -> None:
+    params = random_tree(0)
+    config = OptimizerConfig(weight_decay=0.1, max_grad_norm=0.0)
+    muon, adamw = (
+        run(name, config=config, params=params, grads=lambda step: random_tree(step + 1)) for name in ("muon", "adamw")
+    )
+    differ = {key for key in params if not np.array_equal(muon[-1][key], adamw[-1][key])}
+    assert differ == {"encoder/layers/query/kernel"}
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (8, 4), (16, 16)])
+def test_an_orthogonalized_matrix_keeps_its_directions_and_loses_its_sizes(shape: tuple[int, int]) -> None:
+    matrix = np.asarray(jax.random.normal(jax.random.key(2), shape))
+    left, sizes, right = np.linalg.svd(np.asarray(orthogonalized(jnp.asarray(matrix))), full_matrices=False)
+    assert sizes.min() > 0.3
+    assert sizes.max() < 1.3
+    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    cosines = np.sum((left @ right) * (u @ v)) / min(shape)
+    assert cosines > 0.999  # the nearest orthogonal matrix is the same
+
+
+def test_stable_adamw_lowers_the_rate_of_a_tensor_whose_gradient_jumps_and_of_no_other() -> None:
+    config = OptimizerConfig(name="stable_adamw", max_grad_norm=0.0)
+    grad, second = jnp.stack([jnp.full(4, 10.0), jnp.ones(4)]), jnp.ones((2, 4))
+    np.testing.assert_allclose(
+        excess(grad, second_moment=second, epsilon=config.epsilon, stacked=True), [[10.0], [1.0]], rtol=1e-6
+    )
+    whole = excess(grad, second_moment=second, epsilon=config.epsilon, stacked=False)
+    np.testing.assert_allclose(whole, [[np.sqrt(50.5)]], rtol=1e-6)
+
+
+def test_no_clipping_where_the_norm_is_0() -> None:
+    config = OptimizerConfig(max_grad_norm=0.0)
+    optimizer = make_optimizer(
+        config, rule=optimizer_rule(OptimizerConfig(), recipe="modern"), schedule=lambda step: jnp.ones(())
+    )
+    params = {"a": {"bias": jnp.ones(1)}}
+    _, state = optimizer.update({"a": {"bias": jnp.array([100.0])}}, optimizer.init(params), params)
+    moments = next(s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")).mu
+    np.testing.assert_allclose(moments["a"]["bias"], [10.0], rtol=1e-6)
 
 
 def test_the_trust_ratio_is_one_where_a_norm_is_zero() -> None:

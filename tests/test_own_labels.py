@@ -47,8 +47,17 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
     task = own(tmp_path, kind="classification", labels="a,b")
     assert [(example.text, example.label) for example in task.read("dev")] == [("x", 0)]
     (tmp_path / name).unlink()
-    with pytest.raises(UserError, match=r"contains no dev, .*dev_file=FILE, or hold out .*dev_fraction=0.1"):
+    with pytest.raises(UserError, match=r"contains no dev.jsonl .*dev_file=FILE, or hold out .*dev_fraction=0.1"):
         task.read("dev")
+    (tmp_path / "reviews.csv").write_text("text,label\nx,a\n")
+    with pytest.raises(
+        UserError, match=r"no dev.jsonl \(or validation, valid, val; or .json, .csv, .tsv\); it has reviews\.csv: give"
+    ):
+        task.read("dev")
+    by_file = own(tmp_path / "reviews.csv", kind="classification", labels="a,b")
+    assert [example.text for example in by_file.read("train")] == ["x"]
+    (tmp_path / name).write_text(content)
+    assert [example.text for example in by_file.read("dev")] == ["x"]
 
 
 MULTILABEL: dict[str, tuple[str, str, dict[str, Any]]] = {

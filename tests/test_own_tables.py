@@ -10,6 +10,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.tables import read_table
+from tests.texts import paragraphs_of
 
 
 def fields(path: Path, text: str) -> list[list[str]]:
@@ -43,10 +44,25 @@ def test_quotes_that_quote_nothing_are_ordinary_characters(tmp_path: Path):
 
 
 def test_the_header_decides_the_delimiter_of_a_csv_file(tmp_path: Path):
-    for mark in ",;\t":
+    for mark in ",;\t|":
         assert fields(tmp_path / "a.csv", f"\ufefftext{mark}label\n\nx{mark}1\n") == [["x", "1"]]
     assert fields(tmp_path / "a.csv", "text,label\n" + "x" * 200_000 + ",1\n") == [["x" * 200_000, "1"]]
     assert csv.field_size_limit() == 131_072
+
+
+def test_a_table_is_read_alike_for_a_corpus_and_for_a_task(tmp_path: Path):
+    """What decides the delimiter, and quotation marks behind a backslash, in both readers."""
+    tables = {
+        "marks in the header": "text;a,b\nA mill, a weir.;1\nOne, two, three.;2\n",
+        "bars": "text|label\nOne, two; three.|1\n",
+        "tabs": "text\tlabel\nOne, two; three.\t1\n",
+        "backslashes": 'text,label\n"He said \\"no\\", twice.",1\n',
+    }
+    for name, table in tables.items():
+        path = tmp_path / f"{name}.csv"
+        texts = [row[0] for row in fields(path, table)]
+        assert texts == [text for (text,) in paragraphs_of(path)], name
+    assert texts == ['He said "no", twice.']
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from bert_jax.model.chip import is_vector_bound, writes_norms
 from bert_jax.model.kernels import fused_attention
 from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_supported
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.compiler_options import TABLE
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
 from bert_jax.planning.compiling import CompiledStep, prepare_environment
@@ -86,6 +87,19 @@ def test_the_model_knows_the_chip_that_it_is_compiled_for(compiler: Callable[...
     assert told == {"v5e:2x2": nothing, "v5p:2x2x1": (False, True), "v6e:2x2": (True, True), "v4:2x2x1": nothing}
 
 
+def options_on(topology: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the options of a run, and those that the compiler refuses, in the process with the compiler."""
+    program = compiling.make_program(thin(load("base_tpu"), chips=4), topology=parse_topology(topology))
+    return dict(program.compiler_options.values), dict(program.compiler_options.refused)
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_compiler_knows_every_option_of_the_table(topology: str, compiler: Callable[..., Any]) -> None:
+    values, refused = compiler(options_on, topology)
+    assert not refused
+    assert values == dict(TABLE.get(topology.partition(":")[0], {}))
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> None:
     config = thin(load(name), chips=4)
@@ -98,12 +112,17 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
         assert 0 < phase["mfu"] <= phase["mfu_before_collectives"] < 1
         assert phase["hbm"]["total_bytes"] < phase["hbm"]["capacity_bytes"]
         assert any(item["kind"] in ("all-reduce", "reduce-scatter") for item in phase["collectives"])
+        for item in phase["collectives"]:
+            assert item["hidden_seconds"] + item["exposed_seconds"] >= item["seconds"] * 0.999
+            assert item["limited_by"] or item["exposed_seconds"] < 1e-6
+            assert 0 <= item["first_issued_seconds"] <= item["last_issued_seconds"] <= phase["step_seconds"]
         # The weights in bfloat16 and small float32 tensors are gathered, never the state (12 bytes a parameter).
         gathered = sum(item["bytes"] for item in phase["collectives"] if item["kind"] == "all-gather")
         assert gathered < 2.5 * result["parameters"]
     seconds = sum(phase["step_seconds"] * phase["steps"] for phase in result["phases"])
     assert result["days"] == pytest.approx(seconds / 86400)
     assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
+    assert result["compiler_options"] == TABLE["v5e"]
     assert "chip-hours" in reports.as_table(result)
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pkgutil
 import signal
@@ -34,8 +35,12 @@ def test_prepare_makes_a_data_set_says_what_is_in_it_and_has_nothing_to_do_twice
     assert "documents: " in first.stdout
     again = prepare(*flags, "--max_seq_length=32,64")
     assert again.returncode == 0
-    assert again.stdout.splitlines()[:-1] == [f"data set in {tmp_path / 'out'} is complete, nothing to do"]
-    assert again.stdout.splitlines()[-1].startswith("next: bert-jax train --config=configs/colab_tpu.py")
+    assert again.stdout.splitlines()[:-2] == [f"data set in {tmp_path / 'out'} is complete, nothing to do"]
+    epochs, following = again.stdout.splitlines()[-2:]
+    rows = load_dataset_info(tmp_path / "out", max_seq_length=32).num_train_rows
+    assert epochs.startswith(f"epochs: {math.ceil(rows / 256)} steps of 256 go through the {rows} sequences of ")
+    assert epochs.endswith(f"{math.ceil(40 * rows / 256)} steps")
+    assert following.startswith("next: bert-jax train --config=configs/colab_tpu.py")
     assert load_dataset_info(tmp_path / "out", max_seq_length=32).objective == "mlm+nsp"
 
 

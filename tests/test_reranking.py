@@ -81,7 +81,10 @@ def test_documents_are_a_list_or_several_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "match"),
     [
-        ({"query": "x"}, r"line 1: there is no column 'documents' \(config.rerank.documents\)"),
+        (
+            {"query": "x"},
+            r"line 1: there is no column 'documents'; .*: type --config.rerank.documents=NAME",
+        ),
         ({**ROW, "scores": [1.0]}, "line 1: 2 documents and 1 scores: give at least two documents, and a score for"),
         ({**ROW, "documents": ["a"], "scores": [1]}, "line 1: 1 documents and 1 scores"),
         ({**ROW, "scores": [1.0, "x"]}, "line 1: 'x' is not a number: fix column scores"),

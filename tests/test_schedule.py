@@ -36,7 +36,7 @@ def make(*, steps: int, warmup: int, rate: float = 1e-4, items: tuple[PhaseConfi
 
 def all_phases(config: Config) -> tuple[Phase, ...]:
     """Return the phases, with 20 predictions in 128 tokens."""
-    return phases(config.train, default_predictions=lambda length: round(length * 0.15))
+    return phases(config.train, default_predictions=lambda length, rate: round(length * (rate or 0.15)))
 
 
 def segments(config: Config) -> tuple[RateSegment, ...]:
@@ -54,6 +54,32 @@ def original_rate(step: int, *, steps: int, warmup: int, rate: float) -> float:
     """Return optimization.py's rate: a decay from step 0 on, replaced by the warm-up while that lasts."""
     decayed = rate * (1 - min(step, steps) / steps)
     return rate * step / warmup if step < warmup else decayed
+
+
+def wsd(config: Config, *, decay: int) -> Config:
+    """Return the config with a stable rate and a decay."""
+    optimizer = dataclasses.replace(config.optimizer, schedule="wsd", decay_steps=decay)
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("decay", [0, 1, 30, 90])
+def test_wsd_stays_at_the_peak_and_decays_by_one_minus_the_square_root(decay: int) -> None:
+    expected = [
+        2e-4 * ((step + 1) / 10 if step < 10 else 1 - np.sqrt(max(step - (100 - decay), 0) / max(decay, 1)))
+        for step in range(100)
+    ]
+    actual = rates(wsd(make(steps=100, warmup=10, rate=2e-4), decay=decay), "modern")
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-4 * TOLERANCE)
+
+
+def test_a_decay_that_starts_before_the_warm_up_ends_is_refused() -> None:
+    with pytest.raises(UserError, match=r"decay_steps=91 is more than the 90 steps between the warm-up and the end"):
+        segments(wsd(make(steps=100, warmup=10), decay=91))
+
+
+def test_a_phase_has_the_predictions_of_its_masking_rate() -> None:
+    items = (PhaseConfig(fraction=0.5, masking_rate=0.3), PhaseConfig(fraction=0.5))
+    assert [phase.max_predictions_per_seq for phase in all_phases(make(steps=10, warmup=1, items=items))] == [38, 19]
 
 
 def test_original_recipe_equals_the_originals_formula() -> None:

@@ -69,8 +69,15 @@ def test_output_that_is_full_is_one_line_and_status_2(tmp_path: Path, lines: int
 
 
 def test_the_first_error_is_the_one_that_is_told(tmp_path: Path):
-    status, errors = command(tmp_path / "file", ">/dev/full", lines=1, more="cli.fail('the reason')")
+    more = "sys.stdout.write('a line that is still buffered'); cli.fail('the reason')"
+    status, errors = command(tmp_path / "file", ">/dev/full", lines=0, more=more)
     assert (status, errors.splitlines()[1:]) == (2, ["error: the reason"])
+
+
+def test_a_line_is_in_a_log_as_soon_as_it_is_printed(tmp_path: Path):
+    more = f"print(repr(open({str(tmp_path / 'out')!r}).read()), file=sys.stderr)"
+    status, errors = command(tmp_path / "file", "", lines=1, more=more)
+    assert (status, errors.splitlines()[1]) == (0, repr("a line \\udcff\n"))
 
 
 def test_results_that_would_go_nowhere_are_refused(tmp_path: Path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.task_options import DataOptions
+from bert_jax.data.lines import MAX_WHOLE_LINE
 from bert_jax.errors import UserError
 from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.swag import SwagTask
@@ -56,7 +57,7 @@ def test_predictions_are_written_and_scored(tmp_path: Path, shared_data: Path):
     [
         ("0,,,s,a,b,,1,2,3,4,5\n", "line 2: unknown label '5': write 0, 1, 2 or 3"),
         ("0,,,s,a,b,,1,2,3,4\n", "line 2: 11 columns, expected 12"),
-        ("0,,,s,a," + "b" * 200_000 + ",,1,2,3,4,0\n", "val.csv line 2: field larger than field limit"),
+        ("0,,,s,a," + "b" * (MAX_WHOLE_LINE + 1) + ",,1,2,3,4,0\n", "val.csv line 2: field larger than field limit"),
     ],
 )
 def test_a_wrong_row_is_one_line(tmp_path: Path, row: str, match: str):

@@ -50,6 +50,25 @@ def test_a_row_of_csv_is_a_document_whatever_the_delimiter_and_the_order(
     assert texts_of(path) == EXPECTED
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl", "json"])
+def test_files_with_different_columns_are_read_together(suffix: str, tmp_path: Path):
+    texts = {"body": "The first file has this.", "text": "The second has that.", "a,b": "The third has a comma."}
+    paths = [tmp_path / f"{number}.{suffix}" for number in range(len(texts))]
+    for path, (column, text) in zip(paths, texts.items(), strict=True):
+        if suffix == "parquet":
+            pq.write_table(pa.table({"id": [1, 2], column: [text] * 2}), path)
+            continue
+        rows = [json.dumps({"id": 1, column: text})] * 2
+        array = f"[{','.join(rows)}]"
+        write(path, {"csv": f'id,"{column}"\n1,{text}\n2,{text}\n', "jsonl": "\n".join(rows), "json": array}[suffix])
+    layout = {"text_column": "text, body", "text_key": "text, body"}
+    assert texts_of(paths[0], **layout) == [[texts["body"]]] * 2
+    assert texts_of(paths[1], **layout) == [[texts["text"]]] * 2
+    assert texts_of(paths[2], text_column="a,b", text_key="a,b") == [[texts["a,b"]]] * 2
+    with pytest.raises(UserError, match=r"type --config\.data\.text_(column|key)=text, body,"):
+        read(paths[2], layout=TextLayout(**layout))
+
+
 def test_tsv_without_quotes_keeps_its_quotation_marks(tmp_path: Path):
     path = write(tmp_path / "rows.tsv", 'id\ttext\n1\t5" pipe and 6" pipe\n2\t"Why?" she asked.\n3\tNo.\n')
     assert texts_of(path)[0] == ['5" pipe and 6" pipe']
@@ -70,6 +89,13 @@ def test_a_table_is_never_prose_even_without_its_suffix(tmp_path: Path, name: st
     assert texts_of(path) == [[PARAGRAPHS[0]]] * 5
 
 
+def test_a_few_lines_with_commas_are_a_table_only_by_name(tmp_path: Path):
+    lines = ["id,text", *(f"{number},A line." for number in range(5))]
+    assert texts_of(write(tmp_path / "many.txt", "\n".join(lines))) == [["A line."]] * 5
+    assert texts_of(write(tmp_path / "few.csv", "\n".join(lines[:3]))) == [["A line."]] * 2
+    assert "id,text" in texts_of(write(tmp_path / "few.txt", "\n".join(lines[:3])))[0][0]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -77,6 +103,7 @@ def test_a_table_is_never_prose_even_without_its_suffix(tmp_path: Path, name: st
         "BM stands for bitmap. GIF8 does not.\n",
         "Dear Sir, yes.\nI write, today.\nYou answer, perhaps.\nThey laugh, both.\n",
         "Apples, pears\nPlums, cherries\nNuts, almonds\n",
+        "Apples,pears\nPlums, cherries\nNuts, almonds\n",
         "\n\n".join(PARAGRAPHS),
     ],
 )

@@ -8,6 +8,7 @@ set": `""` for text, `0` for a count with a computed default, `-1` for "the rema
 """
 
 from bert_jax.config.builder import flatten, to_json
+from bert_jax.config.compiler_options import CompilerOption, parse_compiler_options
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing, instances_per_row
 from bert_jax.config.groups import (
     CheckpointConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "CHOICES",
     "MIN_SEQ_LENGTH",
     "CheckpointConfig",
+    "CompilerOption",
     "Config",
     "DataConfig",
     "EvalConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "from_saved",
     "instances_per_row",
     "model_preset",
+    "parse_compiler_options",
     "phase",
     "to_json",
     "validate",

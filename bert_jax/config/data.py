@@ -26,9 +26,13 @@ class DataConfig:
     text_column: str = field(
         "text",
         doc="Column of the text in CSV, TSV, parquet and arrow files: its name, or in CSV and TSV without a header its "
-        "number from 1.",
+        "number from 1; of several, separated by commas, the first that a file has.",
     )
-    text_key: str = field("text", doc="Key of the text in JSON files; dots lead into nested objects, as in meta.body.")
+    text_key: str = field(
+        "text",
+        doc="Key of the text in JSON files; dots lead into nested objects, as in meta.body; of several, separated by "
+        "commas, the first that has a text.",
+    )
     documents: str = field(
         "",
         doc="A document of plain text: lines (each line), blank_lines (what is between blank lines), or a separator "

@@ -54,6 +54,7 @@ class FieldInfo:
       choices: the allowed values of a string.
       range: the values of a number, or of each number in a list.
       only_for: for an optional group, the configs that have it.
+      architecture: the architecture whose field of the model's shape it is; in others it keeps its default.
     """
 
     doc: str = ""
@@ -61,6 +62,7 @@ class FieldInfo:
     choices: tuple[str, ...] = ()
     range: Range = Range()
     only_for: str = ""
+    architecture: str = ""
 
     def refusal(self, value: Any) -> str | None:
         """Return why a value of the right type is not allowed, or None if it is."""
@@ -84,10 +86,12 @@ def field(
     below: float | None = None,
     at_most: float | None = None,
     also: tuple[float, str] | None = None,
+    architecture: str = "",
 ) -> Any:
     """Return a dataclass field with its meaning and allowed values (see `FieldInfo`, `Range`)."""
     bounds = Range(above, at_least, below, at_most, also)
-    return dataclasses.field(default=default, metadata={_KEY: FieldInfo(doc, unit, choices, bounds)})
+    declared = FieldInfo(doc, unit, choices, bounds, architecture=architecture)
+    return dataclasses.field(default=default, metadata={_KEY: declared})
 
 
 def group(cls: type, *, doc: str, **changes: Any) -> Any:

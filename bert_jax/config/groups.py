@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bert_jax.config.compiler_options import parse_compiler_options
 from bert_jax.config.fields import field
 from bert_jax.errors import UserError
 
@@ -30,14 +31,45 @@ class ModelConfig:
     )
     hidden_dropout_prob: float = field(0.1, at_least=0, below=1, doc="Dropout of hidden states.")
     attention_probs_dropout_prob: float = field(0.1, at_least=0, below=1, doc="Dropout of attention probabilities.")
-    max_position_embeddings: int = field(512, above=0, unit="tokens", doc="Length of the position table.")
-    type_vocab_size: int = field(2, above=0, unit="segments", doc="Size of the segment table.")
+    max_position_embeddings: int = field(
+        512, above=0, unit="tokens", doc="Length of the position table; without one, the longest sequence."
+    )
+    type_vocab_size: int = field(2, above=0, unit="segments", doc="Size of the segment table.", architecture="bert")
     initializer_range: float = field(0.02, above=0, doc="Standard deviation of initial weights.")
     layer_norm_eps: float = field(1e-12, above=0, doc="Epsilon of layer normalization.")
     attention_direction: str = field(
         "bidirectional",
         choices=("bidirectional", "left_to_right"),
         doc="Direction of attention; left_to_right is the ablation of Table 5.",
+    )
+    global_attn_every_n_layers: int = field(
+        3,
+        above=0,
+        unit="layers",
+        doc="Distance between layers with global attention, the first of which is layer 0.",
+        architecture="modernbert",
+    )
+    local_attention: int = field(
+        128,
+        at_least=2,
+        unit="tokens",
+        doc="Window of the other layers: half of it to each side.",
+        architecture="modernbert",
+    )
+    global_rope_theta: float = field(
+        160_000.0,
+        above=0,
+        doc="Base of the rotary positions in layers with global attention.",
+        architecture="modernbert",
+    )
+    local_rope_theta: float = field(
+        10_000.0, above=0, doc="Base of the rotary positions in layers with a window.", architecture="modernbert"
+    )
+    classifier_pooling: str = field(
+        "cls",
+        choices=("cls", "mean"),
+        doc="What a classifier of sequences reads: the state of [CLS], or the mean over the tokens.",
+        architecture="modernbert",
     )
     dtype: str = field(
         "bfloat16", choices=("bfloat16", "float32"), doc="Data type of the computation; parameters are always float32."
@@ -59,16 +91,30 @@ class OptimizerConfig:
 
     name: str = field(
         "auto",
-        choices=("auto", "bert_adam", "adamw", "lamb"),
-        doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one.",
+        choices=("auto", "bert_adam", "adamw", "lamb", "stable_adamw", "muon"),
+        doc="Optimizer; auto is bert_adam under the original recipe, adamw under the modern one. muon is for the "
+        "matrices of the layers, adamw for the rest.",
     )
     learning_rate: float = field(1e-4, at_least=0, doc="Peak learning rate of the schedule.")
     warmup_steps: int = field(10_000, at_least=0, unit="steps", doc="Steps of linear warm-up to the peak.")
+    schedule: str = field(
+        "linear",
+        choices=("linear", "wsd"),
+        doc="After the warm-up: linear decays to 0 at the end; wsd (warm-up, stable, decay) stays at the peak until "
+        "the last decay_steps.",
+    )
+    decay_steps: int = field(
+        0,
+        at_least=0,
+        unit="steps",
+        doc="Steps of the decay at the end of schedule=wsd, by 1 - sqrt of the fraction done; 0: none, to be "
+        "continued.",
+    )
     beta1: float = field(0.9, at_least=0, below=1, doc="Decay of the first moment.")
     beta2: float = field(0.999, at_least=0, below=1, doc="Decay of the second moment.")
     epsilon: float = field(1e-6, above=0, doc="Term added to the denominator of the update.")
     weight_decay: float = field(0.01, at_least=0, doc="Decoupled weight decay, multiplied by the learning rate.")
-    max_grad_norm: float = field(1.0, above=0, doc="Global norm to which gradients are clipped.")
+    max_grad_norm: float = field(1.0, at_least=0, doc="Global norm to which gradients are clipped; 0: no clipping.")
     # The original clips per TPU core: 32 parts for the paper's Base, 128 for its Large.
     clip_replicas: int = field(
         1,
@@ -80,7 +126,10 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Number of devices along each mesh axis (`parallel/axes.py`); one axis may be -1 for the remaining devices."""
+    """Number of devices along each mesh axis (`parallel/axes.py`), one of which may be -1 for the remaining devices.
+
+    Also how the compiler is to treat the communication between them (`parallel/compiler_options.py`).
+    """
 
     data: int = field(-1, at_least=1, also=_REST, unit="devices", doc="Data-parallel replicas.")
     fsdp: int = field(
@@ -95,6 +144,10 @@ class MeshConfig:
         also=_REST,
         unit="slices",
         doc="TPU slices connected by the data-center network; parameters are replicated across slices.",
+    )
+    compiler_options: str = field(
+        "auto",
+        doc="Compiler options of the steps: auto, the table of the chip; none; NAME=VALUE,...; or auto,NAME=VALUE,...",
     )
 
 
@@ -137,9 +190,10 @@ def check_mesh(mesh: MeshConfig) -> None:
     """Check the axes against each other.
 
     Raises:
-      UserError: if more than one axis is -1.
+      UserError: if more than one axis is -1, or the compiler options cannot be read.
     """
-    names = [item.name for item in dataclasses.fields(mesh)]
+    parse_compiler_options(mesh.compiler_options, table={})
+    names = [item.name for item in dataclasses.fields(mesh) if isinstance(getattr(mesh, item.name), int)]
     if [getattr(mesh, name) for name in names].count(-1) > 1:
         raise UserError(f"config.mesh: only one of {', '.join(names)} can be -1 (the remaining devices)")
 

@@ -14,21 +14,53 @@ _FAMILY = {
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-NAMES = tuple(_FAMILY)
+# (layers, hidden size, heads, feed-forward size) of ModernBERT (Warner et al. 2024, Table 3) and of Ettin's encoders
+# (Weller et al. 2025, Table 1).
+_MODERNBERT = {
+    "modernbert-base": (22, 768, 12, 1152),
+    "modernbert-large": (28, 1024, 16, 2624),
+    "ettin-17m": (7, 256, 4, 384),
+    "ettin-32m": (10, 384, 6, 576),
+    "ettin-68m": (19, 512, 8, 768),
+    "ettin-150m": (22, 768, 12, 1152),
+    "ettin-400m": (28, 1024, 16, 2624),
+    "ettin-1b": (28, 1792, 28, 3840),
+}
+NAMES = (*_FAMILY, *_MODERNBERT)
 
 
 def model_preset(name: str) -> ModelConfig:
-    """Return the shape `tiny`, `mini`, `small`, `medium`, `base` or `large`, or of a name like `L-6_H-768_A-3`.
+    """Return the shape of one of `NAMES`, or of a name like `L-6_H-768_A-3`.
 
     The second form covers every released small model and every row of the paper's Table 6.
 
     Raises:
       UserError: for any other name.
     """
+    if name in _MODERNBERT:
+        return _modernbert(name)
     match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
     if name not in _FAMILY and not match:
-        raise UserError(f"model preset {name!r}: choose one of {', '.join(_FAMILY)}, or write it like L-6_H-768_A-12")
+        raise UserError(f"model preset {name!r}: choose one of {', '.join(NAMES)}, or write it like L-6_H-768_A-12")
     layers, hidden, heads = _FAMILY[name] if not match else map(int, match.groups())
     return ModelConfig(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden
+    )
+
+
+def _modernbert(name: str) -> ModelConfig:
+    layers, hidden, heads, inner = _MODERNBERT[name]
+    return ModelConfig(
+        architecture="modernbert",
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=8192,
+        local_rope_theta=160_000.0 if name.startswith("ettin") else 10_000.0,
+        classifier_pooling="mean",
     )

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
-from bert_jax.config.fields import field, group
+from bert_jax.config.fields import field, group, info
 from bert_jax.config.groups import (
     RECIPES,
     CheckpointConfig,
@@ -29,7 +29,9 @@ from bert_jax.errors import UserError
 class MaskingConfig:
     """The masking procedure of section 3.1; Appendix C.2 varies the three `*_share` fractions."""
 
-    rate: float = field(0.15, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted.")
+    rate: float = field(
+        0.15, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted; evaluations always use this one."
+    )
     mask_share: float = field(0.8, at_least=0, at_most=1, doc="Fraction of the predicted tokens replaced by [MASK].")
     random_share: float = field(
         0.1, at_least=0, at_most=1, doc="Fraction of the predicted tokens replaced by a random token."
@@ -49,7 +51,10 @@ class PhaseConfig:
         0,
         at_least=0,
         unit="tokens",
-        doc="Most predicted tokens per instance; 0: masking.rate times the length, rounded up.",
+        doc="Most predicted tokens per instance; 0: the masking rate times the length, rounded up.",
+    )
+    masking_rate: float = field(
+        0.0, at_least=0, at_most=1, doc="Fraction of the tokens that are predicted in this phase; 0: masking.rate."
     )
     batch_size: int = field(
         0, at_least=0, unit="sequences", doc="Global batch size of this phase; 0: train.batch_size."
@@ -152,17 +157,44 @@ def validate(config: Config) -> Config:
     _check_attention(config)
     _check_masking(config.masking)
     _check_phases(config)
-    if config.recipe == "original" and config.optimizer.name == "adamw":
-        raise UserError(
-            "config.optimizer.name=adamw contradicts config.recipe=original: choose auto, bert_adam or lamb"
-        )
+    _check_optimizer(config)
     check_mesh(config.mesh)
     check_profile(config.profile)
     return config
 
 
+def _check_optimizer(config: Config) -> None:
+    optimizer = config.optimizer
+    if config.recipe == "original" and optimizer.name not in ("auto", "bert_adam", "lamb"):
+        raise UserError(
+            f"config.optimizer.name={optimizer.name} contradicts config.recipe=original: choose auto, bert_adam or lamb"
+        )
+    if config.recipe == "original" and optimizer.schedule != "linear":
+        raise UserError(
+            f"config.optimizer.schedule={optimizer.schedule} contradicts config.recipe=original: choose linear, or "
+            "config.recipe=modern"
+        )
+    if optimizer.decay_steps and optimizer.schedule == "linear":
+        raise UserError(
+            f"config.optimizer.decay_steps={optimizer.decay_steps} is for config.optimizer.schedule=wsd: set that, or "
+            "leave decay_steps at 0"
+        )
+    if optimizer.clip_replicas > 1 and not optimizer.max_grad_norm:
+        raise UserError(
+            f"config.optimizer.clip_replicas={optimizer.clip_replicas} needs a norm to clip to: set "
+            "config.optimizer.max_grad_norm, or clip_replicas=1"
+        )
+
+
 def _check_model(config: Config) -> None:
     model = config.model
+    for item in dataclasses.fields(model):
+        owner, value = info(item).architecture, getattr(model, item.name)
+        if owner and owner != model.architecture and value != item.default:
+            raise UserError(
+                f"config.model.{item.name}={value!r}: a field of config.model.architecture={owner}, not of "
+                f"{model.architecture}: leave it out"
+            )
     if model.hidden_size % model.num_attention_heads:
         raise UserError(
             f"config.model.num_attention_heads={model.num_attention_heads} does not divide "
@@ -222,7 +254,7 @@ def _check_phase(config: Config, item: PhaseConfig, *, path: str) -> None:
     if item.max_predictions_per_seq > item.max_seq_length:
         raise UserError(
             f"{path}.max_predictions_per_seq={item.max_predictions_per_seq} is more than "
-            f"max_seq_length={item.max_seq_length}: set it to 0 to compute it from masking.rate"
+            f"max_seq_length={item.max_seq_length}: set it to 0 to compute it from the masking rate"
         )
     if item.warmup_steps and not item.learning_rate:
         raise UserError(

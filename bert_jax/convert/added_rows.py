@@ -26,7 +26,7 @@ def with_added_tokens(
     tokenizer = source.require_tokenizer()
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(
-            f"{_FLAG}: {source.path} has a SentencePiece vocabulary: give a model with a WordPiece vocabulary"
+            f"{_FLAG}: {source.path} has a {tokenizer.kind} vocabulary: give a model with a WordPiece vocabulary"
         )
     vocabulary = tokenizer.vocabulary
     _check(tokens, special=[tokenizer.pieces[index] for index in _special_ids(tokenizer)])

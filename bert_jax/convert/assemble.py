@@ -55,7 +55,7 @@ def assemble(
       UserError: if a tensor is missing, unexpected, not finite, or has a wrong shape or dtype. The message lists names.
     """
     names = architecture_of(model).names
-    known = _known_names(tensors, side=side, model=model, path=path)
+    known = _known_names(tensors, side=side, model=model, declared=architecture, path=path)
     dropped = {name for name, entry in known.items() if matches(entry.flax, drop) or matches(name, drop)}
     tensors = {name: array for name, array in tensors.items() if name not in dropped and not matches(name, drop)}
     present = {entry.part for name, entry in known.items() if name in tensors}
@@ -103,9 +103,8 @@ def _parameter(
 ) -> dict[str, np.ndarray]:
     """Return our array of an entry by its name; nothing once there are problems, which it adds to."""
     layer_names = entry.names(side=side, num_layers=model.num_hidden_layers)
-    shape = entry.shape(model, num_labels=num_labels, stacked=False)
     arrays = [tensors[name] for name in layer_names]
-    problems.add_shapes(layer_names, arrays, shape[::-1] if entry.transposed(side=side) else shape)
+    problems.add_shapes(layer_names, arrays, entry.external_shape(model, side=side, num_labels=num_labels))
     if problems:
         return {}
     array = from_external(entry, arrays, side=side, shape=entry.shape(model, num_labels=num_labels))
@@ -197,20 +196,28 @@ def random_parameter(entry: Entry, *, model: ModelConfig, num_labels: int) -> np
     values = generator.standard_normal(shape, np.float32)
     while (outside := np.abs(values) > 2).any():
         values[outside] = generator.standard_normal(int(outside.sum()), np.float32)
-    return values * np.float32(model.initializer_range)
+    return values * np.float32(entry.stddev(model))
 
 
-def _known_names(tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, path: Path) -> dict[str, Entry]:
+def _known_names(
+    tensors: Mapping[str, np.ndarray], *, side: str, model: ModelConfig, declared: str, path: Path
+) -> dict[str, Entry]:
+    """Return the parameter of each tensor, the first one of several blocks.
+
+    Two heads may have one name, of which the `declared` class has one.
+    """
     if model.num_hidden_layers > len(tensors):
         raise UserError(
             f"{path}: the config says num_hidden_layers={model.num_hidden_layers}, but there are only {len(tensors)} "
             "tensors: restore the config, or copy the weights again"
         )
-    return {
-        name: entry
-        for entry in architecture_of(model).names.entries
-        for name in entry.names(side=side, num_layers=model.num_hidden_layers)
-    }
+    architecture = architecture_of(model)
+    parts = architecture.huggingface.classes.get(declared, ())
+    known: dict[str, Entry] = {}
+    for entry in sorted(architecture.names.entries, key=lambda entry: entry.part not in parts):
+        for name in entry.names(side=side, num_layers=model.num_hidden_layers):
+            known.setdefault(name, entry)
+    return known
 
 
 def _expected_parts(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from bert_jax.convert.model_card import longest_trained
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.kinds.classification import Classification
@@ -35,4 +34,4 @@ def cross_encoder_fields(source: PretrainedModel) -> dict[str, Any]:
 
 def longest_pair(source: PretrainedModel) -> int:
     """Return the longest pair in tokens: that of training if it is known, else what the model can read."""
-    return longest_trained(source.record) or source.model.max_position_embeddings
+    return source.longest_trained or source.model.max_position_embeddings

@@ -121,13 +121,14 @@ def _write(
         source.model,
         huggingface_class=source.architecture,
         dtype=dtype,
-        pad_id=tokenizer.pad_id,
+        special_ids=tokenizer.special_ids,
         label_fields=_label_fields(source),
         other_fields=fields,
     )
     (folder / "config.json").write_text(config)
+    has_token_types = architecture_of(source.model).huggingface.has_token_types
     longest = longest_pair(source) if fields else source.model.max_position_embeddings
-    write_tokenizer_files(tokenizer, folder, max_seq_length=longest)
+    write_tokenizer_files(tokenizer, folder, max_seq_length=longest, token_types=has_token_types)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     pooling = "+".join(embedding.poolings) if embedding is not None else ""
     (folder / "README.md").write_text(model_card(source, name=name, dtype=dtype, pooling=pooling), encoding="utf-8")
@@ -204,17 +205,22 @@ def _compute_options(source: PretrainedModel) -> dict[str, Any]:
 def _output_difference(reloaded: PretrainedModel, folder: Path, tensors: dict[str, np.ndarray]) -> float:
     tokenizer = reloaded.require_tokenizer()
     token_ids, first_length = tokenizer.special_ids.frame(*tokenizer.encode_batch([_SAMPLE_A, _SAMPLE_B]))
-    ids = np.array(token_ids, np.int32)[: min(reloaded.model.max_position_embeddings, 64)]
+    huggingface = architecture_of(reloaded.model).huggingface
+    length = min(reloaded.model.max_position_embeddings, huggingface.verified_length)
+    ids = np.array(token_ids, np.int32)[:length]
+    if not huggingface.has_token_types:
+        ids = np.resize(ids, length)
     if reloaded.model.type_vocab_size == 1 or first_length > len(ids):
         first_length = len(ids)
     types = (np.arange(len(ids)) >= first_length).astype(np.int64)
     rows = InstanceRows(jnp.asarray(ids)[None], jnp.asarray([[[first_length, len(ids) - first_length]]]))
     positions = jnp.arange(len(ids))[None]
-    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, model=reloaded.model, positions=positions))
+    kind = reloaded.output_kind
+    options = {"model": reloaded.model, "classify_tokens": kind is not None and kind.per_token}
+    compute = jax.jit(lambda params, inputs: apply_parts(params, inputs, positions=positions, **options))
     actual = compute(to_device(reloaded.params), encoder_inputs(rows))
     config = load_json(folder / "config.json", form=dict[str, Any])
-    outputs = architecture_of(reloaded.model).huggingface.outputs
-    expected = outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
+    expected = huggingface.outputs(tensors, config=config, input_ids=ids, token_type_ids=types)
     differences = [
         float(np.abs(np.asarray(getattr(actual, name))[0] - values).max() / max(1.0, float(np.abs(values).max())))
         for name, values in expected.items()

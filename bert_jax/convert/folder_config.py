@@ -10,6 +10,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.json_files import read_json
 from bert_jax.model.architectures import ARCHITECTURES, architecture_of
+from bert_jax.rows.special_ids import SpecialIds
 
 # The fields about a fine-tuned model's labels, which are copied on export.
 _LABEL_FIELDS = ("id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task")
@@ -86,7 +87,7 @@ def config_json(
     *,
     huggingface_class: str,
     dtype: str,
-    pad_id: int,
+    special_ids: SpecialIds,
     label_fields: Mapping[str, Any] | None = None,
     other_fields: Mapping[str, Any] | None = None,
 ) -> str:
@@ -100,7 +101,7 @@ def config_json(
         "architectures": [huggingface_class],
         "model_type": architecture.name,
         **architecture.huggingface.write_fields(model),
-        "pad_token_id": pad_id,
+        **{field: getattr(special_ids, name) for field, name in architecture.huggingface.special_ids.items()},
         "dtype": dtype,
         "torch_dtype": dtype,  # its name before transformers 5
         **(label_fields or {}),

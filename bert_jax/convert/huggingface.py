@@ -15,7 +15,7 @@ from bert_jax.convert.safetensors_file import DTYPES, read_safetensors, write_sa
 from bert_jax.errors import UserError
 from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
-from bert_jax.model.parameter_names import NameTable, flatten, to_external
+from bert_jax.model.parameter_names import NameTable, external_tensors, flatten
 
 WEIGHT_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
@@ -100,7 +100,8 @@ def canonical(
         copy = result.pop(second)
         if not same_bits(result.setdefault(first, copy), copy):
             raise UserError(
-                f"{path}: {second} differs from {first}, but BERT ties them: to load only {first}, type --drop={second}"
+                f"{path}: {second} differs from {first}, but the model ties them: to load only {first}, type "
+                f"--drop={second}"
             )
     return result
 
@@ -138,13 +139,12 @@ def to_tensors(source: PretrainedModel, *, dtype: str) -> dict[str, np.ndarray]:
     # The bare class saves its tensors without the prefix that they have in the other classes.
     bare = source.architecture == architecture.huggingface.bare_class
     tensors = {}
-    for entry in names.of(source.parts):
-        for name, array in to_external(entry, flat[entry.flax], side="huggingface"):
-            with np.errstate(over="ignore"):
-                narrow = array.astype(target)
-            if not np.isfinite(narrow.astype(np.float32)).all():
-                raise UserError(f"{name} has values too large for {dtype}: export with --dtype=float32 or bfloat16")
-            tensors[name.removeprefix(names.prefix) if bare else name] = narrow
+    for name, array in external_tensors(names.of(source.parts), flat, side="huggingface"):
+        with np.errstate(over="ignore"):
+            narrow = array.astype(target)
+        if not np.isfinite(narrow.astype(np.float32)).all():
+            raise UserError(f"{name} has values too large for {dtype}: export with --dtype=float32 or bfloat16")
+        tensors[name.removeprefix(names.prefix) if bare else name] = narrow
     return tensors
 
 

@@ -19,7 +19,7 @@ def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str =
     """Return the card of a model exported in `dtype`. `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
-        sections += [_training(source.record), _metrics(source)]
+        sections += [_training(source.record, has_pooler="pooler" in source.parts), _metrics(source)]
     else:
         sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
     if source.random:
@@ -64,7 +64,7 @@ def _shape(source: PretrainedModel, *, dtype: str) -> str:
     )
 
 
-def _training(record: Mapping[str, Any]) -> str:
+def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
     config = record["config"]
     train, optimizer, masking, data = (config.get(group, {}) for group in ("train", "optimizer", "masking", "data"))
     rows: dict[str, Any] = {
@@ -75,7 +75,7 @@ def _training(record: Mapping[str, Any]) -> str:
         "sequence lengths": ", ".join(
             f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
         ),
-        "optimizer": optimizer.get("name"),
+        "optimizer": _optimizer(config),
         "learning rate": optimizer.get("learning_rate"),
         "warmup steps": optimizer.get("warmup_steps"),
         "weight decay": optimizer.get("weight_decay"),
@@ -85,21 +85,25 @@ def _training(record: Mapping[str, Any]) -> str:
         else None,
         "seed": config.get("seed"),
         "continued from": _continued(record),
-        "text": data.get("directory") or data.get("input"),  # configs name a corpus that a data set replaces
+        "text": _public(data.get("directory") or data.get("input")),  # a data set replaces the corpus of a config
     }
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     note = ""
-    if data.get("objective") == "mlm":
+    if data.get("objective") == "mlm" and has_pooler:
         note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 
 
-def longest_trained(record: Mapping[str, Any]) -> int:
-    """Return the longest sequences that a run was trained on, from its record; 0 if that is unknown."""
-    config = record.get("config", {})
-    lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
-    return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
+def _public(path: str | None) -> str:
+    """Return the end of a local path, for a card that others read: the folders of a machine are nobody's business."""
+    return ", ".join(item.rstrip("/").rpartition("/")[2] for item in (path or "").split(","))
+
+
+def _optimizer(config: Mapping[str, Any]) -> str | None:
+    """Return the optimizer's name after `auto` is resolved (`training/optimizers.py`)."""
+    name = config.get("optimizer", {}).get("name")
+    return name if name != "auto" else "bert_adam" if config.get("recipe") == "original" else "adamw"
 
 
 def _continued(record: Mapping[str, Any]) -> str:
@@ -130,15 +134,17 @@ def _metrics(source: PretrainedModel) -> str:
 def _vocabulary(source: PretrainedModel) -> str:
     tokenizer = source.require_tokenizer()
     casing = "uncased" if tokenizer.do_lower_case else "cased"
-    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, WordPieceTokenizer) else None
-    limit = vocabulary.max_input_chars_per_word if vocabulary else MAX_INPUT_CHARS_PER_WORD
+    size = f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`."
+    if not isinstance(tokenizer, WordPieceTokenizer):
+        return f"## Vocabulary\n\n{size}"
+    vocabulary = tokenizer.vocabulary
+    limit = vocabulary.max_input_chars_per_word
     original = ", as in the original" if limit == MAX_INPUT_CHARS_PER_WORD else ""
-    added = f" {len(vocabulary.added):,} added tokens are kept whole." if vocabulary and vocabulary.added else ""
+    added = f" {len(vocabulary.added):,} added tokens are kept whole." if vocabulary.added else ""
     return (
         "## Vocabulary\n\n"
-        f"WordPiece, {tokenizer.vocab_size:,} tokens, {casing}, fingerprint `{tokenizer.fingerprint}`.{added} Words of "
-        f"more than {limit} characters become `[UNK]`{original}. The `tokenizers` library differs from the original "
-        "on private-use characters and some CJK code points, and reads a literal "
+        f"{size}{added} Words of more than {limit} characters become `[UNK]`{original}. The `tokenizers` library "
+        "differs from the original on private-use characters and some CJK code points, and reads a literal "
         '"[MASK]" in raw text as the mask token.'
     )
 
@@ -149,7 +155,9 @@ def _use(source: PretrainedModel, *, name: str, pooling: str) -> str:
         load = f"SentenceTransformer('{name}')"
         code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
     elif (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
-        text = "Paris is the [MASK] of France." if task == "fill-mask" else "A sentence."
+        tokenizer = source.require_tokenizer()
+        mask = tokenizer.pieces[tokenizer.mask_id]
+        text = f"Paris is the {mask} of France." if task == "fill-mask" else "A sentence."
         code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
     else:
         code = f"from transformers import {source.architecture}\n\n{source.architecture}.from_pretrained('{name}')"

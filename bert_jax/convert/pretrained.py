@@ -37,7 +37,7 @@ class PretrainedModel:
     kind: str
     model: ModelConfig
     architecture: str
-    params: dict[str, Any]
+    params: dict[str, Any] = dataclasses.field(repr=False)
     dtype: str
     tokenizer: Tokenizer | None
     label_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -67,6 +67,13 @@ class PretrainedModel:
         """Return the kind of the task head's output, None without a head."""
         problem = str(self.label_fields.get("problem_type", ""))
         return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
+
+    @property
+    def longest_trained(self) -> int:
+        """Return the longest sequences that the model's run was trained on, from its record; 0 if that is unknown."""
+        config = self.record.get("config", {})
+        lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
+        return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
 
     @property
     def randomness(self) -> str:

@@ -24,8 +24,13 @@ def with_layers(source: PretrainedModel, *, layers: Sequence[str]) -> Pretrained
             "separated by commas"
         )
     numbers = np.array([int(layer) for layer in layers])
-    flat = {
-        name: array[numbers] if name.startswith(LAYERS) else array for name, array in flatten(source.params).items()
-    }
+    flat = flatten(source.params)
+    stacked = [name for name in flat if name.startswith(LAYERS)]
+    if any(len(flat[name]) != count for name in stacked):
+        raise UserError(
+            f"--init_layers: the layers of {source.path} ({source.model.architecture}) differ, so none can be left "
+            "out: omit it"
+        )
+    flat |= {name: flat[name][numbers] for name in stacked}
     model = dataclasses.replace(source.model, num_hidden_layers=len(numbers))
     return dataclasses.replace(source, model=model, params=nest(flat))

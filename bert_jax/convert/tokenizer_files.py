@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from bert_jax.data.added_tokens import read_added_tokens
+from bert_jax.data.fast_tokenizer import FastTokenizer, is_fast, load_fast_tokenizer
 from bert_jax.data.tokenization import Tokenizer, WordPieceTokenizer, load_tokenizer
 from bert_jax.data.tokenizer_settings import check_settings, read_word_limit
 from bert_jax.data.vocabulary import (
@@ -46,12 +47,18 @@ class _FastTokenizer(TypedDict):
     added_tokens: NotRequired[list[_AddedToken] | None]
 
 
-def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int) -> None:
+def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int, token_types: bool = True) -> None:
     """Write vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    The files of a tokenizer of another kind are written as they were read. `token_types` False is for models that do
+    not take `token_type_ids`.
 
     Raises:
       UserError: for a SentencePiece model, which HuggingFace's BERT tokenizer cannot express.
     """
+    if isinstance(tokenizer, FastTokenizer):
+        tokenizer.save(folder)
+        return
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(
             "a SentencePiece tokenizer cannot be exported, because HuggingFace's BERT tokenizer is WordPiece: train "
@@ -63,7 +70,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length:
     settings = {
         # This class uses tokenizer.json unchanged. BertTokenizer of transformers 5 has a word limit of 100 characters.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
         "do_lower_case": tokenizer.do_lower_case,
         "do_basic_tokenize": True,
         "never_split": None,
@@ -144,13 +151,17 @@ def _sequence(name: str, type_id: int) -> dict[str, Any]:
 def find_tokenizer(folder: Path) -> Tokenizer | None:
     """Return the tokenizer of a folder, from vocab.txt, a .model file, or tokenizer.json; None if there is none.
 
+    A tokenizer.json that has no WordPiece vocabulary is read only where neither of the others is there.
+
     Raises:
       UserError: if a file is damaged, or describes a tokenizer that differs from ours.
     """
     file = folder / "tokenizer.json"
+    has_file = (folder / VOCABULARY_FILE).exists() or any(folder.glob("*.model"))
+    if not has_file and is_fast(folder):
+        return load_fast_tokenizer(folder)
     fast = _read_fast_tokenizer(file) if file.exists() else None
     if fast is None or any(folder.glob("*.model")):
-        has_file = (folder / VOCABULARY_FILE).exists() or any(folder.glob("*.model"))
         return load_tokenizer(folder) if has_file else None
     vocabulary = fast.vocabulary(folder)
     if (folder / VOCABULARY_FILE).exists():

@@ -29,7 +29,7 @@ def extend_source(
     tokenizer = source.require_tokenizer()
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(
-            f"{source.path}: cannot extend a SentencePiece vocabulary: give a model with a WordPiece vocabulary"
+            f"{source.path}: cannot extend a {tokenizer.kind} vocabulary: give a model with a WordPiece vocabulary"
         )
     known = set(tokenizer.pieces)
     new = [word for word in dict.fromkeys(words) if word not in known]

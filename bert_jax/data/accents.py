@@ -66,7 +66,7 @@ def with_accents(tokenizer: Tokenizer, setting: str) -> Tokenizer:
     if choice is None or choice == tokenizer.strip_accents:
         return tokenizer
     if not isinstance(tokenizer, WordPieceTokenizer):
-        raise UserError("a SentencePiece model normalizes text by itself: set config.data.strip_accents=auto")
+        raise UserError(f"a {tokenizer.kind} model normalizes text by itself: set config.data.strip_accents=auto")
     if tokenizer.vocabulary.strip_accents is not None:
         raise UserError(
             f"the vocabulary's tokenizer_config.json says strip_accents={tokenizer.strip_accents}: set "

@@ -10,7 +10,7 @@ from bert_jax.data.json_text import find_text
 from bert_jax.data.lines import decode
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
-from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.data.source import NoTextError, ReadReport, alternatives
 from bert_jax.data.tables import find_column
 from bert_jax.errors import UserError
 from bert_jax.files import open_regular
@@ -114,14 +114,12 @@ def _open(pa: Any, file: BinaryIO, head: bytes) -> tuple[Any, Any]:
 
 def _split(names: list[str], column: str, file: str) -> tuple[str, str]:
     """Return the top-level column and the path within its values."""
-    parts = column.split(".")
-    for count in range(len(parts), 1, -1):
-        name = ".".join(parts[:count])
-        if name in names:
-            return name, ".".join(parts[count:])
-    rest = ".".join(parts[1:])
-    if parts[0] in names and rest:
-        return parts[0], rest
+    for choice in alternatives(column):
+        parts = choice.split(".")
+        for count in range(len(parts), 0, -1):
+            name = ".".join(parts[:count])
+            if name in names:
+                return name, ".".join(parts[count:])
     return names[find_column(names, column, name=file)[0]], ""
 
 

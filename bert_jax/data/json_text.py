@@ -2,13 +2,13 @@
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_jax.data.lines import BLOCK, MAX_WHOLE_LINE, OVERLONG
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
-from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.data.source import NoTextError, ReadReport, alternatives, others_and
 from bert_jax.errors import UserError
 from bert_jax.json_files import parse_object, parse_prefix
 
@@ -33,6 +33,10 @@ def find_text(value: Any, key: str) -> str | None:
         return _as_text(value[key])
     first, _, rest = key.partition(".")
     return find_text(value[first], rest) if rest and first in value else None
+
+
+def _first_text(value: Any, keys: Sequence[str]) -> str | None:
+    return next((text for key in keys if (text := find_text(value, key)) is not None), None)
 
 
 def _as_text(value: Any) -> str | None:
@@ -68,13 +72,14 @@ def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report
       NoTextError: if no line has a text; names the key to type.
     """
     number, num_valid, first_reason, suggestion, before = 0, 0, "", "", report.broken_lines
+    keys = alternatives(key)
     for batch in batches:
         for line in batch:
             number += 1
             if line.isspace() or not line:
                 continue
             record = _parse(line)
-            text = None if isinstance(record, str) else find_text(record, key)
+            text = None if isinstance(record, str) else _first_text(record, keys)
             if isinstance(record, str) or text is None:
                 reason = record if isinstance(record, str) else describe_missing(record, key)
                 suggestion = suggestion or ("" if isinstance(record, str) else suggest_key(record))
@@ -93,7 +98,9 @@ def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report
         if suggestion and report.broken_lines - before == 1:
             raise NoTextError(reason, is_metadata=True)
         advice = f'write one {{"{key}": ...}} per line, or set data.format to the file\'s format'
-        raise NoTextError(f"{reason}: " + (f"type --config.data.text_key={suggestion}" if suggestion else advice))
+        raise NoTextError(
+            f"{reason}: " + (f"type --config.data.text_key={others_and(key)}{suggestion}" if suggestion else advice)
+        )
 
 
 def _parse(line: str) -> dict[str, Any] | str:
@@ -123,9 +130,10 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
       UserError: for invalid JSON.
     """
     num_valid, num_missing, missing, suggestion = 0, 0, "", ""
+    keys = alternatives(key)
     for prefix, value in _Values(stream, report):
-        rest = key.removeprefix(f"{prefix}.") if prefix else key
-        text = value if isinstance(value, str) and (not prefix or key == prefix) else find_text(value, rest)
+        inside = [one.removeprefix(f"{prefix}.") for one in keys] if prefix else keys
+        text = value if isinstance(value, str) and (not prefix or prefix in keys) else _first_text(value, inside)
         if text is not None:
             num_valid += 1
             title = value.get("title") if isinstance(value, dict) else None
@@ -140,7 +148,11 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
     if num_missing and not num_valid:
         raise NoTextError(
             f"{stream.name} has {missing}: "
-            + (f"type --config.data.text_key={suggestion}" if suggestion else "leave it out of the input"),
+            + (
+                f"type --config.data.text_key={others_and(key)}{suggestion}"
+                if suggestion
+                else "leave it out of the input"
+            ),
             is_metadata=num_missing == 1,
         )
 

@@ -187,7 +187,7 @@ def _tokenize(
 def _encode(document: StoredDocument, tokenizer: Tokenizer, language: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a document's ids and the lengths of its non-empty sentences."""
     sentences = document_sentences(document.texts, is_split=document.is_split, language=language)
-    encoded = tokenizer.encode_batch_arrays(sentences)
+    encoded = tokenizer.encode_sentences(sentences)
     return encoded.ids, encoded.lengths[encoded.lengths > 0]
 
 

@@ -20,6 +20,16 @@ class NoTextError(UserError):
         self.is_metadata = is_metadata
 
 
+def alternatives(name: str) -> tuple[str, ...]:
+    """Return the columns or keys that a field names: itself, then what its commas separate."""
+    return tuple(dict.fromkeys((name, *filter(None, map(str.strip, name.split(","))))))
+
+
+def others_and(name: str) -> str:
+    """Return what an advice writes before another column or key, so that the files that have these are still read."""
+    return "" if name == TextLayout.text_column else f"{name},"
+
+
 @dataclass(frozen=True)
 class TextLayout:
     """Where the text is in a file, and where its documents end.
@@ -27,7 +37,8 @@ class TextLayout:
     Attributes:
       format: "auto" (detected, file by file) or one of `formats.FORMATS`.
       text_column: column of the text in tables (CSV, TSV, parquet, arrow), by name; without a header by number from 1.
-      text_key: key of the text in JSON; dots lead into nested objects.
+        Of several, separated by commas, the first that a file has.
+      text_key: key of the text in JSON; dots lead into nested objects. Of several, the first with a text.
       documents: in plain text, a document is "lines": a line; "blank_lines": what is between blank lines; otherwise
         what is between occurrences of this separator; "": what the format says.
     """

@@ -1,21 +1,26 @@
-"""The texts of CSV and TSV tables: a row is a document."""
+"""Rows of delimited text (CSV, TSV): how they are written, and in a corpus the text of each, which is a document.
+
+`find_dialect` and `delimited_rows` serve the readers of custom data, too (`tasks/tables.py`).
+"""
 
 import contextlib
 import csv
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from bert_jax.data.lines import MAX_WHOLE_LINE, OVERLONG, read_lines
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
-from bert_jax.data.source import NoTextError, ReadReport
+from bert_jax.data.source import NoTextError, ReadReport, alternatives, others_and
 from bert_jax.errors import UserError
 
 SAMPLE_LINES = 200
-_DELIMITERS = ",\t;|"
-_MIN_ROWS = 3  # of a table that is recognized by its content alone
+CSV_DELIMITERS = ",;\t|"  # of a .csv file; the first where its lines do not decide
+# Rows of a table that is recognized by its content alone. Lines of verse or of an address may have as many commas.
+_MIN_ROWS = {"\t": 3}
+_MIN_ROWS_OF_MARKS = 6
 _CONSISTENT = 0.9  # fraction of a table's rows with as many cells as the header
 _HEADER_CELL = re.compile(r"[\w./:#()-]{1,40}")
 _MOST_SUGGESTED = 12  # columns in a message
@@ -32,7 +37,7 @@ class Dialect:
 
 
 @contextlib.contextmanager
-def fields_up_to(num_chars: int) -> Iterator[None]:
+def _fields_up_to(num_chars: int) -> Iterator[None]:
     """Set the csv module's limit, which is 131,072 for the whole process, to `num_chars` characters per field."""
     limit = csv.field_size_limit(num_chars)
     try:
@@ -41,11 +46,12 @@ def fields_up_to(num_chars: int) -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str = _DELIMITERS) -> Dialect | None:
+def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str = CSV_DELIMITERS) -> Dialect | None:
     """Return how the rows of a table are written; None if the lines are not a table.
 
-    Without a name that says so, text is a table if its rows have the same number of cells, and the first row contains
-    names: short, different, and without white space.
+    The delimiter is the one that gives most rows as many cells as the first row. Without a name that says so, text is a
+    table if nearly all its rows agree, there are enough of them, and the first row contains names: short, different,
+    and without white space.
     """
     sample = lines[:SAMPLE_LINES]
     escaped = sum(line.count('\\"') for line in sample) > sum(line.count('""') for line in sample)
@@ -57,9 +63,10 @@ def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str
             rows = list(_rows(sample, dialect))
             width = len(rows[0]) if rows else 0
             consistent = sum(len(row) == width for row in rows) / max(len(rows), 1)
-            if width < 2 or consistent < (0.5 if name_says_table else _CONSISTENT):
+            if width < 2 or (consistent < _CONSISTENT and not name_says_table):
                 continue
-            is_table = name_says_table or (len(rows) >= _MIN_ROWS and _is_header(rows[0]))
+            enough = len(rows) >= _MIN_ROWS.get(delimiter, _MIN_ROWS_OF_MARKS)
+            is_table = name_says_table or (enough and _is_header(rows[0]))
             if is_table and (consistent, width) > best:
                 best, result = (consistent, width), dialect
     return result
@@ -70,15 +77,36 @@ def _is_header(row: Sequence[str]) -> bool:
 
 
 def _rows(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
+    return (row for _, row in delimited_rows((line + "\n" for line in lines), dialect))
+
+
+def delimited_rows(
+    lines: Iterable[str], dialect: Dialect, *, strict: bool = False
+) -> Generator[tuple[int, list[str]], None, None]:
+    """Yield the cells of each row that is not blank, and the number of the line that it begins in; lines have ends.
+
+    A cell has at most `MAX_WHOLE_LINE` characters. With `strict`, a cell in quotation marks ends with its last one.
+
+    Raises:
+      csv.Error: with the row's line.
+    """
     reader = csv.reader(
-        (line + "\n" for line in lines),
+        lines,
         delimiter=dialect.delimiter,
         quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
         escapechar="\\" if dialect.escaped else None,
         doublequote=not dialect.escaped,
+        strict=strict,
     )
-    with fields_up_to(MAX_WHOLE_LINE):
-        yield from filter(None, reader)
+    line = 1
+    with _fields_up_to(MAX_WHOLE_LINE):
+        try:
+            for row in reader:
+                if row:
+                    yield line, row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise csv.Error(f"line {line}: {error}") from None
 
 
 def read_table(stream: ByteStream, *, dialect: Dialect, column: str, report: ReadReport) -> Iterator[str | None]:
@@ -133,15 +161,17 @@ def find_column(names: Sequence[str], column: str, *, name: str, row: Sequence[s
     Raises:
       NoTextError: if it does not exist.
     """
-    if column in names:
-        return names.index(column), True
     lower = [other.lower() for other in names]
-    if lower.count(column.lower()) == 1:
-        return lower.index(column.lower()), True
+    for choice in alternatives(column):
+        if choice in names:
+            return names.index(choice), True
+        if lower.count(choice.lower()) == 1:
+            return lower.index(choice.lower()), True
     if row and column.isdecimal() and 1 <= int(column) <= len(names):
         return int(column) - 1, False
     shown = ", ".join(names[:_MOST_SUGGESTED]) + (", ..." if len(names) > _MOST_SUGGESTED else "")
     raise NoTextError(
-        f"{name} is a table without a column '{column}': type --config.data.text_column=NAME (columns: {shown:.300}"
+        f"{name} is a table without a column '{column}': type "
+        f"--config.data.text_column={others_and(column)}NAME (columns: {shown:.300}"
         + ("; or its number, where the first row is not a header)" if row else ")")
     )

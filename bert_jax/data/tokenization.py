@@ -4,9 +4,7 @@ The fast path is `encode_batch_arrays`: it joins the texts of a batch, splits th
 each word in a cache; the rules of wordpiece.py run only for new words.
 """
 
-import abc
 import array
-import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +18,8 @@ import numpy as np
 import sentencepiece
 
 from bert_jax.data.added_tokens import AddedTokenSplitter
+from bert_jax.data.fast_tokenizer import is_fast, load_fast_tokenizer
+from bert_jax.data.tokenizer import EncodedBatch, Encoding, Tokenizer
 from bert_jax.data.vocabulary import (
     CONFIG_FILE,
     VOCABULARY_FILE,
@@ -33,93 +33,10 @@ from bert_jax.data.word_cache import WordCache
 from bert_jax.data.wordpiece import CONTROL_WHITE_SPACE, GreedyMatcher, aligned_words, basic_words, segments
 from bert_jax.errors import UserError
 from bert_jax.files import read_limited
-from bert_jax.rows.special_ids import SpecialIds
 
 MODEL_FILE = "spiece.model"
 _MAX_MODEL_BYTES = 256 << 20
 _BATCH_CHARS = 1 << 18  # characters joined at a time: a batch's words and ids fit into a core's cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """The ids of a text, each with its half-open span of characters in the original text."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedBatch:
-    """The concatenated ids of several texts: `ids` uint16 or int32 [N], `lengths` int64 [B] with sum N."""
-
-    ids: np.ndarray
-    lengths: np.ndarray
-
-
-class Tokenizer(abc.ABC):
-    """Conversion of text to ids and back. No method adds BERT's special tokens or recognizes them in text."""
-
-    do_lower_case: bool
-    strip_accents: bool  # removes non-spacing marks
-    pad_id: int
-    unk_id: int
-    cls_id: int
-    sep_id: int
-    mask_id: int
-    fingerprint: str  # SHA-256 in hexadecimal: equal if ids mean the same
-    is_word_start: np.ndarray  # bool [V]: False for pieces inside a word
-    pieces: tuple[str, ...]  # ordered by id
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of pieces."""
-        return len(self.pieces)
-
-    @functools.cached_property
-    def special_ids(self) -> SpecialIds:
-        """Return the special ids of this tokenizer."""
-        return SpecialIds(
-            cls_id=self.cls_id,
-            sep_id=self.sep_id,
-            mask_id=self.mask_id,
-            pad_id=self.pad_id,
-            vocab_size=self.vocab_size,
-        )
-
-    @property
-    def ids_dtype(self) -> type:
-        """Return the smallest type that holds every id: uint16, or int32 for 65,536 pieces or more."""
-        return np.uint16 if self.vocab_size < 1 << 16 else np.int32
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
-        return self.encode_batch_arrays([text]).ids.tolist()
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text."""
-        batch = self.encode_batch_arrays(texts)
-        ids = batch.ids.tolist()
-        return [ids[start:end] for start, end in pairwise(accumulate(batch.lengths.tolist(), initial=0))]
-
-    @abc.abstractmethod
-    def encode_batch_arrays(self, texts: Sequence[str]) -> EncodedBatch:
-        """Return the ids of all texts as one array: the fastest method."""
-
-    @abc.abstractmethod
-    def encode_with_offsets(self, text: str) -> Encoding:
-        """Return the ids of a text with their spans."""
-
-    @abc.abstractmethod
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, up to the information that ids lose; special tokens appear by name."""
-
-    @abc.abstractmethod
-    def save(self, directory: str | os.PathLike) -> None:
-        """Write the files from which `load_tokenizer(directory)` restores this tokenizer."""
-
-    def convert_ids_to_pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return the piece of each id."""
-        return [self.pieces[piece_id] for piece_id in ids]
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -129,6 +46,8 @@ class WordPieceTokenizer(Tokenizer):
     `max_input_chars_per_word` characters after normalization is [UNK]: the vocabulary's limit, 200 in the original.
     Added tokens of the vocabulary are kept whole, and the text between them is tokenized part by part.
     """
+
+    kind = "WordPiece"
 
     def __init__(
         self, vocabulary: Vocabulary, *, max_input_chars_per_word: int | None = None, cache_size: int = 1 << 17
@@ -279,6 +198,8 @@ class SentencePieceTokenizer(Tokenizer):
     Raises UserError if the bytes are not a model, or a special token is missing or is not a control symbol.
     """
 
+    kind = "SentencePiece"
+
     def __init__(self, model: bytes, *, do_lower_case: bool | None = None):
         """Create a tokenizer from the bytes of a .model file."""
         self._processor = sentencepiece.SentencePieceProcessor()
@@ -359,13 +280,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # a lone surrogate cannot be encoded
 def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None) -> Tokenizer:
     """Load the tokenizer of a vocab.txt, a SentencePiece .model, or a directory that contains one of them.
 
-    Casing is determined as in `load_vocabulary`.
+    A directory without them may have a tokenizer.json of another kind of vocabulary (`fast_tokenizer.py`). Casing is
+    determined as in `load_vocabulary`.
 
     Raises UserError naming the path if it contains neither or both, or the file is invalid.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         files = sorted(path.glob(VOCABULARY_FILE)) + sorted(path.glob("*.model"))
+        if not files and is_fast(path):
+            return _with_casing(load_fast_tokenizer(path), path=path, do_lower_case=do_lower_case)
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or f"neither {VOCABULARY_FILE} nor a .model file"
             raise UserError(f"directory {path} contains {names}: name the tokenizer file to use")
@@ -379,3 +303,12 @@ def load_tokenizer(path: str | os.PathLike, *, do_lower_case: bool | None = None
         raise UserError(f"SentencePiece model {path} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _with_casing(tokenizer: Tokenizer, *, path: pathlib.Path, do_lower_case: bool | None) -> Tokenizer:
+    if do_lower_case not in (None, tokenizer.do_lower_case):
+        raise UserError(
+            f"{path}: its tokenizer.json says do_lower_case={tokenizer.do_lower_case}: set "
+            f"config.data.do_lower_case={tokenizer.do_lower_case}"
+        )
+    return tokenizer

@@ -53,7 +53,8 @@ class FineTuner(Learner):
           UserError: if data, model and config do not fit together.
         """
         super().__init__()
-        self._task, self._data, self._config, self._teacher = task, data, config, teacher
+        self._task, self._data, self._trained = task, data, pretrained.longest_trained
+        self._config, self._teacher = config, teacher
         self._teacher_outputs: np.ndarray | None = None
         if teacher is not None:
             check_teacher(teacher, task=task, student=pretrained)
@@ -69,12 +70,19 @@ class FineTuner(Learner):
         self.metadata = initial.checkpoint_metadata(pretrained, task=task, model=model, config=config)
 
     def describe(self) -> str:
-        """Return the shape of the packed sequences, and which parts of the model are initialized randomly."""
+        """Return the shape of the packed sequences, what is random, and positions that were never trained."""
         shape, parts = self.program.shape, self.program.state_shapes.params
         random = [part for part in parts if part not in self._params]
+        longest = max(int(split.features.lengths.max(initial=0)) for split in self._data.splits)
+        beyond = (
+            f"; the model was trained on sequences of up to {self._trained} tokens: positions of longer ones "
+            f"(up to {longest} here) are as it was initialized"
+            if 0 < self._trained < longest
+            else ""
+        )
         return (
             f"up to {shape.slots // shape.group} examples per sequence of {shape.length} tokens; randomly "
-            f"initialized: {', '.join(random) or 'nothing'}"
+            f"initialized: {', '.join(random) or 'nothing'}{beyond}"
         )
 
     def prepare(self) -> None:
@@ -95,6 +103,14 @@ class FineTuner(Learner):
         missing = tuple(part for part in shapes if part not in self._params)
         params = self._params | self.program.random_params(jax.random.key(settings.seed), parts=missing)
         return {part: params[part] for part in shapes}
+
+    def placed(self, tree: Any) -> Any:
+        """Return a restored state, or its parameters, with the rows that a step adds."""
+        return self.program.placed(tree)
+
+    def stored(self, tree: Any) -> Any:
+        """Return a state, or its parameters, without the rows that a step adds."""
+        return self.program.stored(tree)
 
     def initial_state(self, settings: RunSettings) -> TrainState:
         """Return the state with `initial_params`."""

@@ -24,7 +24,9 @@ from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import missing_labels
 from bert_jax.model.kernel_notices import kernel_notices
+from bert_jax.parallel.compiler_options import compiler_options
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.parallel.mesh import make_mesh
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.start_up import check_command, open_runtime
 from bert_jax.runs.workdir import SameRun
@@ -97,6 +99,8 @@ def finetune(
         return FINISHED
     check_command(config, params=pretrained.params, hosts=hosts, own=("data.directory",))
     for line in kernel_notices(dtype=config.model.dtype, implementation=pretrained.model.attention_implementation):
+        report(line)
+    for line in compiler_options(config.mesh.compiler_options, mesh=make_mesh(config.mesh)).lines():
         report(line)
     runtime = open_runtime(
         config, workdir=request.workdir, same_run=SAME_RUN, hosts=hosts, command=request.command, started_at=started_at

@@ -73,6 +73,14 @@ class TaskJob(Job):
         del metadata
         return self.learner.abstract_state()
 
+    def placed(self, state: TrainState) -> TrainState:
+        """Return a restored state as the learner's steps take it."""
+        return self.learner.placed(state)
+
+    def stored(self, state: TrainState) -> TrainState:
+        """Return a state of the learner's steps as checkpoints have it."""
+        return self.learner.stored(state)
+
     def initial_state(self) -> TrainState:
         """Return the learner's initial state."""
         return self.learner.initial_state(self.settings)
@@ -134,7 +142,7 @@ class TaskJob(Job):
                 "settings": dataclasses.asdict(self.settings),
                 "metrics": {self.dev.name: evaluation.metrics},
             }
-            self._best.save(step, state={"params": params}, metadata=record)
+            self._best.save(step, state={"params": self.learner.stored(params)}, metadata=record)
         return evaluation
 
     def result(self, end: Ended) -> tuple[RunResult, Any]:
@@ -168,7 +176,7 @@ def restore_best(best: Checkpointer, *, learner: Learner, step: int | None = Non
     checkpoint = best.restore({"params": learner.abstract_state().params}, step=step)
     if checkpoint is None:
         raise UserError("the checkpoint with the best parameters of a run is missing: choose another --workdir")
-    return checkpoint.state["params"]
+    return learner.placed(checkpoint.state["params"])
 
 
 class _EvaluateAndKeep:

@@ -41,6 +41,14 @@ class Learner(abc.ABC):
     def abstract_state(self) -> TrainState:
         """Return shapes, dtypes and shardings of the state."""
 
+    def placed(self, tree: Any) -> Any:
+        """Return a restored state, or its parameters, as the steps take them."""
+        return tree
+
+    def stored(self, tree: Any) -> Any:
+        """Return a state of a step, or its parameters, as checkpoints have them."""
+        return tree
+
     @abc.abstractmethod
     def initial_state(self, settings: RunSettings) -> TrainState:
         """Return the initial state of a run."""

@@ -51,12 +51,13 @@ class TaskProgram(Program):
         sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
         check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=mesh)
         rules = meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
-        super().__init__(self._random_state, mesh=mesh, rules=rules)
+        super().__init__(self._random_state, mesh=mesh, rules=rules, compiler_options=config.mesh.compiler_options)
         self.row_devices = meshes.batch_devices(mesh)
         self.replicas = make_replicas(
             mesh,
-            params=self.state_shapes.params,
-            shardings=self.state_shardings.params,
+            params=self.step_shapes.params,
+            shardings=self.step_shardings.params,
+            added_rows=self.added_rows.params,
             dtype=model.dtype,
             scan_layers=model.scan_layers,
         )
@@ -73,7 +74,7 @@ class TaskProgram(Program):
         self._predict = self.compile_evaluation(self.objective.predict)
         self._init_parts = self.in_mesh(jax.jit(self._random_params, static_argnums=1, out_shardings=whole))
         self._rest = self.in_mesh(
-            jax.jit(self._rest_of_state, out_shardings=(self.state_shardings.step, self.state_shardings.opt_state))
+            jax.jit(self._rest_of_state, out_shardings=(self.step_shardings.step, self.step_shardings.opt_state))
         )
 
     @property

@@ -102,7 +102,8 @@ def layerwise_decay(decay: float, *, num_layers: int) -> optax.GradientTransform
 
     def scale(name: str, update: jax.Array) -> jax.Array:
         if name.startswith(LAYERS):
-            powers = decay ** jnp.arange(num_layers, 0, -1, dtype=jnp.float32)
+            # A parameter that the first layers lack is stacked over the others.
+            powers = decay ** jnp.arange(len(update), 0, -1, dtype=jnp.float32)
             return update * powers.reshape((-1,) + (1,) * (update.ndim - 1))
         return update * decay ** (num_layers + 1) if name.startswith("encoder/embeddings/") else update
 

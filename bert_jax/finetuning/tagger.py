@@ -77,11 +77,16 @@ class TaggerProgram(Program):
         self.objective = TaggerObjective(tagger)
         self._sample = jnp.zeros((1, 1, layers, hidden_size)), jnp.ones((1,), jnp.int32)
         mesh = meshes.make_mesh(config.mesh)
-        super().__init__(lambda: self._random_state(jax.random.key(0)), mesh=mesh, rules=meshes.RULES)
+        super().__init__(
+            lambda: self._random_state(jax.random.key(0)),
+            mesh=mesh,
+            rules=meshes.RULES,
+            compiler_options=config.mesh.compiler_options,
+        )
         whole = meshes.replicated(mesh)
         self.train_step = self.compile_step(self._train_step, whole)
         self.logits = self.compile_evaluation(self.objective.logits)
-        self.random_state_of = self.in_mesh(jax.jit(self._unboxed_state, out_shardings=self.state_shardings))
+        self.random_state_of = self.in_mesh(jax.jit(self._unboxed_state, out_shardings=self.step_shardings))
 
     @property
     def row_multiple(self) -> int:

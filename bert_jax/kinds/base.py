@@ -67,6 +67,7 @@ class OutputKind(abc.ABC):
     pipeline_tag: ClassVar[str]  # on the model card
     can_imitate: ClassVar[bool] = False  # a teacher's outputs can be learned
     spans_batch: ClassVar[bool] = False  # the loss of an example depends on all examples of the batch
+    per_token: ClassVar[bool] = False  # the classifier is applied to every token
     in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
     prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
 

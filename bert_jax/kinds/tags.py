@@ -22,6 +22,7 @@ class Tags(OutputKind):
     name = "tags"
     huggingface_class = "ForTokenClassification"
     pipeline_tag = "token-classification"
+    per_token = True
     prediction_tasks = ("tag",)
 
     def model(self, config: ModelConfig) -> nn.Module:

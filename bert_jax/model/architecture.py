@@ -1,14 +1,14 @@
 """The interface between an encoder architecture and the rest of the package."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.parameter_names import NameTable
+from bert_jax.model.parameter_names import NameTable, initializer_range
 
 
 @runtime_checkable
@@ -63,6 +63,10 @@ class HuggingFaceFormat:
         and field.
       write_fields: returns those fields; raises `UserError` if HuggingFace's classes cannot compute the model.
       outputs: an independent implementation, to verify exports.
+      pretraining_class: the use whose class has the parts that pre-training trains.
+      special_ids: the fields of config.json for special tokens, each with the attribute of `SpecialIds`.
+      has_token_types: whether the classes take `token_type_ids`.
+      verified_length: the tokens of the sequence on which an export is compared with `outputs`.
     """
 
     class_prefix: str
@@ -70,6 +74,10 @@ class HuggingFaceFormat:
     read_fields: Callable[[Mapping[str, Any], Path], ModelConfig]
     write_fields: Callable[[ModelConfig], dict[str, Any]]
     outputs: ReferenceOutputs
+    pretraining_class: str = "ForPreTraining"
+    special_ids: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"pad_token_id": "pad_id"})
+    has_token_types: bool = True
+    verified_length: int = 64
 
     @property
     def bare_class(self) -> str:
@@ -95,11 +103,13 @@ class Architecture:
       citation: the publication.
       encoder: the module from `EncoderInputs` to `EncoderOutput`.
       heads: the modules on top of the encoder, by part name: `masked_lm` takes hidden states and the word embeddings,
-        `pooler` the hidden state of each instance's [CLS], `next_sentence` the output of the pooler.
+        `pooler` the hidden state of each instance's [CLS], `next_sentence` the output of the pooler. With a `transform`
+        there is no pooler: the masked LM and every classifier read what it makes of hidden states.
       names: the names of its parameters.
       shape_fields: the fields of `ModelConfig` that determine what is computed; the other fields determine how.
       train_flops_per_row: see `TrainFlops`.
       huggingface: see `HuggingFaceFormat`.
+      classifier_stddev: the initial standard deviation of a classifier's matrix.
     """
 
     name: str
@@ -111,8 +121,16 @@ class Architecture:
     shape_fields: tuple[str, ...]
     train_flops_per_row: TrainFlops
     huggingface: HuggingFaceFormat
+    classifier_stddev: Callable[[ModelConfig], float] = initializer_range
 
     @property
     def pretraining_parts(self) -> tuple[str, ...]:
         """Return the parts that pre-training trains."""
-        return self.huggingface.classes[self.huggingface.class_for("ForPreTraining")]
+        return self.huggingface.classes[self.huggingface.class_for(self.huggingface.pretraining_class)]
+
+    def own_parts(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """Return BERT's `parts` as this architecture has them: a transform replaces the pooler and precedes heads."""
+        heads = [part for part in parts if part not in ("encoder", "pooler")]
+        if "transform" not in self.heads or not heads:
+            return tuple(parts)
+        return ("encoder", "transform", *heads)

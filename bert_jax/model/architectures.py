@@ -4,8 +4,9 @@ from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.architecture import Architecture
 from bert_jax.model.bert.architecture import BERT
+from bert_jax.model.modernbert.architecture import MODERNBERT
 
-ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in (BERT,)}
+ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in (BERT, MODERNBERT)}
 
 
 def architecture_of(model: ModelConfig) -> Architecture:

@@ -38,13 +38,15 @@ _MASKED = -1e30
 class AttentionMask:
     """The keys that each query may attend to, given by segments, so that kernels need no T x T array.
 
-    A query attends to the tokens of its instance; with `left_to_right` only up to itself (the ablation of Table 5). A
-    padding query attends to every token: nothing reads its output, which then equals HuggingFace's.
+    A query attends to the tokens of its instance; with `left_to_right` only up to itself (the ablation of Table 5), and
+    with a `window` only to keys at most so many positions away (0: to all). A padding query attends to every token:
+    nothing reads its output, which then equals HuggingFace's.
     """
 
     segment_ids: Int[Array, "B T"]
     position_ids: Int[Array, "B T"]
     direction: str = struct.field(pytree_node=False)
+    window: int = struct.field(pytree_node=False, default=0)
 
     def dense(self) -> Bool[Array, "B 1 T T"]:
         """Return whether each query (second-to-last axis) may attend to each key (last axis)."""
@@ -52,6 +54,9 @@ class AttentionMask:
         allowed = (keys > 0) & ((queries == keys) | (queries == 0))
         if self.direction == "left_to_right":
             allowed &= self.position_ids[:, None, :, None] >= self.position_ids[:, None, None, :]
+        if self.window:
+            distances = jnp.abs(self.position_ids[:, None, :, None] - self.position_ids[:, None, None, :])
+            allowed &= (distances <= self.window) | (queries == 0)
         return allowed
 
 
@@ -97,7 +102,8 @@ def attend(
     # Global head numbers are sharded like the heads, so a device with a part of the heads knows which it has.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
     arguments = ((query, key, value), mask, attention_dropout, heads)
-    if implementation == "reference":
+    is_local = 0 < mask.window < query.values.shape[1] - 1
+    if implementation == "reference" or is_local:  # no kernel has windows
         return _reference(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
     # The platform is chosen at lowering: a TPU program may be compiled on a machine without TPUs. The GPU kernels are

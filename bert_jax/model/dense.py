@@ -14,18 +14,28 @@ from bert_jax.model.chip import is_vector_bound
 _ROWS = 8  # of a TPU register
 
 
-def kernel_init(config: ModelConfig, names: tuple[str | None, ...]) -> Callable[..., Any]:
-    """Return the truncated normal (at two standard deviations) of the original, with logical axis names."""
-    return nn.with_logical_partitioning(nn.initializers.truncated_normal(config.initializer_range), names)
+def kernel_init(
+    config: ModelConfig, names: tuple[str | None, ...], *, stddev: float | None = None
+) -> Callable[..., Any]:
+    """Return the truncated normal (at two standard deviations) of the original, with logical axis names.
+
+    The default of `stddev` is `config.initializer_range`.
+    """
+    stddev = config.initializer_range if stddev is None else stddev
+    return nn.with_logical_partitioning(nn.initializers.truncated_normal(stddev), names)
 
 
 class Dense(nn.Module):
-    """A dense layer, with a bias unless `use_bias` is False; `names` are the logical axes of the kernel."""
+    """A dense layer, with a bias unless `use_bias` is False; `names` are the logical axes of the kernel.
+
+    `stddev` is that of the initial kernel (see `kernel_init`).
+    """
 
     config: ModelConfig
     features: int
     names: tuple[str | None, str | None]
     use_bias: bool = True
+    stddev: float | None = None
 
     def __call__(self, values: Float[Array, "*n D"]) -> Float[Array, "*n F"]:
         """Return the result in `config.dtype`."""
@@ -36,7 +46,13 @@ class Dense(nn.Module):
     def parts(self, values: Float[Array, "*n D"]) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
         """Return the product and the bias, for callers that add the bias themselves."""
         return product_and_bias(
-            self, values, config=self.config, features=self.features, names=self.names, use_bias=self.use_bias
+            self,
+            values,
+            config=self.config,
+            features=self.features,
+            names=self.names,
+            use_bias=self.use_bias,
+            stddev=self.stddev,
         )
 
 
@@ -48,10 +64,11 @@ def product_and_bias(
     features: int,
     names: tuple[str | None, str | None],
     use_bias: bool,
+    stddev: float | None = None,
 ) -> tuple[Float[Array, "*n F"], Float[Array, " F"] | None]:
     """Return the product with `module`'s kernel, and the bias to add or None, both in `config.dtype`."""
     dtype = config.dtype
-    kernel = module.param("kernel", kernel_init(config, names), (values.shape[-1], features))
+    kernel = module.param("kernel", kernel_init(config, names, stddev=stddev), (values.shape[-1], features))
     product = jnp.dot(values.astype(dtype), cast(Array, kernel).astype(dtype))
     if not use_bias:
         return product, None

@@ -11,6 +11,23 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.types import EncoderInputs, PretrainingLogits
 
 
+def pool_instances(
+    hidden: Float[Array, "B T D"],
+    *,
+    cls_positions: Int[Array, "B S"],
+    segment_ids: Int[Array, "B T"],
+    pooling: str,
+) -> Float[Array, "B S D"]:
+    """Return one state per instance: that of its [CLS] (`pooling` "cls"), or the mean over its tokens ("mean")."""
+    if pooling == "cls":
+        return gather(hidden, cls_positions)
+    numbers = jnp.arange(1, cls_positions.shape[1] + 1)
+    own = (segment_ids[:, None, :] == numbers[None, :, None]).astype(hidden.dtype)
+    total = jnp.einsum("BST,BTD->BSD", own, hidden, preferred_element_type=jnp.float32)
+    count = jnp.maximum(own.sum(-1, dtype=jnp.float32, keepdims=True), 1)
+    return (total / count).astype(hidden.dtype)
+
+
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
     """Return the hidden states at `positions`, by a matmul with one-hot vectors.
 
@@ -30,6 +47,9 @@ class PretrainingModel(nn.Module):
         architecture = architecture_of(self.config)
         self.encoder = architecture.encoder(self.config)
         self.has_next_sentence = "next_sentence" in architecture.pretraining_parts
+        self.has_transform = "transform" in architecture.heads
+        if self.has_transform:
+            self.transform = architecture.heads["transform"](self.config)
         if self.has_next_sentence:
             self.pooler = architecture.heads["pooler"](self.config)
         self.masked_lm = architecture.heads["masked_lm"](self.config)
@@ -48,6 +68,8 @@ class PretrainingModel(nn.Module):
         encoded = self.encoder(inputs, dropout=dropout)
         if not self.has_next_sentence:
             at_masks, words = gather(encoded.hidden, positions), encoded.word_embeddings
+            if self.has_transform:
+                at_masks = self.transform(at_masks)
             return PretrainingLogits(masked_lm=self.masked_lm(at_masks, word_embeddings=words), next_sentence=None)
         hidden = gather(encoded.hidden, jnp.concatenate([positions, cls_positions], axis=1))
         at_masks, at_cls = jnp.split(hidden, [positions.shape[1]], axis=1)

@@ -42,6 +42,18 @@ def read_fraction(fields: Mapping[str, Any], name: str, *, file: Path, default: 
     return float(value)
 
 
+def read_number(fields: Mapping[str, Any], name: str, *, file: Path, default: float) -> float:
+    """Return the positive number in field `name`.
+
+    Raises:
+      UserError: if it is anything else.
+    """
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
+        raise UserError(f"{file}: {name} is {str(value)[:40]!r}: write a number above 0")
+    return float(value)
+
+
 def read_activation(fields: Mapping[str, Any], name: str, *, file: Path, known: Mapping[str, str] = ACTIVATIONS) -> str:
     """Return our name of the activation in field `name`.
 

@@ -40,8 +40,7 @@ def apply_layers(
     Each of `params` is stacked over layers, or a tuple with one array per layer: a training step with unrolled layers
     passes tuples, so that nothing is stacked. `config` determines whether to scan and what to recompute.
     """
-    if config.remat != "none":
-        apply_layer = jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
+    apply_layer = rematerialized(apply_layer, config=config)
     if config.scan_layers:
 
         def step(hidden: Array, layer_in: tuple[Any, Array]) -> tuple[Array, Array | None]:
@@ -52,7 +51,7 @@ def apply_layers(
         hidden, states = jax.lax.scan(step, embedded, (params, indices))
     else:
         hidden, outputs = embedded, []
-        for index, layer_params in enumerate(_unstack(params, config.num_hidden_layers)):
+        for index, layer_params in enumerate(unstack(params, config.num_hidden_layers)):
             hidden = apply_layer(hidden, layer_params, jnp.asarray(index))
             outputs.append(hidden)
         states = jnp.stack(outputs) if output_hidden_states else None
@@ -61,10 +60,22 @@ def apply_layers(
     return hidden, states
 
 
-def _unstack(layers: Any, count: int) -> list[Any]:
-    """Return each layer's parameters; the gradient of `lax.split` is a concatenation, that of indexing a padded sum."""
+def rematerialized(apply_layer: Any, *, config: ModelConfig) -> Any:
+    """Return a layer whose backward pass recomputes what `config.remat` says."""
+    if config.remat == "none":
+        return apply_layer
+    return jax.checkpoint(apply_layer, policy=REMAT_POLICIES[config.remat])
+
+
+def unstack(layers: Any, count: int) -> list[Any]:
+    """Return each layer's parameters; the gradient of `lax.split` is a concatenation, that of indexing a padded sum.
+
+    A parameter of fewer layers belongs to the last ones; the others have None.
+    """
     leaves, tree = jax.tree.flatten(layers, is_leaf=lambda leaf: isinstance(leaf, tuple))
     split = [
-        leaf if isinstance(leaf, tuple) else [part[0] for part in jax.lax.split(leaf, (1,) * count)] for leaf in leaves
+        leaf if isinstance(leaf, tuple) else [part[0] for part in jax.lax.split(leaf, (1,) * len(leaf))]
+        for leaf in leaves
     ]
+    split = [[None] * (count - len(parts)) + list(parts) for parts in split]
     return [jax.tree.unflatten(tree, [leaf[index] for leaf in split]) for index in range(count)]

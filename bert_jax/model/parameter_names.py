@@ -8,8 +8,9 @@ other formats, and one array stacked over layers (first axis) in flax.
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,18 @@ from bert_jax.config import ModelConfig
 from bert_jax.types import LAYERS
 
 
+def initializer_range(model: ModelConfig) -> float:
+    """Return the usual standard deviation of initial weights."""
+    return model.initializer_range
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """The names of one parameter. `{layer}` stands for the number of the layer; `tf1` is "" if TF1 lacks it.
 
     `axes` are those of our array, without the layers; `*_transposed` means that the other format swaps them.
+    `first_layer` is the first layer that has it. `block` (k, n) means that it is the k-th of n equal blocks of rows of
+    HuggingFace's tensor. `stddev` returns the standard deviation of initial weights.
     """
 
     flax: str
@@ -31,6 +39,9 @@ class Entry:
     axes: tuple[str, ...]
     huggingface_transposed: bool = False
     tf1_transposed: bool = False
+    first_layer: int = 0
+    block: tuple[int, int] = (0, 1)
+    stddev: Callable[[ModelConfig], float] = initializer_range
 
     @property
     def part(self) -> str:
@@ -45,12 +56,19 @@ class Entry:
     def shape(self, model: ModelConfig, *, num_labels: int = 0, stacked: bool = True) -> tuple[int, ...]:
         """Return the shape of our array; with `stacked` False, that of one layer."""
         shape = tuple(_size(axis, model=model, num_labels=num_labels) for axis in self.axes)
-        return (model.num_hidden_layers, *shape) if self.stacked and stacked else shape
+        return (model.num_hidden_layers - self.first_layer, *shape) if self.stacked and stacked else shape
+
+    def external_shape(self, model: ModelConfig, *, side: str, num_labels: int = 0) -> tuple[int, ...]:
+        """Return the shape of a tensor of `side`, one layer's if it is stacked."""
+        shape = self.shape(model, num_labels=num_labels, stacked=False)
+        shape = shape[::-1] if self.transposed(side=side) else shape
+        return (shape[0] * self.block[1], *shape[1:])
 
     def names(self, *, side: str, num_layers: int) -> list[str]:
         """Return the names of the parameter in `side` ("huggingface" or "tf1"): one, or one per layer."""
         name: str = getattr(self, side)
-        return [name.format(layer=layer) for layer in range(num_layers)] if self.stacked else [name]
+        layers = range(self.first_layer, num_layers)
+        return [name.format(layer=layer) for layer in layers] if self.stacked else [name]
 
     def transposed(self, *, side: str) -> bool:
         """Return whether `side` swaps the axes."""
@@ -118,17 +136,30 @@ def from_external(
 ) -> np.ndarray:
     """Return our array of `shape` from the arrays of `side`, one per layer if it is stacked; the values are exact."""
     result = np.empty(shape, dtype)
+    number, count = entry.block
     for target, array in zip(result if entry.stacked else [result], arrays, strict=True):
-        target[...] = array.T if entry.transposed(side=side) else array
+        rows = len(array) // count if count > 1 else 0
+        block = array[number * rows : (number + 1) * rows] if count > 1 else array
+        target[...] = block.T if entry.transposed(side=side) else block
     return result
 
 
 def to_external(entry: Entry, array: np.ndarray, *, side: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the names and the contiguous arrays of `side`."""
+    """Yield the names and the contiguous arrays of `side`; of a tensor of several blocks, only this entry's block."""
     array = np.asarray(array)
     layers = array if entry.stacked else [array]
-    for name, layer in zip(entry.names(side=side, num_layers=len(layers)), layers, strict=True):
+    for name, layer in zip(entry.names(side=side, num_layers=len(layers) + entry.first_layer), layers, strict=True):
         yield name, np.ascontiguousarray(layer.T if entry.transposed(side=side) else layer)
+
+
+def external_tensors(
+    entries: Sequence[Entry], flat: Mapping[str, np.ndarray], *, side: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the names and the arrays of `side` for our arrays by name, the blocks of a tensor joined."""
+    for _, group in itertools.groupby(entries, key=lambda entry: getattr(entry, side)):
+        blocks = [to_external(entry, flat[entry.flax], side=side) for entry in group]
+        for named in zip(*blocks, strict=True):
+            yield named[0][0], named[0][1] if len(named) == 1 else np.concatenate([array for _, array in named])
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

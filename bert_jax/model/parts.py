@@ -1,7 +1,7 @@
 """The forward pass of all parts that a model has, without dropout."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
-from bert_jax.model.heads import gather
+from bert_jax.model.heads import gather, pool_instances
 from bert_jax.types import EncoderInputs
 
 
@@ -18,8 +18,8 @@ from bert_jax.types import EncoderInputs
 class Outputs:
     """The float32 outputs of each part; None if the model lacks the part or it was not requested.
 
-    Column 1 of `next_sentence` means random. `classifier` is [B, C] with a pooler and [B, T, C] without. `qa_outputs`
-    has the logits of start and end.
+    Column 1 of `next_sentence` means random. `classifier` is [B, C], or [B, T, C] for the classes of tokens.
+    `qa_outputs` has the logits of start and end.
     """
 
     hidden: Float[Array, "B T D"]
@@ -38,8 +38,12 @@ def apply_parts(
     model: ModelConfig,
     positions: Int[Array, "B P"] | None = None,
     output_hidden_states: bool = False,
+    classify_tokens: bool = False,
 ) -> Outputs:
-    """Return the outputs of every part in `params`; the masked LM is computed only at `positions`."""
+    """Return the outputs of every part in `params`; the masked LM is computed only at `positions`.
+
+    `classify_tokens` distinguishes the classifier of tokens from that of sequences where both have the same parts.
+    """
     architecture = architecture_of(model)
 
     def apply(part: str, *args: Any, **options: Any) -> Any:
@@ -49,17 +53,32 @@ def apply_parts(
     encoded = apply("encoder", inputs, output_hidden_states=output_hidden_states)
     hidden: Array = encoded.hidden
     values: dict[str, Any] = {}
+
+    def read(states: Float[Array, "B n D"]) -> Float[Array, "B n D"]:
+        """Return what the masked LM and the classifiers read."""
+        return cast(Array, apply("transform", states)) if "transform" in params else states
+
     if "pooler" in params:
         values["pooled"] = apply("pooler", hidden[:, :1])[:, 0]
     if "masked_lm" in params and positions is not None:
         words = encoded.word_embeddings
-        values["masked_lm"] = apply("masked_lm", gather(hidden, positions), word_embeddings=words)
+        values["masked_lm"] = apply("masked_lm", read(gather(hidden, positions)), word_embeddings=words)
     if "next_sentence" in params and "pooler" in params:
         values["next_sentence"] = apply("next_sentence", values["pooled"][:, None])[:, 0]
     if "classifier" in params:
-        values["classifier"] = _linear(params["classifier"], values.get("pooled", hidden))
+        if "pooled" in values:
+            states = values["pooled"]
+        elif classify_tokens or "transform" not in params:
+            states = read(hidden)
+        else:
+            first = jnp.zeros((len(hidden), 1), jnp.int32)
+            pooled = pool_instances(
+                hidden, cls_positions=first, segment_ids=inputs.segment_ids, pooling=model.classifier_pooling
+            )
+            states = read(pooled)[:, 0]
+        values["classifier"] = _linear(params["classifier"], states)
     if "qa_outputs" in params:
-        values["qa_outputs"] = _linear(params["qa_outputs"], hidden)
+        values["qa_outputs"] = _linear(params["qa_outputs"], read(hidden))
     return Outputs(hidden=hidden, all_hidden=encoded.all_hidden, **values)
 
 

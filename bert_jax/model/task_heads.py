@@ -1,8 +1,10 @@
 """The fine-tuning models: the encoder with a head (paper section 4 and Figure 4), with HuggingFace's parameter names.
 
 A sequence may have several instances (`types.py`), each with its [CLS] at one of `cls_positions`. Only the heads that
-use [CLS] have a pooler, as in HuggingFace's classes.
+use [CLS] have a pooler, as in HuggingFace's classes; in an architecture with a transform, every head has it.
 """
+
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -11,8 +13,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.heads import gather
-from bert_jax.model.pooling import instance_members, pool
+from bert_jax.model.heads import pool_instances
 from bert_jax.types import EncoderInputs
 
 # Dropout sites below 4 belong to the encoder, in every architecture.
@@ -23,8 +24,31 @@ def _drop(values: Float[Array, "B n D"], *, config: ModelConfig, dropout: Dropou
     return values if dropout is None else dropout.apply(values, rate=config.hidden_dropout_prob, site=_HEAD)
 
 
+def _classifier(config: ModelConfig, num_labels: int) -> Dense:
+    stddev = architecture_of(config).classifier_stddev(config)
+    return Dense(config, num_labels, names=("embed", None), stddev=stddev, name=None)
+
+
+class _TokenHead(nn.Module):
+    """The encoder and, if the architecture has one, the transform of every token."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        """Create encoder and transform."""
+        architecture = architecture_of(self.config)
+        self.encoder = architecture.encoder(self.config)
+        self.has_transform = "transform" in architecture.heads
+        if self.has_transform:
+            self.transform = architecture.heads["transform"](self.config)
+
+    def _tokens(self, inputs: EncoderInputs, *, dropout: Dropout | None) -> Float[Array, "B T D"]:
+        hidden: Any = self.encoder(inputs, dropout=dropout).hidden
+        return self.transform(hidden) if self.has_transform else hidden
+
+
 class SequenceClassifier(nn.Module):
-    """Classification, or regression (`num_labels` 1), of each instance by its pooled [CLS].
+    """Classification, or regression (`num_labels` 1), of each instance by its pooled [CLS], or the mean of its tokens.
 
     It follows run_classifier.py of the original. With one label it also scores the endings of a multiple choice
     (section 4.4).
@@ -34,56 +58,64 @@ class SequenceClassifier(nn.Module):
     num_labels: int
 
     def setup(self) -> None:
-        """Create encoder, pooler and the classification layer."""
-        self.encoder = architecture_of(self.config).encoder(self.config)
-        self.pooler = architecture_of(self.config).heads["pooler"](self.config)
-        self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
+        """Create encoder, pooler or transform, and the classification layer."""
+        architecture = architecture_of(self.config)
+        self.encoder = architecture.encoder(self.config)
+        self.has_pooler = "pooler" in architecture.heads
+        if self.has_pooler:
+            self.pooler = architecture.heads["pooler"](self.config)
+        else:
+            self.transform = architecture.heads["transform"](self.config)
+        self.classifier = _classifier(self.config, self.num_labels)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B S C"]:
         """Return float32 logits."""
         hidden = self.encoder(inputs, dropout=dropout).hidden
-        pooled = _drop(self.pooler(gather(hidden, cls_positions)), config=self.config, dropout=dropout)
-        return self.classifier(pooled).astype("float32")
+        pooled = pool_instances(
+            hidden,
+            cls_positions=cls_positions,
+            segment_ids=inputs.segment_ids,
+            pooling=self.config.classifier_pooling,
+        )
+        pooled = self.pooler(pooled) if self.has_pooler else self.transform(pooled)
+        return self.classifier(_drop(pooled, config=self.config, dropout=dropout)).astype("float32")
 
 
-class TokenClassifier(nn.Module):
+class TokenClassifier(_TokenHead):
     """Classification of every token (section 5.3: no CRF)."""
 
-    config: ModelConfig
     num_labels: int
 
     def setup(self) -> None:
         """Create encoder and classification layer."""
-        self.encoder = architecture_of(self.config).encoder(self.config)
-        self.classifier = Dense(self.config, self.num_labels, names=("embed", None), name=None)
+        super().setup()
+        self.classifier = _classifier(self.config, self.num_labels)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B T C"]:
         """Return float32 logits."""
         del cls_positions
-        hidden = self.encoder(inputs, dropout=dropout).hidden
+        hidden = self._tokens(inputs, dropout=dropout)
         return self.classifier(_drop(hidden, config=self.config, dropout=dropout)).astype("float32")
 
 
-class SpanClassifier(nn.Module):
+class SpanClassifier(_TokenHead):
     """Scores of every token as start and end of the answer (section 4.2; no dropout here, as in run_squad.py)."""
-
-    config: ModelConfig
 
     def setup(self) -> None:
         """Create encoder and the two vectors."""
-        self.encoder = architecture_of(self.config).encoder(self.config)
-        self.qa_outputs = Dense(self.config, 2, names=("embed", None), name=None)
+        super().setup()
+        self.qa_outputs = _classifier(self.config, 2)
 
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B T 2"]:
         """Return float32 logits, start and end."""
         del cls_positions
-        return self.qa_outputs(self.encoder(inputs, dropout=dropout).hidden).astype("float32")
+        return self.qa_outputs(self._tokens(inputs, dropout=dropout)).astype("float32")
 
 
 class SentenceEncoder(nn.Module):
@@ -99,7 +131,6 @@ class SentenceEncoder(nn.Module):
     def __call__(
         self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B S D"]:
-        """Return float32 embeddings, zeros for an empty instance (CLS pooling: those of another instance)."""
-        hidden = self.encoder(inputs, dropout=dropout).hidden
-        members = instance_members(inputs.segment_ids, instances=cls_positions.shape[1])
-        return pool(hidden.astype("float32"), members, pooling=self.pooling)
+        """Return float32 embeddings, of an empty instance zeros (CLS pooling: those of another instance)."""
+        hidden = self.encoder(inputs, dropout=dropout).hidden.astype("float32")
+        return pool_instances(hidden, cls_positions=cls_positions, segment_ids=inputs.segment_ids, pooling=self.pooling)

@@ -41,7 +41,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 )
 
 # Smaller tensors (biases, LayerNorm) are replicated along `data`: 65,536 elements are 0.02 % of BERT-Large.
-_MIN_SHARDED_ELEMENTS = 2**16
+MIN_SHARDED_ELEMENTS = 2**16
 
 
 def make_mesh(config: MeshConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
@@ -155,7 +155,7 @@ def _dimension_by_size(
     None for small tensors, where the gather would cost more than the memory saved, and if no dimension divides.
     """
     count = size_along(mesh.shape, axes=BY_SIZE_AXES)
-    if count == 1 or math.prod(shape) < _MIN_SHARDED_ELEMENTS:
+    if count == 1 or math.prod(shape) < MIN_SHARDED_ELEMENTS:
         return None
     waste = {}
     for dimension, size in enumerate(shape):
@@ -182,6 +182,11 @@ def gathered_by_size(sharding: NamedSharding) -> NamedSharding:
     """Return the sharding of a tensor after the gather over the axes that shard by size."""
     spec = [tuple(axis for axis in _names(axes) if axis not in BY_SIZE_AXES) or None for axes in sharding.spec]
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a tensor's first dimension over all replicas of a slice, in the order of a gather."""
+    return NamedSharding(mesh, PartitionSpec(STATE_AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

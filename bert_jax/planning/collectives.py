@@ -4,6 +4,9 @@ On a ring of n chips, an all-gather or reduce-scatter sends (n - 1) / n of its b
 schedule is simulated with a clock for the chip and one for each network. A collective starts once it is issued and its
 network is free. The chip waits for it if it is synchronous, or if its `-done` instruction comes before it ends.
 
+On a SparseCore a collective is an `async-start` without operands, which only prepares it, an `async-update` with what
+is to be moved, where it starts, and an `async-done`.
+
 A transfer between slices is a `send` and a `recv` with the same rendezvous name, which the hosts serve ("megascale").
 It starts at the `send` and ends at the `recv-done`.
 """
@@ -23,12 +26,22 @@ _LOOPS = ("while", "call")
 LINKS, NETWORK = "links", "network"  # between the chips of a slice, and between slices
 _RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _MEGASCALE_TYPE = re.compile(r'_xla_megascale_transfer_type="([^"]*)"')
+SYNCHRONOUS, QUEUED, SHORT = "synchronous", "earlier collectives on the links", "computation between start and end"
+LIMITS = (SYNCHRONOUS, QUEUED, SHORT)
+_NOTHING = 1e-9  # seconds
 _MEGASCALE_SLICES = re.compile(r'_xla_megascale_target="\{([^}]*)\}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective: `bytes` of its whole buffer, `seconds` it takes, and `exposed_seconds` the chip waits for it."""
+    """One collective: `bytes` of its whole buffer, `seconds` it takes, and `exposed_seconds` the chip waits for it.
+
+    Attributes:
+      queued_seconds: the part of `exposed_seconds` in which it waits for earlier ones on the same network.
+      issued_seconds: when the chip issues it, since the beginning of the step; in a loop, the first time.
+      fused: whether computation that hides it is in one fusion with it. What that costs the computation, in matrix
+        units and memory bandwidth, is in no estimate.
+    """
 
     kind: str
     bytes: int
@@ -38,13 +51,25 @@ class Collective:
     seconds: float
     exposed_seconds: float
     network: str = LINKS
+    queued_seconds: float = 0.0
+    issued_seconds: float = 0.0
+    fused: bool = False
+
+    @property
+    def limit(self) -> str:
+        """Return why the chip waits for it: one of `LIMITS`, or "" if it does not."""
+        if self.exposed_seconds <= _NOTHING:
+            return ""
+        if not self.overlapped:
+            return SYNCHRONOUS
+        return QUEUED if self.queued_seconds > self.exposed_seconds / 2 else SHORT
 
 
 def find_collectives(
     program: HloProgram,
     *,
     topology: Topology,
-    kernel_cycles: Mapping[str, int] | None = None,
+    own_cycles: Mapping[str, int] | None = None,
     num_chips: int = 0,
     spans: Callable[[int], int] = lambda size: size,
 ) -> list[Collective]:
@@ -53,12 +78,13 @@ def find_collectives(
     Args:
       program: the compiled step.
       topology: the slices to plan for.
-      kernel_cycles: cycles of the Pallas kernels by instruction name, which the program does not state.
+      own_cycles: cycles by instruction name where the program states none: of Pallas kernels, of uncounted matmuls.
       num_chips: chips per slice that the program was compiled for, if fewer than `topology` has.
       spans: from a group's size in the program to its size on `topology`.
     """
     num_chips = num_chips or topology.slice_chips
-    return _Simulation(program, topology, num_chips, spans, kernel_cycles or {}).computation(program.entry, times=1)
+    simulation = _Simulation(program, topology, num_chips, spans, own_cycles or {})
+    return simulation.computation(program.entry, times=1, since=0.0)
 
 
 class _Simulation:
@@ -68,13 +94,17 @@ class _Simulation:
         topology: Topology,
         num_chips: int,
         spans: Callable[[int], int],
-        kernel_cycles: Mapping[str, int],
+        own_cycles: Mapping[str, int],
     ):
-        self._program, self._topology, self._kernel_cycles = program, topology, kernel_cycles
+        self._program, self._topology, self._own_cycles = program, topology, own_cycles
         self._num_chips, self._spans = num_chips, spans
+        self._prepared: dict[str, Instruction] = {}  # name of an `async-start` -> the collective that it prepares
 
-    def computation(self, name: str, *, times: int) -> list[Collective]:
-        """Return the collectives of a computation; the body of a loop is simulated once and counted per iteration."""
+    def computation(self, name: str, *, times: int, since: float) -> list[Collective]:
+        """Return the collectives of a computation that begins at `since`.
+
+        The body of a loop is simulated once and counted per iteration.
+        """
         collectives: list[Collective] = []
         now, free = 0.0, {LINKS: 0.0, NETWORK: 0.0}
         pending: dict[str, tuple[int, float]] = {}  # instruction name -> index in `collectives`, end time
@@ -82,18 +112,25 @@ class _Simulation:
             operand = next((pending[name] for name in item.operands if name in pending), None)
             if item.opcode in _LOOPS:
                 for body in item.called:
-                    collectives += self.computation(body, times=times * (self._program.trips(item) or 1))
+                    trips = self._program.trips(item) or 1
+                    collectives += self.computation(body, times=times * trips, since=since + now)
             now += self._seconds(item)
             if operand and (item.opcode.endswith("-done") or _wrapped(item) == "done"):
                 index, end = operand
-                collectives[index] = dataclasses.replace(collectives[index], exposed_seconds=max(0.0, end - now))
+                exposed, queued = max(0.0, end - now), collectives[index].queued_seconds
+                collectives[index] = dataclasses.replace(
+                    collectives[index], exposed_seconds=exposed, queued_seconds=min(exposed, queued)
+                )
                 now = max(now, end)
             elif operand and (item.opcode.endswith("-update") or _forwards(self._program, item)):
                 pending[item.name] = operand
+                if item.opcode == "fusion":
+                    collectives[operand[0]] = dataclasses.replace(collectives[operand[0]], fused=True)
             elif (start := self._started_by(item, computation=name, times=times)) is not None:
                 collective, handle = start
-                end = max(now, free[collective.network]) + collective.seconds
-                free[collective.network] = end
+                begin = max(now, free[collective.network])
+                free[collective.network] = end = begin + collective.seconds
+                collective = dataclasses.replace(collective, queued_seconds=begin - now, issued_seconds=since + now)
                 if collective.overlapped:
                     pending[handle] = (len(collectives), end)
                 else:
@@ -107,11 +144,23 @@ class _Simulation:
         if item.opcode == "send" and _MEGASCALE_TYPE.search(item.text):
             recv = self._recv_of(item, computation=computation)
             return self._between_slices(item, recv, times=times), recv.name
-        inner = _collective_of(self._program, item)
+        if self._is_prepared(item):
+            return None
+        prepared = next((self._prepared[name] for name in item.operands if name in self._prepared), None)
+        inner = prepared or collective_of(self._program, item)
         if inner is None or _group_size(inner, self._num_chips) == 1:
             return None
-        is_async = item.opcode.endswith("-start") or _wrapped(item) == "start"
+        is_async = bool(prepared) or item.opcode.endswith("-start") or _wrapped(item) == "start"
         return self._collective(item, inner, times=times, overlapped=is_async), item.name
+
+    def _is_prepared(self, item: Instruction) -> bool:
+        """Return whether an instruction prepares a collective for a SparseCore; remember the collective."""
+        if item.opcode != "async-start" or item.operands:
+            return False
+        inner = collective_of(self._program, item)
+        if inner is not None:
+            self._prepared[item.name] = inner
+        return inner is not None
 
     def _recv_of(self, send: Instruction, *, computation: str) -> Instruction:
         rendezvous = _RENDEZVOUS.findall(send.text)
@@ -137,7 +186,7 @@ class _Simulation:
         )
 
     def _seconds(self, item: Instruction) -> float:
-        cycles = item.cycles or self._kernel_cycles.get(item.name, 0)
+        cycles = item.cycles or self._own_cycles.get(item.name, 0)
         if item.opcode in _LOOPS:
             inside = (self._program.computations[name] for name in item.called)
             seconds = sum(self._seconds(inner) for body in inside for inner in body)
@@ -189,18 +238,24 @@ def _forwards(program: HloProgram, item: Instruction) -> bool:
     Such a fusion computes something else while the collective continues.
     """
     return item.opcode == "get-tuple-element" or (
-        item.opcode == "fusion" and not _wrapped(item) and _collective_of(program, item) is not None
+        item.opcode == "fusion" and not _wrapped(item) and collective_of(program, item) is not None
     )
 
 
-def _collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
+def collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
     """Return the collective that an instruction starts: itself, or the one inside a fusion or an asynchronous call."""
     if item.opcode.startswith(COLLECTIVES):
         return None if item.opcode.endswith("-done") else item
-    if item.opcode not in ("fusion", "async-start") or _wrapped(item) == "done":
+    # A SparseCore's call is a custom call inside an asynchronous one.
+    if item.opcode not in ("fusion", "async-start", "custom-call") or _wrapped(item) == "done":
         return None
     inside = (inner for name in item.called for inner in program.computations.get(name, ()))
-    return next((inner for inner in inside if inner.opcode.startswith(COLLECTIVES)), None)
+    found = (inner if inner.opcode.startswith(COLLECTIVES) else _of_call(program, inner) for inner in inside)
+    return next(filter(None, found), None)
+
+
+def _of_call(program: HloProgram, item: Instruction) -> Instruction | None:
+    return collective_of(program, item) if item.opcode == "custom-call" else None
 
 
 def _group_size(item: Instruction, num_chips: int) -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from bert_jax.config import Config, instances_per_row
+from bert_jax import jax_internals
+from bert_jax.config import CompilerOption, Config, instances_per_row
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.topology import Topology
@@ -23,13 +25,6 @@ from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.schedule import Phase
 from bert_jax.types import Rows
 
-# On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at the same time
-}
 _IDS = SpecialIds(cls_id=101, sep_id=102, mask_id=103, pad_id=0, vocab_size=0)  # the values do not change the program
 
 
@@ -40,8 +35,8 @@ def prepare_environment() -> None:
     """Set up compilation without TPUs. Call it before the first use of jax, which then computes on the CPU."""
     if _SCHEDULES:
         return
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    jax_internals.quiet_libtpu()
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans may run at the same time
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the errors that `_text` catches are logged with a trace
     jax.config.update("jax_platforms", "cpu")  # jax has read the variable already, at import
@@ -132,18 +127,20 @@ def compile_step(program: PretrainingProgram, phase: Phase) -> CompiledStep:
         word_starts=rows((length,), jnp.bool_),
     )
     with meshes.use_mesh(program.mesh, rules=program.rules):
-        return compile_lowered(step.lower(program.abstract_state(), host_batch))
+        return compile_lowered(step.lower(program.abstract_step_state(), host_batch))
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> CompiledStep:
-    """Compile a step that was lowered for a slice.
+def compile_lowered(
+    lowered: jax.stages.Lowered, *, options: Mapping[str, CompilerOption] | None = None
+) -> CompiledStep:
+    """Compile a step that was lowered for a slice, with `options` besides those of its `jax.jit`.
 
     Raises:
       DoesNotFit: if the step needs more memory than a chip has.
     """
     folder = fresh_schedules()
     try:
-        compiled: Any = lowered.compile(compiler_options=_dump_options(folder))
+        compiled: Any = lowered.compile(compiler_options={**_dump_options(folder), **(options or {})})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise

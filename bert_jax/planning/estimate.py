@@ -7,12 +7,13 @@ from typing import Any
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.dataset_info import load_dataset_info
 from bert_jax.model.architectures import architecture_of
-from bert_jax.planning.collectives import Collective, find_collectives
+from bert_jax.planning.collectives import LIMITS, Collective, collective_of, find_collectives
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.hlo import HloProgram, parse_hlo
 from bert_jax.planning.kernels import Kernel, find_kernels
 from bert_jax.planning.scaling import Scaling
 from bert_jax.planning.topology import Topology
+from bert_jax.planning.uncounted import Uncounted, uncounted_matmuls
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.training.schedule import Phase
 
@@ -45,9 +46,10 @@ def row_contents(config: Config, *, max_seq_length: int) -> RowContents:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The cost of a step: seconds per step, bytes per chip."""
+    """The cost of a step: seconds per step, bytes per chip; `cycles` include `uncounted`, which the compiler omits."""
 
     cycles: int
+    uncounted: Uncounted
     gradient_cycles: int  # of forward and backward pass, which do not depend on the number of chips
     kernels: list[Kernel]
     compute_seconds: float
@@ -77,12 +79,13 @@ def estimate_step(
     """
     hlo = parse_hlo(compiled.hlo)
     kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
-    cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels)
-    kernel_cycles = {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
+    uncounted = uncounted_matmuls(hlo, chip=topology.chip)
+    cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels) + uncounted.total_cycles
+    own_cycles = uncounted.cycles | {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
     collectives = find_collectives(
         hlo,
         topology=topology,
-        kernel_cycles=kernel_cycles,
+        own_cycles=own_cycles,
         num_chips=scaling.part.slice_chips,
         spans=scaling.group_size,
     )
@@ -96,8 +99,9 @@ def estimate_step(
     passes = (visit for visit in hlo.visits() if _DIFFERENTIATED in visit.instruction.op_name)
     return Estimate(
         cycles=cycles,
+        uncounted=uncounted,
         gradient_cycles=sum(
-            (visit.instruction.cycles or kernel_cycles.get(visit.instruction.name, 0)) * visit.times for visit in passes
+            (visit.instruction.cycles or own_cycles.get(visit.instruction.name, 0)) * visit.times for visit in passes
         ),
         kernels=kernels,
         compute_seconds=cycles / topology.chip.clock,
@@ -119,7 +123,7 @@ def find_unestimated(program: HloProgram) -> dict[str, int]:
         if item.opcode == "fusion" and not item.cycles:
             inside = {inner.opcode for name in item.called for inner in program.computations.get(name, ())}
             kind = next((name for name in ("scatter", "gather", "sort") if name in inside or name in item.name), "")
-        elif item.cycles or item.target in (*_NO_WORK, "tpu_custom_call"):
+        elif item.cycles or item.target in (*_NO_WORK, "tpu_custom_call") or collective_of(program, item):
             continue
         if kind in _UNESTIMATED:
             counts[kind] += visit.times
@@ -140,7 +144,12 @@ def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]
 
 
 def collectives_json(estimate: Estimate) -> list[dict[str, Any]]:
-    """Return the collectives, summed by kind, network, group size and whether they are overlapped."""
+    """Return the collectives, summed by kind, network, group size and whether they are overlapped.
+
+    Each class has the time in the step when the first and the last are issued, and what limits the largest part of
+    its exposed time.
+    """
+    limits: dict[tuple[str, str, int, bool], dict[str, float]] = defaultdict(lambda: dict.fromkeys(LIMITS, 0.0))
     groups: dict[tuple[str, str, int, bool], dict[str, Any]] = {}
     for item in estimate.collectives:
         key = (item.kind, item.network, item.group_size, item.overlapped)
@@ -152,11 +161,23 @@ def collectives_json(estimate: Estimate) -> list[dict[str, Any]]:
                 "chips": item.group_size,
                 "overlapped": item.overlapped,
                 "count": 0,
+                "fused": 0,
                 "bytes": 0,
                 "seconds": 0.0,
+                "hidden_seconds": 0.0,
                 "exposed_seconds": 0.0,
+                "first_issued_seconds": item.issued_seconds,
+                "last_issued_seconds": item.issued_seconds,
+                "limited_by": "",
             },
         )
+        if item.limit:
+            limits[key][item.limit] += item.exposed_seconds * item.times
+            total["limited_by"] = max(limits[key], key=lambda limit: limits[key][limit])
+        total["first_issued_seconds"] = min(total["first_issued_seconds"], item.issued_seconds)
+        total["last_issued_seconds"] = max(total["last_issued_seconds"], item.issued_seconds)
+        total["fused"] += item.times * item.fused
+        total["hidden_seconds"] += max(0.0, item.seconds - item.exposed_seconds) * item.times
         total["count"] += item.times
         total["bytes"] += item.bytes * item.times
         total["seconds"] += item.seconds * item.times

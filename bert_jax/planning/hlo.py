@@ -6,6 +6,7 @@ Collectives, Pallas kernels, sorts and scatters have no estimate; other modules 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -111,14 +112,20 @@ class HloProgram:
 
 def shape_bytes(shape: str, *, in_vmem: bool = True) -> int:
     """Return the bytes of an HLO shape, `(f32[2,3]{1,0}, bf16[4]{0:S(1)})`; with `in_vmem` False only those in HBM."""
-    total = 0
-    for dtype, dimensions, layout in _ARRAY.findall(shape):
-        if dtype in _ITEM_BYTES and (in_vmem or _IN_VMEM not in layout):
-            size = _ITEM_BYTES[dtype]
-            for dimension in filter(None, dimensions.split(",")):
-                size *= int(dimension)
-            total += size
-    return total
+    return sum(
+        _ITEM_BYTES[dtype] * _elements(dimensions)
+        for dtype, dimensions, layout in _ARRAY.findall(shape)
+        if dtype in _ITEM_BYTES and (in_vmem or _IN_VMEM not in layout)
+    )
+
+
+def shape_elements(shape: str) -> int:
+    """Return the elements of an HLO shape, of a tuple the sum."""
+    return sum(_elements(dimensions) for dtype, dimensions, _ in _ARRAY.findall(shape) if dtype in _ITEM_BYTES)
+
+
+def _elements(dimensions: str) -> int:
+    return math.prod(int(dimension) for dimension in dimensions.split(",") if dimension)
 
 
 def parse_hlo(text: str) -> HloProgram:

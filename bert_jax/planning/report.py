@@ -78,8 +78,9 @@ def plan_run(
         "parameters": parameters,
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
+        "compiler_options": dict(program.compiler_options.values),
         "fits": fits,
-        "notes": notes + _notes(config, topology=topology, part=scaling.part),
+        "notes": notes + _notes(config, topology=topology, part=scaling.part) + _option_notes(program, phases),
         "phases": phases,
     }
     if not fits:
@@ -108,6 +109,7 @@ def phase_json(
     return _heading(index, phase, topology=topology, parts=config.train.gradient_accumulation_steps) | {
         "hbm": hbm,
         "estimated_cycles": estimate.cycles,
+        "uncounted": {"fusions": estimate.uncounted.fusions, "cycles": estimate.uncounted.total_cycles},
         "cycles_per_sequence": estimate.cycles / rows,
         "gradient_cycles_per_sequence": estimate.gradient_cycles / rows,
         "kernels": [{"name": k.name, "cycles": k.cycles, "times": k.times} for k in estimate.kernels],
@@ -180,6 +182,23 @@ def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
     return notes
 
 
+def _option_notes(program: PretrainingProgram, phases: list[dict[str, Any]]) -> list[str]:
+    """Return what the compiler options make uncertain, and those that this compiler refuses."""
+    notes = program.compiler_options.lines()[1 if program.compiler_options.values else 0 :]
+    fused = max((item["fused"] for phase in phases for item in phase.get("collectives", ())), default=0)
+    if fused and program.compiler_options.values:
+        notes.append(
+            f"up to {fused} collectives of a class are fused with the computation that hides them; what that costs the "
+            "computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
+        )
+    uncounted = sum(phase.get("uncounted", {}).get("fusions", 0) for phase in phases)
+    if uncounted:
+        notes.append(
+            f"{uncounted} fusions with matmuls have no estimate: their products are counted at the chip's peak"
+        )
+    return notes
+
+
 def _describe(phase: Phase, program: PretrainingProgram) -> str:
     per_chip = phase.batch_size / program.mesh.size
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
@@ -201,6 +220,8 @@ def as_table(plan: dict[str, Any]) -> str:
     lines = [
         f"{plan['topology']}: {plan['chips']} chips, mesh {describe(plan['mesh'])}, {plan['parameters']:,} parameters"
     ]
+    if plan["compiler_options"]:
+        lines.append(f"compiler options: {', '.join(plan['compiler_options'])}")
     for phase in plan["phases"]:
         accumulated = phase["gradient_accumulation_steps"]
         lines.append(
@@ -229,10 +250,13 @@ def as_table(plan: dict[str, Any]) -> str:
         )
         for item in phase["collectives"]:
             how = "overlapped" if item["overlapped"] else "synchronous"
+            how += f" ({item['fused']} fused with computation)" if item["fused"] else ""
             where = "chips" if item["network"] == LINKS else "chips across slices"
             lines.append(
                 f"  {item['kind']:<15} {item['count']} x {item['chips']} {where}, {item['bytes'] / 2**20:,.1f} MiB, "
                 f"{item['seconds'] * 1e3:.2f} ms, {how}: {item['exposed_seconds'] * 1e3:.2f} ms exposed"
+                + (f" (limit: {item['limited_by']})" if item["limited_by"] else "")
+                + f", issued {item['first_issued_seconds'] * 1e3:.1f} to {item['last_issued_seconds'] * 1e3:.1f} ms"
             )
         if phase["unestimated"]:
             counts = ", ".join(f"{count} x {kind}" for kind, count in phase["unestimated"].items())

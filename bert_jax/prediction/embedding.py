@@ -15,7 +15,6 @@ from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model.parts import apply_parts
-from bert_jax.model.pooling import instance_members, pool
 from bert_jax.prediction.rows import Example, text_of
 from bert_jax.prediction.tasks import TextTask
 from bert_jax.types import EncoderInputs
@@ -88,8 +87,8 @@ class Embed(TextTask):
         """Return the embeddings."""
         del positions
         hidden = apply_parts({"encoder": params["encoder"]}, inputs, model=self.model).hidden
-        members = instance_members(inputs.segment_ids, instances=1)
-        pooled = jnp.concatenate([pool(hidden, members, pooling=pooling)[:, 0] for pooling in self._poolings], -1)
+        real = (inputs.segment_ids > 0).astype(hidden.dtype)
+        pooled = jnp.concatenate([pool(hidden, real, pooling=pooling) for pooling in self._poolings], -1)
         for layer in self._layers:
             pooled = _ACTIVATIONS[layer.activation](
                 jnp.dot(pooled, layer.kernel, precision="highest") + layer.bias[None]
@@ -102,3 +101,20 @@ class Embed(TextTask):
         """Return the embedding."""
         del prepared
         return {"embedding": np.round(outputs[0].astype(float), 8).tolist()}
+
+
+def pool(hidden: Float[Array, "B T D"], real: Float[Array, "B T"], *, pooling: str) -> Float[Array, "B D"]:
+    """Return the pooled states of the real tokens, as Pooling of sentence-transformers."""
+    count = jnp.maximum(real.sum(-1, keepdims=True), 1)
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "lasttoken":
+        last = (count[..., None] - 1).astype(jnp.int32)
+        return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+    if pooling == "max":
+        return jnp.where(real[..., None] > 0, hidden, -jnp.inf).max(1)
+    weights = real * jnp.arange(1, real.shape[1] + 1)[None] if pooling == "weightedmean" else real
+    total = jnp.einsum("BT,BTD->BD", weights, hidden)
+    if pooling == "weightedmean":
+        count = jnp.maximum(weights.sum(-1, keepdims=True), 1)
+    return total / (jnp.sqrt(count) if pooling == "mean_sqrt_len_tokens" else count)

@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_jax.data.tokenization import Tokenizer
+from bert_jax.data.tokenizer import MASK, Tokenizer
 from bert_jax.rows.truncation import truncate_pair, truncate_single, windows
-
-MASK = "[MASK]"
 
 
 class RowError(Exception):
@@ -63,7 +61,7 @@ def masked(row: Mapping[str, Any], *, tokenizer: Tokenizer, max_length: int) -> 
     Raises:
       RowError: if the text has no [MASK] or is too long. It is not truncated, because that could remove a [MASK].
     """
-    parts = tokenizer.encode_batch(text_of(row, "text").split(MASK))
+    parts = tokenizer.encode_batch(tokenizer.split_at_masks(text_of(row, "text")))
     if len(parts) == 1:
         raise RowError(f"the text has no {MASK}")
     ids, positions = [tokenizer.cls_id, *parts[0]], []

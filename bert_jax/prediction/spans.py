@@ -12,6 +12,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import DataOptions, SquadOptions
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.kinds.base import softmax
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
 from bert_jax.prediction.rows import Example, RowError
@@ -31,11 +32,12 @@ class AnswerQuestion:
     best answer. With a `null_threshold` the answer is empty if `null_odds` exceeds it (SQuAD 2.0).
     """
 
-    parts = ("encoder", "qa_outputs")
+    parts: tuple[str, ...] = ("encoder", "qa_outputs")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, null_threshold: float | None = None):
         """Set up the windows as in fine-tuning: 384 tokens, starting 128 tokens apart."""
         self.model, self.tokenizer, self.null_threshold = model, tokenizer, null_threshold
+        self.parts = architecture_of(model).own_parts(self.parts)
         self._squad = SquadOptions(null_score_threshold="0")
         length = min(QA_LENGTH, model.max_position_embeddings)
         self._length = length
@@ -99,11 +101,12 @@ class TagWords:
     in several sequences.
     """
 
-    parts = ("encoder", "classifier")
+    parts: tuple[str, ...] = ("encoder", "classifier")
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, labels: list[str]):
         """Set the task up with the label names in the order of their ids."""
         self.model, self.tokenizer, self.labels = model, tokenizer, labels
+        self.parts = architecture_of(model).own_parts(self.parts)
         self._max_tokens = model.max_position_embeddings - 2
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], _Words]:
@@ -126,7 +129,7 @@ class TagWords:
             raise RowError("the field 'words' must be a list of texts")
         ends = np.cumsum([len(word) + 1 for word in words])  # as if joined by single spaces
         spans = [(int(end) - 1 - len(word), int(end) - 1) for word, end in zip(words, ends, strict=True)]
-        return words, spans, self.tokenizer.encode_batch(words)
+        return words, spans, self.tokenizer.encode_words(words)
 
     def _words_of(self, row: Mapping[str, Any]) -> tuple[list[str], list[tuple[int, int]], list[list[int]]]:
         """Split a text at white space and punctuation, as the tokenizer does."""
@@ -146,7 +149,8 @@ class TagWords:
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
         """Return the logits of each token."""
         del positions
-        return apply_parts({name: params[name] for name in self.parts}, inputs, model=self.model).classifier
+        parts = {name: params[name] for name in self.parts}
+        return apply_parts(parts, inputs, model=self.model, classify_tokens=True).classifier
 
     def result(self, prepared: _Words, outputs: list[Any]) -> dict[str, Any]:
         """Return one label per word, and the entities that the labels form."""

@@ -17,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds import choice
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.classification import Classification
+from bert_jax.model.architectures import architecture_of
 from bert_jax.model.feature_layers import feature_layers
 from bert_jax.model.parts import apply_parts
 from bert_jax.prediction import rows
@@ -25,13 +26,14 @@ from bert_jax.types import EncoderInputs
 
 
 class TextTask:
-    """A task on texts or pairs of texts."""
+    """A task on texts or pairs of texts. `parts` are those of BERT; an instance has those of its architecture."""
 
     parts: tuple[str, ...] = ("encoder",)
 
     def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer):
         """Set the task up for sequences as long as the position table."""
         self.model, self.tokenizer = model, tokenizer
+        self.parts = architecture_of(model).own_parts(self.parts)
         self.max_length = model.max_position_embeddings
 
     def single(self, row: Mapping[str, Any]) -> Example:

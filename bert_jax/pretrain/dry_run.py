@@ -1,17 +1,50 @@
 """The output of `--dry_run`: mesh, parameters, schedule, weight decay, tokens per step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 
+from bert_jax.config import Config
+from bert_jax.convert.loading import PretrainedModel
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import describe
+from bert_jax.pretrain.continuing import adopt_source
+from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, warnings
+from bert_jax.pretrain.run import SAME_RUN, as_continued
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
+
+
+def config_of_start(
+    config: Config,
+    *,
+    workdir: str | Path,
+    source: PretrainedModel | None = None,
+    continue_from: str = "",
+    report: Callable[[str], None] = print,
+) -> Config:
+    """Return the config that a start in `workdir` trains with; `report` says what is not known before the data set is.
+
+    A run that has begun keeps what it settled then. `source` is the model of --init.
+
+    Raises:
+      UserError: as the start does.
+    """
+    workdir = Path(workdir)
+    has_begun = SAME_RUN.has_begun(workdir)
+    config, _ = as_continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
+    if source is not None:
+        config = adopt_source(config, source=source, workdir=workdir, report=report)
+    if has_begun:
+        return as_begun(config, workdir=workdir)
+    if not is_settled(config):
+        report(EPOCHS_NEED_DATA.format(config.train.num_steps))
+    return preliminary(config)
 
 
 def describe_run(program: PretrainingProgram, *, infos: Mapping[int, DatasetInfo]) -> str:

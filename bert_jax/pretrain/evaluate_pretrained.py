@@ -100,7 +100,7 @@ def evaluate_pretrained(
     program = evaluation_program(trained.model, mesh=mesh, seed=trained.seed)
     evaluator = Evaluator(
         program,
-        objective=_objective(source, trained, info=info, max_predictions_per_seq=phase.max_predictions_per_seq),
+        objective=_objective(source, trained, info=info, phase=phase),
         info=info,
         batch_size=rows,
         max_examples=max_examples or trained.max_examples,
@@ -150,7 +150,7 @@ def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int
 
 
 def _objective(
-    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, max_predictions_per_seq: int
+    source: PretrainedModel, trained: _Training, *, info: DatasetInfo, phase: PhaseConfig
 ) -> PretrainingObjective:
     return make_objective(
         trained.model,
@@ -158,7 +158,7 @@ def _objective(
         special=open_tokenizer(info).special_ids,
         max_seq_length=info.max_seq_length,
         instances=info.instances_per_row,
-        max_predictions_per_seq=max_predictions_per_seq,
+        max_predictions_per_seq=0 if phase.masking_rate else phase.max_predictions_per_seq,  # as the training loop's
         next_sentence=info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params,
     )
 

@@ -60,6 +60,14 @@ class PretrainingJob(Job):
         self._params = None  # else they would stay in host memory for the whole run
         return state if params is None else dataclasses.replace(state, params=self.program.place_params(params))
 
+    def placed(self, state: TrainState) -> TrainState:
+        """Return a restored state with the rows that a step adds."""
+        return self.program.placed(state)
+
+    def stored(self, state: TrainState) -> TrainState:
+        """Return a state without the rows that a step adds."""
+        return self.program.stored(state)
+
     def resume(self, metadata: Mapping[str, Any]) -> None:
         """Free the parameters to start from: the checkpoint replaces them."""
         del metadata
@@ -140,7 +148,7 @@ class PretrainingJob(Job):
     def _evaluator(self, phase: Phase) -> Evaluator:
         return Evaluator(
             self.program.evaluation,
-            objective=self.program.objective(phase, special=self._special),
+            objective=self.program.evaluation_objective(phase, special=self._special),
             info=self._info(phase),
             batch_size=phase.batch_size,
             max_examples=self.config.eval.max_examples,

@@ -38,11 +38,7 @@ class PretrainingObjective:
         Raises:
           UserError: if its architecture has no next-sentence head.
         """
-        if self.next_sentence and "next_sentence" not in architecture_of(self.model).pretraining_parts:
-            raise UserError(
-                f"config.model.architecture={self.model.architecture} has no next-sentence head: set "
-                "config.data.objective=mlm"
-            )
+        check_heads(self.model, next_sentence=self.next_sentence)
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
         """Return the masked global batch; the masks depend only on `key` and the index of each sequence."""
@@ -102,6 +98,18 @@ class PretrainingObjective:
         means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
         means["unigram_accuracy"] = Mean.of((batch.labels == most_frequent).astype(jnp.float32), weights=batch.weights)
         return means
+
+
+def check_heads(model: ModelConfig, *, next_sentence: bool) -> None:
+    """Check that the model's architecture has the heads of an objective.
+
+    Raises:
+      UserError: if it has no next-sentence head.
+    """
+    if next_sentence and "next_sentence" not in architecture_of(model).pretraining_parts:
+        raise UserError(
+            f"config.model.architecture={model.architecture} has no next-sentence head: set config.data.objective=mlm"
+        )
 
 
 def make_objective(

@@ -3,7 +3,7 @@
 Training, evaluation, `--dry_run` and `plan` use the same program.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
-from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.pretrain.objective import PretrainingObjective, check_heads, make_objective
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.runs.program import Program
 from bert_jax.training import optimizers as optim
@@ -31,26 +31,30 @@ class PretrainingProgram(Program):
         """Shard the state over `mesh`.
 
         Raises:
-          UserError: if batch, heads or inner layer do not divide over the mesh, or a warm-up is longer than its part of
-            the run.
+          UserError: if batch, heads or inner layer do not divide over the mesh, a warm-up is longer than its part of
+            the run, or the architecture has no next-sentence head for the objective.
         """
         assert config.model.vocab_size, "open_values.py settles it"
         validate_for_mesh(config, mesh=mesh)
+        check_heads(config.model, next_sentence=config.data.objective != "mlm")
         self.config = config
-        predictions = functools.partial(default_max_predictions, rate=config.masking.rate)
-        self.phases = phases(config.train, default_predictions=predictions)
+        self.phases = phases(config.train, default_predictions=self._default_predictions)
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
         self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
         self._keys = run_keys(config.seed)
         super().__init__(
-            self._random_state, mesh=mesh, rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size})
+            self._random_state,
+            mesh=mesh,
+            rules=meshes.rules_for(mesh, sizes={"vocab": config.model.vocab_size}),
+            compiler_options=config.mesh.compiler_options,
         )
         self.replicas = make_replicas(
             mesh,
-            params=self.state_shapes.params,
-            shardings=self.state_shardings.params,
+            params=self.step_shapes.params,
+            shardings=self.step_shardings.params,
+            added_rows=self.added_rows.params,
             dtype=config.model.dtype,
             scan_layers=config.model.scan_layers,
         )
@@ -58,15 +62,25 @@ class PretrainingProgram(Program):
             mesh=mesh,
             rules=self.rules,
             param_shapes=self.state_shapes.params,
-            param_shardings=self.state_shardings.params,
+            param_shardings=self.step_shardings.params,
+            added_rows=self.added_rows.params,
             key=self._keys.evaluation,
         )
 
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return the objective of `phase`."""
+        return self._objective(phase, rate=self._masking_rate(phase), special=special)
+
+    def evaluation_objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
+        """Return the objective that `phase` is evaluated by: at the run's masking rate, so that phases compare."""
+        if phase.masking_rate:
+            phase = dataclasses.replace(phase, max_predictions_per_seq=0)  # what masking.rate needs
+        return self._objective(phase, rate=self.config.masking.rate, special=special)
+
+    def _objective(self, phase: Phase, *, rate: float, special: SpecialIds) -> PretrainingObjective:
         return make_objective(
             self.config.model,
-            masking=self.config.masking,
+            masking=dataclasses.replace(self.config.masking, rate=rate),
             special=special,
             max_seq_length=phase.max_seq_length,
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
@@ -79,9 +93,15 @@ class PretrainingProgram(Program):
         return row_predictions(
             phase.max_seq_length,
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
-            rate=self.config.masking.rate,
+            rate=self._masking_rate(phase),
             limit=phase.max_predictions_per_seq,
         )
+
+    def _masking_rate(self, phase: Phase) -> float:
+        return phase.masking_rate or self.config.masking.rate
+
+    def _default_predictions(self, max_seq_length: int, rate: float) -> int:
+        return default_max_predictions(max_seq_length, rate=rate or self.config.masking.rate)
 
     def train_step(
         self, phase: Phase, *, special: SpecialIds

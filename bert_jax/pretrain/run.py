@@ -92,7 +92,9 @@ def pretrain(
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
     has_begun = _has_begun(Path(workdir), hosts=hosts)
-    config, earlier = _continue(config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report)
+    config, earlier = as_continued(
+        config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report
+    )
     source = None
     if init:
         source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
@@ -112,6 +114,8 @@ def pretrain(
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
+        for line in program.compiler_options.lines():
+            report(line)
         _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
@@ -120,7 +124,7 @@ def pretrain(
         runtime.close()
 
 
-def _continue(
+def as_continued(
     config: Config, *, workdir: Path, path: str, has_begun: bool, report: Callable[[str], None]
 ) -> tuple[Config, EarlierRun | None]:
     """Return the config of a run that resumes in `workdir` or continues the one at `path`, and the latter."""

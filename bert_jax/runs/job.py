@@ -29,6 +29,14 @@ class Job(abc.ABC):
           UserError: if, by `metadata`, the checkpoint belongs to other data or another vocabulary.
         """
 
+    def placed(self, state: TrainState) -> TrainState:
+        """Return a restored state as the steps take it."""
+        return state
+
+    def stored(self, state: TrainState) -> TrainState:
+        """Return a state of the steps as checkpoints have it."""
+        return state
+
     @abc.abstractmethod
     def initial_state(self) -> TrainState:
         """Return the state before step 0; called once, and not if a checkpoint is restored."""

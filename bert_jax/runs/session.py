@@ -102,7 +102,7 @@ class Session:
           UserError: if more steps than allowed have a non-finite loss, or a file cannot be written.
         """
         job, runtime, options, start = self._job, self._runtime, self._options, self.start
-        state = self._restored.state if self._restored else job.initial_state()
+        state = job.placed(self._restored.state) if self._restored else job.initial_state()
         self._restored = None if self._restored is None else dataclasses.replace(self._restored, state=None)
         loop_start, earlier_seconds = time.monotonic(), float(self._metadata.get("seconds", 0.0))
         recorder = self._recorder()
@@ -115,7 +115,7 @@ class Session:
 
         def save(step: int, state: TrainState) -> None:
             own = {"window": window.to_json(), "nonfinite_steps": nonfinite.count, "seconds": seconds()}
-            self._checkpointer.save(step, state=state, metadata={**job.metadata(), **own})
+            self._checkpointer.save(step, state=job.stored(state), metadata={**job.metadata(), **own})
 
         tracer = StepTracer(
             self._compiling(job, log, recorder), steps=options.profile_steps, directory=self._directory / "profile"

@@ -1,8 +1,6 @@
-"""Readers of text, TSV, CSV and JSON files whose errors name the file and the line."""
+"""Readers of text, TSV and JSON files whose errors name the file and the line."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,31 +78,6 @@ def read_tsv(path: Path, *, columns: Sequence[str] = (), skip_malformed: bool = 
                 "fix the line; fields are separated by single tabs"
             )
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {number}")
-
-
-def read_csv(path: Path) -> Iterator[Row]:
-    """Yield the rows of a comma-separated file with a header line. Fields may be quoted.
-
-    Raises:
-      UserError: for a row with a wrong number of columns, or one that is not CSV, with its line number.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    names: list[str] = []
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}: fix the line or its quotes") from error
-        if not names:
-            names = fields
-            continue
-        if len(fields) != len(names):
-            raise UserError(
-                f"{path} line {reader.line_num}: {len(fields)} columns, expected {len(names)}: fix the line"
-            )
-        yield Row(dict(zip(names, fields, strict=True)), f"{path} line {reader.line_num}")
 
 
 def read_json(path: Path, *, form: Any = Any, remedy: str = "download or write the file again") -> Any:

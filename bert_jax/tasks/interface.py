@@ -23,6 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 
 Outputs = Sequence[np.ndarray]
+_MOST_LISTED = 8  # files in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +205,8 @@ def split_file(data: DataOptions, split: str) -> str:
 def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "") -> Path:
     """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
+    Where `directory` is itself a file, that is the training set.
+
     `shown` describes `names` in the message if there are many.
 
     Raises:
@@ -218,9 +221,20 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
     for name in names:
         if (Path(directory) / name).is_file():
             return Path(directory) / name
+    folder = Path(directory)
+    if folder.is_file():  # the training set; the others may be next to it
+        if split == "train":
+            return folder
+        return find_file(str(folder.parent), file="", names=names, split=split, shown=shown)
     remedy = "give the folder of the task's files with --data_dir=DIR"
     if split in ("train", "dev", "test"):
         remedy += f", or the file's name with --config.data.{split}_file=FILE"
     if split.startswith("dev"):
         remedy += ", or hold out part of train with --config.data.dev_fraction=0.1"
-    raise UserError(f"{directory}: contains no {shown or ' or '.join(names)}: {remedy}")
+    others = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    listed = ", ".join(others[:_MOST_LISTED]) + (", ..." if len(others) > _MOST_LISTED else "")
+    raise UserError(
+        f"{directory}: contains no {shown or ' or '.join(names)}"
+        + (f"; it has {listed}" if listed else "")
+        + f": {remedy}"
+    )

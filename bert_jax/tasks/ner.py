@@ -121,7 +121,7 @@ class TagTask(Task):
         ids: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         alignments: list[list[TaggedWord]] = []
-        encoded = iter(tokenizer.encode_batch([word for sentence in examples for word in sentence.words]))
+        encoded = iter(tokenizer.encode_words([word for sentence in examples for word in sentence.words]))
         for group in _grouped(examples, by_document=self.context):
             stream = [
                 (number, index, next(encoded)) for number in group for index in range(len(examples[number].words))

@@ -63,7 +63,8 @@ class Record:
         if name not in self.fields:
             columns = ", ".join(self.fields)
             raise UserError(
-                f"{self.location}: there is no column {name!r} (config.{group}.{option}); the columns are {columns}"
+                f"{self.location}: there is no column {name!r}; the columns are {columns}: type "
+                f"--config.{group}.{option}=NAME"
             )
         return self.fields[name]
 
@@ -141,7 +142,9 @@ def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[
     suffixes = (".jsonl", ".json", *SUFFIXES, PARQUET, *([TEXT] if texts else []))
     stems = _STEMS[split]
     names = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
-    shown = f"{', '.join(stems)} with the suffix {', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    stem, *others = stems
+    also = f"or {', '.join(others)}; " if others else ""
+    shown = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
     path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=shown)
     yield from records_of(path, texts=texts)
 

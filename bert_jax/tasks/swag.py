@@ -14,8 +14,9 @@ from bert_jax.files import write_text
 from bert_jax.kinds.base import softmax
 from bert_jax.kinds.choice import Choice
 from bert_jax.tasks import metrics, texts
-from bert_jax.tasks.files import Row, column, read_csv
+from bert_jax.tasks.files import Row, column
 from bert_jax.tasks.interface import Instances, Outputs, Split, Task, find_file, split_file
+from bert_jax.tasks.tables import read_table
 
 _FILES = {"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
@@ -109,7 +110,7 @@ class SwagTask(ChoiceTask):
     def read(self, split: str) -> Sequence[ChoiceExample]:
         """Return the rows of a split."""
         path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split], split=split)
-        return [_example(row) for row in read_csv(path)]
+        return [_example(row) for row in read_table(path, delimiters=",")]
 
     def test_splits(self) -> tuple[str, ...]:
         """Return the test set."""

@@ -1,44 +1,53 @@
-"""Reader of tables of custom data: comma- or tab-separated text with a header line, quoted as the csv module quotes."""
+"""Reader of tables of tasks: comma- or tab-separated text with a header line, quoted as the csv module quotes."""
 
+import contextlib
 import csv
 import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from bert_jax.data.tables import fields_up_to
+from bert_jax.data.tables import CSV_DELIMITERS, SAMPLE_LINES, Dialect, delimited_rows, find_dialect
 from bert_jax.errors import UserError
 from bert_jax.tasks.files import Row, read_text
 
 SUFFIXES = (".csv", ".tsv")
-_LONGEST_FIELD = 1 << 30  # characters
+_SAMPLE = 1 << 20  # characters whose lines decide the delimiter
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, *, delimiters: str = "") -> list[Row]:
     """Return the rows of a table. The first line names the columns; blank lines are skipped.
 
     A field in double quotes may contain delimiters, line breaks and doubled quotes, as pandas and spreadsheets write
     it. In a .tsv file quotes are ordinary characters if they do not fit these rules and each line is a row (GLUE's
-    files, for example). A .csv file may use semicolons or tabs: the header line decides.
+    files, for example). A .csv file may use semicolons, tabs or bars: the header and the first lines decide, unless
+    `delimiters` does.
 
     Raises:
       UserError: for a row with a wrong number of columns or a wrong quote, with its line, or two columns of one name.
     """
-    with fields_up_to(_LONGEST_FIELD):
-        return _table(read_text(path), path=path)
+    text = read_text(path)
+    delimiters = delimiters or (CSV_DELIMITERS if ".csv" in path.suffixes else "\t")
+    dialect = find_dialect(_first_lines(text), name_says_table=True, delimiters=delimiters) or Dialect(delimiters[0])
+    return _table(text, path=path, dialect=dialect)
 
 
-def _table(text: str, *, path: Path) -> list[Row]:
-    delimiter = _delimiter(path, header=text.partition("\n")[0])
+def _first_lines(text: str) -> list[str]:
+    return text[:_SAMPLE].replace("\r\n", "\n").replace("\r", "\n").split("\n")[:SAMPLE_LINES]
+
+
+def _table(text: str, *, path: Path, dialect: Dialect) -> list[Row]:
+    quoted, plain = Dialect(dialect.delimiter), Dialect(dialect.delimiter, quoted=False)
     try:
-        rows = list(_rows(text, path=path, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL))
+        rows = list(_rows(text, path=path, dialect=quoted))
     except UserError:
-        if ".tsv" in path.suffixes and (plain := _plain_rows(text, path=path, delimiter=delimiter)):
-            return plain
+        others = [dialect] * dialect.escaped + [plain] * (".tsv" in path.suffixes)
+        for other in others:
+            if rows := _rows_or_none(text, path=path, dialect=other):
+                return rows
         raise
     if ".tsv" in path.suffixes and '"' in text:
-        _check_closed_quotes(rows, plain=_plain_rows(text, path=path, delimiter=delimiter))
+        _check_closed_quotes(rows, plain=_rows_or_none(text, path=path, dialect=plain))
     return rows
 
 
@@ -54,44 +63,33 @@ def _check_closed_quotes(rows: list[Row], *, plain: list[Row]) -> None:
     )
 
 
-def _delimiter(path: Path, *, header: str) -> str:
-    if ".csv" not in path.suffixes:
-        return "\t"
-    return next((mark for mark in ",;\t" if mark in header), ",")
-
-
-def _plain_rows(text: str, *, path: Path, delimiter: str) -> list[Row]:
-    """Return the rows if quotes are ordinary characters, or an empty list if a line then has too few or many fields."""
+def _rows_or_none(text: str, *, path: Path, dialect: Dialect) -> list[Row]:
+    """Return the rows, none if one of them has too few or many fields or is written in another way."""
     try:
-        return list(_rows(text, path=path, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+        return list(_rows(text, path=path, dialect=dialect))
     except UserError:
         return []
 
 
-def _rows(text: str, *, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+def _rows(text: str, *, path: Path, dialect: Dialect) -> Iterator[Row]:
     names: list[str] = []
-    line = 1
-    while True:
+    with contextlib.closing(delimited_rows(io.StringIO(text, newline=""), dialect, strict=True)) as rows:
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
+            for line, fields in rows:
+                location = f"{path} line {line}"
+                if not names:
+                    names = [name.strip() for name in fields]
+                    _check_names(names, location=location)
+                    continue
+                if len(fields) != len(names):
+                    mark = "a tab" if dialect.delimiter == "\t" else repr(dialect.delimiter)
+                    raise UserError(
+                        f"{location}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): fix the line; "
+                        f'a field that contains {mark} needs "double quotes"'
+                    )
+                yield Row(dict(zip(names, fields, strict=True)), location)
         except csv.Error as error:
-            raise UserError(f"{path} line {line}: {error}: fix the line or its quotes") from error
-        location, line = f"{path} line {line}", reader.line_num + 1
-        if not fields:
-            continue
-        if not names:
-            names = [name.strip() for name in fields]
-            _check_names(names, location=location)
-            continue
-        if len(fields) != len(names):
-            raise UserError(
-                f"{location}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): fix the line; a field "
-                f'that contains {"a tab" if delimiter == chr(9) else repr(delimiter)} needs "double quotes"'
-            )
-        yield Row(dict(zip(names, fields, strict=True)), location)
+            raise UserError(f"{path} {error}: fix the line or its quotes") from error
 
 
 def _check_names(names: list[str], *, location: str) -> None:

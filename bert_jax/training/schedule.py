@@ -4,6 +4,10 @@ The rate warms up linearly, then decays linearly to 0 at the last step. The `ori
 (optimization.py of google-research/bert) decays from step 0 and replaces the rate during warm-up only: the first step
 has rate 0, and the rate drops by warmup/total of the peak at the end of warm-up. The `modern` recipe is continuous and
 starts at 1/warmup of the peak.
+
+With `schedule=wsd` (warm-up, stable, decay: Hu et al. 2024, section 4) the rate stays at the peak after the warm-up and
+decays over the last D steps by 1 - sqrt(x), x the fraction of them that is done (Haegele et al. 2024), as ModernBERT's
+does. A run without decay can be continued by several others that decay.
 """
 
 import dataclasses
@@ -28,29 +32,34 @@ class Phase:
     max_seq_length: int
     max_predictions_per_seq: int
     batch_size: int
+    masking_rate: float = 0.0  # 0: that of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class RateSegment:
-    """A part of the run with one warm-up and one decay."""
+    """A part of the run with one warm-up and one decay; `decay_steps` is None for a linear one."""
 
     start: int
     end: int
     learning_rate: float
     warmup_steps: int
+    decay_steps: int | None = None
 
 
-def phases(train: TrainConfig, *, default_predictions: Callable[[int], int]) -> tuple[Phase, ...]:
-    """Return the phases. Their boundaries are rounded to whole steps; the last phase ends at `num_steps`."""
+def phases(train: TrainConfig, *, default_predictions: Callable[[int, float], int]) -> tuple[Phase, ...]:
+    """Return the phases. Their boundaries are rounded to whole steps; the last phase ends at `num_steps`.
+
+    `default_predictions` returns the predictions for a length and a phase's masking rate (0: that of the run).
+    """
     result: list[Phase] = []
     fraction, start = 0.0, 0
     for index, item in enumerate(train.phases):
         fraction += item.fraction
         last = index == len(train.phases) - 1
         end = train.num_steps if last else round(fraction * train.num_steps)
-        predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length)
+        predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length, item.masking_rate)
         batch_size = item.batch_size or train.batch_size
-        result.append(Phase(start, end, item.max_seq_length, predictions, batch_size))
+        result.append(Phase(start, end, item.max_seq_length, predictions, batch_size, item.masking_rate))
         start = end
     return tuple(result)
 
@@ -66,13 +75,14 @@ def rate_segments(
     """Return the segments of the learning-rate schedule. A phase with a learning rate of its own starts a new segment.
 
     Raises:
-      UserError: if a warm-up is longer than its segment.
+      UserError: if a warm-up is longer than its segment, or warm-up and decay together are.
     """
-    segments = [RateSegment(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
+    decay = optimizer.decay_steps if optimizer.schedule == "wsd" else None
+    segments = [RateSegment(0, 0, optimizer.learning_rate, optimizer.warmup_steps, decay)]
     fields = ["config.optimizer.warmup_steps"]
     for index, (item, phase) in enumerate(zip(train.phases, all_phases, strict=True)):
         if item.learning_rate > 0:
-            first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps)
+            first = RateSegment(phase.start, phase.end, item.learning_rate, item.warmup_steps, decay)
             segments = [first] if phase.start == 0 else [*segments, first]
             fields = [*fields[: len(segments) - 1], f"config.train.phases[{index}].warmup_steps"]
         segments[-1] = dataclasses.replace(segments[-1], end=phase.end)
@@ -82,6 +92,11 @@ def rate_segments(
             raise UserError(
                 f"{field}={segment.warmup_steps} is more than the {steps} steps of its part of the run: "
                 f"set it to at most {steps}; 1 % to 10 % of the steps is usual"
+            )
+        if segment.warmup_steps + (segment.decay_steps or 0) > steps:
+            raise UserError(
+                f"config.optimizer.decay_steps={segment.decay_steps} is more than the {steps - segment.warmup_steps} "
+                f"steps between the warm-up and the end of its part of the run: lower it, or {field}"
             )
     return tuple(segments)
 
@@ -104,24 +119,30 @@ def learning_rate_schedule(
             peak=segment.learning_rate,
             warmup=segment.warmup_steps,
             total=segment.end - segment.start,
+            decay=segment.decay_steps,
             recipe=recipe,
         )
 
     return rate
 
 
-def learning_rate(step: Array | int, *, peak: _Number, warmup: _Number, total: _Number, recipe: str) -> Array:
+def learning_rate(
+    step: Array | int, *, peak: _Number, warmup: _Number, total: _Number, recipe: str, decay: int | None = None
+) -> Array:
     """Return the float32 rate of the update from `step` to `step + 1`, steps counted from the start of the warm-up.
 
-    It rises to `peak` over `warmup` steps and reaches 0 after `total`; the module docstring says how the recipes
-    differ. Python numbers and traced numbers give the same bits, unless the compiler turns a known divisor into its
-    reciprocal (jax 0.7.2 does), which rounds once more.
+    It rises to `peak` over `warmup` steps and reaches 0 after `total`, linearly or, if `decay` is given, over the last
+    `decay` steps; the module docstring says how, and how the recipes differ. Python numbers and traced numbers give the
+    same bits, unless the compiler turns a known divisor into its reciprocal (jax 0.7.2 does), which rounds once more.
     """
     position = jnp.asarray(step).astype(jnp.float32)
     if recipe == "original":
         rising, falling = position / _at_least_one(warmup), 1 - position / total
     else:
         rising, falling = (position + 1) / _at_least_one(warmup), (total - position) / _at_least_one(total - warmup)
+    if decay is not None:
+        done = jnp.maximum(position - (total - decay), 0) / max(decay, 1)
+        falling = 1 - jnp.sqrt(done)
     return peak * jnp.where(position < warmup, rising, falling)
 
 

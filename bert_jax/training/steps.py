@@ -181,7 +181,9 @@ class TrainStep(Generic[Rows, Batch]):
         return jax.lax.scan(add, zeros, parts)[0]
 
 
-def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_layers: bool) -> DataParallel:
+def make_replicas(
+    mesh: Mesh, *, params: Any, shardings: Any, added_rows: Any, dtype: str, scan_layers: bool
+) -> DataParallel:
     """Return the data parallelism of a training step; `params` is a tree of the parameters' shapes.
 
     `dtype` is the dtype of the computation. With `scan_layers` False every layer's parameters are gathered separately.
@@ -191,6 +193,7 @@ def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_l
     return DataParallel(
         mesh,
         shardings=shardings,
+        added_rows=added_rows,
         dtypes=jax.tree.map(lambda leaf, cast: jnp.dtype(dtype) if cast else leaf.dtype, params, casts),
         split=jax.tree.map(lambda layers: layers and not scan_layers, stacked),
     )

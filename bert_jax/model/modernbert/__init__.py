@@ -1,0 +1,1 @@
+"""ModernBERT: layers, names, config fields, FLOPs and the NumPy reference."""

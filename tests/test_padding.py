@@ -1,0 +1,160 @@
+"""Rows that steps on TPUs add to tables: in no loss, no parameter count, no checkpoint and no model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_config
+
+from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from bert_jax.convert.loading import load_pretrained
+from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel import padding
+from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.pretrain.run import pretrain
+from bert_jax.runs.checkpoint import Checkpointer
+from tests.finetune_data import own_config, write_sentiment
+from tests.runs import figures, newest_arrays
+from tests.test_finetune_run import experiment
+
+# The norm of the gradients sums the shards in another order. Where it clips nothing, it changes no bit.
+OPTIMIZER = OptimizerConfig(warmup_steps=2, learning_rate=1e-2, max_grad_norm=1e9)
+ROWS = random_rows(0, batch=16, length=32)
+
+
+@pytest.fixture
+def pad(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a way to pad on CPU devices, as on TPUs, and small tables like large ones."""
+    monkeypatch.setattr(meshes, "MIN_SHARDED_ELEMENTS", 512)
+
+    def switch(on: bool, *, multiple: int = 8) -> None:
+        monkeypatch.setattr(padding, "_is_tpu", lambda mesh: on)
+        monkeypatch.setattr(padding, "_TILE_ROWS", multiple)
+
+    return switch
+
+
+def program(shape: tuple[int, ...], **model: Any) -> PretrainingProgram:
+    """Return the program of 16 sequences per step on a mesh."""
+    config = tiny_config(optimizer=OPTIMIZER)
+    train = dataclasses.replace(config.train, batch_size=16)
+    config = dataclasses.replace(config, train=train, model=dataclasses.replace(config.model, **model))
+    return PretrainingProgram(
+        config, mesh=meshes.make_mesh(MeshConfig(*shape), devices=jax.devices()[: int(np.prod(shape))])
+    )
+
+
+def table(tree: Any) -> Any:
+    """Return the word embeddings of a tree of parameters."""
+    return tree["encoder"]["embeddings"]["word_embeddings"]
+
+
+def three_steps(made: PretrainingProgram, state: Any) -> tuple[Any, list[np.ndarray]]:
+    """Return the state after three steps, and their losses."""
+    step, losses = made.train_step(made.phases[0], special=SPECIAL), []
+    for _ in range(3):
+        state, output = step(state, meshes.to_global(ROWS, mesh=made.mesh))
+        losses.append(np.asarray(output.means["loss"].total))
+    return state, losses
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), pytest.param((4, 2, 1), marks=pytest.mark.slow)], ids=str)
+def test_steps_are_the_same_bit_for_bit_and_the_rows_stay_zero(shape: tuple[int, ...], pad: Any) -> None:
+    pad(False)
+    plain = program(shape)
+    expected, losses = three_steps(plain, plain.random_state())
+    pad(True)
+    padded = program(shape)
+    state, found = three_steps(padded, padded.random_state())
+    np.testing.assert_array_equal(found, losses)
+    rows = table(state.params).shape[0]
+    assert rows == 128  # a multiple of 8 times 8 replicas
+    assert table(state.params).sharding.spec[0] == ("data", "fsdp")
+    for tree in (state.params, *(moments for part in state.opt_state if hasattr(part, "mu") for moments in part[1:])):
+        assert not np.asarray(table(tree))[VOCAB_SIZE:].any()
+    jax.tree.map(np.testing.assert_array_equal, padded.stored(state), expected)
+    # What a plan or a dry run counts, and what a checkpoint restores into, has no such rows.
+    assert jax.tree.map(lambda leaf: leaf.shape, padded.state_shapes) == jax.tree.map(
+        lambda leaf: leaf.shape, plain.state_shapes
+    )
+    jax.tree.map(np.testing.assert_array_equal, padded.placed(padded.stored(state)), state)
+
+
+def test_only_tables_over_several_replicas_of_whole_layers_are_padded(pad: Any) -> None:
+    pad(True)
+    for shape, expected in [((8, 1, 1), 27), ((2, 2, 1), 27), ((1, 1, 1), 0), ((2, 1, 4), 0)]:
+        added = program(shape).added_rows.params
+        assert table(added) == expected, shape
+        assert sum(jax.tree.leaves(added)) == expected
+    assert table(program((8, 1, 1), vocab_size=128).added_rows.params) == 0
+    pad(False)
+    assert not any(jax.tree.leaves(program((8, 1, 1)).added_rows))
+
+
+def test_a_checkpoint_is_that_of_a_run_without_the_rows_and_restores_on_any_mesh(pad: Any, tmp_path: Path) -> None:
+    pad(True)
+    padded = program((8, 1, 1))
+    start = padded.random_state()
+    with Checkpointer(tmp_path / "padded", config=tiny_config().checkpoint, report=lambda line: None) as checkpointer:
+        checkpointer.save(1, state=padded.stored(start), metadata={})
+        checkpointer.wait()
+        for on, shape in [(False, (1, 1, 1)), (False, (2, 2, 1)), (True, (4, 1, 1))]:
+            pad(on)
+            other = program(shape)
+            restored = checkpointer.restore(other.abstract_state())
+            assert restored is not None
+            assert table(restored.state.params).shape == (VOCAB_SIZE, 32)
+            state = other.placed(restored.state)
+            assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(
+                lambda leaf: leaf.shape, other.step_shapes
+            )
+            jax.tree.map(np.testing.assert_array_equal, other.stored(state), padded.stored(start))
+
+
+def run_of(dataset: Path, *, steps: int) -> Config:
+    """Return a run that evaluates and saves every two steps."""
+    config = tiny_config(optimizer=OPTIMIZER, data=DataConfig(directory=str(dataset)))
+    train = TrainConfig(num_steps=steps, batch_size=16, phases=config.train.phases)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, vocab_size=512),
+        train=train,
+        checkpoint=dataclasses.replace(config.checkpoint, every=2),
+        eval=dataclasses.replace(config.eval, every=2, max_examples=32),
+        log=dataclasses.replace(config.log, every=1),
+    )
+
+
+@pytest.mark.slow
+def test_a_run_from_before_resumes_with_the_rows_as_if_they_were_not_there(
+    pad: Any, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    pad(False)
+    assert pretrain(run_of(tiny_dataset, steps=4), workdir=tmp_path / "whole") == 0
+    assert pretrain(run_of(tiny_dataset, steps=2), workdir=tmp_path / "parts") == 0
+    pad(True, multiple=24)  # 512 pieces: 64 divides them
+    assert pretrain(run_of(tiny_dataset, steps=4), workdir=tmp_path / "parts") == 0
+    assert newest_arrays(tmp_path / "parts") == newest_arrays(tmp_path / "whole")
+    last = [figures(tmp_path / name)[-1] for name in ("whole", "parts")]
+    norms = [line.pop("train/grad_norm", None) for line in last]
+    assert last[0] == last[1]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)  # the same squares in another order
+    assert table(load_pretrained(tmp_path / "parts").params).shape == (512, 32)
+
+
+@pytest.mark.slow
+def test_fine_tuning_keeps_the_best_parameters_without_the_rows(pad: Any, tmp_path: Path) -> None:
+    models = []
+    for on in (False, True):
+        pad(on)
+        config = own_config(
+            write_sentiment(tmp_path / "data", train=64), train={"num_epochs": 1.0}, optimizer={"max_grad_norm": 1e9}
+        )
+        here = experiment(tmp_path, config, workdir=f"padded_{on}")
+        here.run_all()
+        assert bool(sum(jax.tree.leaves(here.learner.program.added_rows))) is on
+        models.append(load_pretrained(tmp_path / f"padded_{on}").params)
+    jax.tree.map(np.testing.assert_array_equal, *models)
