@@ -91,14 +91,11 @@ def pretrain(
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
-    has_begun = _has_begun(Path(workdir), hosts=hosts)
-    config, earlier = as_continued(
-        config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report
-    )
-    source = None
-    if init:
-        source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
-        source = with_layers(source, layers=init_layers) if init_layers else source
+    folder = Path(workdir)
+    has_begun = _has_begun(folder, hosts=hosts)
+    config, earlier = as_continued(config, workdir=folder, path=continue_from, has_begun=has_begun, report=report)
+    source = _load(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
+    if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
@@ -114,8 +111,6 @@ def pretrain(
         if not has_begun:
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
-        for line in program.compiler_options.lines():
-            report(line)
         _report_proportions(program, data, report=report)
         job = PretrainingJob(program, data=data, runtime=runtime, params=params)
         del source, params, prepare  # else the weights would stay in host memory for the whole run
@@ -136,6 +131,20 @@ def as_continued(
 def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
     for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
         report(line)
+
+
+def _load(
+    init: str,
+    *,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+    layers: Sequence[str],
+    report: Callable[[str], None],
+) -> PretrainedModel | None:
+    if not init:
+        return None
+    source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
+    return with_layers(source, layers=layers) if layers else source
 
 
 def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:
@@ -160,7 +169,11 @@ def _copy_state(earlier: EarlierRun | None, *, data: OpenData, runtime: Runtime)
 
 def _report_proportions(program: PretrainingProgram, data: OpenData, *, report: Callable[[str], None]) -> None:
     epochs = describe_epochs(program.phases, infos=data.infos)
-    for line in [*epochs, *warnings(program.config, phases=program.phases, infos=data.infos)]:
+    for line in [
+        *program.compiler_options.lines(),
+        *epochs,
+        *warnings(program.config, phases=program.phases, infos=data.infos),
+    ]:
         report(line)
 
 
