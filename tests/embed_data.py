@@ -65,14 +65,15 @@ def embed_config(folder: Path, *, form: str, **sections: Any) -> FinetuneConfig:
 
 
 def open_embedder(
-    config: FinetuneConfig, source: PretrainedModel, *, shape: tuple[int, ...] = (1, 1, 1)
+    config: FinetuneConfig, source: PretrainedModel, *, shape: tuple[int, int, int] = (1, 1, 1)
 ) -> tuple[TaskProgram, Split]:
     """Return the program on a mesh of the first devices, and the train set."""
     config = with_model_settings(config, pretrained=source)
     task = open_config_task(config)
     split = task.load("train", tokenizer=tokenizer())
     rows = row_shape([split.features], batch_size=config.train.batch_size)
-    mesh = meshes.make_mesh(MeshConfig(*shape), devices=jax.devices()[: int(np.prod(shape))])
+    data, fsdp, tensor = shape
+    mesh = meshes.make_mesh(MeshConfig(data, fsdp, tensor), devices=jax.devices()[: data * fsdp * tensor])
     return TaskProgram(config, model=source.model, task=task, shape=rows, mesh=mesh), split
 
 

@@ -31,7 +31,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, source: PretrainedModel) -
     """Return the function from form, accumulation and mesh to loss and gradients."""
 
     @functools.cache
-    def compute(form: str, accumulation: int = 1, shape: tuple[int, ...] = (1, 1, 1)) -> tuple[float, Any]:
+    def compute(form: str, accumulation: int = 1, shape: tuple[int, int, int] = (1, 1, 1)) -> tuple[float, Any]:
         folder = write_embed_data(tmp_path_factory.mktemp("data"), form=form, count=16)
         train = {"batch_size": 16, "gradient_accumulation_steps": accumulation}
         dimensions = {"form": form, "dimensions": (8,)}
@@ -56,7 +56,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, source: PretrainedModel) -
     ],
 )
 def test_neither_mesh_nor_accumulation_changes_loss_or_gradients(
-    outcome: Any, form: str, accumulation: int, shape: tuple[int, ...]
+    outcome: Any, form: str, accumulation: int, shape: tuple[int, int, int]
 ):
     loss, gradients = outcome(form, accumulation, shape)
     expected, expected_gradients = outcome(form)
