@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=360, help="One epoch of batches of 16 has 359.")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--learning_rate", type=float, default=2e-5)
+    parser.add_argument("--max_eval_examples", type=int, default=0, help="0: all of dev.")
     parser.add_argument("--table", action="store_true", help="Print the results in --out, and run nothing.")
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -78,7 +79,8 @@ def read_lines(path: Path) -> list[Line]:
 
 def missing_runs(arguments: argparse.Namespace, done: list[Line]) -> Iterator[Line]:
     """Yield the lines of the runs that `done` lacks."""
-    settings = {name: getattr(arguments, name) for name in ("model", "steps", "batch_size", "learning_rate")}
+    names = ("model", "steps", "batch_size", "learning_rate", "max_eval_examples")
+    settings = {name: getattr(arguments, name) for name in names}
     keys = [
         {"system": system, "seed": seed, **settings}
         for seed in range(arguments.seeds)
@@ -98,7 +100,11 @@ def config_of(arguments: argparse.Namespace) -> FinetuneConfig:
     return from_config_dict(
         {
             "task": "embed",
-            "data": {"directory": arguments.data, "max_seq_length": 128},
+            "data": {
+                "directory": arguments.data,
+                "max_seq_length": 128,
+                "max_eval_examples": arguments.max_eval_examples,
+            },
             "embed": {
                 "form": "scores",
                 "anchor": "sentence1",
