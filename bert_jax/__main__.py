@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan", "doctor")
+COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan", "report", "doctor")
 USAGE_ERROR = 2
 
 

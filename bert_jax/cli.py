@@ -4,6 +4,7 @@ Commands import inside `main`: jax takes seconds to import, and `--help` and wro
 """
 
 import contextlib
+import difflib
 import functools
 import os
 import re
@@ -13,15 +14,22 @@ from pathlib import Path
 
 from absl import app, flags
 
-from bert_jax import jax_internals, locations, streams, usage
+from bert_jax import files, jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 
 # On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 USAGE_ERROR = 2
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
+# What Python and ml_collections say about a value of another type, and what a user reads.
+_PLAINER = {
+    r"invalid literal for int\(\) with base 10: .*": "must be a whole number",
+    r"could not convert string to float: .*": "must be a number",
+    r"(?:TypeError: )?Could not override field '(\w+)' \([^)]*\)\. (.*) is of original type <class '(\w+)'> and "
+    r"cannot be casted to type <class '(\w+)'>": r"\1: expected \4, got \2 (\3)",
+}
 _OUTPUTS = ("workdir", "out", "output")
 _NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
@@ -49,11 +57,15 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
             sys.exit(130)
         except MemoryError:
             fail("memory ran out: use a smaller model, batch or input, or a machine with more memory")
+        except OSError as error:
+            if not (reason := files.system_error(error)):
+                raise
+            fail(reason)
 
     streams.prepare()
     if jax_internals.has_useless_libtpu():
         jax_internals.quiet_libtpu()
-    if any(argument in HELP for argument in sys.argv[1:]):
+    if any(argument in HELP for argument in sys.argv[1:]) or sys.argv[1:] == ["help"]:
         _print_help(config or _pretraining)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))
 
@@ -71,7 +83,7 @@ def require_config(value: object, *, example: str) -> None:
     """
     if value is None:
         raise UserError(
-            f"--config is missing: type for example --config={example}; there are {_listed_configs(example)}"
+            f"--config is missing: type for example --config={example}; there are {', '.join(_listed_configs(example))}"
         )
 
 
@@ -83,10 +95,10 @@ def default_workdir() -> str:
     return workdir
 
 
-def _listed_configs(like: str) -> str:
+def _listed_configs(like: str) -> list[str]:
     """Return the config files of the command whose config is `like`: those for fine-tuning, or the others."""
     is_finetuning = "finetune" in like
-    return ", ".join(name for name in config_files.names() if ("finetune" in name) == is_finetuning)
+    return [name for name in config_files.names() if ("finetune" in name) == is_finetuning]
 
 
 def _pretraining() -> type:
@@ -116,6 +128,10 @@ def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> 
         return arguments
     except UserError as error:
         fail(str(error))
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+        hint = f"did you mean --{near[0]}? " if near else ""
+        fail(f"--{error.flagname}: there is no such flag; {hint}--help lists the flags")
     except flags.Error as error:
         text = _reason(error)
         if group := re.search(r"--config\.([\w.]+)=.*? as a ConfigDict", text):
@@ -168,7 +184,8 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     file, like = config_files.split(path)[0], sys.argv[0] + value
     if not file or not Path(file).is_file():  # Path("") is the current folder
         fail(
-            f"--config={value}: there is no file {file!r}; choose one of {_listed_configs(like)}, or a file of your own"
+            f"--config={value}: there is no file {file!r}; {choose_one(file, _listed_configs(like))}, or a file of "
+            "your own"
         )
     return [*argv[:begin], f"--config={path}", *argv[end:]]
 
@@ -184,10 +201,19 @@ def _config_argument(argv: Sequence[str]) -> tuple[int, int, str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's text in one line; for a text with a traceback, its last line."""
+    """Return an error's text in one line; for a text with a traceback, its last line and that of the config file."""
     text = str(error)
     if "Traceback (most recent call last)" in text:
+        places = re.findall(r'File "([^"]+)", line (\d+)', text)
+        of_config = [
+            place for place in places if not re.search(r"[/\\](absl|ml_collections|importlib)[/\\]|<", place[0])
+        ]
         text = text.strip().splitlines()[-1]
+        if of_config:
+            text = f"{of_config[-1][0]} line {of_config[-1][1]}: {text}"
         if "positional argument" in text:
             text = f"the config takes no argument after a colon ({text})"
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    for pattern, words in _PLAINER.items():
+        text = re.sub(pattern, words, text)
+    return text

@@ -1,4 +1,4 @@
-"""Examine a new machine or slice: `python -m bert_jax.doctor`; about ten minutes, one block to paste into a report.
+"""Examine a new machine or slice: `bert-jax doctor`; about ten minutes, one block to paste into a report.
 
 Checked are versions, devices, kernels against their plain forms, a measured training step against the projection of
 `plan`, the bandwidth of collectives, and that a killed run resumes bit by bit. On several hosts start the same command

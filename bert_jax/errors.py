@@ -1,6 +1,8 @@
 """The exception for errors that the user can fix; its message says how."""
 
+import difflib
 import re
+from collections.abc import Collection
 
 _LONGEST = 2000  # characters of a message: a value in it may have megabytes
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # also sequences that change a terminal
@@ -20,3 +22,10 @@ class UserError(Exception):
         if len(text) > _LONGEST:  # the end says what to type
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
         super().__init__(text)
+
+
+def choose_one(value: str, choices: Collection[str]) -> str:
+    """Return what to type in place of a value that is not one of `choices`."""
+    near = difflib.get_close_matches(value, [choice for choice in choices if choice], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}choose one of {', '.join(choice or repr(choice) for choice in choices)}"

@@ -1,6 +1,7 @@
-"""Evaluate a model on held-out text: `python -m bert_jax.evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
+"""Evaluate a model on held-out text: `bert-jax evaluate --model=MODEL [--data=DIR]`; prints one JSON object.
 
-`--task=squad_v2 --predictions=FILE --data=FILE` scores a predictions file of a task instead.
+`--task=minimal_pairs --model=MODEL --data=FILES` asks which sentence of each pair a model finds more likely;
+`--task=squad_v2 --predictions=FILE --data=FILE` scores a predictions file of a task.
 """
 
 import json
@@ -13,20 +14,30 @@ from absl import flags  # isort: skip
 MODEL = flags.DEFINE_string(
     "model",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required, except with --predictions. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the "
+    "prefix of a TF1 checkpoint.",
 )
 DATA = flags.DEFINE_string(
-    "data", "", "Data set made by prepare (default: the model's training data set), or a task's gold file."
+    "data",
+    "",
+    "Data set made by prepare (default: the model's training data set), a task's gold file, or minimal pairs: files of "
+    "JSON lines, archives or globs.",
 )
 LENGTH = flags.DEFINE_integer("max_seq_length", 0, "Sequence length; default: that of the last phase.")
 EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Maximum number of held-out sequences; default: as in training.")
 BATCH = flags.DEFINE_integer("batch_size", 0, "Sequences per batch; default: as in training.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly if the model lacks them.")
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
-TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task.")
+TASK = flags.DEFINE_string("task", "", "Score a predictions file of this task; or minimal_pairs.")
 PREDICTIONS = flags.DEFINE_string("predictions", "", "Predictions file for --task.")
 NULL_ODDS = flags.DEFINE_string(
     "null_odds", "", "--task=squad_v2: file of no-answer scores (null_odds.json), for the best thresholds."
+)
+SCORING = flags.DEFINE_string(
+    "scoring",
+    "",
+    "--task=minimal_pairs, masked language models: word_l2r (default) masks each token and the rest of its word, token "
+    "each token only.",
 )
 
 
@@ -35,7 +46,21 @@ def main() -> None:
     from bert_jax.errors import UserError
 
     streams.require_output(remedy="redirect it to a file")
-    if TASK.value:
+    conclusion = ""
+    if SCORING.value and TASK.value != "minimal_pairs":
+        raise UserError(f"--scoring={SCORING.value}: only --task=minimal_pairs has it: omit the flag")
+    if TASK.value == "minimal_pairs" and MODEL.value:
+        from bert_jax.prediction.minimal_pairs import evaluate_minimal_pairs
+
+        result = evaluate_minimal_pairs(
+            MODEL.value,
+            data=DATA.value,
+            scoring=SCORING.value,
+            init_missing=INIT_MISSING.value,
+            drop=DROP.value,
+            report=lambda text: print(text, file=sys.stderr),
+        )
+    elif TASK.value and TASK.value != "minimal_pairs":
         from bert_jax.tasks.scoring import score_predictions
 
         result = score_predictions(
@@ -43,6 +68,7 @@ def main() -> None:
         )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
+        from bert_jax.pretrain.evaluation import verdict
 
         result = evaluate_pretrained(
             MODEL.value,
@@ -54,11 +80,18 @@ def main() -> None:
             drop=DROP.value,
             report=lambda text: print(text, file=sys.stderr),
         )
+        conclusion = verdict(result)
     else:
         raise UserError(
             "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
         )
-    print(json.dumps(result))
+    if not sys.stdout.isatty():
+        print(json.dumps(result))
+        return
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in result.items()}
+    print(json.dumps(rounded, indent=2))
+    if conclusion:
+        print(conclusion, file=sys.stderr)
 
 
 if __name__ == "__main__":

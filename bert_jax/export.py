@@ -1,4 +1,4 @@
-"""Export a model to a HuggingFace folder: `python -m bert_jax.export --checkpoint=MODEL --out=DIR`.
+"""Export a model to a HuggingFace folder: `bert-jax export --checkpoint=MODEL --out=DIR`.
 
 MODEL is a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint. The exported folder
 is read back and compared before success is reported.
@@ -11,9 +11,9 @@ from absl import flags  # isort: skip
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-OUT = flags.DEFINE_string("out", "", "Folder to write; it must be empty or not exist yet.")
+OUT = flags.DEFINE_string("out", "", "Required. Folder to write; it must be empty or not exist yet.")
 DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default: that of the model.")
 SENTENCE_TRANSFORMERS = flags.DEFINE_bool(
     "sentence_transformers", False, "Also write the files of sentence-transformers."
@@ -38,6 +38,9 @@ INIT_MISSING = flags.DEFINE_list(
 )
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 EXTEND_VOCAB = flags.DEFINE_string("extend_vocab", "", "File of words to add to the vocabulary, one per line.")
+TILE_TO = flags.DEFINE_string(
+    "tile_to", "", "Preset of a larger model to initialize from this one: its weights are repeated (modernbert-large)."
+)
 MAX_SHARD_MB = flags.DEFINE_integer("max_shard_mb", 5000, "Maximum size of a weights file; larger models are split.", 1)
 
 
@@ -45,6 +48,7 @@ def main() -> int:
     """Read the flags and export."""
     from bert_jax.convert.export_folder import export_folder
     from bert_jax.convert.loading import load_pretrained
+    from bert_jax.convert.tiling import tile_to
     from bert_jax.convert.vocabulary_extension import extend_source, read_words
     from bert_jax.errors import UserError
 
@@ -54,6 +58,8 @@ def main() -> int:
     source = load_pretrained(CHECKPOINT.value, init_missing=INIT_MISSING.value, drop=DROP.value)
     if EXTEND_VOCAB.value:
         source = extend_source(source, words=read_words(EXTEND_VOCAB.value))
+    if TILE_TO.value:
+        source = tile_to(source, preset=TILE_TO.value)
     result = export_folder(
         source,
         out=OUT.value,

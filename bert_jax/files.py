@@ -16,6 +16,24 @@ from typing import Any, BinaryIO
 
 from bert_jax.errors import UserError
 
+# What is wrong with a file and not with the program.
+_OF_FILES = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 SUFFIX = ".partial"  # of a file that is being written
 RESUME = "free disk space or fix the permissions, then run the same command again to resume from the last checkpoint"
 
@@ -93,6 +111,14 @@ def writing(what: str | os.PathLike, *, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{what} cannot be written ({error.strerror or error}): {remedy}") from error
+
+
+def system_error(error: BaseException) -> str:
+    """Return a line for an error of a file that nothing else has explained, "" for an error of another kind."""
+    if not isinstance(error, OSError) or error.errno not in _OF_FILES:
+        return ""
+    name = error.filename if isinstance(error.filename, str) else "a file"
+    return f"{name}: {error.strerror}: free disk space or fix the permissions, then run the same command again"
 
 
 def open_regular(file: str | os.PathLike) -> BinaryIO:

@@ -1,23 +1,23 @@
 """Fine-tune a model on tasks of the paper or on custom data.
 
-    python -m bert_jax.finetune --config=configs/finetune_glue.py:mrpc --init=MODEL --data_dir=DIR --workdir=DIR
+    bert-jax finetune --config=configs/finetune_glue.py:mrpc --init=MODEL --data_dir=DIR --workdir=DIR
 
 `--sweep` runs the paper's grid; `--seeds=5` runs each setting with five seeds. The same command resumes a stopped run.
 """
 
-import sys
 import time
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from bert_jax import cli, invocation  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Required. Config, FILE[:argument].", lock_config=True)
 INIT = flags.DEFINE_string(
     "init",
     "",
-    "Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required. Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 "
+    "checkpoint.",
 )
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
 WORKDIR = flags.DEFINE_string(
@@ -79,7 +79,7 @@ def main() -> int:
         dry_run=DRY_RUN.value,
         add_tokens=tuple(ADD_TOKENS.value),
         init_layers=tuple(INIT_LAYERS.value),
-        command=" ".join(["python -m bert_jax.finetune", *sys.argv[1:]]),
+        command=invocation.same_command(),
     )
     config = configs.from_config_dict(raw)
 

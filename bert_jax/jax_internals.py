@@ -20,11 +20,13 @@ LOGGERS = {
     "hosts": "jax._src.distributed",  # an address per line, on every host
     "compilation cache": "jax._src.compilation_cache",
 }
+# The name that stops libtpu from asking for hosts. It says nothing about the hosts of a run.
+QUIET_HOSTNAME = "127.0.0.1"
 # On a TPU VM, libtpu gets these from a metadata server; elsewhere it prints pages of warnings without them.
 _WITHOUT_METADATA = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_HOSTNAMES": QUIET_HOSTNAME,
 }
 # Orbax's suffix for a checkpoint that is being written.
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
@@ -46,10 +48,14 @@ def quiet_libtpu() -> None:
         os.environ.setdefault(name, value)
 
 
+def has_tpu_devices() -> bool:
+    """Return whether this machine has a device that libtpu could open."""
+    return any(True for pattern in ("accel*", "vfio/[0-9]*") for _ in Path("/dev").glob(pattern))
+
+
 def has_useless_libtpu() -> bool:
-    """Return whether libtpu is installed, as for `plan`, and this machine has no device that it could open."""
-    devices = (device for pattern in ("accel*", "vfio/[0-9]*") for device in Path("/dev").glob(pattern))
-    return importlib.util.find_spec("libtpu") is not None and next(devices, None) is None
+    """Return whether libtpu is installed, as for `plan`, and there is no device for it."""
+    return importlib.util.find_spec("libtpu") is not None and not has_tpu_devices()
 
 
 def key_value_client() -> Any:

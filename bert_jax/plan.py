@@ -1,4 +1,4 @@
-"""Estimate memory, time and cost of a run on TPUs: `python -m bert_jax.plan --config=FILE --topology=v5e:4x4`.
+"""Estimate memory, time and cost of a run on TPUs: `bert-jax plan --config=FILE --topology=v5e:4x4`.
 
 Compiles the training step with the real TPU compiler on a machine without a TPU (extra `plan`). Prints a table on a
 terminal, JSON otherwise. `--sweep='batch=16,32;remat=none,dots'` compares variants and names the best.
@@ -13,8 +13,10 @@ from bert_jax import cli  # first: it quiets the libraries that the next imports
 from absl import flags  # isort: skip
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", "", "TPU slice: v5e:4x4, v5p:2x2x4, v6e:16x16; several slices: 2xv5e:16x16.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Required. Config, FILE[:argument].", lock_config=True)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "Required. TPU slice: v5e:4x4, v5p:2x2x4, v6e:16x16; several slices: 2xv5e:16x16."
+)
 HLO = flags.DEFINE_string("hlo", "", "File for the compiled program (HLO); later phases add .1, .2.")
 SWEEP = flags.DEFINE_string(
     "sweep", "", "Variants to compare, as in 'batch=16,32;remat=none,dots': batch (per chip), mesh, remat, attention."

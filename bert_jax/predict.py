@@ -1,12 +1,13 @@
 """Fill masks, embed, classify, tag and answer: JSON lines in, JSON lines out.
 
-    python -m bert_jax.predict --model=MODEL --task=fill_mask --text='Paris is the [MASK] of France.'
-    python -m bert_jax.predict --model=MODEL --task=fill_mask --input=FILE
+    bert-jax predict --model=MODEL --task=fill_mask --text='Paris is the [MASK] of France.'
+    bert-jax predict --model=MODEL --task=fill_mask --input=FILE
 
     fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
     embed, features, classify, tag  {"text": "..."}               tag also   {"words": ["...", "..."]}
     answer  {"question": "...", "context": "..."}                 choice    {"text_a": "...", "choices": ["..."]}
 
+A .csv or .tsv file has a column per field; columns are also found by the names that they had in fine-tuning.
 Where a row has one text, a line may be that text itself. Without `--input`, rows come from `--text`, once per field
 (`--text=QUESTION --text=CONTEXT`), from a pipe, or from a prompt on a terminal. A field `id` is copied to the output.
 The exit status is 1 if every row failed.
@@ -21,11 +22,18 @@ from absl import flags  # isort: skip
 MODEL = flags.DEFINE_string(
     "model",
     "",
-    "Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
+    "Required. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-TASK = flags.DEFINE_string("task", "", "fill_mask, nsp, features, embed, classify, pair, choice, answer or tag.")
+TASK = flags.DEFINE_string(
+    "task",
+    "",
+    "fill_mask, nsp, features, embed, classify, pair, choice, answer or tag; default: what the model was trained for, "
+    "where that is one of them.",
+)
 TEXT = flags.DEFINE_multi_string("text", [], "Text of a row; given once per field of a row.")
-INPUT = flags.DEFINE_string("input", "-", "File of JSON lines, or of texts one per line; - is standard input.")
+INPUT = flags.DEFINE_string(
+    "input", "-", "File of JSON lines, of texts one per line, or a .csv or .tsv with a header; - is standard input."
+)
 OUTPUT = flags.DEFINE_string("output", "-", "File for the predictions; - is standard output.")
 TOP_K = flags.DEFINE_integer("top_k", 5, "fill_mask: predictions per mask.")
 LAYERS = flags.DEFINE_list(
@@ -70,7 +78,7 @@ DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the model to drop.")
 
 def main() -> int:
     """Read the flags and predict."""
-    from bert_jax.errors import UserError
+    from bert_jax.errors import UserError, choose_one
     from bert_jax.prediction.json_lines import check_output, predict_lines
     from bert_jax.prediction.model import TASKS, load, present_name
 
@@ -79,9 +87,20 @@ def main() -> int:
             "--model is missing: name a workdir, a checkpoint, a HuggingFace folder or the prefix of a TF1 checkpoint"
         )
     task = present_name(TASK.value)
-    if task not in TASKS:
-        raise UserError(f"--task={TASK.value}: choose one of {', '.join(TASKS)}")
+    if task and task not in TASKS:
+        raise UserError(f"--task={TASK.value}: {choose_one(task, TASKS)}")
     check_output(OUTPUT.value)
+    model = load(
+        MODEL.value,
+        init_missing=INIT_MISSING.value,
+        drop=DROP.value,
+        report=lambda line: print(line, file=sys.stderr),  # standard output is for the predictions
+    )
+    if not task:
+        task = model.usual_task()
+        if not task:
+            raise UserError(f"--task is missing: choose one of {', '.join(TASKS)}")
+        print(f"task: {task} (--task=TASK chooses another)", file=sys.stderr)
     reading = {"truncation": TRUNCATION.value, "max_length": LENGTH.value}
     options = {
         "classify": reading,
@@ -96,12 +115,6 @@ def main() -> int:
         },
         "answer": {"null_threshold": NULL_THRESHOLD.value},
     }.get(task, {})
-    model = load(
-        MODEL.value,
-        init_missing=INIT_MISSING.value,
-        drop=DROP.value,
-        report=lambda line: print(line, file=sys.stderr),  # standard output is for the predictions
-    )
     if task == "embed" and model.source.embedding is not None:
         origin = "the run" if model.source.kind == "workdir" else "sentence-transformers"
         print(f"settings of {origin}: {model.source.embedding.describe()}", file=sys.stderr)

@@ -1,23 +1,26 @@
-"""Make a pre-training data set from text: `python -m bert_jax.prepare --input='texts/*.txt' --out=DIR`."""
+"""Make a pre-training data set from text: `bert-jax prepare --input='texts/*.txt' --out=DIR`."""
 
 import dataclasses
 import math
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 
 from absl import flags
 
-from bert_jax import cli, usage
+from bert_jax import cli, jax_internals, usage
 from bert_jax.config import CHOICES, DataConfig, TrainConfig
 from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.errors import UserError
+from bert_jax.invocation import command, next_steps
 
 _DEFAULTS = DataConfig()
 
 _INPUT = flags.DEFINE_string(
-    "input", None, "Files, folders, globs, tfds:NAME or embedded; several separated by commas.", required=True
+    "input", "", "Required. Files, folders, globs, tfds:NAME or embedded; several separated by commas."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to write the data set to; --dry_run needs none.")
+_OUT = flags.DEFINE_string("out", None, "Required, except with --dry_run. Folder to write the data set to.")
 _VOCAB = flags.DEFINE_string(
     "vocab",
     _DEFAULTS.vocab,
@@ -92,7 +95,10 @@ _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", _DEFAULTS.num_workers, "Worker processes; 0: one per core.", lower_bound=0
 )
 _RECIPE = flags.DEFINE_enum(
-    "recipe", "modern", CHOICES["recipe"], "How sentence pairs are sampled; see bert_jax/data/pairs.py."
+    "recipe",
+    "modern",
+    CHOICES["recipe"],
+    "How sentence pairs are sampled; original: as google-research/bert does.",
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only report what was found in the input; write nothing.")
 _RUNNER = flags.DEFINE_enum("runner", "local", RUNNERS, "Runner: processes on this machine, or Apache Beam.")
@@ -103,6 +109,8 @@ _BEAM_OPTIONS = flags.DEFINE_string(
 
 def main() -> None:
     """Build the data set that the flags describe."""
+    if not _INPUT.value:
+        raise UserError("--input is missing: name files, a folder or a glob in quotes, as in --input='texts/*.txt'")
     config = DataConfig(
         input=_INPUT.value,
         format=_FORMAT.value,
@@ -141,7 +149,7 @@ def main() -> None:
             report=_report,
         )
         print(_epochs(info))
-        print(_next_command(config, lengths))
+        print(_next_steps(config, lengths))
     except UserError as error:
         raise UserError(_as_flags(str(error))) from error
 
@@ -156,19 +164,45 @@ def _epochs(info: DatasetInfo) -> str:
     )
 
 
-def _next_command(config: DataConfig, lengths: list[int]) -> str:
-    """Return the command that trains on the data set: fields of its config that differ from the defaults are named."""
+def _next_steps(config: DataConfig, lengths: list[int]) -> str:
+    """Return the commands that train on the data set: fields of its config that differ from the defaults are named."""
+    fields = _fields(config)
+    colab = dict(fields)
+    if 128 not in lengths:
+        colab["train.phases[0].max_seq_length"] = lengths[0]
+        colab["train.phases[0].max_predictions_per_seq"] = 0  # the config has 20, those of 128 tokens
+    train = _train("configs/colab_tpu.py", fields=colab, workdir="runs/small")
+    if 128 not in lengths:
+        train += "\n(max_predictions_per_seq=0: as many as config.masking.rate says)"
+    if jax_internals.has_tpu_devices() or Path("/dev/nvidia0").exists():
+        return next_steps(train)
+    length = 64 if 64 in lengths else min(lengths)
+    tiny: dict[str, object] = {**fields, "model.vocab_size": 0}  # 0: that of the data set
+    if length != 64:
+        tiny["train.phases[0].max_seq_length"] = length
+    if length > 128:
+        tiny["model.max_position_embeddings"] = length
+    return (
+        next_steps(
+            _train("configs/tiny_cpu.py", fields=tiny, workdir="runs/tiny"),
+        )
+        + f"\non a TPU or GPU, a model of a useful size, which would take this machine's CPU months:\n    {train}"
+    )
+
+
+def _train(config: str, *, fields: Mapping[str, object], workdir: str) -> str:
+    overrides = [shlex.quote(f"--config.{name}={value}") for name, value in fields.items()]
+    directory = shlex.quote(f"--config.data.directory={_OUT.value}")
+    return command("train", f"--config={config}", directory, *overrides, f"--workdir={workdir}")
+
+
+def _fields(config: DataConfig) -> dict[str, object]:
     names = ("objective", "do_lower_case", "pack", "max_instances_per_row", "max_instance_length", "strip_accents")
     values = {name: (getattr(config, name), getattr(_DEFAULTS, name)) for name in names}
     fields: dict[str, object] = {f"data.{name}": value for name, (value, default) in values.items() if value != default}
     if _RECIPE.value != "modern":
         fields["recipe"] = _RECIPE.value
-    if 128 not in lengths:
-        fields["train.phases[0].max_seq_length"] = lengths[0]
-        fields["train.phases[0].max_predictions_per_seq"] = 0
-    further = "".join(f" --config.{name}={value}" for name, value in fields.items())
-    out = shlex.quote(str(_OUT.value))
-    return f"next: bert-jax train --config=configs/colab_tpu.py --config.data.directory={out}{further}"
+    return fields
 
 
 def _report(line: str) -> None:

@@ -1,14 +1,16 @@
 """The progress of a long job: a bar on a terminal, log lines elsewhere, and the format of times and sizes."""
 
+import contextlib
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
 INTERVAL_SECONDS = 10.0
+CLOCK_SECONDS = {True: 1.0, False: 60.0}  # on a terminal, elsewhere
 # At 80 columns: the position, the time left, the rate and a short note, and a bar of what remains.
 _STEPS = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [ETA {remaining}, {rate_fmt}{postfix}]"
 
@@ -112,6 +114,15 @@ class ByteProgress:
             + (f", {left} left" if left else "")
         )
 
+    def aside(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `report` for lines that do not break the bar."""
+
+        def write(line: str) -> None:
+            with tqdm.external_write_mode(file=sys.stderr):
+                report(line)
+
+        return write
+
     def finish(self) -> None:
         """Remove the bar."""
         self._finished.set()
@@ -123,6 +134,33 @@ def _watch(progress: Callable[[], ByteProgress | None], finished: threading.Even
         if (shown := progress()) is not None:
             shown.advance(0)
         del shown
+
+
+@contextlib.contextmanager
+def clock(label: str, *, report: Callable[[str], None]) -> Iterator[None]:
+    """Show for how long a job has run that has no measure of its progress: on a terminal a clock, else a line at times.
+
+    The block must let other threads run, as a compilation does.
+    """
+    is_terminal, start, finished = sys.stderr.isatty(), time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(CLOCK_SECONDS[is_terminal]):
+            passed = f"{label}: {duration(time.monotonic() - start)}"
+            if is_terminal:
+                print(f"\r{passed}", end="", file=sys.stderr, flush=True)
+            else:
+                report(f"{passed} so far")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        if is_terminal:
+            print(f"\r{' ' * (len(label) + 20)}\r", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.wrapping import WrappingText
 
 PIPE_CLOSED = 141  # the status of a command killed by SIGPIPE
 
@@ -85,7 +86,7 @@ def _stream(stream: Any, number: int, kind: type[io.FileIO]) -> Any:
         return stream
     stream.flush()
     # No name of a file is unprintable: what the encoding does not have is escaped.
-    return io.TextIOWrapper(
+    return WrappingText(
         io.BufferedWriter(kind(number, "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",

@@ -1,20 +1,19 @@
 """Pre-train BERT from text, or resume or continue a run.
 
-    python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=DIR
+    bert-jax train --config=configs/tiny_cpu.py --workdir=DIR
 
 Override any config field on the command line: `--config.train.batch_size=64`. The same command resumes a stopped run.
 `--dry_run` prints mesh, parameters and schedule, then exits. `--init=MODEL` continues from an existing model.
 """
 
-import sys
 import time
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from bert_jax import cli, invocation  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, FILE[:argument].", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Required. Config, FILE[:argument].", lock_config=True)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     "",
@@ -64,13 +63,12 @@ def main() -> int:
         planned = program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
         print(dry_run.describe_run(planned, infos=open_values.finished_infos(config)))
         return 0
-    command = " ".join(["python -m bert_jax.train", *sys.argv[1:]])
 
     def train(hosts: distributed.Hosts) -> int:
         return run.pretrain(
             config,
             workdir=workdir,
-            command=command,
+            command=invocation.same_command(),
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             drop=DROP.value,

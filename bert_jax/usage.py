@@ -7,15 +7,26 @@ from collections.abc import Callable, Collection
 
 from absl import flags
 
+from bert_jax import invocation
+
 WIDTH = 80
+_REPEATED = r";\s*repeat this option to specify a list of values"
 
 
 def text(config: Callable[[], type]) -> str:
     """Return the help of the command that runs; `config` returns the class of its config, if it has one."""
-    parts = [(sys.modules["__main__"].__doc__ or "").strip(), _flags()]
+    parts = [_introduction((sys.modules["__main__"].__doc__ or "").strip()), _flags()]
     if "config" in flags.FLAGS:
         parts.append(_fields(config()))
     return "\n\n".join(parts)
+
+
+def _introduction(text: str) -> str:
+    """Return a docstring at the width of a terminal, its commands as the running one was typed."""
+    start = invocation.command("")
+    paragraphs = re.split(r"\n\n", text.replace("bert-jax ", start) if start != "bert-jax " else text)
+    wrapped = [part if part.startswith("    ") else textwrap.fill(" ".join(part.split()), WIDTH) for part in paragraphs]
+    return "\n\n".join(wrapped)
 
 
 def _flags() -> str:
@@ -24,7 +35,8 @@ def _flags() -> str:
     for name in sorted(own):
         flag = own[name]
         default = f" [{flag.default_as_str}]" if flag.default not in (None, "", []) else ""
-        lines += _entry(f"--{name}", f"{flag.help}{default}")
+        # absl's own sentence about flags that may be repeated is replaced by the flag's.
+        lines += _entry(f"--{name}", f"{re.sub(_REPEATED, '', flag.help)}{default}")
     return "\n".join(lines)
 
 
@@ -32,7 +44,7 @@ def _fields(config: type) -> str:
     from bert_jax.config import builder  # needs ml_collections, which no other help does
     from bert_jax.config.fields import info
 
-    lines = ["config fields, as in --config.train.batch_size=64; defaults, a config file may differ:"]
+    lines = ["config fields, as in --config.train.batch_size=64; a config file may differ:"]
     for name, item in builder.leaf_fields(config).items():
         known = info(item)
         choices = f" One of {', '.join(choice or repr(choice) for choice in known.choices)}." if known.choices else ""

@@ -249,8 +249,8 @@ def config_files_page() -> str:
 def _preset_row(name: str) -> str:
     shape = model_preset(name)
     return (
-        f"| `{name}` | {shape.architecture} | {shape.num_hidden_layers} | {shape.hidden_size} | {shape.num_attention_heads} "
-        f"| {shape.intermediate_size} |"
+        f"| `{name}` | {shape.architecture} | {shape.num_hidden_layers} | {shape.hidden_size} "
+        f"| {shape.num_attention_heads} | {shape.intermediate_size} |"
     )
 
 

@@ -14,7 +14,7 @@ from bert_jax.config import ModelConfig
 
 def make_reference(model: ModelConfig, *, use: str = "ForMaskedLM", seed: int = 0, **fields: Any) -> Any:
     """Return HuggingFace's class of `model`'s shape with random weights, without dropout."""
-    config = transformers.ModernBertConfig(
+    known: dict[str, Any] = dict(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
         num_hidden_layers=model.num_hidden_layers,
@@ -34,9 +34,10 @@ def make_reference(model: ModelConfig, *, use: str = "ForMaskedLM", seed: int = 
         cls_token_id=2,
         eos_token_id=3,
         sep_token_id=3,
-        attn_implementation="eager",  # pyright: ignore[reportCallIssue]  # an option that its **kwargs take
+        attn_implementation="eager",
         **fields,
     )
+    config = transformers.ModernBertConfig(**known)
     reference = getattr(transformers, f"ModernBert{use}")(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

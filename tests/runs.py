@@ -20,6 +20,7 @@ TINY = (
     "train.phases[0].max_seq_length=32",
     "optimizer.warmup_steps=2",
     "eval.max_examples=32",
+    "log.report=False",
 )
 
 

@@ -11,7 +11,9 @@ from flax import linen as nn
 from tiny_model import random_rows
 
 from bert_jax.config import MeshConfig
+from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel import validation
 from bert_jax.parallel.axes import AXES, BATCH_AXES, LAYER_AXES, SLICE_AXIS, TABLE, Axis, StateLayout, describe
 from tests.runs import run
 
@@ -71,6 +73,14 @@ def test_the_fields_of_the_config_are_the_axes() -> None:
     assert len(AXES) == len(set(AXES))
 
 
+def test_a_batch_that_no_machine_holds_is_refused_by_its_field() -> None:
+    mesh = meshes.make_mesh(MeshConfig())
+    validation.check_batches({"--batch_size": 1 << 24}, mesh=mesh, parts=1)
+    for batch in (1 << 25, 1 << 63):
+        with pytest.raises(UserError, match=rf"--batch_size={batch} is more than any machine holds"):
+            validation.check_batches({"--batch_size": batch}, mesh=mesh, parts=1)
+
+
 def test_the_order_is_from_the_outside_to_the_inside() -> None:
     assert AXES[0] == SLICE_AXIS  # each index of it is one slice, laid out by itself
     assert (*BATCH_AXES, *LAYER_AXES) == AXES  # the rows that devices share are neighbors (`mesh.batch_shards`)
@@ -78,7 +88,7 @@ def test_the_order_is_from_the_outside_to_the_inside() -> None:
 
 @pytest.mark.parametrize("axis", TABLE, ids=lambda axis: axis.name)
 def test_each_axis_divides_what_its_line_says(axis: Axis) -> None:
-    mesh = meshes.make_mesh(MeshConfig(**{**dict.fromkeys(AXES, 1), axis.name: 8}))
+    mesh = meshes.make_mesh(dataclasses.replace(MeshConfig(1), **{axis.name: 8}))
     assert mesh.shape[axis.name] == mesh.size == 8
     assert meshes.batch_devices(mesh) == (8 if axis.divides_batch else 1)
     assert meshes.batch_shards(mesh)[1] == meshes.batch_devices(mesh)

@@ -373,6 +373,9 @@ def test_statistics_agree_with_a_count_of_the_rows(corpus, tmp_path):
     encoded = [tokenizer.encode_batch(sentences) for sentences in make_documents(150)]
     tokens = [token for document in encoded for sentence in document for token in sentence]
     assert sum(statistics["tokens"].values()) == len(tokens)
+    texts = [sentence for sentences in make_documents(150) for sentence in sentences]
+    assert sum(statistics["bytes"].values()) == sum(len(text.encode()) for text in texts)
+    assert info.tokens_per_byte == statistics["tokens"]["validation"] / statistics["bytes"]["validation"]
     assert statistics["unknown_share"] == pytest.approx(tokens.count(tokenizer.unk_id) / len(tokens))
     assert info.max_token_id == max(tokens)
     assert info.vocabulary_fingerprint == tokenizer.fingerprint

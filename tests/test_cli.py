@@ -27,6 +27,9 @@ TRAIN = [sys.executable, "-m", "bert_jax.train"]
         ([], "--config is missing"),
         (["--config=configs/tiny_cpu.py", "--config.optimizer.lr=1"], "did you mean config.optimizer.learning_rate?"),
         (["--config=configs/tiny_cpu.py", "--config.train.steps=1"], "config.train.num_steps or "),
+        (["--config=configs/tinny_cpu.py"], "did you mean configs/tiny_cpu.py?"),
+        (["--config=configs/tiny_cpu.py", "--workdr=x"], "--workdr: there is no such flag; did you mean --workdir?"),
+        (["--config=configs/tiny_cpu.py", "--config.train.batch_size=x"], "batch_size=x: must be a whole number"),
         (["--config=configs/tiny_cpu.py", "--config.model=base"], "default_config(model='base')"),
     ],
     ids=lambda value: value[-1][-24:] if isinstance(value, list) and value else "",
@@ -47,6 +50,14 @@ def test_a_config_with_a_mistake_in_it_is_one_line(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_value_of_another_type_in_a_config_is_named_by_file_and_line(tmp_path: Path):
+    text = "from configs import tiny_cpu\n\n\ndef get_config():\n    config = tiny_cpu.get_config()\n"
+    (tmp_path / "typed.py").write_text(f'{text}    config.train.num_steps = "400"\n    return config\n')
+    done = run([*TRAIN, f"--config={tmp_path / 'typed.py'}"])
+    assert done.returncode == 2
+    assert f"{tmp_path / 'typed.py'} line 6: num_steps: expected int, got 400 (str)" in done.stderr
+
+
 def test_dry_run_shows_mesh_schedule_and_decay_and_stops(tmp_path: Path):
     done = run([*TRAIN, "--config=configs/large_tpu.py", f"--workdir={tmp_path / 'run'}", "--dry_run"])
     assert done.returncode == 0, done.stderr
@@ -56,6 +67,19 @@ def test_dry_run_shows_mesh_schedule_and_decay_and_stops(tmp_path: Path):
     assert "9.999e-05" in done.stdout  # 1e-4 is never reached: the original decays from step 0
     assert "layer_norm/scale" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_fits_80_columns_and_estimates_the_epochs_of_text_that_is_not_built_yet(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("A sentence of some words.\n" * 4000)
+    fields = [f"--config.data.input={tmp_path / 'a.txt'}", "--config.train.num_steps=300"]
+    done = run([*TRAIN, "--config=configs/tiny_cpu.py", *fields, f"--workdir={tmp_path / 'run'}", "--dry_run"])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("the data set")) <= 80
+    assert "sharding" not in done.stdout  # on one device
+    assert lines[-2].startswith("the data set is not built yet: about 104.0 kB of text")
+    # 104,000 bytes are 23,636 tokens at 4.4 each, and 64 * 0.85 of them fill a sequence.
+    assert lines[-1] == "phase 0: 300 steps of 32 are about 22.1 epochs of about 435 sequences of 64"
 
 
 def test_a_reader_that_leaves_ends_the_door_quietly():
@@ -78,6 +102,11 @@ def test_a_reader_that_leaves_ends_the_door_quietly():
 def test_help_lists_flags_and_config_fields_and_is_no_failure(module: str):
     done = run([sys.executable, "-m", f"bert_jax.{module}", "--help"])
     assert (done.returncode, done.stderr) == (0, "")
+    assert run([sys.executable, "-m", f"bert_jax.{module}", "help"]).stdout == done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith("    ")) <= 80
+    assert "Required" in done.stdout
+    assert "repeat this option" not in done.stdout
+    assert ".py " not in done.stdout.partition("flags:")[2].replace("configs/", "")  # no pointer to the source
     first_line = (ROOT / "bert_jax" / f"{module}.py").read_text().partition("\n")[0]
     assert done.stdout.startswith(first_line.strip('"'))
     assert "  --config\n" in done.stdout or module in ("prepare", "predict")

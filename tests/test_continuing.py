@@ -69,6 +69,9 @@ def test_perplexity_before_and_after_is_that_of_the_first_and_last_evaluation(tm
     lines = [{"step": 0, "eval/mlm_loss": 3.0}, {"step": 5, "train/loss": 1.0}, {"step": 9, "eval/mlm_loss": 2.0}]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert perplexity_before_and_after(file) == "held-out perplexity before (step 0) 20.1, after (step 9) 7.4"
+    known = [{**line, "eval/bits_per_byte": line["eval/mlm_loss"] / 2} for line in (lines[0], lines[2])]
+    file.write_text("".join(json.dumps(line) + "\n" for line in known))
+    assert perplexity_before_and_after(file).endswith("after (step 9) 7.4; bits per byte 1.500, 1.000")
     file.write_text(json.dumps(lines[0]) + "\n")
     with pytest.raises(UserError, match="two are needed"):
         perplexity_before_and_after(file)

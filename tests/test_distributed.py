@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import signal
 import socket
 import threading
@@ -310,6 +311,17 @@ def test_hosts_that_cannot_agree_on_a_stop_end_within_the_time_limit(impatient: 
             time.sleep(0.01)
         with pytest.raises(HostMissing, match="did not reach 'boundary passed'"):
             stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_spoken_of_to_who_typed_it(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    with StopRequest() as request:
+        os.kill(os.getpid(), number)
+    assert request.received == number
+    text = capfd.readouterr().err.strip()
+    assert text.startswith("stopping after this step, then saving")
+    assert ("Ctrl-C" in text) == (number == signal.SIGINT)
+    assert len(text) <= 80
 
 
 class FakeDevice:

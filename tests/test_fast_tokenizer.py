@@ -5,18 +5,20 @@ import json
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 from test_modernbert import small_source
 
 from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.loading import load_pretrained
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.data.fast_tokenizer import FastTokenizer
 from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.model.parameter_names import flatten, nest
 from bert_jax.prediction.model import Model
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs the tokenizers extra: pip install -e '.[tokenizers]'")
@@ -49,8 +51,10 @@ def byte_level(folder: Path, *, frame: bool = True, mask: str = "[MASK]") -> Pat
         )
     folder.mkdir(parents=True, exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": {"content": mask}, "cls_token": "[CLS]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": mask, "cls_token": "[CLS]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    others = {"sep_token": {"content": "[SEP]", "lstrip": False}, "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(others))
     return folder
 
 
@@ -109,21 +113,24 @@ def test_it_is_pickled_and_saved_as_it_was_read(folder: Path, loaded: FastTokeni
     again = pickle.loads(pickle.dumps(loaded))
     assert again.encode_batch(TEXTS) == loaded.encode_batch(TEXTS)
     loaded.save(tmp_path / "out")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
     assert load_tokenizer(tmp_path / "out").fingerprint == loaded.fingerprint == again.fingerprint
 
 
-def test_a_model_with_it_is_exported_loaded_and_predicts(folder: Path, loaded: FastTokenizer, tmp_path: Path) -> None:
+def source_with(tokenizer: FastTokenizer) -> PretrainedModel:
+    """Return a random ModernBERT with this tokenizer and a few more rows of embeddings than it has tokens."""
     random = small_source("ModernBertForMaskedLM")
-    rows = loaded.vocab_size + 3
-    params: Any = dict(random.params)
-    encoder = dict(params["encoder"])
-    words = random.params["encoder"]["embeddings"]["word_embeddings"]
-    encoder["embeddings"] = {**encoder["embeddings"], "word_embeddings": words.repeat(9, axis=0)[:rows]}
-    params |= {"encoder": encoder, "masked_lm": {"bias": random.params["masked_lm"]["bias"].repeat(9)[:rows]}}
+    rows = tokenizer.vocab_size + 3
+    flat = flatten(random.params)
+    for name in ("encoder/embeddings/word_embeddings", "masked_lm/bias"):
+        flat[name] = np.resize(flat[name], (rows, *flat[name].shape[1:]))
     model = dataclasses.replace(random.model, vocab_size=rows)
-    source = dataclasses.replace(random, params=params, model=model, tokenizer=loaded)
+    return dataclasses.replace(random, params=nest(flat), model=model, tokenizer=tokenizer)
+
+
+def test_a_model_with_it_is_exported_loaded_and_predicts(folder: Path, loaded: FastTokenizer, tmp_path: Path) -> None:
+    source = source_with(loaded)
     out = tmp_path / "out"
     export_folder(source, out=out, report=lambda line: None)
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()

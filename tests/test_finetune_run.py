@@ -47,6 +47,7 @@ def experiment(tmp_path: Path, config: FinetuneConfig, **changes: Any) -> Experi
     source.require_tokenizer().save(workdir / "vocab")
     runtime = open_runtime(workdir, report=changes.pop("report", silent))
     runtime.should_stop = changes.pop("should_stop", lambda: False)
+    runtime.pages = changes.pop("pages", None)
     task = finetune.open_config_task(config)
     return Experiment(config, task=task, pretrained=source, options=options, runtime=runtime, directory=workdir)
 
@@ -79,9 +80,28 @@ def test_a_task_is_learned_and_reported(learned: tuple[Path, dict[str, Any]]):
         json.loads(line)["prediction"] == row["label"] for line, row in zip(lines, sentiment(40, seed=2), strict=True)
     ]
     assert np.mean(right) == record["best"]["metrics"]["dev"]["accuracy"]
-    assert (workdir / "errors-dev.jsonl").exists()
+    errors = [json.loads(line) for line in (workdir / "errors-dev.jsonl").read_text().splitlines()]
+    assert record["mistakes"][:3] == errors
+    assert len(record["mistakes"]) == right.count(False)
     assert len(record["ensemble"]["runs"]) == 2
     assert "mean" in (workdir / "results.txt").read_text()
+
+
+class _Pages:
+    def __init__(self) -> None:
+        self.requests: list[Path] = []
+
+    def request(self, directory: Path) -> None:
+        self.requests.append(directory)
+
+
+def test_the_page_of_a_task_is_requested_at_each_evaluation_and_with_its_results(tmp_path: Path):
+    config = own_config(write_sentiment(tmp_path / "data"), train={"num_epochs": 1.0, "evals_per_epoch": 2})
+    pages = _Pages()
+    record = experiment(tmp_path, config, pages=pages).run_all()
+    evaluations = len(record["best"]["history"])
+    assert evaluations >= 2
+    assert pages.requests == [tmp_path / "work"] * (evaluations + 1)
 
 
 def test_only_the_best_parameters_are_kept_and_they_are_a_source_with_labels(learned: tuple[Path, dict[str, Any]]):

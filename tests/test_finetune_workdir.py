@@ -143,6 +143,7 @@ def test_the_submission_is_the_ensembles_where_one_was_asked_for(tmp_path: Path)
     ("changes", "match"),
     [
         ({"errors": -1}, "--errors=-1: give at least 0"),
+        ({"seeds": 1 << 63}, "--seeds=9223372036854775808: give at least 1 and at most 10000"),
         ({"ensemble": -1}, "--ensemble=-1: give at least 0"),
         (
             {"init_missing": ("clasifier",)},

@@ -99,6 +99,10 @@ def test_the_closing_line_has_goodput_lost_work_and_step_times(tmp_path: Path, c
     assert "\n" not in line
     for part in ("of 1 min 40 s in 2 starts", "lost work", "(2 steps, at most 2 at once)", "down 10.0%", "p50 6.5 s"):
         assert part in line
+    assert (
+        second.describe(briefly=True)
+        == f"time: 1 min 40 s, {second.metrics()['perf/goodput']:.0%} of it training steps"
+    )
 
 
 def test_a_host_without_a_file_keeps_nothing(tmp_path: Path) -> None:

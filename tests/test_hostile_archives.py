@@ -181,6 +181,16 @@ def test_names_in_a_zip_that_are_not_utf8_are_read_or_refused(tmp_path: Path):
     assert "a.zip is damaged or cut short ('utf-8'" in read_all(tmp_path / "a.zip")[1]
 
 
+def test_a_member_of_a_zip_without_a_name_is_read(tmp_path: Path):
+    unnamed = zipfile.ZipInfo("a")
+    unnamed.filename = ""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(unnamed, TEXT)
+        archive.writestr("folder/", b"")
+        archive.writestr("b.txt", TEXT)
+    assert read_all(tmp_path / "a.zip") == ([TEXT, TEXT], "")
+
+
 def test_a_zip_with_a_dictionary_of_4_gb_is_refused(tmp_path: Path):
     data = zip_of({"a.txt": TEXT}, method=zipfile.ZIP_LZMA)
     (tmp_path / "a.zip").write_bytes(data)

@@ -2,7 +2,10 @@
 
 import json
 import random
+import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from text_corpus import make_documents, write_corpus, write_vocabulary
@@ -29,6 +32,25 @@ def describe(path: Path, **settings) -> list[str]:
     config = DataConfig(input=str(path), num_workers=1, **settings)
     describe_inputs(config, out=str(path / "out"), max_seq_lengths=(64,), report=lines.append)
     return lines
+
+
+def test_a_long_look_at_the_input_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_corpus(tmp_path / "in", make_documents(30))
+    monkeypatch.setattr("bert_jax.progress.INTERVAL_SECONDS", 0.02)
+    lines: list[str] = []
+    read_source = inspection.read_source
+
+    def slow(*arguments, **options):
+        deadline = time.monotonic() + 10
+        while "looking at" not in lines[-1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield from read_source(*arguments, **options)
+
+    monkeypatch.setattr(inspection, "read_source", slow)
+    config = DataConfig(input=str(tmp_path / "in"), num_workers=1)
+    describe_inputs(config, out="", max_seq_lengths=(64,), report=lines.append)
+    assert lines[1].startswith("looking at the input: 0% of ")
+    assert any(line.startswith("found: ") for line in lines)
 
 
 def build(path: Path, out: Path, *, vocab_size: int = 0, **settings):
@@ -115,6 +137,21 @@ def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_
     assert any(line.startswith("found: 1,540 documents") for line in describe(tmp_path, documents="lines"))
 
 
+def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all(tmp_path: Path):
+    write_vocabulary(tmp_path / "vocab")
+    settings: dict[str, Any] = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
+    for copies, warned in ((1, False), (2, True)):
+        path = write(tmp_path / f"in{copies}" / "a.txt", "\n".join(PARTS * copies))
+        _, lines = build(path, tmp_path / f"out{copies}", **settings)
+        assert any("% of the text are copies of other documents" in line for line in lines) == warned
+        assert any("0.00% in copies of documents" in line for line in lines) != warned
+    path = write(tmp_path / "in" / "a.txt", "\n".join(PARTS * 20))
+    with pytest.raises(
+        UserError, match=r"9\d\.\d\d% of the text are copies .*: remove them; .*config\.train\.num_epochs"
+    ):
+        build(path, tmp_path / "out", **settings)
+
+
 def test_one_sentence_documents_are_weighed_by_their_text():
     counts = losses.Losses(characters=100, documents=100, one_sentence=99, one_sentence_characters=99)
     [warning] = losses.check(counts, objective="mlm+nsp", is_learned=True)
@@ -168,6 +205,50 @@ def test_a_large_text_is_estimated_from_its_start(tmp_path: Path, monkeypatch: p
     number = int(found.split()[2].replace(",", ""))
     assert found.startswith("found: about ")
     assert 6 * 500 < number < 6 * 700
+
+
+def test_tables_after_many_long_texts_are_counted_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspection, "SAMPLE_CHARS", 100_000)
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 50_000)
+    monkeypatch.setattr(inspection, "_SEEN_CHARS", 1000)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 12)
+    for number in range(10):
+        write(tmp_path / "a" / f"{number}.txt", "\n".join(PARTS * 10))
+    write(tmp_path / "b.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS * 100))
+    lines = describe(tmp_path)
+    [found] = [line for line in lines if line.startswith("found: ")]
+    assert 2500 < int(found.split()[2].replace(",", "")) < 3500  # 10 texts and 3,000 rows
+    assert [line.partition("#")[0] for line in lines[2:4]] == ["document 1 (a/0.txt", "document 2 (b.jsonl"]
+    size = sum(map(len, PARTS)) * 200 / 1e6
+    [estimate] = [line for line in lines if line.startswith("estimate: ")]
+    assert float(estimate.split()[1]) == pytest.approx(size, rel=0.2)  # MB, without the keys of the JSON objects
+
+
+def test_an_archive_is_named_as_one_file(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("a.txt", "b.txt"):
+            archive.writestr(name, "\n".join(PARTS))
+    [found] = [line for line in describe(tmp_path) if line.startswith("found: ")]
+    assert found.startswith("found: 2 documents")
+    assert found.endswith("in 1 file (1 prose); two.zip is an archive: one file, several texts")
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path):
+    write(tmp_path / "logo.png", random.Random(0).randbytes(4000))
+    with pytest.raises(UserError) as error:
+        describe(tmp_path)
+    assert str(error.value).count("logo.png") == 1
+    assert "iconv" not in str(error.value)
+    write(tmp_path / "a.txt", "\n\n".join(PARTS))
+    _, lines = build(tmp_path, tmp_path / "out", vocab_size=300, documents="blank_lines")
+    assert sum("left out" in line or "logo.png" in line for line in lines) == 2  # how many, and which
+    assert not any(line.startswith("warning: ") and "file" in line for line in lines)
+
+
+def test_an_empty_folder_is_called_one(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is a folder without files"):
+        describe(tmp_path / "empty")
 
 
 def test_a_page_beside_a_large_text_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -101,6 +101,9 @@ def test_without_a_search_for_hosts_one_host_runs_and_several_are_told_what_to_s
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     assert distributed.start(seconds=1).count == 1
     assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in capsys.readouterr().err
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", jax_internals.QUIET_HOSTNAME)  # says nothing about hosts
+    assert distributed.start(seconds=1).count == 1
+    assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in capsys.readouterr().err
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
     with pytest.raises(UserError, match="has moved its detection of hosts"):
         distributed.start(seconds=1)

@@ -19,3 +19,14 @@ def test_a_manifest_may_be_larger_than_other_json_up_to_a_limit(tmp_path: Path, 
     with pytest.raises(UserError, match=r"manifest\.json cannot be read \(it is larger.*choose another --out") as error:
         manifest.check_manifest(tmp_path, value)
     assert "\n" not in str(error.value)
+
+
+def test_all_differences_are_named(tmp_path: Path):
+    value = manifest._LATER | {"inputs": {"a.txt": "1 bytes"}, "seed": 1}
+    write_json(tmp_path / "manifest.json", value)
+    write_json(tmp_path / manifest.DATASET_NAME / "a.array_record-0", {})
+    now = value | {"inputs": {}, "seed": 2, "pack": True}
+    with pytest.raises(UserError) as error:
+        manifest.check_manifest(tmp_path, now)
+    for part in ("seed=1, now it is 2", "pack=False, now it is True", "other text: a.txt is no longer there"):
+        assert part in str(error.value)

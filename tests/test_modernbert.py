@@ -5,7 +5,7 @@ import json
 import math
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,16 @@ from flax import linen as nn
 from source_helpers import assert_same_params, random_source
 from tiny_model import SPECIAL, random_rows, to_device, worst_difference
 
-from bert_jax.config import Config, MaskingConfig, ModelConfig, from_config_dict, model_preset, validate
+from bert_jax.config import (
+    Config,
+    MaskingConfig,
+    ModelConfig,
+    PhaseConfig,
+    from_config_dict,
+    model_at,
+    model_preset,
+    validate,
+)
 from bert_jax.config.presets import NAMES as PRESETS
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.folder_config import read_config
@@ -136,7 +145,7 @@ def test_policies_of_training_know_every_parameter_of_it() -> None:
 def test_layerwise_decay_gives_a_norm_that_layer_0_lacks_the_rate_of_its_layer() -> None:
     params = jax.tree.map(jnp.ones_like, initial_params(small()))
     scaled, _ = layerwise_decay(0.5, num_layers=8).update(params, None, params)  # type: ignore[arg-type]
-    flat = flatten(scaled)
+    flat = flatten(cast(Any, scaled))
     norm, matrix = (flat[f"encoder/layers/{name}"] for name in ("attention_layer_norm/scale", "query/kernel"))
     np.testing.assert_array_equal(norm[:, 0], matrix[1:, 0, 0])
     assert float(matrix[-1, 0, 0]) == 0.5
@@ -171,7 +180,7 @@ def test_flops_count_the_pairs_that_attend(length: int, instances: int, reach: i
         ("ettin-68m", 68),
         ("ettin-150m", 149),
         ("ettin-400m", 395),
-        ("ettin-1b", 1028),
+        ("ettin-1b", 1031),
     ],
 )
 def test_presets_have_as_many_parameters_as_published(name: str, millions: int) -> None:
@@ -266,6 +275,31 @@ def test_next_sentences_are_refused_before_anything_is_built() -> None:
     config = dataclasses.replace(load("tiny_cpu"), model=small())
     with pytest.raises(UserError, match=r"architecture=modernbert has no next-sentence head: set config\.data\.obj"):
         PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+
+
+def test_a_phase_sets_theta_and_window_from_then_on() -> None:
+    phases = (
+        PhaseConfig(fraction=0.5),
+        PhaseConfig(fraction=0.25, global_rope_theta=5e5, local_attention=32),
+        PhaseConfig(fraction=0.25, local_attention=64),
+    )
+    model = small(global_rope_theta=1e4, local_attention=16)
+    config = dataclasses.replace(load("base_tpu:modernbert-base"), model=model)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=phases, num_steps=100))
+    program = PretrainingProgram(validate(config), mesh=meshes.make_mesh(config.mesh))
+    objectives = [program.objective(phase, special=SPECIAL) for phase in program.phases]
+    expected = [(1e4, 16), (5e5, 32), (5e5, 64)]
+    assert [(o.model.global_rope_theta, o.model.local_attention) for o in objectives] == expected
+    for step, index in ((0, 0), (50, 0), (51, 1), (75, 1), (76, 2), (100, 2), (120, 2)):
+        at_step = model_at(model, phases=phases, num_steps=100, step=step)
+        assert (at_step.global_rope_theta, at_step.local_attention) == expected[index], step
+
+
+def test_bert_has_no_theta_to_change() -> None:
+    config = load("tiny_cpu")
+    phases = (PhaseConfig(max_seq_length=64, global_rope_theta=5e5),)
+    with pytest.raises(UserError, match=r"phases\[0\]\.global_rope_theta=500000\.0: BERT has no such field"):
+        validate(dataclasses.replace(config, train=dataclasses.replace(config.train, phases=phases)))
 
 
 @pytest.mark.parametrize("name", PRESETS)

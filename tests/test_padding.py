@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from tiny_model import SPECIAL, VOCAB_SIZE, random_rows, tiny_config
 
 from bert_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from bert_jax.convert.loading import load_pretrained
+from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel import padding
 from bert_jax.pretrain.program import PretrainingProgram
@@ -155,6 +156,6 @@ def test_fine_tuning_keeps_the_best_parameters_without_the_rows(pad: Any, tmp_pa
         )
         here = experiment(tmp_path, config, workdir=f"padded_{on}")
         here.run_all()
-        assert bool(sum(jax.tree.leaves(here.learner.program.added_rows))) is on
+        assert bool(sum(jax.tree.leaves(cast(FineTuner, here.learner).program.added_rows))) is on
         models.append(load_pretrained(tmp_path / f"padded_{on}").params)
     jax.tree.map(np.testing.assert_array_equal, *models)

@@ -106,6 +106,7 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     result, said = compiler(plan_config, config, "v5e:2x2")
     assert result["fits"]
     assert result["chips"] == 4
+    said = [line for line in said if not line.endswith(" so far")]  # of a machine that is slow
     assert len(result["phases"]) == len(said) == len(config.train.phases)
     for phase in result["phases"]:
         assert phase["estimated_cycles"] > 0
@@ -124,6 +125,11 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
     assert result["compiler_options"] == TABLE["v5e"]
     assert "chip-hours" in reports.as_table(result)
+    waits = [phase["exposed_collective_seconds"] > 0.25 * phase["step_seconds"] for phase in result["phases"]]
+    assert waits == [
+        any(f"phase {index}: " in note and "waiting for communication" in note for note in result["notes"])
+        for index in range(len(waits))
+    ]
 
 
 def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]) -> None:

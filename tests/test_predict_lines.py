@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
+import re
 import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from bert_jax.prediction.json_lines import Counts, predict_lines
 from bert_jax.prediction.model import Model
 from tests import runs
 from tests.rounding import encoder_bound
+from tests.terminals import on_terminal
 
 pytestmark = pytest.mark.numerics
 
@@ -37,6 +43,26 @@ LINES = [
     b'{"text": "' + b"\xff\xfe" + b'"}',
     b'{"text": ""}',
 ]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "\udcff", "/dev/zero", "/", "none"])
+def test_what_cannot_be_an_input_is_one_line(pretrained, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(json_lines, "_MAX_LINE", 1 << 16)
+    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 1 << 20)
+    with pytest.raises(UserError, match=r"--input|this input is not text"):
+        predict_lines(pretrained, task="embed", input=name, output=str(tmp_path / "out"), report=lambda line: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_pipe_is_waited_for_with_a_line(pretrained, tmp_path):
+    os.mkfifo(tmp_path / "in")
+    told = []
+    writer = threading.Thread(target=(tmp_path / "in").write_bytes, args=[b'{"text": "the cat"}\n'])
+    writer.start()
+    options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "report": told.append}
+    assert predict_lines(pretrained, task="embed", **options) == Counts(1, 0)
+    writer.join()
+    assert "is a pipe: waiting for what is written to it" in told[0]
 
 
 def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):
@@ -167,3 +193,87 @@ def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch
 @pytest.mark.parametrize(("counts", "failed"), [(Counts(2, 2), True), (Counts(2, 1), False), (Counts(0, 0), False)])
 def test_a_prediction_failed_only_if_every_row_did(counts, failed):
     assert counts.all_failed == failed
+
+
+def _answers(model: Model, path: Path, **options: Any) -> list[dict[str, Any]]:
+    predict_lines(model, task="embed", input=str(path), output=f"{path}.out", report=lambda _: None, **options)
+    return [json.loads(line) for line in Path(f"{path}.out").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", '\ufeffid,text,stars\r\n1,"the ""big"" cat, and\na dog",5\r\n2,dog,1\r\n'),
+        ("a.csv", 'stars;id;text\n5;1;"the ""big"" cat, and\na dog"\n1;2;dog\n'),
+        ("A.TSV", 'id\ttext\n1\t"the ""big"" cat, and\na dog"\n2\tdog\n'),
+    ],
+)
+def test_a_table_has_a_row_per_record_and_a_header(pretrained, tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    answers = _answers(pretrained, tmp_path / name)
+    assert [answer["id"] for answer in answers] == ["1", "2"]
+    texts = ['the "big" cat, and\na dog', "dog"]
+    np.testing.assert_allclose([a["embedding"] for a in answers], pretrained.embed(texts), atol=ATOL)
+
+
+def test_the_names_of_fine_tuning_are_understood_in_tables_and_json(pretrained, tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("review,stars\nthe cat,5\n")
+    with pytest.raises(UserError, match=r"the table has no column 'text' \(columns: review, stars\)"):
+        _answers(pretrained, tmp_path / "a.csv")
+    monkeypatch.setitem(pretrained.source.record, "config", {"own": {"text": "review", "text_pair": ""}})
+    (tmp_path / "a.jsonl").write_text('{"review": "the cat"}\n')
+    for name in ("a.csv", "a.jsonl"):
+        np.testing.assert_allclose(
+            _answers(pretrained, tmp_path / name)[0]["embedding"], pretrained.embed("the cat"), atol=ATOL
+        )
+
+
+def test_a_row_of_a_table_that_is_wrong_fails_alone(pretrained, tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n1,the cat\n2\n3,dog\n")
+    told = []
+    counts = predict_lines(
+        pretrained, task="embed", input=str(tmp_path / "a.csv"), output=str(tmp_path / "out"), report=told.append
+    )
+    assert counts == Counts(3, 1)
+    assert told[0] == "line 3: has 1 columns, the first line 2"
+
+
+@pytest.mark.parametrize("content", [b"PAR1\x15\x04\x15", b"PK\x03\x04\0\0text", b"\x1f\x8b\x08\0\0\0"])
+def test_a_file_that_is_not_text_is_refused(pretrained, tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(UserError, match="this is not text"):
+        _answers(pretrained, tmp_path / "a.parquet")
+
+
+def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(tmp_path):
+    code = """
+import sys
+from bert_jax import streams
+from bert_jax.prediction import json_lines
+class Model:
+    num_cut = 0
+    def columns(self, task): return {}
+    def task(self, name, **options): return None
+    def predict(self, task, rows, **options): return ({"error": "no [MASK]"} for row in rows)
+streams.prepare()
+"""
+    (tmp_path / "a.txt").write_text("a text\n")
+    file, out = str(tmp_path / "a.txt"), str(tmp_path / "out")
+    for given in (f"input={file!r}", f"input={file!r}, output={out!r}", "texts=['a text']"):
+        code += f"print('next')\njson_lines.predict_lines(Model(), task='fill_mask', {given})\n"
+    parts = [re.split(r"[\r\n]+", part.strip()) for part in on_terminal(code).split("next")]
+    _, to_terminal, to_file, one_text = [[line for line in part if line.strip() and "|" not in line] for part in parts]
+    answer, summary = '{"error": "no [MASK]"}', '1 of 1 row failed; its answer is {"error": ...}'
+    assert to_terminal == ["line 1: no [MASK]", answer, summary]
+    assert to_file == ["line 1: no [MASK]", summary]
+    assert one_text == [answer]
+
+
+def test_a_model_with_one_use_needs_no_task(pretrained, monkeypatch):
+    assert pretrained.usual_task() == "fill_mask"
+    tagger = Model(random_source("small-test", architecture="BertForTokenClassification"))
+    assert tagger.usual_task() == "tag"
+    classifier = Model(random_source("small-test", architecture="BertForSequenceClassification"))
+    assert classifier.usual_task() == ""  # of texts or of pairs
+    monkeypatch.setitem(classifier.source.record, "config", {"own": {"text": "text", "text_pair": "other"}})
+    assert classifier.usual_task() == "pair"

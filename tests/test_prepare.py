@@ -2,6 +2,7 @@ import json
 import math
 import os
 import pkgutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ def corpus(tmp_path_factory):
     return write_corpus(folder / "text", make_documents(60))
 
 
+TWO_STEPS = ("train.num_steps=2", "optimizer.warmup_steps=1", "eval.max_examples=8", "train.batch_size=8")
+
+
 def prepare(*flags):
     command = [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)]
     return runs.run(command)
@@ -35,12 +39,20 @@ def test_prepare_makes_a_data_set_says_what_is_in_it_and_has_nothing_to_do_twice
     assert "documents: " in first.stdout
     again = prepare(*flags, "--max_seq_length=32,64")
     assert again.returncode == 0
-    assert again.stdout.splitlines()[:-2] == [f"data set in {tmp_path / 'out'} is complete, nothing to do"]
-    epochs, following = again.stdout.splitlines()[-2:]
+    complete, epochs, *following = again.stdout.splitlines()
+    assert complete == f"data set in {tmp_path / 'out'} is complete, nothing to do"
     rows = load_dataset_info(tmp_path / "out", max_seq_length=32).num_train_rows
     assert epochs.startswith(f"epochs: {math.ceil(rows / 256)} steps of 256 go through the {rows} sequences of ")
     assert epochs.endswith(f"{math.ceil(40 * rows / 256)} steps")
-    assert following.startswith("next: bert-jax train --config=configs/colab_tpu.py")
+    assert following[0] == "next:"
+    commands = [line for line in following if line.startswith("    ")]
+    assert f" train --config=configs/colab_tpu.py --config.data.directory={tmp_path / 'out'} " in commands[-1]
+    assert "'--config.train.phases[0].max_seq_length=32'" in commands[-1]  # a shell expands brackets
+    if len(commands) == 2:  # a CPU
+        run_of_two_steps = shlex.split(commands[0])[2:] if "-m" not in commands[0] else shlex.split(commands[0])[3:]
+        flags = [f"--workdir={tmp_path / 'run'}", *(f"--config.{field}" for field in TWO_STEPS)]
+        done = runs.run([sys.executable, "-m", "bert_jax.train", *run_of_two_steps, *flags])
+        assert done.returncode == 0, done.stderr
     assert load_dataset_info(tmp_path / "out", max_seq_length=32).objective == "mlm+nsp"
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import threading
 import time
 
 import pytest
@@ -79,3 +80,23 @@ def test_at_80_columns_the_bar_of_a_run_shows_loss_rate_and_eta_whole(
     printed = capsys.readouterr().out.splitlines()  # stays above the bar
     assert "step 123456/1000000  loss 12.346  mlm 11.000  4567.8 seq/s" in printed
     assert any(line.startswith("compiling, about 1 min 35 s") for line in printed)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_job_without_a_measure_shows_for_how_long_it_has_run(is_terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    error, lines, reported = Terminal() if is_terminal else io.StringIO(), [], threading.Event()
+    monkeypatch.setattr(sys, "stderr", error)
+    monkeypatch.setattr(progress, "CLOCK_SECONDS", {True: 0.001, False: 0.001})
+
+    def report(line: str) -> None:
+        lines.append(line)
+        reported.set()
+
+    with progress.clock("compiling", report=report):
+        if is_terminal:
+            while "compiling: 0 s" not in error.getvalue():
+                time.sleep(0.001)
+        else:
+            assert reported.wait(60)
+    assert lines[:1] == ([] if is_terminal else ["compiling: 0 s so far"])
+    assert error.getvalue().endswith("\r") == is_terminal

@@ -8,8 +8,9 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.pretrain.run import SAME_RUN
 from bert_jax.runs import start_up
-from bert_jax.runs.start_up import check_command, check_shared, weights_digest
+from bert_jax.runs.start_up import check_command, check_shared, open_runtime, weights_digest
 from tests.thread_hosts import hosts_in_threads, together
 from tests.tiny_model import tiny_config
 
@@ -49,3 +50,16 @@ def test_weights_to_begin_from_that_differ_are_named(pair: list[Hosts], monkeypa
     again = [functools.partial(check_command, config, params=p, hosts=h) for p, h in zip(trees, pair, strict=True)]
     for error in together(*again):
         assert "host 1 (beta) differs from host 0 (alpha) in the weights of --init" in str(error)
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_command_that_is_refused_leaves_no_folder_behind(tmp_path: Path, is_used: bool, exists: bool) -> None:
+    workdir = tmp_path / "run"
+    if exists:
+        workdir.mkdir()
+    runtime = open_runtime(tiny_config(), workdir=workdir, same_run=SAME_RUN, hosts=Hosts())
+    if is_used:
+        (workdir / "metrics.jsonl").touch()
+    runtime.close()
+    assert workdir.exists() == (is_used or exists)

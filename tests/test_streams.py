@@ -90,3 +90,15 @@ def test_memory_that_runs_out_is_one_line(tmp_path: Path):
     status, errors = command(tmp_path / "file", "", lines=0, more="raise MemoryError")
     assert status == 2
     assert errors.splitlines()[-1].startswith("error: memory ran out")
+
+
+def test_a_file_that_cannot_be_written_is_one_line_wherever_that_happens(tmp_path: Path):
+    advice = "free disk space or fix the permissions, then run the same command again"
+    status, errors = command(tmp_path / "file", "", lines=0, more="open('/dev/full', 'wb', buffering=0).write(b'x')")
+    assert (status, errors.splitlines()[-1]) == (2, f"error: a file: No space left on device: {advice}")
+    status, errors = command(tmp_path / "file", "", lines=0, more="open('/none/x', 'w')")
+    assert (status, errors.splitlines()[-1]) == (2, f"error: /none/x: No such file or directory: {advice}")
+    assert "Traceback" not in errors
+    status, errors = command(tmp_path / "file", "", lines=0, more="raise OSError('of another kind')")
+    assert status == 1
+    assert "Traceback" in errors

@@ -30,7 +30,7 @@ def test_metrics_have_the_promised_names(undisturbed: Path):
     lines = (undisturbed / "metrics.jsonl").read_text()
     for name in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "learning_rate", "grad_norm"):
         assert f'"train/{name}"' in lines
-    for name in ("loss", "mlm_loss", "mlm_accuracy", "mlm_perplexity", "nsp_accuracy", "unigram_loss"):
+    for name in ("loss", "mlm_loss", "mlm_accuracy", "mlm_perplexity", "bits_per_byte", "nsp_accuracy", "unigram_loss"):
         assert f'"eval/{name}"' in lines
     for name in ("step_seconds", "sequences_per_second", "tokens_per_second", "mfu", "data_wait_fraction"):
         assert f'"perf/{name}"' in lines

@@ -29,7 +29,10 @@ from bert_jax.config.pretraining import (
     default_config,
     from_config_dict,
     from_saved,
+    model_at,
     phase,
+    phase_ends,
+    phase_models,
     validate,
 )
 
@@ -55,9 +58,12 @@ __all__ = [
     "from_config_dict",
     "from_saved",
     "instances_per_row",
+    "model_at",
     "model_preset",
     "parse_compiler_options",
     "phase",
+    "phase_ends",
+    "phase_models",
     "to_json",
     "validate",
 ]

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from bert_jax.errors import choose_one
+
 _KEY = "bert_jax"
 
 
@@ -69,7 +71,7 @@ class FieldInfo:
         if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"
         if self.choices and value not in self.choices:
-            return f"choose one of {', '.join(choice or repr(choice) for choice in self.choices)}"
+            return choose_one(str(value), self.choices)
         if isinstance(value, int | float) and value not in self.range:
             return str(self.range)
         return None

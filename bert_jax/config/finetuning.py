@@ -32,7 +32,7 @@ from bert_jax.config.task_options import (
     SquadOptions,
     option_groups,
 )
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +243,7 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
 def _check_task(config: FinetuneConfig) -> None:
     for task in _tasks(config):
         if task not in (*TASKS, "all"):
-            raise UserError(f"config.task={task!r}: choose one of {', '.join(TASKS)}, or all for GLUE")
+            raise UserError(f"config.task={task!r}: {choose_one(task, TASKS)}, or all for GLUE")
 
 
 def _check_foreign_options(config: FinetuneConfig) -> None:

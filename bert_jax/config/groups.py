@@ -145,6 +145,7 @@ class MeshConfig:
         unit="slices",
         doc="TPU slices connected by the data-center network; parameters are replicated across slices.",
     )
+    _: dataclasses.KW_ONLY
     compiler_options: str = field(
         "auto",
         doc="Compiler options of the steps: auto, the table of the chip; none; NAME=VALUE,...; or auto,NAME=VALUE,...",
@@ -177,6 +178,9 @@ class LogConfig:
     every: int = field(100, above=0, unit="steps", doc="Steps between log lines.")
     tensorboard: bool = field(False, doc="Write TensorBoard files to WORKDIR/tb.")
     wandb: bool = field(False, doc="Log to Weights & Biases.")
+    report: bool = field(
+        True, doc="Draw WORKDIR/report.html at each evaluation (extra report), with examples of filled masks."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

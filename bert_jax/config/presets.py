@@ -3,7 +3,7 @@
 import re
 
 from bert_jax.config.groups import ModelConfig
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 
 # (layers, hidden size, heads) of the models released with google-research/bert, by their usual names.
 _FAMILY = {
@@ -16,7 +16,7 @@ _FAMILY = {
 }
 # (layers, hidden size, heads, feed-forward size) of ModernBERT (Warner et al. 2024, Table 3) and of Ettin's encoders
 # (Weller et al. 2025, Table 1).
-_MODERNBERT = {
+MODERNBERT_SHAPES = {
     "modernbert-base": (22, 768, 12, 1152),
     "modernbert-large": (28, 1024, 16, 2624),
     "ettin-17m": (7, 256, 4, 384),
@@ -26,7 +26,7 @@ _MODERNBERT = {
     "ettin-400m": (28, 1024, 16, 2624),
     "ettin-1b": (28, 1792, 28, 3840),
 }
-NAMES = (*_FAMILY, *_MODERNBERT)
+NAMES = (*_FAMILY, *MODERNBERT_SHAPES)
 
 
 def model_preset(name: str) -> ModelConfig:
@@ -37,11 +37,11 @@ def model_preset(name: str) -> ModelConfig:
     Raises:
       UserError: for any other name.
     """
-    if name in _MODERNBERT:
+    if name in MODERNBERT_SHAPES:
         return _modernbert(name)
     match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
     if name not in _FAMILY and not match:
-        raise UserError(f"model preset {name!r}: choose one of {', '.join(NAMES)}, or write it like L-6_H-768_A-12")
+        raise UserError(f"model preset {name!r}: {choose_one(name, NAMES)}, or write it like L-6_H-768_A-12")
     layers, hidden, heads = _FAMILY[name] if not match else map(int, match.groups())
     return ModelConfig(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden
@@ -49,7 +49,7 @@ def model_preset(name: str) -> ModelConfig:
 
 
 def _modernbert(name: str) -> ModelConfig:
-    layers, hidden, heads, inner = _MODERNBERT[name]
+    layers, hidden, heads, inner = MODERNBERT_SHAPES[name]
     return ModelConfig(
         architecture="modernbert",
         num_hidden_layers=layers,

@@ -1,7 +1,7 @@
 """Config of a pre-training run, with the paper's values as defaults, and the checks across its groups."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -65,6 +65,12 @@ class PhaseConfig:
         doc="Peak of a separate schedule with warm-up and decay; 0: the global schedule continues.",
     )
     warmup_steps: int = field(0, at_least=0, unit="steps", doc="Warm-up steps of the phase's separate schedule.")
+    global_rope_theta: float = field(
+        0.0, at_least=0, doc="The model's global_rope_theta from this phase on (longer sequences); 0: unchanged."
+    )
+    local_attention: int = field(
+        0, at_least=0, unit="tokens", doc="The model's local_attention from this phase on; 0: unchanged."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +135,35 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> Config:
       UserError: for an unknown field, a wrong type or an impossible combination; the message names the field.
     """
     return validate(build(Config, config))
+
+
+def phase_ends(phases: Sequence[PhaseConfig], *, num_steps: int) -> tuple[int, ...]:
+    """Return the step after the last of each phase: rounded to whole steps, the last one `num_steps`."""
+    fraction, ends = 0.0, []
+    for item in phases:
+        fraction += item.fraction
+        ends.append(round(fraction * num_steps))
+    return (*ends[:-1], num_steps)
+
+
+def phase_models(model: ModelConfig, *, phases: Sequence[PhaseConfig]) -> tuple[ModelConfig, ...]:
+    """Return the model as each phase trains it: with the values that it and the phases before it set."""
+    models = []
+    for item in phases:
+        changes = {name: value for name in _MODEL_FIELDS if (value := getattr(item, name))}
+        model = dataclasses.replace(model, **changes) if changes else model
+        models.append(model)
+    return tuple(models)
+
+
+def model_at(model: ModelConfig, *, phases: Sequence[PhaseConfig], num_steps: int, step: int) -> ModelConfig:
+    """Return the model of a checkpoint at `step`: as the phase that ended there trained it."""
+    ends = phase_ends(phases, num_steps=num_steps)
+    models = phase_models(model, phases=phases)
+    return next((of_phase for of_phase, end in zip(models, ends, strict=True) if step <= end and end), models[-1])
+
+
+_MODEL_FIELDS = ("global_rope_theta", "local_attention")  # of `ModelConfig` that a phase may change
 
 
 def from_saved(record: Mapping[str, Any]) -> Config:
@@ -256,6 +291,12 @@ def _check_phase(config: Config, item: PhaseConfig, *, path: str) -> None:
             f"{path}.max_predictions_per_seq={item.max_predictions_per_seq} is more than "
             f"max_seq_length={item.max_seq_length}: set it to 0 to compute it from the masking rate"
         )
+    for name in _MODEL_FIELDS:
+        if getattr(item, name) and model.architecture == "bert":
+            raise UserError(
+                f"{path}.{name}={getattr(item, name)}: BERT has no such field: leave it out, or choose another "
+                "config.model.architecture"
+            )
     if item.warmup_steps and not item.learning_rate:
         raise UserError(
             f"{path}.warmup_steps={item.warmup_steps} applies only to a phase with a separate schedule: also set "

@@ -17,6 +17,18 @@ TRUNCATIONS = ("head", "head_tail", WINDOWS)
 EMBED_FORMS = ("pairs", "triplets", "scores", "texts")
 RERANK_LOSSES = ("margin_mse", "kl")
 
+# The fields of a prediction task's row, in the order in which a person writes them.
+TYPED_FIELDS = {
+    "fill_mask": ("text",),
+    "features": ("text",),
+    "embed": ("text",),
+    "classify": ("text",),
+    "tag": ("text",),
+    "nsp": ("text_a", "text_b"),
+    "pair": ("text_a", "text_b"),
+    "answer": ("question", "context"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -93,7 +105,9 @@ class NerOptions:
 class OwnOptions:
     """Columns of custom data: JSON lines or a JSON array, or a CSV or TSV file with a header line."""
 
-    kind: str = field("classification", doc="Type of task, a name in kinds/table.py.")
+    kind: str = field(
+        "classification", doc="Type of task: classification, regression, tags, span, choice or multilabel."
+    )
     text: str = field(
         "text",
         doc="Column of the text (span: the question; choice: the beginning; tags: the words).",

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, PhaseConfig, model_at
 from bert_jax.convert.assemble import name_architecture, random_parameter, summarize_entries
 from bert_jax.convert.huggingface import matches
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
@@ -81,7 +81,7 @@ def _source(
 ) -> PretrainedModel:
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     saved = {name: value for name, value in record["config"]["model"].items() if name in fields}
-    model = dataclasses.replace(ModelConfig(**saved), dtype="float32")
+    model = dataclasses.replace(_at_step(ModelConfig(**saved), record), dtype="float32")
     labels = list(record.get("labels", ()))
     names = architecture_of(model).names
     flat = {name: array for name, array in flatten(params).items() if not matches(name, drop)}
@@ -105,6 +105,14 @@ def _source(
         embedding=recorded_settings(record),
         random=summarize_entries(random, model=model),
     )
+
+
+def _at_step(model: ModelConfig, record: Mapping[str, Any]) -> ModelConfig:
+    """Return the model as the phase of the checkpoint's step trained it."""
+    train = record["config"].get("train", {})
+    fields = {field.name for field in dataclasses.fields(PhaseConfig)}
+    phases = [PhaseConfig(**{k: v for k, v in item.items() if k in fields}) for item in train.get("phases", ())]
+    return model_at(model, phases=phases, num_steps=train["num_steps"], step=record["step"]) if phases else model
 
 
 def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from bert_jax.data.dataset_info import (
     write_dataset_info,
 )
 from bert_jax.data.documents import find_sources
+from bert_jax.data.embedded_corpus import EMBEDDED
 from bert_jax.data.estimate import check_disk_space, describe_estimate, estimate_text
-from bert_jax.data.inspection import inspect_corpus, layout_of
+from bert_jax.data.inspection import Sample, inspect_corpus, layout_of, num_left_out, read_sample
 from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.losses import check, measure
 from bert_jax.data.manifest import check_manifest, make_manifest
@@ -89,18 +90,18 @@ def build_dataset(
             report(f"data set in {out} is complete, nothing to do")
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
-        text_bytes = estimate_text(sources)
+        sample = read_sample(sources, config=config, report=report)
         workers = config.num_workers or default_num_workers()
-        report(describe_estimate(text_bytes, max_seq_lengths=missing, num_workers=workers))
-        check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing)
-        inspect_corpus(sources, config=config, report=report)
+        report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=missing, num_workers=workers))
+        check_disk_space(out, text_bytes=sample.all_text_bytes(), max_seq_lengths=missing)
+        inspect_corpus(sample, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
         with _exclusive(out):
             for leftover in out.glob(f".manifest.json.*{SUFFIX}"):  # of killed builds
                 leftover.unlink(missing_ok=True)
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
-            _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, text_bytes)
+            _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, sample)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
 
 
@@ -115,8 +116,9 @@ def describe_inputs(
     check_packing(config)
     sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [], download=False)
     workers = config.num_workers or default_num_workers()
-    report(describe_estimate(estimate_text(sources), max_seq_lengths=max_seq_lengths, num_workers=workers))
-    inspect_corpus(sources, config=config, report=report)
+    sample = read_sample(sources, config=config, report=report)
+    report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=max_seq_lengths, num_workers=workers))
+    inspect_corpus(sample, config=config, report=report)
     report("dry run: nothing was written")
 
 
@@ -183,17 +185,20 @@ class _Build:
         lengths: list[int],
         existing: Tokenizer | None,
         vocab_size: int,
-        text_bytes: int,
+        sample: Sample,
     ) -> None:
         work = self.out / "work"
-        corpus = self._read_text(work / "intermediate", sources, text_bytes)
+        corpus = self._read_text(work / "intermediate", sources, estimate_text(sources))
+        if num_left_out(corpus.report) > num_left_out(sample.report):  # those of the sample are named already
+            self.report(f"left out: {num_left_out(corpus.report):,} files of all")
         for warning in corpus.report.warnings():
-            if not warning.startswith("left out: "):  # named before
-                self.report(f"warning: {warning}")
+            self.report(f"warning: {warning}")
         tokenizer = self._vocabulary(corpus, existing, vocab_size)
         losses = measure(corpus.training_documents(), tokenizer=tokenizer, language=self.config.language)
         self.report(losses.describe())
-        for warning in check(losses, objective=self.config.objective, is_learned=existing is None):
+        # No one can change the documents of the embedded corpus.
+        objective = "mlm" if self.config.input == EMBEDDED else self.config.objective
+        for warning in check(losses, objective=objective, is_learned=existing is None):
             self.report(warning)
         check_disk_space(self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths)
         plan = ShardSpec(

@@ -16,7 +16,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class _Statistics(TypedDict):
 
     documents: dict[str, Count]
     tokens: dict[str, Count]
+    bytes: NotRequired[dict[str, Count]]
     rows: dict[str, Count]
     instances: dict[str, Count]
     attended_share: Finite
@@ -106,6 +107,12 @@ class DatasetInfo:
     def attended_share(self) -> float:
         """Return the fraction of position pairs within one instance: attention that counts (1 without packing)."""
         return 1.0 if self.instances_per_row == 1 else self.statistics["attended_share"]
+
+    @property
+    def tokens_per_byte(self) -> float | None:
+        """Return the tokens per UTF-8 byte of the held-out text; None if they were not counted."""
+        num_bytes = self.statistics.get("bytes", {}).get("validation", 0)
+        return self.statistics["tokens"]["validation"] / num_bytes if num_bytes else None
 
     def num_rows(self, split: str) -> int:
         """Return the number of sequences of a split, 0 if it does not exist."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
-from bert_jax.data.file_types import markup, why_not_text
+from bert_jax.data.file_types import markup, why_not_text, why_not_utf8
 from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.sentences import split_paragraph
-from bert_jax.data.source import Document, NoTextError, ReadReport, TextLayout, TextSource
+from bert_jax.data.source import LEFT_OUT, Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 from bert_jax.locations import refuse_url
 
@@ -159,7 +159,7 @@ def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documen
         return None
     if not formats.is_text(head):
         report.not_text += 1
-        report.add_problem(f"{stream.name}: not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)")
+        report.add_problem(f"{LEFT_OUT}{stream.name}: {why_not_utf8(head)}")
         return None
     if format != "auto":
         return format  # type: ignore[return-value]  # checked by the caller
@@ -248,6 +248,8 @@ def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     names = [path] if os.path.exists(path) else glob.glob(str(path), recursive=True)  # noqa: PTH110, PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
+    if not files and path.is_dir():
+        raise UserError(f"data.input: '{item[:200]}' is a folder without files: name one with the text")
     if not files:
         raise UserError(
             f"data.input: '{item[:200]}' matches no file: name a file, a folder, a glob in quotes, tfds:NAME or "

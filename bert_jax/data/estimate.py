@@ -29,7 +29,8 @@ def _expansion(path: str) -> float:
 
 def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_workers: int) -> str:
     """Return a line with the estimated size and build time."""
-    sequences = ", ".join(f"{_num_rows(text_bytes, length):,} sequences of {length}" for length in max_seq_lengths)
+    rows = {length: estimate_rows(text_bytes, max_seq_length=length) for length in max_seq_lengths}
+    sequences = ", ".join(f"{number:,} sequences of {length}" for length, number in rows.items())
     size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths))
     seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers
     return (
@@ -55,10 +56,11 @@ def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[in
         )
 
 
-def _num_rows(text_bytes: int, max_seq_length: int) -> int:
+def estimate_rows(text_bytes: int, *, max_seq_length: int) -> int:
+    """Return the estimated number of sequences of a text."""
     return int(text_bytes / _BYTES_PER_TOKEN / (max_seq_length * _FILLED_FRACTION)) + 1
 
 
 def _data_set_bytes(text_bytes: int, max_seq_lengths: Sequence[int]) -> int:
     sizes = {length: row_spec(length, vocab_size=1).num_bytes + _RECORD_BYTES for length in max_seq_lengths}
-    return sum(_num_rows(text_bytes, length) * size for length, size in sizes.items())
+    return sum(estimate_rows(text_bytes, max_seq_length=length) * size for length, size in sizes.items())

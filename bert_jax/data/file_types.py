@@ -37,6 +37,9 @@ _MAGIC = (
 )
 _TEXT_MAGIC = (b"%PDF-", b"{\\rtf")
 _OFFICE = ("docx", "xlsx", "pptx", "odt", "ods", "odp", "epub", "docm", "xlsm")
+# Bytes that no encoding of text has, except UTF-16; of random bytes they are 11 %.
+_CONTROLS = [bytes([code]) for code in range(32) if code not in b"\t\n\v\f\r\x1a\x1b"]
+_FEW_CONTROLS = 0.01
 _PROGRAM_ZIPS = ("jar", "npz", "pt", "pth", "whl", "apk")
 
 
@@ -52,6 +55,15 @@ def why_not_text(head: bytes, *, name: str) -> str:
             return "an Office document or e-book: save it as text"
         return "a program's archive" if suffix in _PROGRAM_ZIPS else ""
     return ""
+
+
+def why_not_utf8(head: bytes) -> str:
+    """Return what a file that does not decode as UTF-8 is, and what to do with it."""
+    controls = sum(head.count(code) for code in _CONTROLS) / max(len(head), 1)
+    is_utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff")) or 0.2 < head.count(0) / max(len(head), 1) <= 0.5
+    if controls > _FEW_CONTROLS and not is_utf16:
+        return "not text"
+    return "not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
 
 
 def markup(head: bytes, *, name: str) -> str:

@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer loses, measured on a sample: unknown words, stripped accents, words over the limit."""
+"""How much of a text is lost, measured on a sample: unknown words, stripped accents, words over the limit, copies."""
 
 import dataclasses
 import re
@@ -17,6 +17,7 @@ TRACE = 0.01  # above this fraction, a loss is a warning
 MOST = 0.5  # above this fraction, it is an error
 _MANY_STRIPPED = 0.03  # of the characters; French has 0.03, Vietnamese 0.2
 _MANY_SHORT = 0.05  # of the documents
+_MANY_COPIES, _MOST_COPIES = 0.05, 0.9  # of the text; a small corpus may be there several times on purpose
 _ALL = 0.99
 
 
@@ -31,6 +32,7 @@ class Losses:
     documents: int = 0
     one_sentence: int = 0  # documents of one sentence
     one_sentence_characters: int = 0
+    copied_characters: int = 0  # of documents that are copies of earlier ones
     limit: int = 0  # most characters of a word; 0: none
 
     def describe(self) -> str:
@@ -39,6 +41,7 @@ class Losses:
         if self.limit:
             parts.append(f"{_percent(self.overlong, self.characters)} in words over {self.limit} characters")
         parts.append(f"{_percent(self.stripped, self.characters)} accents stripped")
+        parts.append(f"{_percent(self.copied_characters, self.characters)} in copies of documents")
         short = _percent(self.one_sentence, self.documents)
         return f"characters: {', '.join(parts)}; {short} of the documents have one sentence (sample)"
 
@@ -46,13 +49,17 @@ class Losses:
 def measure(documents: Iterable[StoredDocument], *, tokenizer: Tokenizer, language: str) -> Losses:
     """Return the losses of the first `SAMPLE_CHARS` characters of the documents."""
     losses = Losses(limit=tokenizer.max_input_chars_per_word if isinstance(tokenizer, WordPieceTokenizer) else 0)
+    seen: set[int] = set()
     for document in documents:
         if losses.characters >= SAMPLE_CHARS:
             break
+        text = hash("\n".join(document.texts))
         sentences = document_sentences(document.texts, is_split=document.is_split, language=language)
         losses.documents += 1
         before = losses.characters
         _add(losses, sentences, tokenizer)
+        losses.copied_characters += (text in seen) * (losses.characters - before)
+        seen.add(text)
         if len(sentences) == 1:
             losses.one_sentence += 1
             losses.one_sentence_characters += losses.characters - before
@@ -83,11 +90,12 @@ def check(losses: Losses, *, objective: str, is_learned: bool) -> list[str]:
     """Return a warning for each loss above a trace.
 
     Raises:
-      UserError: if most characters are lost, or every pair of sentences would be a random one.
+      UserError: if most characters are lost or in copies, or every pair of sentences would be a random one.
     """
     warnings = [
         *_unknown(losses, is_learned=is_learned),
         *_stripped(losses),
+        *_copied(losses),
         *check_one_sentence(
             losses.one_sentence,
             losses.documents,
@@ -125,6 +133,20 @@ def _stripped(losses: Losses) -> list[str]:
     ]
 
 
+def _copied(losses: Losses) -> list[str]:
+    share = _fraction(losses.copied_characters, losses.characters)
+    if share <= _MANY_COPIES:
+        return []
+    text = (
+        f"{_percent(losses.copied_characters, losses.characters)} of the text are copies of other documents, which a "
+        "model memorizes and which make held-out text known: remove them; to read a text more often set "
+        "config.train.num_epochs"
+    )
+    if share > _MOST_COPIES:
+        raise UserError(text)
+    return [text]
+
+
 def check_one_sentence(number: int, documents: int, *, share_of_text: float, objective: str) -> list[str]:
     """Return a warning if more than a few documents have one sentence, which next-sentence prediction cannot use.
 
@@ -139,7 +161,10 @@ def check_one_sentence(number: int, documents: int, *, share_of_text: float, obj
         text = f"{percent} of the documents have one sentence, so their next sentence is always a random one"
     else:
         text = f"{percent} of the documents have one sentence, which makes no pair"
-    advice = "set config.data.objective=mlm, or say with config.data.documents where longer documents end"
+    advice = (
+        "for short texts such as reviews, or short and long ones mixed, set config.data.objective=mlm; if lines are "
+        "parts of longer documents, say where these end with config.data.documents"
+    )
     if share_of_text > _ALL:
         raise UserError(f"{text}: {advice}")
     return [f"{text}: {advice}"]

@@ -76,7 +76,7 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
     A data set that `is_finished` may be of an earlier version, whose word starts differ.
 
     Raises:
-      UserError: naming the first difference; or if `out` contains conflicting files that are not a data set's.
+      UserError: naming the differences; or if `out` contains conflicting files that are not a data set's.
     """
     file = out / "manifest.json"
     remedy = "choose another --out, or delete that folder to build it again"
@@ -98,15 +98,13 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
             shutil.rmtree(out / name, ignore_errors=True)
         return
     late = ("vocabulary", "inputs")  # compared last: casing, which says more, also changes the vocabulary's fingerprint
-    for name in sorted(set(known) | set(manifest), key=lambda name: (name in late, name)):
-        before, now = known.get(name), manifest.get(name)
-        if before == now:
-            continue
-        if name == "inputs":
-            raise UserError(
-                f"{out} was built from other text: {_first_difference(known['inputs'], manifest['inputs'])}; {remedy}"
-            )
-        raise UserError(f"{out} was built with {name}={before!r}, now it is {now!r}: {remedy}")
+    names = sorted(set(known) | set(manifest), key=lambda name: (name in late, name))
+    changed = [name for name in names if known.get(name) != manifest.get(name)]
+    differences = [f"with {name}={known.get(name)!r}, now it is {manifest.get(name)!r}" for name in changed]
+    if "inputs" in changed:
+        differences[-1] = f"from other text: {_first_difference(known['inputs'], manifest['inputs'])}"
+    if differences:
+        raise UserError(f"{out} was built {'; '.join(differences)}: {remedy}")
 
 
 def _first_difference(before: dict[str, str], now: dict[str, str]) -> str:

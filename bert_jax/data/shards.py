@@ -161,6 +161,7 @@ def _tokenize(
         document = remaining.pop()  # frees the text once it is tokenized
         add(document)
         num_own = len(keys)
+        counts.num_bytes += sum(len(text.encode()) for text in document.texts)
         paragraphs += _sampled_hashes(document.texts, plan.paragraphs_below)
         advance(sum(map(len, document.texts)))
     if plan.objective == "mlm+nsp" and num_own and len(set(keys)) == 1:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from bert_jax.errors import UserError
 
+LEFT_OUT = "left out: "  # a problem that is a whole file
 MAX_PROBLEMS = 20  # problems kept as examples; all are counted
 
 
@@ -104,7 +105,7 @@ class ReadReport:
         self.left_out_bytes += num_bytes
         if num_bytes and not self.remedy:
             self.remedy = reason
-        self.add_problem(f"left out: {reason}")
+        self.add_problem(f"{LEFT_OUT}{reason}")
 
     def add_format(self, source: str, name: str) -> None:
         """Record the format of a source; an archive may contain several."""
@@ -125,17 +126,16 @@ class ReadReport:
             self.add_problem(problem)
 
     def warnings(self) -> list[str]:
-        """Return one line for each kind of text that was replaced, split or skipped; empty without problems."""
+        """Return one line for each kind of text that was replaced, split or skipped in files that are read."""
         counts = (
-            (self.not_text, "file(s) skipped: not UTF-8 text"),
-            (self.left_out, "file(s) left out"),
-            (self.broken_lines, "invalid JSON line(s) skipped"),
-            (self.broken_rows, "row(s) of tables skipped: another number of columns than the header"),
-            (self.invalid_utf8, "invalid UTF-8 sequence(s) replaced by U+FFFD"),
-            (self.nul_characters, "NUL character(s) removed"),
-            (self.long_lines_cut, "line(s) too long, split at white space"),
+            (self.broken_lines, "invalid JSON line", "skipped"),
+            (self.broken_rows, "row", "of tables skipped: another number of columns than the header"),
+            (self.invalid_utf8, "invalid UTF-8 sequence", "replaced by U+FFFD"),
+            (self.nul_characters, "NUL character", "removed"),
+            (self.long_lines_cut, "line", "too long, split at white space"),
         )
-        return [f"{count:,} {what}" for count, what in counts if count] + self.problems
+        lines = [f"{count:,} {what}{'s' * (count > 1)} {done}" for count, what, done in counts if count]
+        return lines + [problem for problem in self.problems if not problem.startswith(LEFT_OUT)]
 
     def require_text(self, inputs: str | Sequence[str]) -> None:
         """Raise an error for a corpus without text, or of which most is left out.
@@ -147,12 +147,15 @@ class ReadReport:
         num_bytes = max(self.bytes, self.characters)  # the embedded corpus counts no bytes
         if self.documents and self.left_out_bytes > num_bytes:
             raise UserError(
-                f"most of the text in input '{names}' would be left out ({self.left_out} file(s), "
-                f"{self.left_out_bytes:,} of {self.left_out_bytes + num_bytes:,} bytes): {self.remedy}"
+                f"most of the text in input '{names}' would be left out (files: {self.left_out}; bytes: "
+                f"{self.left_out_bytes:,} of {self.left_out_bytes + num_bytes:,}): {self.remedy}"
             )
         if self.documents:
             return
         if self.remedy:
             raise UserError(f"no text in input '{names}': {self.remedy}")
-        reasons = "; ".join(self.warnings()) or "all files are empty"
+        reasons = "; ".join(
+            [*(p.removeprefix(LEFT_OUT) for p in self.problems if p.startswith(LEFT_OUT)), *self.warnings()]
+        )
+        reasons = reasons or "all files are empty"
         raise UserError(f"no text in input '{names}' ({reasons}): give UTF-8 text files, plain or compressed")

@@ -35,11 +35,14 @@ class LengthCounts:
 class ShardCounts:
     """Counts of a shard; `num_tokens` counts the text once, without special tokens.
 
-    `paragraphs` contains the 64-bit hashes below the sampling threshold, one per occurrence, as one hexadecimal string.
+    `num_bytes` is the size of the same text in UTF-8, before normalization and without separators of paragraphs; 0 in a
+    shard that an earlier version wrote. `paragraphs` contains the 64-bit hashes below the sampling threshold, one per
+    occurrence, as one hexadecimal string.
     """
 
     num_documents: int = 0
     num_tokens: int = 0
+    num_bytes: int = 0
     num_unknown: int = 0
     max_token_id: int = 0
     paragraphs: str = ""
@@ -57,14 +60,18 @@ def summarize(
     """Return the statistics of a data set at one length as JSON values; `counts` lists the shards of each split.
 
     Every `*_share` is a fraction between 0 and 1. `duplicate_paragraph_share`: paragraphs that are repetitions.
-    `attended_share`: pairs of positions of a sequence that are within one instance.
+    `attended_share`: pairs of positions of a sequence that are within one instance. `bytes` is left out where a shard
+    does not know them.
     """
     every = [shard for shards in counts.values() for shard in shards]
     sample = np.frombuffer(bytes.fromhex("".join(shard.paragraphs for shard in every)), np.uint64)
     num_tokens, total = sum(shard.num_tokens for shard in every), _total(every, max_seq_length)
+    num_bytes = {split: sum(shard.num_bytes for shard in shards) for split, shards in counts.items()}
+    has_bytes = all(shard.num_bytes or not shard.num_tokens for shard in every)
     return {
         "documents": {split: sum(shard.num_documents for shard in shards) for split, shards in counts.items()},
         "tokens": {split: sum(shard.num_tokens for shard in shards) for split, shards in counts.items()},
+        **({"bytes": num_bytes} if has_bytes else {}),
         "rows": {split: _total(shards, max_seq_length).num_rows for split, shards in counts.items()},
         "instances": {split: _total(shards, max_seq_length).num_instances for split, shards in counts.items()},
         "paragraphs": num_paragraphs,

@@ -47,7 +47,11 @@ def zip_members(stream: Any, *, path: str) -> Iterator[tuple[str, BinaryIO]]:
     with _Source(raw) as source, zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
             parts = member.filename.split("/")
-            if member.is_dir() or parts[0] == "__MACOSX" or any(part.startswith(".") and part != "." for part in parts):
+            if (
+                member.filename.endswith("/")
+                or parts[0] == "__MACOSX"
+                or any(part.startswith(".") and part != "." for part in parts)
+            ):
                 continue
             if member.compress_type == zipfile.ZIP_LZMA:
                 _check_dictionary(source, member)

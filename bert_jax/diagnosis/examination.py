@@ -24,7 +24,7 @@ _REASON = 300  # characters of an error
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One check; `seconds` is what it typically takes, at the most, for the estimate of the time left."""
+    """One check; `seconds` is what it typically takes, for the estimate of the time left."""
 
     name: str
     about: str
@@ -39,8 +39,8 @@ CHECKS = (
     Check("resume", "a run is killed and resumed", resume.check, seconds=90),
     Check("devices", "what jax computes on", devices.check, seconds=15),
     Check("kernels", "kernels against plain forms", kernels.check, seconds=60),
-    Check("step", "a training step against its projection", training_step.check, seconds=200, spans_hosts=True),
     Check("collectives", "bandwidth between devices", collectives.check, seconds=30, spans_hosts=True),
+    Check("step", "a training step against its projection", training_step.check, seconds=200, spans_hosts=True),
 )
 
 
@@ -106,7 +106,7 @@ def examine(
     """
     for number, check in enumerate(checks):
         left = sum(later.seconds for later in checks[number:])
-        say(f"[{number + 1}/{len(checks)}] {check.name}: {check.about} (all that is left: at most {duration(left)})")
+        say(f"[{number + 1}/{len(checks)}] {check.name}: {check.about} (all that is left: about {duration(left)})")
         start = time.monotonic()
         crash: Exception | None = None
         if context.hosts.from_main(f"time for {check.name}", lambda: context.seconds_left() > 0):

@@ -29,8 +29,14 @@ _HEAD_SIZE = 64
 # In a program's text, the call of a kernel.
 _MARKS = {"tpu": "tpu_custom_call", "gpu": "triton"}
 _SITE, _SEED = 1, 6
-_OUTPUTS = ("output", "d query", "d its bias", "d key", "d its bias", "d value", "d its bias")
-_NORM_OUTPUTS = ("output", "d input", "d product", "d its bias", "d scale", "d bias")
+_OUTPUTS = (
+    "output",
+    *(f"gradient of {name}" for part in ("query", "key", "value") for name in (f"the {part}", f"the {part} bias")),
+)
+_NORM_OUTPUTS = (
+    "output",
+    *(f"gradient of the {name}" for name in ("input", "product", "product's bias", "scale", "bias")),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Comparison:
         if not self.has_kernel:
             return f"{self.name}: no kernel on this chip, the plain form computes"
         plain = f"the plain form's {self.plain_fraction:.2f}"
-        return f"{self.name}: largest error {self.fraction:.2f} of its bound ({self.array}), {plain}"
+        return f"{self.name}: largest error {self.fraction:.2f} of what rounding allows ({self.array}), {plain}"
 
 
 def check(context: Context) -> CheckResult:
@@ -71,8 +77,11 @@ def check(context: Context) -> CheckResult:
     if not compared:
         return skipped("plain forms only on this chip: nothing to compare", lines)
     largest = max(comparison.fraction for comparison in compared)
-    how = ", sources interpreted (a CPU runs plain forms)" if platform == "cpu" else ""
-    return ok(f"{len(compared)} of {len(comparisons)} compared, error up to {largest:.2f} of the bound{how}", lines)
+    how = "; interpreted, for a CPU has no kernels of its own" if platform == "cpu" else ""
+    return ok(
+        f"{len(compared)} of {len(comparisons)} compared, errors up to {largest:.2f} of what rounding allows{how}",
+        lines,
+    )
 
 
 def cases(platform: str) -> list[Callable[[], Comparison]]:
@@ -157,7 +166,7 @@ def _compare(
     )
     largest = max(fractions)
     array = outputs[fractions.index(largest)]
-    wrong = f"{array} is off by {largest:.3g} of its bound" if largest > 1 else ""
+    wrong = f"{array} is off by {largest:.3g} times what rounding allows" if largest > 1 else ""
     return Comparison(name, fraction=largest, plain_fraction=max(by_plain), array=array, wrong=wrong)
 
 

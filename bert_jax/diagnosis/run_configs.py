@@ -30,6 +30,7 @@ def resumed_config() -> ConfigDict:
     config.eval.every = 20
     config.eval.max_examples = 16
     config.log.every = 5
+    config.log.report = False  # writing a page would disturb the timing of steps
     return config
 
 

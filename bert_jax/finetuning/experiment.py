@@ -103,6 +103,7 @@ class Experiment:
             if hosts.is_main:
                 with writing(self.directory, remedy=RESUME):
                     record = self.results.finish(facts=self._facts())
+        runtime.draw_page(self.directory)
         return record
 
     def _make_learner(self) -> Learner:
@@ -139,6 +140,7 @@ class Experiment:
             profile_steps=config.profile.steps,
             max_nonfinite_steps=config.train.max_nonfinite_steps,
             checkpoints=STATES,
+            page=self.directory,
         )
         job = job_class(
             self.learner,

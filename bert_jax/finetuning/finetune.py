@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_saved
+from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.convert.pruned_layers import with_layers
@@ -23,6 +24,8 @@ from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.run_result import Stopped
 from bert_jax.finetuning.settings import grid
 from bert_jax.finetuning.task_data import missing_labels
+from bert_jax.invocation import command as command_line
+from bert_jax.invocation import next_steps, resumes, shown
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel.compiler_options import compiler_options
 from bert_jax.parallel.distributed import Hosts
@@ -46,6 +49,8 @@ SAME_RUN = SameRun(
     has_begun=has_runs,
 )
 
+_NUMBERS = {"seeds": (1, 10_000), "errors": (0, 1 << 53), "ensemble": (0, 10_000)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -63,7 +68,7 @@ class Request:
     dry_run: bool = False
     add_tokens: tuple[str, ...] = ()
     init_layers: tuple[str, ...] = ()
-    command: str = "the same command"
+    command: str = ""
 
 
 def finetune(
@@ -77,9 +82,9 @@ def finetune(
       UserError: for anything the user can fix.
     """
     hosts = hosts or Hosts()
-    for name, least in (("seeds", 1), ("errors", 0), ("ensemble", 0)):
-        if getattr(request, name) < least:
-            raise UserError(f"--{name}={getattr(request, name)}: give at least {least}")
+    for name, (least, most) in _NUMBERS.items():
+        if not least <= getattr(request, name) <= most:
+            raise UserError(f"--{name}={getattr(request, name)}: give at least {least} and at most {most}")
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
@@ -111,7 +116,7 @@ def finetune(
                 _run_tasks(config, pretrained=pretrained, request=request, runtime=runtime)
             except Stopped as stop:
                 position = f"step {stop.step} of {stop.num_steps}"
-                report(f"stopped at {position}, state saved; {request.command} resumes there")
+                report(f"stopped at {position}, state saved; {resumes(request.command)}")
                 return runtime.stopped_status()
     finally:
         runtime.close()
@@ -158,17 +163,24 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
             config, task=task, pretrained=pretrained, directory=directory, options=options, runtime=runtime
         )
         if not config.features:  # which saves no model
-            runtime.report(
-                f"next: bert-jax predict --model={directory} --task={_prediction_task(config, task)}, "
-                f"bert-jax export --checkpoint={directory} --out=FOLDER"
-            )
+            runtime.report(_next_steps(directory, task=_prediction_task(config, task)))
     if not runtime.hosts.is_main:
         return
     if not single:
         _finish_benchmark(workdir, records, runtime.report)
+        runtime.draw_page(workdir)
     if request.predict_test and all(name in glue.TASKS for name in names):
         prefix = "ensemble-" if request.ensemble else ""
         _write_submission(workdir, names, single=single, prefix=prefix, say=runtime.report)
+
+
+def _next_steps(directory: Path, *, task: str) -> str:
+    model = shown(directory)
+    rows = "".join(f" --text='{field.upper()}'" for field in TYPED_FIELDS.get(task, ())) or " --input=FILE"
+    return next_steps(
+        command_line("predict", f"--model={model} --task={task}{rows}"),
+        command_line("export", f"--checkpoint={model} --out=FOLDER"),
+    )
 
 
 def _prediction_task(config: FinetuneConfig, task: Task) -> str:

@@ -17,6 +17,7 @@ from bert_jax.json_files import read_json
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 RESULT, RUNS = "result.json", "runs"
+_SHOWN_MISTAKES = 20  # in results.json; --errors writes more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,7 @@ class TaskResults:
             "best": champion.to_json(),
             "summary": report.summarize(results, selection=self.task.selection),
             "tables": self.task.tables(dev, best),
+            "mistakes": self.task.mistakes(dev, best, count=_SHOWN_MISTAKES),
             "runs": [result.to_json() for result in results],
         }
         if self.options.errors:

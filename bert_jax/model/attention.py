@@ -10,6 +10,8 @@ tolerance of the dtype (`tests/test_attention.py`). `reference` is the plain for
                (`kernels/gpu_attention.py`); on other backends the TPU kernel is interpreted
 
 The reference computes shapes that a kernel does not support, such as the single token that initializes parameters.
+Attention to a window has no kernel: unless the config names the reference, it is computed in blocks
+(`local_attention.py`) where the sequence is long enough.
 """
 
 import functools
@@ -27,6 +29,7 @@ from bert_jax.model.attention_dropout import AttentionDropout
 from bert_jax.model.chip import is_gpu
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels.fused_attention import fused_attention, is_supported
+from bert_jax.model.local_attention import is_worthwhile, local_attention
 from bert_jax.model.rotation import Rotation
 
 # The score of a masked key. (modeling.py of the original adds -10000, which is not always enough in float32.)
@@ -39,7 +42,7 @@ class AttentionMask:
     """The keys that each query may attend to, given by segments, so that kernels need no T x T array.
 
     A query attends to the tokens of its instance; with `left_to_right` only up to itself (the ablation of Table 5), and
-    with a `window` only to keys at most so many positions away (0: to all). A padding query attends to every token:
+    with a `window` only to keys at most `window` positions away (0: to all). A padding query attends to every token:
     nothing reads its output, which then equals HuggingFace's.
     """
 
@@ -102,7 +105,10 @@ def attend(
     # Global head numbers are sharded like the heads, so a device with a part of the heads knows which it has.
     heads = jnp.arange(query.values.shape[2], dtype=jnp.int32)
     arguments = ((query, key, value), mask, attention_dropout, heads)
-    is_local = 0 < mask.window < query.values.shape[1] - 1
+    length = query.values.shape[1]
+    is_local = 0 < mask.window < length - 1
+    if implementation != "reference" and is_local and is_worthwhile(length=length, window=mask.window):
+        return _local(*arguments)
     if implementation == "reference" or is_local:  # no kernel has windows
         return _reference(*arguments)
     on_tpu = _on_each_device(_tpu_kernel, query.values, is_supported=is_supported)
@@ -130,6 +136,23 @@ def _reference(
         keep = attention_dropout.keep(heads, length=query.shape[1])
         probs = jnp.where(keep, probs * (1 / (1 - attention_dropout.rate)), 0)
     return jnp.einsum("BNqk,BkNK->BqNK", probs.astype(query.dtype), value)
+
+
+def _local(
+    projections: _Projections, mask: AttentionMask, attention_dropout: AttentionDropout | None, heads: Int[Array, " N"]
+) -> Float[Array, "B T N K"]:
+    query, key, value = (projected.with_bias() for projected in projections)
+    return local_attention(
+        query,
+        key=key,
+        value=value,
+        segment_ids=mask.segment_ids,
+        window=mask.window,
+        left_to_right=mask.direction == "left_to_right",
+        dropout=attention_dropout,
+        heads=heads,
+        masked=_MASKED,
+    )
 
 
 def _tpu_kernel(

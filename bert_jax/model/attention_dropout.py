@@ -6,11 +6,14 @@ one (query, key) pair share a word (`dropout.py` explains how, and why that is s
 tests the independence of layers, sequences, heads and positions.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, UInt32
 
 from bert_jax.model.dropout import SHARED_BY, Dropout, is_kept, mix, multiplier, word_counter
+
+Integers = Int[Array, "..."] | UInt32[Array, "..."]
 
 
 @struct.dataclass
@@ -27,8 +30,19 @@ class AttentionDropout:
 
     def keep(self, heads: Int[Array, " N"], *, length: int) -> Bool[Array, "B N T T"]:
         """Return which probabilities [sequence, head, query, key] are kept; `heads` are the global head numbers."""
-        groups, within = heads // SHARED_BY, heads % SHARED_BY
         position = jnp.arange(length, dtype=jnp.uint32)
-        indices = (groups[:, None, None], position[None, :, None], position[None, None, :])
-        words = mix(word_counter(indices, sizes=(1, length, length))[None] ^ self.seeds[:, None, None, None])
-        return is_kept(words * multiplier(within)[None, :, None, None], rate=self.rate)
+        return self.keep_pairs(heads, queries=position[:, None], keys=position[None, :], length=length)
+
+    def keep_pairs(
+        self, heads: Int[Array, " N"], *, queries: Integers, keys: Integers, length: int
+    ) -> Bool[Array, "B *c N q k"]:
+        """Return which probabilities are kept of the pairs that `queries` [*c, q, 1] and `keys` [*c, 1, k] form."""
+        queries, keys = queries[..., None, :, :], keys[..., None, :, :]
+
+        def of_heads(values: Array) -> Array:
+            return jax.lax.broadcast_to_rank(values[:, None, None], queries.ndim)
+
+        groups, within = of_heads(heads // SHARED_BY), of_heads(heads % SHARED_BY)
+        seeds = self.seeds.reshape((-1,) + (1,) * queries.ndim)
+        words = mix(word_counter((groups, queries, keys), sizes=(1, length, length))[None] ^ seeds)
+        return is_kept(words * multiplier(within)[None], rate=self.rate)

@@ -18,6 +18,7 @@ import jax
 
 from bert_jax import jax_internals
 from bert_jax.errors import UserError
+from bert_jax.files import system_error
 from bert_jax.json_files import parse_json
 from bert_jax.limits import check_address_space
 from bert_jax.parallel.rendezvous import HostMissing, gather_names
@@ -251,7 +252,7 @@ def _detected(*, seconds: float) -> tuple[str, int, int, Any]:
       HostMissing: if there are several hosts and the first is not found.
     """
     alone = ("", 1, 0, None)
-    hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    hostnames = os.environ.get("TPU_WORKER_HOSTNAMES", "").replace(jax_internals.QUIET_HOSTNAME, "")
     if os.environ.get("JAX_PLATFORMS") == "cpu" or "COLAB_RELEASE_TAG" in os.environ:
         return alone
     if hostnames and "," not in hostnames and not os.environ.get("MEGASCALE_NUM_SLICES"):
@@ -317,6 +318,8 @@ def exiting_together(hosts: Hosts) -> Iterator[None]:
         text = " ".join(str(error.__cause__ or error).split())
         if is_lost_host_error(error):
             _leave(hosts, f"lost another host ({text[:300]}); the same command resumes", status=LOST_A_HOST)
+        if reason := system_error(error):
+            _leave(hosts, f"error: {reason}", message=reason, status=USAGE_ERROR)
         _leave(hosts, traceback.format_exc(), message=f"{type(error).__name__}: {text[:300]}", status=1)
 
 

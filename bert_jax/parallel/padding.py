@@ -8,7 +8,7 @@ counts and models never have them.
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def padded_shape(leaf: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:
 
 def padded_sharding(sharding: NamedSharding, rows: int) -> NamedSharding:
     """Return the sharding of a leaf with its added rows: by rows, over all replicas of a slice."""
-    return meshes.by_rows(sharding.mesh) if rows else sharding
+    return meshes.by_rows(cast(Mesh, sharding.mesh)) if rows else sharding
 
 
 def add(leaf: jax.Array, rows: int) -> jax.Array:

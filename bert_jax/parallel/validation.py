@@ -7,6 +7,8 @@ from jax.sharding import AbstractMesh, Mesh
 from bert_jax.errors import UserError
 from bert_jax.parallel.axes import BATCH_AXES, BY_NAME_AXES, LAYER_AXES, axes_in_messages, size_along
 
+_MAX_BATCH = 1 << 24  # sequences; the largest of the literature, LAMB's, is 65,536
+
 
 def check_batches(batches: Mapping[str, int], *, mesh: Mesh | AbstractMesh, parts: int) -> None:
     """Check that batches divide over the mesh in `parts` micro-batches; `batches` maps fields to batch sizes.
@@ -19,6 +21,8 @@ def check_batches(batches: Mapping[str, int], *, mesh: Mesh | AbstractMesh, part
     if parts > 1:
         over += f" times {parts} gradient_accumulation_steps"
     for field, batch in batches.items():
+        if batch > _MAX_BATCH:
+            raise UserError(f"{field}={batch} is more than any machine holds: make it at most {_MAX_BATCH}")
         if batch % (rows * parts):
             raise UserError(
                 f"{field}={batch} does not divide over {over}: make it a multiple of {rows * parts}, for example "

@@ -98,7 +98,9 @@ def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
             raise UserError("the TPU compiler is not installed: run `pip install -e '.[plan]'`") from error
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])[:200]
+        if of_host := re.search(r'chips_per_host_bounds "([\dx]+)"', reason):
+            reason = f"a host has {of_host[1]} chips, and a slice is made of whole hosts"
         raise UserError(f"--topology={topology.name}: the TPU compiler has no such slice ({reason})") from error
     config = preliminary(config)
     mesh = meshes.make_mesh(config.mesh, devices=description.devices)
@@ -139,8 +141,9 @@ def compile_lowered(
       DoesNotFit: if the step needs more memory than a chip has.
     """
     folder = fresh_schedules()
+    merged: dict[str, Any] = {**_dump_options(folder), **(options or {})}
     try:
-        compiled: Any = lowered.compile(compiler_options={**_dump_options(folder), **(options or {})})
+        compiled: Any = lowered.compile(compiler_options=merged)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise

@@ -89,8 +89,9 @@ def estimate_step(
         num_chips=scaling.part.slice_chips,
         spans=scaling.group_size,
     )
-    flops = architecture_of(program.config.model).train_flops_per_row(
-        program.config.model,
+    model = program.model(phase)
+    flops = architecture_of(model).train_flops_per_row(
+        model,
         max_seq_length=phase.max_seq_length,
         max_predictions=program.max_predictions(phase),
         instances=contents.instances,

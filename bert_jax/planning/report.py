@@ -1,6 +1,5 @@
 """The plan of a whole run: every phase compiled and estimated, days and chip-hours, as JSON and as a table."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,10 @@ from bert_jax.planning.scaling import scale_down
 from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
+from bert_jax.progress import clock, duration
 from bert_jax.training.schedule import Phase
+
+_MUCH_WAITING = 0.25  # of a step
 
 
 def plan_run(
@@ -50,7 +52,8 @@ def plan_run(
         report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
         phase = scaling.phase(part)
         try:
-            compiled = compile_step(program, part)
+            with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
+                compiled = compile_step(program, part)
         except DoesNotFit as error:
             phases.append(_too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes))
             continue
@@ -80,13 +83,32 @@ def plan_run(
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "compiler_options": dict(program.compiler_options.values),
         "fits": fits,
-        "notes": notes + _notes(config, topology=topology, part=scaling.part) + _option_notes(program, phases),
+        "notes": notes
+        + _notes(config, topology=topology, part=scaling.part)
+        + _option_notes(program, phases)
+        + _waiting_notes(phases),
         "phases": phases,
     }
     if not fits:
         return plan | {"advice": next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])}
     seconds = sum(phase["seconds"] for phase in phases)
     return plan | {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
+
+
+def _waiting_notes(phases: list[dict[str, Any]]) -> list[str]:
+    """Return a note for each phase whose chips wait for communication for much of a step."""
+    notes = []
+    for phase in phases:
+        step, waiting = phase.get("step_seconds", 0.0), phase.get("exposed_collective_seconds", 0.0)
+        if waiting > _MUCH_WAITING * step:
+            rows = phase["batch_size_per_chip"]
+            more = ",".join(f"{factor * rows:g}" for factor in (2, 4, 8))
+            notes.append(
+                f"phase {phase['phase']}: {waiting / step:.0%} of a step is waiting for communication, for {rows:g} "
+                f"sequences per chip compute too little to hide it: use fewer chips, or a larger batch "
+                f"(--sweep='batch={more}' compares; accumulation does not change what a step sends)"
+            )
+    return notes
 
 
 def phase_json(
@@ -235,12 +257,12 @@ def as_table(plan: dict[str, Any]) -> str:
         hbm = phase["hbm"]
         lines.append(
             f"  memory per chip {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} GiB "
-            f"(state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary {hbm['temporary_bytes'] / 2**30:.2f})"
+            f"(its shard of state and batch {hbm['argument_bytes'] / 2**30:.2f}, temporary "
+            f"{hbm['temporary_bytes'] / 2**30:.2f})"
         )
         lines.append(
-            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation {phase['compute_seconds'] * 1e3:.1f} "
-            f"({phase['cycles_per_sequence'] / 1e3:,.0f} K cycles per sequence, "
-            f"{phase['gradient_cycles_per_sequence'] / 1e3:,.0f} forward and backward), waiting for communication "
+            f"  step            {phase['step_seconds'] * 1e3:.1f} ms: computation "
+            f"{phase['compute_seconds'] * 1e3:.1f}, waiting for communication "
             f"{phase['exposed_collective_seconds'] * 1e3:.1f}"
         )
         lines.append(
@@ -264,8 +286,6 @@ def as_table(plan: dict[str, Any]) -> str:
         if "advice" in phase:
             lines.append(f"  does not fit: {phase['advice']}")
     if plan["fits"]:
-        days = plan["days"]
-        whole = f"{days:.2f} days" if days >= 1 else f"{math.ceil(days * 24 * 60)} minutes"
-        lines.append(f"\nwhole schedule: {whole}, {plan['chip_hours']:,.0f} chip-hours")
+        lines.append(f"\nwhole schedule: {duration(plan['days'] * 86400)}, {plan['chip_hours']:,.0f} chip-hours")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +14,16 @@ from typing import IO, Any
 from bert_jax import streams
 from bert_jax.errors import UserError
 from bert_jax.files import replacing, writing
-from bert_jax.json_files import parse_object
 from bert_jax.locations import local_path
+from bert_jax.prediction.lines import Numbered, numbered_rows
 from bert_jax.prediction.model import Model
-from bert_jax.prediction.plain_rows import is_plain, prompt, rows_of
+from bert_jax.prediction.plain_rows import prompt, rows_of
 from bert_jax.progress import ByteProgress
 
 _EXAMPLES = 5  # number of failed lines that are reported in full
 # Rows per call of the model. Few, so that a pipe shows results early; hidden states of every token are large.
 _ROWS = {"embed": 4096, "features": 64}
 _DEFAULT_ROWS = 1024
-_MAX_LINE = 32 << 20  # bytes
-
-_Numbered = Iterator[tuple[int, Mapping[str, Any] | None, str]]  # line, row (None if it is wrong), what is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +52,14 @@ def predict_lines(
     """Write the answer to each line of the file `input`, or to the rows made of `texts`, to `output`; count the rows.
 
     "-" means standard input (a prompt, if that is a terminal) or output. A field `id` is copied to the answer. Blank
-    lines are skipped. A file is written whole or not at all.
+    lines are skipped. A name in .csv or .tsv is a table. A file is written whole or not at all.
 
     Raises:
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
     """
     check_output(output)
+    if input != "-":
+        local_path(input, name="--input", example="a file")
     task_options = dict(options or {})
     model.task(task, **task_options)  # raises before anything is read
     if texts and input != "-":
@@ -70,14 +70,26 @@ def predict_lines(
         rows_at_once = rows_at_once if texts else 1  # a person waits for the answer
         with _written(output) as target:
             numbered = ((number, row, "") for number, row in enumerate(rows, start=1))
-            return _answer(model, numbered, target, task=task, options=task_options, size=rows_at_once, report=report)
+            return _answer(
+                model,
+                numbered,
+                target,
+                task=task,
+                options=task_options,
+                size=rows_at_once,
+                report=report,
+                names_failures=not _is_terminal(output),  # where the answer is seen
+            )
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
         raise UserError(f"--output={output}: this is the input file: name another file")
-    with _opened(input) as source, _written(output) as target:
+    with _opened(input, report=report) as source, _written(output) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
-        progress = ByteProgress(task, total=size, report=report) if size else None
-        lines = _numbered(source, task=task, progress=progress)
+        # Answers on a terminal show the progress themselves.
+        progress = None if not size or _is_terminal(output) else ByteProgress(task, total=size, report=report)
+        report = report if progress is None else progress.aside(report)
+        columns = model.columns(task)
+        lines = numbered_rows(source, name=input, task=task, columns=columns, progress=progress)
         counts = _answer(model, lines, target, task=task, options=task_options, size=rows_at_once, report=report)
         if progress is not None:
             progress.finish()
@@ -86,17 +98,22 @@ def predict_lines(
     return counts
 
 
+def _is_terminal(output: str) -> bool:
+    return output == "-" and sys.stdout.isatty()
+
+
 def _answer(
     model: Model,
-    lines: _Numbered,
+    lines: Numbered,
     target: IO[bytes],
     *,
     task: str,
     options: Mapping[str, Any],
     size: int,
     report: Callable[[str], None],
+    names_failures: bool = True,
 ) -> Counts:
-    """Answer `size` rows at a time, and write them."""
+    """Answer `size` rows at a time, and write them; failures are in the answers, and reported if `names_failures`."""
     predictor, cut_before = model.task(task, **options), model.num_cut
     failed = total = 0
     while batch := list(itertools.islice(lines, size)):
@@ -106,7 +123,7 @@ def _answer(
             total += 1
             if "error" in answer:
                 failed += 1
-                if failed <= _EXAMPLES:
+                if failed <= _EXAMPLES and names_failures:
                     report(f"line {number}: {answer['error']}")
             head = {"id": row["id"]} if row is not None and "id" in row else {}
             text = json.dumps({**head, **answer}, ensure_ascii=False)
@@ -119,8 +136,9 @@ def _answer(
             f"{cut} of {total} rows ({100 * cut / total:.1f} %) are longer than {limit} tokens: a part of each was not "
             "read"
         )
-    if failed:
-        report(f'{failed} of {total} rows failed; their answers are {{"error": ...}}')
+    if failed and names_failures:
+        answers = "their answers are" if failed > 1 else "its answer is"
+        report(f'{failed} of {total} row{"s" * (total > 1)} failed; {answers} {{"error": ...}}')
     return Counts(total, failed)
 
 
@@ -144,47 +162,19 @@ def check_output(output: str) -> None:
         raise UserError(f"--output={output}: cannot be written ({file.parent} is read-only): name another file")
 
 
-def _numbered(source: IO[bytes], *, task: str, progress: ByteProgress | None) -> _Numbered:
-    """Yield each line's number, its row (None if it is not a JSON object), and what is wrong with it.
-
-    The first line says what the others are: JSON objects, or texts.
-    """
-    plain = None
-    for number, line in enumerate(_lines(source), start=1):
-        if progress is not None:
-            progress.advance(len(line))
-        if not line.strip():
-            continue
-        if plain is None:
-            plain = is_plain(task, line)
-        if plain:
-            yield number, {"text": line.decode("utf-8", "replace").rstrip("\r\n")}, ""
-            continue
-        try:
-            row = parse_object(line, allow_nan=False)
-        except ValueError as error:
-            yield number, None, f'is {error}; write an object, as in {{"text": "..."}}'
-        else:
-            yield number, row, ""
-
-
-def _lines(source: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a file; of a line longer than `_MAX_LINE` only its beginning, which is not JSON."""
-    while line := source.readline(_MAX_LINE):
-        yield line
-        while len(line) == _MAX_LINE and not line.endswith(b"\n"):
-            line = source.readline(_MAX_LINE)
-
-
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
+def _opened(name: str, *, report: Callable[[str], None]) -> Iterator[IO[bytes]]:
     if name == "-":
         yield sys.stdin.buffer
         return
     try:
+        if stat.S_ISFIFO(Path(name).stat().st_mode):  # opening one waits for its other end
+            report(f"--input={name}: is a pipe: waiting for what is written to it")
         stream = Path(name).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"--input={name}: cannot open the file ({error.strerror}): name another file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--input={name}: cannot open the file ({getattr(error, 'strerror', None) or error}): name another file"
+        ) from None
     with stream:
         yield stream
 

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.pretrained import PretrainedModel
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.prediction import tasks
@@ -160,7 +161,7 @@ class Model:
 
     def _make(self, name: str, options: Mapping[str, Any]) -> Predictor[Any]:
         if name not in TASKS:
-            raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
+            raise UserError(f"task {name!r}: {choose_one(name, TASKS)}")
         shared: dict[str, Any] = {"tokenizer": self.tokenizer, **options}
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
         reading = self._reading(options) if name in ("classify", "pair", "choice") else {}
@@ -186,6 +187,23 @@ class Model:
         if "max_seq_length" in data:
             known = {"truncation": data.get("truncation", "head"), "max_length": data["max_seq_length"]}
         return known | {name: value for name, value in options.items() if value}
+
+    def columns(self, task: str) -> dict[str, str]:
+        """Return the column or key that each field of a task's row had in the custom data of fine-tuning."""
+        own = self.source.record.get("config", {}).get("own") or {}
+        fields = ("words",) if task == "tag" else TYPED_FIELDS.get(task, ("text_a",))
+        return {field: own[name] for field, name in zip(fields, ("text", "text_pair"), strict=False) if own.get(name)}
+
+    def usual_task(self) -> str:
+        """Return the only task that the model was trained for, "" if there are several."""
+        kind, is_embedding = self.source.output_kind, self.source.embedding is not None
+        if kind is not None:
+            names = kind.prediction_tasks
+            own = self.source.record.get("config", {}).get("own") or {}
+            if len(names) > 1 and own.get("text"):
+                return "pair" if own.get("text_pair") else "classify"
+            return names[0] if len(names) == 1 else ""
+        return "embed" if is_embedding else "fill_mask" if "masked_lm" in self.source.parts else ""
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:
         missing = [part for part in parts if part not in self.source.parts]

@@ -4,19 +4,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.errors import UserError
-
-# The fields of a task's row, in the order in which a person writes them.
-FIELDS = {
-    "fill_mask": ("text",),
-    "features": ("text",),
-    "embed": ("text",),
-    "classify": ("text",),
-    "tag": ("text",),
-    "nsp": ("text_a", "text_b"),
-    "pair": ("text_a", "text_b"),
-    "answer": ("question", "context"),
-}
 
 
 def rows_of(task: str, texts: Sequence[str]) -> list[dict[str, str]]:
@@ -25,7 +14,7 @@ def rows_of(task: str, texts: Sequence[str]) -> list[dict[str, str]]:
     Raises:
       UserError: if the task takes other rows, or the texts do not fill them.
     """
-    fields = FIELDS.get(task)
+    fields = TYPED_FIELDS.get(task)
     if fields is None:
         raise UserError(f"--text does not fit --task={task}: write JSON lines to a file and give it as --input=FILE")
     if len(texts) % len(fields):
@@ -40,7 +29,7 @@ def is_plain(task: str, line: bytes) -> bool:
 
     `[MASK] is a city.` is a text, `["Paris is a city."]` is not.
     """
-    return len(FIELDS.get(task, ())) == 1 and not re.match(rb"\s*(\{|\[\s*[\[{\"])", line)
+    return len(TYPED_FIELDS.get(task, ())) == 1 and not re.match(rb"\s*(\{|\[\s*[\[{\"])", line)
 
 
 def prompt(task: str) -> Iterator[dict[str, str]]:
@@ -49,7 +38,7 @@ def prompt(task: str) -> Iterator[dict[str, str]]:
     Raises:
       UserError: if the task's rows cannot be typed.
     """
-    fields = FIELDS.get(task)
+    fields = TYPED_FIELDS.get(task)
     if fields is None:
         raise UserError(f"--input is missing: --task={task} takes JSON lines; give a file as --input=FILE")
     while True:

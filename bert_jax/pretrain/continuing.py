@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, DataConfig, flatten, from_saved, validate
+from bert_jax.config import Config, DataConfig, flatten, from_saved, model_at, validate
 from bert_jax.convert.loading import PretrainedModel, is_workdir, model_of, shaped_like
 from bert_jax.convert.pretrained import CHECKPOINTS
 from bert_jax.data.accents import with_accents
@@ -72,7 +72,8 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
         ) from None
     finally:
         checkpointer.close()
-    model, data = shaped_like(saved.model, model=config.model), _data_of(saved, config=config, workdir=workdir)
+    earlier = model_at(saved.model, phases=saved.train.phases, num_steps=saved.train.num_steps, step=step)
+    model, data = shaped_like(earlier, model=config.model), _data_of(saved, config=config, workdir=workdir)
     if config.train.num_steps <= step and not config.train.num_epochs:
         raise UserError(
             f"config.train.num_steps={config.train.num_steps}, but --continue_from={path} is at step {step}: set "
@@ -187,20 +188,22 @@ def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
         raise UserError(
             f"config.data.vocab={config.data.vocab} (fingerprint {requested.fingerprint[:12]}) is not the vocabulary "
             f"of --init={source.path} ({trained.fingerprint[:12]}): leave config.data.vocab empty, or add words to the "
-            f"model's vocabulary with `python -m bert_jax.export --checkpoint={source.path} --extend_vocab=WORDS "
+            f"model's vocabulary with `bert-jax export --checkpoint={source.path} --extend_vocab=WORDS "
             "--out=DIR` and set --init=DIR"
         )
 
 
 def perplexity_before_and_after(metrics: str | Path) -> str:
-    """Return a line with the held-out masked-LM perplexity at a run's first and last evaluation.
+    """Return a line with the held-out masked-LM perplexity, and the bits per byte, at the first and last evaluation.
 
     Raises:
       UserError: if there are fewer than two evaluations.
     """
+    lines = read_log(metrics)
+    bits = [line["eval/bits_per_byte"] for line in lines if isinstance(line.get("eval/bits_per_byte"), float | int)]
     evaluations = [
         (line["step"], line["eval/mlm_loss"])
-        for line in read_log(metrics)
+        for line in lines
         if "step" in line and isinstance(line.get("eval/mlm_loss"), float | int)
     ]
     if len(evaluations) < 2:
@@ -208,5 +211,5 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     (first, before), (last, after) = evaluations[0], evaluations[-1]
     return (
         f"held-out perplexity before (step {first}) {math.exp(min(before, 700)):,.1f}, after (step {last}) "
-        f"{math.exp(min(after, 700)):,.1f}"
+        f"{math.exp(min(after, 700)):,.1f}" + (f"; bits per byte {bits[0]:.3f}, {bits[-1]:.3f}" if bits else "")
     )

@@ -96,7 +96,7 @@ def open_datasets(
     else:
         raise UserError(
             "config.data: there is nothing to train on: set --config.data.directory=DIR to a data set built by "
-            "`python -m bert_jax.prepare --input='GLOB' --out=DIR`, or set --config.data.input='GLOB' to build one in "
+            "`bert-jax prepare --input='GLOB' --out=DIR`, or set --config.data.input='GLOB' to build one in "
             "the workdir"
         )
     infos = {length: load_dataset_info(directory, max_seq_length=length) for length in max_seq_lengths}

@@ -14,7 +14,7 @@ from bert_jax.parallel.axes import describe
 from bert_jax.pretrain.continuing import adopt_source
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
-from bert_jax.pretrain.proportions import describe_epochs, warnings
+from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
 from bert_jax.pretrain.run import SAME_RUN, as_continued
 from bert_jax.training.optimizers import DECAY_POLICY
 from bert_jax.training.policy import apply_policy, parameter_names
@@ -48,19 +48,24 @@ def config_of_start(
 
 
 def describe_run(program: PretrainingProgram, *, infos: Mapping[int, DatasetInfo]) -> str:
-    """Return the output of `--dry_run`, with epochs if the data set of each length is given; nothing is compiled."""
-    parts = [_mesh(program), _schedule(program)]
+    """Return the output of `--dry_run`: what a user decides on comes last, where a terminal shows it.
+
+    `infos` are the data sets of each length; without them, epochs are estimated. Nothing is compiled.
+    """
     if infos:
-        lines = describe_epochs(program.phases, infos=infos)
-        parts.append("\n".join([*lines, *warnings(program.config, phases=program.phases, infos=infos)]))
-    return "\n\n".join([*parts, _parameters(program)])
+        epochs = describe_epochs(program.phases, infos=infos)
+        epochs += warnings(program.config, phases=program.phases, infos=infos)
+    else:
+        epochs = estimated_epochs(program.config, phases=program.phases)
+    parts = [_parameters(program), _mesh(program), _schedule(program), "\n".join(epochs)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _mesh(program: PretrainingProgram) -> str:
     mesh, shape = program.mesh, describe(program.mesh.shape)
-    params = bytes_line(program, "params")
+    params, hosts = bytes_line(program, "params"), jax.process_count()
     return (
-        f"mesh: {shape} ({mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} host(s))\n"
+        f"mesh: {shape} ({mesh.size} x {mesh.devices.flat[0].device_kind}, {hosts} host{'s' * (hosts > 1)})\n"
         f"parameters: {sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)):,}; {params}\n"
         f"optimizer: {program.rule.name}, {bytes_line(program, 'opt_state')}"
     )
@@ -76,9 +81,7 @@ def bytes_line(program: PretrainingProgram, part: str) -> str:
 
 
 def _schedule(program: PretrainingProgram) -> str:
-    lines = [
-        "phase  steps               length  predictions  batch  tokens/step    learning rate at first, peak, last step"
-    ]
+    lines, rates = ["phase  steps               length  predictions  batch  tokens/step"], []
 
     def rate(step: int) -> float:
         return float(program.schedule(step))
@@ -89,15 +92,16 @@ def _schedule(program: PretrainingProgram) -> str:
         # The peak is at the last step of a warm-up or the step after it.
         ends = [segment.start + segment.warmup_steps - side for segment in program.segments for side in (0, 1)]
         peak = max((min(max(step, phase.start), phase.end - 1) for step in ends), key=rate)
-        rates = "  ".join(f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
+        first, most, last = (f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
+        rates.append(f"learning rate of phase {index}: {first} at first, {most} at most, {last} at last")
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
             f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {program.max_predictions(phase):<11}  "
-            f"{phase.batch_size:<5}  {phase.batch_size * phase.max_seq_length:<13,}  {rates}"
+            f"{phase.batch_size:<5}  {phase.batch_size * phase.max_seq_length:,}"
         )
     total = sum((p.end - p.start) * p.batch_size * p.max_seq_length for p in program.phases)
     lines.append(f"total tokens (including padding): {total:,}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *rates])
 
 
 def _parameters(program: PretrainingProgram) -> str:
@@ -106,10 +110,12 @@ def _parameters(program: PretrainingProgram) -> str:
     width = max(map(len, names))
     decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=shapes))
     shardings = jax.tree.leaves(program.state_shardings.params)
-    lines = [f"{'parameter':<{width}}  {'shape':<18}  decay  bytes/device    sharding"]
+    is_sharded = program.mesh.size > 1
+    size_name, specs = ("bytes/device", "    sharding") if is_sharded else ("bytes", "")
+    lines = [f"{'parameter':<{width}}  {'shape':<11}  decay  {size_name}{specs}"]
     for name, leaf, decay, sharding in zip(names, jax.tree.leaves(shapes), decays, shardings, strict=True):
         size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         shape = "x".join(map(str, leaf.shape))
-        spec = ", ".join(str(axis or "-") for axis in sharding.spec)
-        lines.append(f"{name:<{width}}  {shape:<18}  {'yes' if decay else 'no':<5}  {size:<14,}  ({spec})")
+        spec = f"({', '.join(str(axis or '-') for axis in sharding.spec)})" if is_sharded else ""
+        lines.append(f"{name:<{width}}  {shape:<11}  {'yes' if decay else 'no':<5}  {size:<14,}  {spec}".rstrip())
     return "\n".join(lines)

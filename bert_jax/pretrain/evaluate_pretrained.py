@@ -23,9 +23,10 @@ from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
 from bert_jax.pretrain.dataset import open_tokenizer
-from bert_jax.pretrain.evaluation import Evaluator
+from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
 from bert_jax.pretrain.objective import PretrainingObjective, make_objective
+from bert_jax.progress import ProgressBar
 
 _BATCH_SIZE = 64  # for a model without a training config
 
@@ -93,6 +94,8 @@ def evaluate_pretrained(
     length = max_seq_length or _length(source, trained, directory)
     info = load_dataset_info(directory, max_seq_length=length)
     _check_vocabulary(source, info)
+    if note := without_bytes(info):
+        report(note)
     phase = trained.phase_of_length(length, step=step)
     mesh = meshes.make_mesh(MeshConfig())
     rows = batch_size or phase.batch_size or trained.batch_size
@@ -106,8 +109,12 @@ def evaluate_pretrained(
         max_examples=max_examples or trained.max_examples,
     )
     params = jax.device_put(_with_all_parts(source, program), program.param_shardings)
+    bar = ProgressBar(total=evaluator.num_batches, unit="batch", label="evaluating")
+    bar.begin()
+    metrics = evaluator(params, advance=bar.reach)
+    bar.close()
     return {
-        **evaluator(params),
+        **metrics,
         "model": str(path),
         "step": step,
         "data": str(directory),

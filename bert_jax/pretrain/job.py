@@ -2,21 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
+from bert_jax.files import writing
 from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.continuing import ORIGIN
 from bert_jax.pretrain.dataset import OpenData
-from bert_jax.pretrain.evaluation import Evaluator, describe
+from bert_jax.pretrain.evaluation import Evaluator, describe, without_bytes
+from bert_jax.pretrain.filled_masks import SAMPLES, FilledMasks
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.runs.job import Job, StepFunction
+from bert_jax.runs.loop import Callback
 from bert_jax.runs.recorder import Recorder
 from bert_jax.runs.runtime import Runtime
+from bert_jax.runs.step_lines import append_line, keep_lines
 from bert_jax.training.schedule import Phase, phase_at
 from bert_jax.training.state import TrainState
 from bert_jax.types import Rows
@@ -36,7 +41,7 @@ class PretrainingJob(Job):
         self.run_config = dataclasses.asdict(self.config)
         self.evaluates_initial_state = params is not None
         self.last_evaluation: dict[str, float] = {}
-        self._data, self._report, self._params = data, runtime.report, params
+        self._data, self._report, self._params, self._runtime = data, runtime.report, params, runtime
         self._special = data.special
         file = runtime.path / ORIGIN
         self._origin = read_json(file) if file.is_file() else {}
@@ -111,8 +116,9 @@ class PretrainingJob(Job):
         """Return the sequences, tokens and FLOPs of the batch of `step`."""
         phase = phase_at(self.program.phases, step=step)
         info = self._info(phase)
-        flops = architecture_of(self.config.model).train_flops_per_row(
-            self.config.model,
+        model = self.program.model(phase)
+        flops = architecture_of(model).train_flops_per_row(
+            model,
             max_seq_length=phase.max_seq_length,
             max_predictions=self.program.max_predictions(phase),
             instances=info.mean_instances,
@@ -121,12 +127,14 @@ class PretrainingJob(Job):
         rows = float(phase.batch_size)
         return {"sequences": rows, "tokens": rows * phase.max_seq_length, "flops": rows * flops}
 
-    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence["_Evaluate"]:
+    def evaluations(self, start: int, *, recorder: Recorder) -> Sequence[Callback]:
         """Open the held-out sequences of all remaining phases: a damaged shard is an error before the first step."""
         phases = [phase for phase in self.program.phases if phase.end > start and self._can_evaluate(phase)]
-        return [
-            _Evaluate(self, evaluators={phase.start: self._evaluator(phase) for phase in phases}, recorder=recorder)
-        ]
+        for note in dict.fromkeys(without_bytes(self._info(phase)) for phase in phases):
+            if note:
+                self._report(note)
+        evaluators = {phase.start: self._evaluator(phase) for phase in phases}
+        return [_Evaluate(self, evaluators=evaluators, recorder=recorder), *self._filled_masks(phases, start, recorder)]
 
     def metadata(self) -> dict[str, Any]:
         """Return the config, the fingerprints, and the run that this one continues."""
@@ -153,6 +161,49 @@ class PretrainingJob(Job):
             batch_size=phase.batch_size,
             max_examples=self.config.eval.max_examples,
         )
+
+    def _filled_masks(self, phases: Sequence[Phase], start: int, recorder: Recorder) -> list[Callback]:
+        """Return the callback that writes what the model fills in; none for models that see nothing after a mask."""
+        if not self.config.log.report or self.config.model.attention_direction != "bidirectional" or not phases:
+            return []
+        filled = {
+            phase.start: FilledMasks(
+                self.program.evaluation,
+                objective=self.program.evaluation_objective(phase, special=self._special),
+                info=self._info(phase),
+                tokenizer=self._data.tokenizer,
+                batch_size=phase.batch_size,
+            )
+            for phase in phases
+        }
+        file = self._runtime.path / SAMPLES if self._runtime.hosts.is_main else None
+        if file is not None:
+            keep_lines(file, resume_step=start or -1)  # a new run writes step 0 again
+        return [_FillMasks(self, filled=filled, file=file, recorder=recorder)]
+
+
+class _FillMasks:
+    """The examples of filled masks, at each evaluation; host 0 writes them."""
+
+    def __init__(
+        self, job: PretrainingJob, *, filled: Mapping[int, FilledMasks], file: Path | None, recorder: Recorder
+    ):
+        self.every = job.config.eval.every
+        self._job, self._filled, self._file, self._recorder = job, filled, file, recorder
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        phase = phase_at(self._job.program.phases, step=max(step - 1, 0))
+        if phase.start not in self._filled:
+            return
+        with self._recorder.spending("evaluation"):
+            samples = self._filled[phase.start](state.params)
+        if self._file is None:
+            return
+        try:
+            with writing(self._file, remedy="the run continues"), self._file.open("ab", buffering=0) as file:
+                append_line(file, {"step": step, "samples": samples}, path=self._file)
+        except UserError as error:  # examples are not worth a run
+            self._recorder.say(str(error))
 
 
 class _Evaluate:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, instances_per_row
+from bert_jax.config import Config, ModelConfig, instances_per_row, phase_models
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
@@ -39,6 +39,8 @@ class PretrainingProgram(Program):
         check_heads(config.model, next_sentence=config.data.objective != "mlm")
         self.config = config
         self.phases = phases(config.train, default_predictions=self._default_predictions)
+        models = phase_models(config.model, phases=config.train.phases)
+        self._models = {(p.start, p.end): model for p, model in zip(self.phases, models, strict=True)}
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
@@ -67,6 +69,10 @@ class PretrainingProgram(Program):
             key=self._keys.evaluation,
         )
 
+    def model(self, phase: Phase) -> ModelConfig:
+        """Return the model as `phase` trains it."""
+        return self._models[phase.start, phase.end]
+
     def objective(self, phase: Phase, *, special: SpecialIds) -> PretrainingObjective:
         """Return the objective of `phase`."""
         return self._objective(phase, rate=self._masking_rate(phase), special=special)
@@ -79,7 +85,7 @@ class PretrainingProgram(Program):
 
     def _objective(self, phase: Phase, *, rate: float, special: SpecialIds) -> PretrainingObjective:
         return make_objective(
-            self.config.model,
+            self.model(phase),
             masking=dataclasses.replace(self.config.masking, rate=rate),
             special=special,
             max_seq_length=phase.max_seq_length,

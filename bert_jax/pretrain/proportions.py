@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from bert_jax.config import Config
 from bert_jax.data.dataset_info import DatasetInfo
+from bert_jax.data.documents import find_sources
+from bert_jax.data.estimate import estimate_rows, estimate_text
+from bert_jax.progress import format_bytes
 from bert_jax.training.schedule import Phase
 
 # BERT saw its text 40 times; data-constrained models gain little beyond (Muennighoff et al. 2023), and masks differ.
@@ -22,6 +25,29 @@ def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]
             lines.append(
                 f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are "
                 f"{_epochs(phase, rows):,.3g} epochs of {rows:,} sequences of {phase.max_seq_length}"
+            )
+    return lines
+
+
+def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
+    """Return lines like `describe_epochs`, estimated from the size of `config.data.input`, which is not built yet.
+
+    Raises:
+      UserError: if an input does not exist.
+    """
+    if not config.data.input or config.data.input.startswith("tfds:"):
+        return []
+    text = estimate_text(find_sources(config.data.input, download=False))
+    lines = [
+        f"the data set is not built yet: about {format_bytes(text)} of text; its vocabulary gets at most "
+        f"{config.model.vocab_size:,} tokens"
+    ]
+    for index, phase in enumerate(phases):
+        if phase.end > phase.start:
+            rows = estimate_rows(text, max_seq_length=phase.max_seq_length)
+            lines.append(
+                f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are about "
+                f"{_epochs(phase, rows):,.3g} epochs of about {rows:,} sequences of {phase.max_seq_length}"
             )
     return lines
 

@@ -11,6 +11,7 @@
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
+from bert_jax.invocation import command as command_line
+from bert_jax.invocation import next_steps, resumes, shown
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
@@ -61,7 +64,7 @@ def pretrain(
     config: Config,
     *,
     workdir: str | Path,
-    command: str = "the same command",
+    command: str = "",
     init: str = "",
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
@@ -75,7 +78,7 @@ def pretrain(
     Args:
       config: the run.
       workdir: its folder.
-      command: what messages say to type to resume.
+      command: what to type to resume, "" if that is not a command.
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
       drop: parts or tensors of that model to ignore.
@@ -223,24 +226,33 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         )
         ended = session.train()
         stopped_status = runtime.stopped_status()
+    runtime.draw_page(path)  # with the last wall times
     runtime.report(_where_time_went(ended.goodput, runtime))
     if ended.step < end:
-        runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {runtime.command} resumes there")
+        runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")
         return stopped_status
     runtime.report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
     if job.last_evaluation:
         runtime.report(verdict(job.last_evaluation))
         if job.evaluates_initial_state and runtime.hosts.is_main:
             runtime.report(perplexity_before_and_after(path / "metrics.jsonl"))
-    runtime.report(
-        f"next: bert-jax predict --model={runtime.path} --task=fill_mask --text='A text with a [MASK] in it.', "
-        f"bert-jax export --checkpoint={runtime.path} --out=FOLDER"
-    )
+    runtime.report(_next_steps(path))
     return FINISHED
 
 
+def _next_steps(workdir: Path) -> str:
+    model = shown(workdir)
+    return next_steps(
+        command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'"),
+        command_line("finetune", f"--config=configs/finetune_own.py:classification --init={model} --data_dir=FOLDER"),
+        command_line("export", f"--checkpoint={model} --out=FOLDER"),
+    )
+
+
 def _where_time_went(goodput: Goodput, runtime: Runtime) -> str:
-    if goodput.first_step_after is None:
-        return goodput.describe()
+    """Return the line for a log, or on a terminal a short one: what it leaves out is in goodput.json and metrics."""
+    is_terminal = sys.stdout.isatty()
+    if is_terminal or goodput.first_step_after is None:
+        return goodput.describe(briefly=is_terminal)
     programs = f"{runtime.cache.hits} of {runtime.cache.requests} programs from the compilation cache"
     return f"{goodput.describe()}; first step of this start after {goodput.first_step_after:.1f} s ({programs})"

@@ -105,10 +105,12 @@ class Goodput:
         metrics: dict[str, float | None] = {"perf/goodput": self._fraction(seconds)}
         return metrics | {f"perf/{kind}_seconds": value for kind, value in seconds.items()}
 
-    def describe(self) -> str:
-        """Return the closing line."""
+    def describe(self, *, briefly: bool = False) -> str:
+        """Return the closing line; `briefly` without what is in `metrics`."""
         seconds = self._total()
         wall = max(sum(seconds.values()), 1e-9)
+        if briefly:
+            return f"time: {duration(wall)}, {self._fraction(seconds):.0%} of it training steps"
         percent = {name: f"{seconds[kind] / wall:.1%}" for kind, name in KINDS.items()}
         percent = {name: text for name, text in percent.items() if name != KINDS["useful"] and text != "0.0%"}
         if self.lost_steps:

@@ -41,9 +41,7 @@ class Program:
         # A step's own layout of the state: tables may have rows that no checkpoint has.
         self.added_rows: TrainState = padding.added_rows(boxed, mesh=mesh)
         self.step_shapes: TrainState = jax.tree.map(padding.padded_shape, self.state_shapes, self.added_rows)
-        self.step_shardings: TrainState = jax.tree.map(
-            padding.padded_sharding, self.state_shardings, self.added_rows
-        )
+        self.step_shardings: TrainState = jax.tree.map(padding.padded_sharding, self.state_shardings, self.added_rows)
 
     @functools.cached_property
     def compiler_options(self) -> CompilerOptions:

@@ -1,8 +1,10 @@
 """Progress of a run: a bar with metrics on a terminal, otherwise one line per interval."""
 
+import sys
 from collections.abc import Mapping
 
 from bert_jax.progress import ProgressBar, duration
+from bert_jax.wrapping import line_width
 
 
 class Progress:
@@ -27,6 +29,8 @@ class Progress:
         if self._bar.is_shown:
             loss = metrics.get("train/loss")
             self._bar.note("" if loss is None else f"loss {loss:.3f}")
+            if len(text) > (line_width(sys.stdout) or len(text)):  # the bar has the number of steps and the rate
+                text = f"step {step}  {summary(metrics, with_rate=False)}"
         elif remaining := self._bar.time_left():
             text += f"  ETA {remaining}"
         self.say(text)
@@ -46,7 +50,7 @@ class Progress:
         self._bar.close()
 
 
-def summary(metrics: Mapping[str, float | None]) -> str:
+def summary(metrics: Mapping[str, float | None], *, with_rate: bool = True) -> str:
     """Return the most important metrics as one line."""
     shown = (
         ("train/loss", "loss {:.3f}"),
@@ -54,7 +58,7 @@ def summary(metrics: Mapping[str, float | None]) -> str:
         ("train/mlm_accuracy", "acc {:.3f}"),
         ("train/nsp_accuracy", "nsp {:.3f}"),
         ("train/learning_rate", "lr {:.2e}"),
-        ("perf/sequences_per_second", "{:.1f} seq/s"),
+        ("perf/sequences_per_second" if with_rate else "", "{:.1f} seq/s"),
         ("perf/mfu", "mfu {:.1%}"),
     )
     return "  ".join(form.format(value) for name, form in shown if (value := metrics.get(name)) is not None)

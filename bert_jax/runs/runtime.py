@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from typing import IO
 import jax
 
 from bert_jax.parallel.distributed import Hosts
-from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.compilation_cache import DIRECTORY, CompilationCache
+from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.stopping import AgreedStop, StopRequest
+from bert_jax.runs.workdir import UNUSED
 
 # Exit statuses: a launcher restarts on PREEMPTED (EX_TEMPFAIL of sysexits.h); 130 is the shell's for Ctrl-C.
 FINISHED, PREEMPTED, INTERRUPTED = 0, 75, 130
@@ -28,8 +31,10 @@ class Runtime:
       cache: compiled programs of the workdir.
       lock: held by host 0; keeps other commands out of the workdir.
       report: prints a line on host 0 only.
-      command: what the user types to resume.
+      command: what the user types to resume, "" if that is not a command.
       started_at: when the process started, in seconds since the epoch.
+      is_new: whether this command created the workdir.
+      pages: draws the pages of the runs; None draws nothing.
     """
 
     path: Path
@@ -37,8 +42,10 @@ class Runtime:
     cache: CompilationCache
     lock: IO[str] | None
     report: Callable[[str], None] = print
-    command: str = "the same command"
+    command: str = ""
     started_at: float = dataclasses.field(default_factory=time.time)
+    is_new: bool = False
+    pages: PageWriter | None = None
     _stop: AgreedStop | None = None
 
     @property
@@ -70,9 +77,18 @@ class Runtime:
         """Return the exit status after a request to stop; call it inside `handling_signals`."""
         return PREEMPTED if self._stop is not None and self._stop.received == signal.SIGTERM else INTERRUPTED
 
+    def draw_page(self, directory: Path) -> None:
+        """Request the page of a run, which another process writes from its files."""
+        if self.pages is not None:
+            self.pages.request(directory)
+
     def close(self) -> None:
-        """Release the workdir for other commands."""
+        """Finish the pages, and release the workdir; one that this command created and never used is removed."""
+        if self.pages is not None:
+            self.pages.close()
         self.cache.close()
+        if self.is_new and all(file.name in (*UNUSED, DIRECTORY) for file in self.path.iterdir()):
+            shutil.rmtree(self.path, ignore_errors=True)
         if self.lock is not None:
             self.lock.close()
 

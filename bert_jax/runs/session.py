@@ -41,6 +41,7 @@ class SessionOptions:
     profile_steps: str = ""
     max_nonfinite_steps: int = 0
     checkpoints: str = "checkpoints"
+    page: Path | None = None  # folder of the page that shows the run; None: its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,10 @@ class Session:
                 log=log,
                 callbacks=[
                     *evaluations,
+                    *(
+                        _DrawPage(item.every, runtime=runtime, page=options.page or self._directory)
+                        for item in evaluations[:1]
+                    ),
                     _SaveState(options.checkpoint.every, job=job, save=save, goodput=recorder.goodput),
                 ],
                 should_stop=runtime.should_stop,
@@ -191,6 +196,18 @@ class Session:
             return job.train_step(step)
 
         return train_step
+
+
+class _DrawPage:
+    """Callback that requests the page of the run after each evaluation."""
+
+    def __init__(self, every: int, *, runtime: Runtime, page: Path):
+        self.every = every
+        self._runtime, self._page = runtime, page
+
+    def __call__(self, step: int, *, state: TrainState) -> None:
+        del step, state
+        self._runtime.draw_page(self._page)
 
 
 class _SaveState:

@@ -16,6 +16,7 @@ from bert_jax.config import flatten
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts, check_all_joined
 from bert_jax.runs.compilation_cache import CompilationCache
+from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.runtime import Runtime, silent
 from bert_jax.runs.workdir import SameRun, open_workdir
 
@@ -46,7 +47,7 @@ def open_runtime(
     same_run: SameRun,
     hosts: Hosts,
     prepare: Callable[[Path], None] | None = None,
-    command: str = "the same command",
+    command: str = "",
     started_at: float | None = None,
 ) -> Runtime:
     """Open the workdir on every host. Host 0 creates and locks it, and runs `prepare` in it.
@@ -56,20 +57,24 @@ def open_runtime(
     """
     lock: IO[str] | None = None
     path = Path(workdir).absolute()
+    is_new = hosts.is_main and not path.exists()
     with hosts.main_first("workdir"):
         if hosts.is_main:
             lock = open_workdir(workdir, config=config, same_run=same_run)
             if prepare is not None:
                 prepare(path)
     check_shared(path, hosts=hosts)
+    report = print if hosts.is_main else silent
     return Runtime(
         path,
         hosts,
         CompilationCache(path),
         lock,
-        report=print if hosts.is_main else silent,
+        report=report,
+        pages=PageWriter(enabled=config.log.report, report=report) if hosts.is_main else None,
         command=command,
         started_at=started_at or time.time(),
+        is_new=is_new,
     )
 
 

@@ -43,8 +43,9 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        again = b"; Ctrl-C again stops without saving" if number == signal.SIGINT else b""
         # os.write: printing is not safe in the middle of another print.
-        os.write(2, b"\nstopping after this step, then saving; a second Ctrl-C stops immediately without saving\n")
+        os.write(2, b"\nstopping after this step, then saving" + again + b"\n")
 
 
 class AgreedStop:

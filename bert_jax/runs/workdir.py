@@ -14,6 +14,7 @@ from bert_jax.json_files import load_json
 from bert_jax.locations import local_path
 
 CONFIG = "config.json"
+_LOCK = ".lock"
 _PARTIAL = [f"{folder}.*{SUFFIX}" for folder in ("", "runs/*/", "*/runs/*/")]
 
 
@@ -37,6 +38,9 @@ class SameRun:
     has_begun: Callable[[Path], bool]
     extends: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], bool] = lambda workdir, before, now: False
     remedy: str = "choose another --workdir"
+
+
+UNUSED = (CONFIG, _LOCK)  # all that a workdir has before anything is done in it
 
 
 def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[str]:
@@ -80,7 +84,7 @@ def _cannot_be_written(workdir: str | Path, error: OSError) -> UserError:
 
 
 def _lock(path: Path) -> IO[str]:
-    file = (path / ".lock").open("w")
+    file = (path / _LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,17 +1,15 @@
 """Write metrics: always to metrics.jsonl, optionally to TensorBoard and Weights & Biases."""
 
-import errno
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.config import LogConfig
 from bert_jax.errors import UserError
-from bert_jax.files import RESUME, open_regular, write_bytes, write_text, writing
+from bert_jax.files import RESUME, write_text, writing
 from bert_jax.json_files import parse_log_line
+from bert_jax.runs.step_lines import append_line, keep_lines
 
 
 @runtime_checkable
@@ -39,22 +37,15 @@ class JsonLinesWriter:
           UserError: here and when writing, if the file cannot be written.
         """
         self._path = Path(path)
+        keep_lines(self._path, resume_step=resume_step, parse=parse_log_line)
         with writing(self._path, remedy=RESUME):
-            if self._path.exists():
-                with open_regular(self._path) as file:
-                    lines = file.read().splitlines(keepends=True)
-                write_bytes(self._path, b"".join(line for line in lines if _step(line) <= resume_step))
             # Unbuffered: closing the file must not retry a failed write.
             self._file = self._path.open("ab", buffering=0)
 
     def write(self, step: int, *, metrics: Mapping[str, float | None]) -> None:
         """Append one line."""
         finite = {name: _finite(value) for name, value in metrics.items()}
-        line = json.dumps({"step": step, **finite}) + "\n"
-        with writing(self._path, remedy=RESUME):
-            written = self._file.write(line.encode())
-            if written < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append_line(self._file, {"step": step, **finite}, path=self._path)
 
     def close(self) -> None:
         """Close the file."""
@@ -132,10 +123,3 @@ def make_writers(
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _step(line: bytes) -> float:
-    try:
-        return parse_log_line(line)["step"] if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError):
-        return math.inf

@@ -1,7 +1,7 @@
 """The table of tasks by name."""
 
 from bert_jax.config.task_options import DataOptions, EmbedOptions, NerOptions, OwnOptions, RerankOptions, SquadOptions
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 from bert_jax.tasks import glue
 from bert_jax.tasks.embedding import EmbedTask
 from bert_jax.tasks.interface import Task
@@ -60,6 +60,6 @@ def _open(
     if name == "own":
         own = own or OwnOptions()
         if own.kind not in OWN_TASKS:
-            raise UserError(f"config.own.kind={own.kind!r}: choose one of {', '.join(OWN_TASKS)}")
+            raise UserError(f"config.own.kind={own.kind!r}: {choose_one(own.kind, OWN_TASKS)}")
         return OWN_TASKS[own.kind](data=data, own=own, squad=squad or SquadOptions())
-    raise UserError(f"task {name!r}: choose one of {', '.join(TASKS)}")
+    raise UserError(f"task {name!r}: {choose_one(name, TASKS)}")

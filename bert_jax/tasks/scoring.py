@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.config.task_options import DataOptions
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, choose_one
 from bert_jax.json_forms import Finite, fit
 from bert_jax.tasks import glue, metrics, squad_metrics
 from bert_jax.tasks.conll import Sentence, num_columns, read_conll
@@ -40,7 +40,7 @@ def score_predictions(
         return _swag(predictions, data)
     if task == "ner":
         return _ner(predictions, data)
-    raise UserError(f"--task={task}: choose one of {', '.join(TASKS)}")
+    raise UserError(f"--task={task}: {choose_one(task, TASKS)}")
 
 
 def _squad(predictions: Path, data: Path, *, with_null: bool, null_odds: str | Path) -> dict[str, float]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import OptimizerConfig, TrainConfig
+from bert_jax.config import OptimizerConfig, TrainConfig, phase_ends
 from bert_jax.errors import UserError
 
 _Number = float | Array  # known to Python, or traced
@@ -52,11 +52,8 @@ def phases(train: TrainConfig, *, default_predictions: Callable[[int, float], in
     `default_predictions` returns the predictions for a length and a phase's masking rate (0: that of the run).
     """
     result: list[Phase] = []
-    fraction, start = 0.0, 0
-    for index, item in enumerate(train.phases):
-        fraction += item.fraction
-        last = index == len(train.phases) - 1
-        end = train.num_steps if last else round(fraction * train.num_steps)
+    start = 0
+    for item, end in zip(train.phases, phase_ends(train.phases, num_steps=train.num_steps), strict=True):
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length, item.masking_rate)
         batch_size = item.batch_size or train.batch_size
         result.append(Phase(start, end, item.max_seq_length, predictions, batch_size, item.masking_rate))

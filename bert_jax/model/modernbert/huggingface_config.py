@@ -70,9 +70,9 @@ def read_fields(fields: Mapping[str, Any], file: Path) -> ModelConfig:
     pooling = fields.get("classifier_pooling", "cls")
     if pooling not in ("cls", "mean"):
         raise UserError(f"{file}: classifier_pooling is {str(pooling)[:40]!r}: write cls or mean")
+    values |= _thetas(fields, file=file)
     return ModelConfig(
         **values,
-        **_thetas(fields, file=file),
         architecture="modernbert",
         hidden_act=activation,
         layer_norm_eps=read_fraction(fields, "norm_eps", file=file, default=1e-5),
@@ -90,10 +90,11 @@ def _period(fields: Mapping[str, Any], *, layers: int, file: Path) -> int:
     kinds = fields.get("layer_types")
     if kinds is None:
         return read_size(fields, "global_attn_every_n_layers", file=file, default=3)
-    found = [index for index, kind in enumerate(kinds) if kind == "full_attention"] if isinstance(kinds, list) else []
+    kinds = kinds if isinstance(kinds, list) else []
+    whole = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
     # With a single global layer every distance that is long enough means the same.
     single = read_size(fields, "global_attn_every_n_layers", file=file, default=layers)
-    period = found[1] if len(found) > 1 else single
+    period = whole[1] if len(whole) > 1 else single
     if kinds != ["sliding_attention" if index % period else "full_attention" for index in range(layers)]:
         raise UserError(
             f"{file}: layer_types must have full_attention in every n-th of {layers} layers from the first on and "

@@ -1,5 +1,7 @@
 """The names of ModernBERT's parameters in our Flax model and in HuggingFace."""
 
+from typing import Any
+
 from bert_jax.config import ModelConfig
 from bert_jax.model.modernbert.encoder import output_stddev
 from bert_jax.model.parameter_names import Entry, NameTable
@@ -13,7 +15,7 @@ def classifier_stddev(config: ModelConfig) -> float:
     return float(config.hidden_size**-0.5)
 
 
-def _matrix(flax: str, huggingface: str, axes: str, **options: object) -> Entry:
+def _matrix(flax: str, huggingface: str, axes: str, **options: Any) -> Entry:
     """Return a matrix without a bias."""
     return Entry(
         f"{flax}/kernel",
@@ -21,11 +23,11 @@ def _matrix(flax: str, huggingface: str, axes: str, **options: object) -> Entry:
         "",
         tuple(axes.split()),
         huggingface_transposed=True,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
-def _scale(flax: str, huggingface: str, **options: int) -> Entry:
+def _scale(flax: str, huggingface: str, **options: Any) -> Entry:
     return Entry(f"{flax}/scale", f"{huggingface}.weight", "", ("D",), **options)
 
 
