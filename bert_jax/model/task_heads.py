@@ -116,3 +116,21 @@ class SpanClassifier(_TokenHead):
         """Return float32 logits, start and end."""
         del cls_positions
         return self.qa_outputs(self._tokens(inputs, dropout=dropout)).astype("float32")
+
+
+class SentenceEncoder(nn.Module):
+    """The embedding of each instance: the pooled states of its tokens, without a head and so without its dropout."""
+
+    config: ModelConfig
+    pooling: str
+
+    def setup(self) -> None:
+        """Create the encoder."""
+        self.encoder = architecture_of(self.config).encoder(self.config)
+
+    def __call__(
+        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
+        """Return float32 embeddings, of an empty instance zeros (CLS pooling: those of another instance)."""
+        hidden = self.encoder(inputs, dropout=dropout).hidden.astype("float32")
+        return pool_instances(hidden, cls_positions=cls_positions, segment_ids=inputs.segment_ids, pooling=self.pooling)
