@@ -5,11 +5,14 @@ Every signature uses these letters:
     B  sequences in a batch (global in the step, local in the loader)
     T  token positions in a sequence                      V  vocabulary
     S  instances in a sequence: 1 without packing         D  hidden_size
+    R  rows of a padded vocabulary (`parallel/padding.py`), else V
     P  positions to predict in a sequence                 N  attention heads, K the size of one
     L  layers                                             F  intermediate_size
 
 Logical axis names of parameters and activations (which `parallel/mesh.py` maps to mesh axes):
-`batch length embed heads head_size mlp vocab layers`; an axis named `None` is never sharded.
+`batch length embed heads head_size mlp vocab padded_vocab layers`; an axis named `None` is never sharded.
+
+`padded_vocab` names the rows of a table that may be more than V: a step on TPUs adds zeros (`embedding.word_table`).
 
 In every architecture the parameters of repeated layers are under `LAYERS`, stacked along a leading axis.
 """
@@ -84,7 +87,7 @@ class EncoderOutput:
     """
 
     hidden: Float[Array, "B T D"]
-    word_embeddings: Float[Array, "V D"]
+    word_embeddings: Float[Array, "R D"]
     all_hidden: Float[Array, "states B T D"] | None = None
 
 
@@ -95,5 +98,5 @@ class PretrainingLogits:
     `next_sentence` is None if the architecture has no such head.
     """
 
-    masked_lm: Float[Array, "B P V"]
+    masked_lm: Float[Array, "B P R"]
     next_sentence: Float[Array, "B S 2"] | None

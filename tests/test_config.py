@@ -149,6 +149,7 @@ NEEDED = {
     "causal": {"model.attention_direction": "left_to_right"},
     "left_to_right": {"train.objective": "causal"},
     "right_to_left": {"train.objective": "causal", "model.architecture": "lstm"},
+    "mean": {"model.architecture": "modernbert"},
 }
 
 

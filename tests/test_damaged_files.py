@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import tracemalloc
 from typing import Any
 
@@ -17,6 +18,7 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.safetensors_file import read_safetensors
 from bert_jax.convert.tf1 import read_bundle
 from bert_jax.errors import UserError
+from bert_jax.finetuning.prediction import load_outputs, save_outputs
 
 FEW, ALL = 100, 500
 # What may be allocated beside the file's own size: parsed headers, 256 KB tables of the checksum, lanes of a chunk.
@@ -219,6 +221,30 @@ def test_what_may_be_absent_or_empty_is_read(tmp_path):
         data=b"\0" * 4,
     )
     assert {name: array.shape for name, array in read_safetensors(tmp_path / "b").items()} == {"e": (0, 3), "s": ()}
+
+
+@numbers()
+def test_damaged_outputs_of_a_run_are_never_taken_for_good(tmp_path, count):
+    outputs = [np.arange(6, dtype=np.float32).reshape(-1, 2)[: 1 + number % 3] for number in range(20)]
+    path = tmp_path / "outputs-dev.npz"
+    save_outputs(path, outputs=outputs)
+    data, expected = path.read_bytes(), {str(number): array for number, array in enumerate(outputs)}
+
+    def read():
+        return {str(number): array for number, array in enumerate(load_outputs(path))}
+
+    refused = sum(
+        check(read, path, data=damage(data, np.random.default_rng(number)), expected=expected)
+        for number in range(count)
+    )
+    assert refused > 0.5 * count  # a time in the archive's directory is nobody's loss
+
+
+def test_a_pipe_in_the_place_of_weights_or_outputs_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_safetensors, load_outputs):
+        with pytest.raises(UserError, match="it is a pipe, not a regular file"):
+            read(tmp_path / "pipe")
 
 
 @numbers()

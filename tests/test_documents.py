@@ -203,7 +203,7 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path):
     [document] = read(write(tmp_path / "a.txt", text), report=report)
     assert report.invalid_utf8 == 50
     assert "Caf\ufffds" in document.sentences[0]
-    assert report.warnings() == ["50 invalid UTF-8 sequence(s) replaced by U+FFFD"]
+    assert report.warnings() == ["50 invalid UTF-8 sequences replaced by U+FFFD"]
 
 
 def test_nul_characters_are_removed_and_counted(tmp_path: Path):

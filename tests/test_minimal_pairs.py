@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -222,3 +223,15 @@ def test_a_model_without_a_masked_lm_head_is_refused(tmp_path: Path):
     file = write(tmp_path / "p.jsonl", row("it ran", "it run"))
     with pytest.raises(UserError, match="has no masked-LM head to score with"):
         evaluate_minimal_pairs(tmp_path / "m", data=str(file), report=lambda line: None)
+
+
+def test_progress_counts_pairs_and_estimates_the_time_left(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("bert_jax.prediction.minimal_pairs._PAIRS", 2)
+    monkeypatch.setattr("bert_jax.prediction.minimal_pairs.INTERVAL_SECONDS", 0.0)
+    file = write(tmp_path / "p.jsonl", *[row("it ran", "it run")] * 4)
+    lines: list[str] = []
+    evaluate_minimal_pairs(folder, data=str(file), report=lines.append)
+    assert [line.partition(" pairs")[0] for line in lines] == ["2 of 4", "4 of 4", "4"]
+    assert re.fullmatch(r"2 of 4 pairs, [\d.]+ pairs/s, \d+ s left", lines[0])

@@ -99,6 +99,8 @@ def test_two_bilstms_and_odd_widths_are_refused(tmp_path: Path) -> None:
     for name, value in (("bilstm_layers", 1), ("frozen_encoder", True)):
         with pytest.raises(UserError, match=rf"config\.model\.{name}=.*leave one of them out"):
             from_config_dict({"task": "ner", "ner": {"features": "last"}, "model": {name: value}})
+        with pytest.raises(UserError, match=rf"config\.model\.{name}=.*the encoder's own states"):
+            from_config_dict({"task": "embed", "model": {name: value}})
     source = dataclasses.replace(tiny_source(tmp_path), model=tiny_model(hidden_size=33, num_attention_heads=1))
     with pytest.raises(UserError, match=r"config\.model\.bilstm_layers=1: the width 33"):
         task_model(source, config=own_config(tmp_path, model={"bilstm_layers": 1}))

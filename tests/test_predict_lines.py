@@ -16,6 +16,7 @@ from source_helpers import SMALL_TEST, random_source
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
 from bert_jax.prediction import json_lines
+from bert_jax.prediction import lines as prediction_lines
 from bert_jax.prediction.json_lines import Counts, predict_lines
 from bert_jax.prediction.model import Model
 from tests import runs
@@ -47,8 +48,8 @@ LINES = [
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "\udcff", "/dev/zero", "/", "none"])
 def test_what_cannot_be_an_input_is_one_line(pretrained, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(json_lines, "_MAX_LINE", 1 << 16)
-    monkeypatch.setattr(json_lines, "_LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(prediction_lines, "_MAX_LINE", 1 << 16)
+    monkeypatch.setattr(prediction_lines, "_LONGEST_LINE", 1 << 20)
     with pytest.raises(UserError, match=r"--input|this input is not text"):
         predict_lines(pretrained, task="embed", input=name, output=str(tmp_path / "out"), report=lambda line: None)
     assert not list(tmp_path.iterdir())
@@ -250,6 +251,7 @@ def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(tmp_path):
 import sys
 from bert_jax import streams
 from bert_jax.prediction import json_lines
+from bert_jax.prediction import lines as prediction_lines
 class Model:
     num_cut = 0
     def columns(self, task): return {}

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bert_jax.errors import UserError
+from bert_jax.files import open_regular
 from bert_jax.json_files import parse_object
 
 CHECKSUMS = "bert_jax.crc32"
@@ -48,8 +49,8 @@ def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
     path = Path(file)
     try:
         # Opening compares the header with the file: length, dtypes, offsets, and that tensors cover all bytes.
-        with safe_open(path, framework="np"):
-            return _read(path)
+        with open_regular(path) as handle, safe_open(path, framework="np"):
+            return _read(path, handle)
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from error
     except (_Bad, SafetensorError) as error:
@@ -57,11 +58,10 @@ def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a safetensors file, or damaged ({reason}): copy or download it again") from None
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a file whose header has been checked."""
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        header = _parse(handle.read(length))
+def _read(path: Path, handle: BinaryIO) -> dict[str, np.ndarray]:
+    """Return the tensors of an open file whose header has been checked."""
+    length = int.from_bytes(handle.read(8), "little")
+    header = _parse(handle.read(length))
     metadata = header.pop("__metadata__", None) or {}
     data = np.memmap(path, mode="r", dtype=np.uint8)[8 + length :]
     tensors = {name: _view(data, entry, name=name[:100]) for name, entry in header.items()}

@@ -14,6 +14,7 @@ from bert_jax.config import ModelConfig, PhaseConfig, model_at
 from bert_jax.convert.assemble import name_architecture, random_parameter, summarize_entries
 from bert_jax.convert.huggingface import matches
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
+from bert_jax.convert.sentence_transformers import recorded_settings
 from bert_jax.convert.tokenizer_files import find_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
@@ -105,6 +106,7 @@ def _source(
         tokenizer=find_tokenizer(workdir / "vocab"),
         label_fields=KINDS.get(record.get("kind", ""), OutputKind).label_fields(labels),
         record=record,
+        embedding=recorded_settings(record),
         random=summarize_entries(random, model=model),
     )
 

@@ -9,6 +9,7 @@ from bert_jax.config import ModelConfig, TaskModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
+from bert_jax.kinds.base import OutputKind
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.bilstm import BILSTM
 from bert_jax.tasks.interface import Outputs, Split, Task, merged
@@ -93,12 +94,19 @@ def _check_labels(pretrained: PretrainedModel, task: Task, *, head: str) -> None
             f"--init={pretrained.path} has a head for the labels {', '.join(labels)}, {task.name} has "
             f"{', '.join(task.labels) or 'one number'}: type --init_missing={head} for a randomly initialized head"
         )
-    if pretrained.output_kind is not task.kind:
+    if not is_same_head(pretrained.output_kind, task.kind):
         kind = pretrained.output_kind.name if pretrained.output_kind else "another kind"
         raise UserError(
             f"--init={pretrained.path} has a head for {kind}, {task.name} is {task.kind.name}: type "
             f"--init_missing={head} for a randomly initialized head"
         )
+
+
+def is_same_head(first: type[OutputKind] | None, second: type[OutputKind]) -> bool:
+    """Return whether two kinds have the same head in HuggingFace's folders, as a ranking and a regression do."""
+    return first is not None and all(
+        getattr(first, name) == getattr(second, name) for name in ("huggingface_class", "problem_type")
+    )
 
 
 def checkpoint_metadata(
@@ -111,6 +119,7 @@ def checkpoint_metadata(
         "labels": list(task.labels),
         "task": task.name,
         "kind": task.kind.name,
+        **task.model_record(),
         "fingerprints": {"vocabulary": pretrained.require_tokenizer().fingerprint},
         "source": str(pretrained.path),
     }
@@ -122,7 +131,7 @@ def baseline_score(task: Task, split: Split) -> float:
     A run whose last evaluation is not better has collapsed (Mosbach et al. 2021).
     """
     features = split.features
-    kind = task.kind(num_labels=len(task.labels), group=features.group)
+    kind = task.make_kind(group=features.group)
 
     def score(outputs: Outputs) -> float:
         return task.score(split, merged(features, outputs))[task.selection]

@@ -1,5 +1,7 @@
 """The outputs of a split, in the order of its examples, and their files."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.files import replacing
+from bert_jax.errors import UserError
+from bert_jax.files import open_regular, replacing
 from bert_jax.finetuning.packing import PackedBatch, all_batches
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.kinds.base import OutputKind
@@ -57,7 +60,25 @@ def save_outputs(path: Path, *, outputs: Outputs) -> None:
 
 
 def load_outputs(path: Path) -> list[np.ndarray]:
-    """Return the outputs in a file of `save_outputs`."""
-    with np.load(path) as file:
-        parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
-        return [part[0] for part in parts] if bool(file["flat_examples"]) else list(parts)
+    """Return the outputs in a file of `save_outputs`.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        with open_regular(path) as stream, np.load(stream) as file:
+            parts = np.split(file["flat"], np.cumsum(file["lengths"])[:-1])
+            return [part[0] for part in parts] if bool(file["flat_examples"]) else list(parts)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(
+            f"{path}: damaged ({str(error)[:200]}): delete {path.parent} and run the same command again"
+        ) from None

@@ -1,17 +1,32 @@
 """Embedding look-ups and tied logits, with backward passes that suit the size of the table."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from bert_jax.config import ModelConfig
 from bert_jax.model.chip import is_cpu, is_gpu
+from bert_jax.model.dense import kernel_init
 
 # Tokens per call of `sum_equal_rows` on a GPU, which has several times as many tokens as a TPU: the cost is quadratic.
 # The sums are added to a float32 copy of the table.
 _EQUAL_ROWS = 8192
 _VOCAB_MULTIPLE = 128
+_NO_LOGIT = -1e9  # exp of it is 0 in float32
+
+
+def word_table(module: nn.Module, *, config: ModelConfig) -> Float[Array, "R D"]:
+    """Return the parameter `word_embeddings` of `module`.
+
+    A step on TPUs adds rows of zeros to it (`parallel/padding.py`), which Flax would refuse as another shape.
+    """
+    if module.is_initializing():
+        init = kernel_init(config, ("padded_vocab", "embed"))
+        return cast(Array, module.param("word_embeddings", init, (config.vocab_size, config.hidden_size)))
+    return cast(Array, nn.meta.unbox(module.get_variable("params", "word_embeddings")))
 
 
 @jax.custom_vjp
@@ -44,8 +59,8 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 @jax.custom_vjp
 def tied_lookup(
-    table: Float[Array, "V D"], ids: Int[Array, "B T"]
-) -> tuple[Float[Array, "B T D"], Float[Array, "V D"]]:
+    table: Float[Array, "R D"], ids: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T D"], Float[Array, "R D"]]:
     """Return the rows of the word embeddings at `ids` in float32, and the table for a head that is tied to it.
 
     The head's gradient of the table passes through this function, which adds the gradients of the rows to it: one array
@@ -96,9 +111,9 @@ tied_lookup.defvjp(_tied_forward, _tied_backward)
 
 @jax.custom_vjp
 def tied_logits(
-    hidden: Float[Array, "B P D"], table: Float[Array, "V D"], bias: Float[Array, " V"]
-) -> Float[Array, "B P V"]:
-    """Return float32 `hidden @ table.T + bias`.
+    hidden: Float[Array, "B P D"], table: Float[Array, "R D"], bias: Float[Array, " V"]
+) -> Float[Array, "B P R"]:
+    """Return float32 `hidden @ table.T + bias`; the logits of rows that the vocabulary does not have are `_NO_LOGIT`.
 
     The gradient of the logits, the largest array of a step, is written once, in the dtype of `hidden`. Both matmuls and
     the bias gradient read it.
@@ -108,7 +123,13 @@ def tied_logits(
     ):  # jax 0.7.2 cannot run this product in bfloat16 where a CPU has AVX512_BF16; float32 has the same terms
         hidden, table = hidden.astype(jnp.float32), table.astype(jnp.float32)
     logits = jnp.einsum("BPD,VD->BPV", hidden, _padded(table, axis=0), preferred_element_type=jnp.float32)
-    return logits[..., : len(table)] + bias[None, None]
+    return logits[..., : len(table)] + _with_padding(bias, rows=len(table))[None, None]
+
+
+def _with_padding(bias: Float[Array, " V"], *, rows: int) -> Float[Array, " R"]:
+    """Return the bias with a value for every row of a table: tokens that do not exist have no probability."""
+    added = rows - len(bias)
+    return jnp.pad(bias, (0, added), constant_values=_NO_LOGIT) if added else bias
 
 
 def _padded(values: Array, *, axis: int) -> Array:
@@ -135,7 +156,7 @@ def _logits_backward(residuals: tuple[Array, Array, Array], grads: Float[Array, 
     d_hidden = jnp.einsum("BPV,VD->BPD", d_logits, _padded(table, axis=0))
     d_table = jnp.einsum("BPV,BPD->VD", d_logits, hidden, preferred_element_type=jnp.float32)
     size = len(table)
-    return d_hidden.astype(hidden.dtype), d_table[:size].astype(table.dtype), d_bias[:size].astype(bias.dtype)
+    return d_hidden.astype(hidden.dtype), d_table[:size].astype(table.dtype), d_bias[: len(bias)].astype(bias.dtype)
 
 
 tied_logits.defvjp(_logits_forward, _logits_backward)

@@ -141,3 +141,18 @@ class SpanClassifier(_TokenHead):
         """Return float32 logits, start and end."""
         del pooled_positions
         return self.qa_outputs(self._tokens(inputs, dropout=dropout)).astype("float32")
+
+
+class SentenceEncoder(_TaskModel):
+    """The embedding of each instance: the pooled states of its tokens, without a head and so without its dropout."""
+
+    pooling: str
+
+    def __call__(
+        self, inputs: EncoderInputs, *, pooled_positions: Int[Array, "B S"], dropout: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
+        """Return float32 embeddings, of an empty instance zeros (CLS pooling: those of another instance)."""
+        hidden = self._hidden(inputs, dropout=dropout).astype("float32")
+        return pool_instances(
+            hidden, cls_positions=pooled_positions, segment_ids=inputs.segment_ids, pooling=self.pooling
+        )

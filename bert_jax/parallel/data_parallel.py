@@ -24,7 +24,6 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from bert_jax.parallel import mesh as meshes
-from bert_jax.parallel import padding
 from bert_jax.parallel.axes import BATCH_AXES, INNER_AXES, LAYER_AXES, SLICE_AXIS, size_along
 
 Result = TypeVar("Result")
@@ -35,18 +34,16 @@ _MIN_REPLICAS_TO_SPLIT = 64
 class DataParallel:
     """How parameters are sharded over the replicas, and the dtype in which each is gathered."""
 
-    def __init__(self, mesh: Mesh, *, shardings: Any, dtypes: Any, split: Any, added_rows: Any = None):
-        """Close over the mesh and trees of one structure: shardings, dtypes, `split` and `added_rows` of parameters.
+    def __init__(self, mesh: Mesh, *, shardings: Any, dtypes: Any, split: Any):
+        """Close over the mesh and three trees of one structure: shardings, dtypes and `split` of the parameters.
 
         `split` says which parameters `gather` returns as a tuple over their leading axis: those of unrolled layers are
-        gathered and reduced layer by layer and never stacked. `added_rows` is the number of rows of each that only the
-        stored shards have (`parallel/padding.py`); None: no rows.
+        gathered and reduced layer by layer and never stacked.
         """
         self.mesh = mesh
         self._is_manual = size_along(mesh.shape, axes=LAYER_AXES) == 1
         self._shardings = shardings
         self._dtypes, self._split = dtypes, split
-        self._added_rows = jax.tree.map(lambda _: 0, shardings) if added_rows is None else added_rows
 
     @property
     def size(self) -> int:
@@ -85,38 +82,44 @@ class DataParallel:
     def gather(self, params: Any) -> Any:
         """Return the whole weights in the dtype of the computation; to be called inside `run`."""
 
-        def one(value: jax.Array, dtype: Any, split: bool, sharding: Any, rows: int) -> Any:
+        def one(value: jax.Array, dtype: Any, split: bool, sharding: Any) -> Any:
             if not self._is_manual:
                 whole = jax.lax.with_sharding_constraint(value.astype(dtype), meshes.gathered_by_size(sharding))
                 return whole if not split else tuple(part[0] for part in jax.lax.split(whole, (1,) * len(whole)))
             sharded_dims = meshes.sharded_dimensions(sharding)
             if not split:
-                return padding.remove(self._whole(value.astype(dtype), sharded_dims), rows)
+                return self._whole(value.astype(dtype), sharded_dims)
             # Cast layer by layer: XLA then reads each layer's shard once and writes it in the narrow dtype.
             layers = jax.lax.split(value, (1,) * len(value))
             return tuple(self._whole(layer[0].astype(dtype), _inner(sharded_dims)) for layer in layers)
 
-        return jax.tree.map(one, params, self._dtypes, self._split, self._shardings, self._added_rows)
+        return jax.tree.map(one, params, self._dtypes, self._split, self._shardings)
 
     def scatter(self, grads: Any) -> Any:
         """Return this replica's shard of the summed gradients, in `dtypes`; to be called inside `run`."""
 
-        def one(dtype: Any, split: bool, sharding: Any, rows: int, value: Any) -> jax.Array:
+        def one(dtype: Any, split: bool, sharding: Any, value: Any) -> jax.Array:
             if not self._is_manual:
                 value = (jnp.stack(value) if split else value).astype(dtype)
                 return jax.lax.with_sharding_constraint(value, sharding)
             sharded_dims = meshes.sharded_dimensions(sharding)
             if not split:
-                return self._reduced(padding.add(value.astype(dtype), rows), sharded_dims)
+                return self._reduced(value.astype(dtype), sharded_dims)
             if not sharded_dims:  # a small parameter: one reduction for all layers
                 return self._reduced(jnp.stack(value).astype(dtype), ())
             return jnp.stack([self._reduced(part.astype(dtype), _inner(sharded_dims)) for part in value])
 
-        return jax.tree.map(one, self._dtypes, self._split, self._shardings, self._added_rows, grads)
+        return jax.tree.map(one, self._dtypes, self._split, self._shardings, grads)
 
     def total(self, tree: Any) -> Any:
         """Return the sum over the replicas; to be called inside `run`."""
         return self._sum(tree, BATCH_AXES) if self._is_manual else tree
+
+    def concatenate(self, tree: Any) -> Any:
+        """Return the arrays of all replicas, concatenated along the batch; to be called inside `run`."""
+        if not self._is_manual:
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, BATCH_AXES, axis=0, tiled=True), tree)
 
     def _whole(self, value: jax.Array, sharded_dims: "_ShardedDims") -> jax.Array:
         for dimension, axes in sharded_dims:

@@ -35,10 +35,13 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("heads", "tensor"),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
+    ("padded_vocab", "tensor"),
     ("length", None),
     ("head_size", None),
     ("layers", None),
 )
+
+PADDED_VOCAB = "padded_vocab"  # rows of a table to which a step may add zeros (`parallel/padding.py`)
 
 # Smaller tensors (biases, LayerNorm) are replicated along `data`: 65,536 elements are 0.02 % of BERT-Large.
 MIN_SHARDED_ELEMENTS = 2**16
@@ -104,6 +107,7 @@ def axis_sizes(config: MeshConfig, *, count: int) -> dict[str, int]:
 
 def rules_for(mesh: Mesh, *, sizes: Mapping[str, int]) -> tuple[tuple[str, Any], ...]:
     """Return `RULES`, without the rules for logical axes of `sizes` that their mesh axes do not divide."""
+    sizes = {**sizes, **({PADDED_VOCAB: sizes["vocab"]} if "vocab" in sizes else {})}
     return tuple((name, _fitting(axes, size=sizes[name], mesh=mesh) if name in sizes else axes) for name, axes in RULES)
 
 

@@ -2,8 +2,8 @@
 
 30,522 rows do not divide over the replicas. Sharded by columns, a table is transposed after every gather, its gradient
 before every reduction, and no reduction of it is a reduce-scatter (benchmarks/RESULTS.md has the costs). The rows are
-a matter of the step alone: gradients of zeros that nothing reads are 0, so they stay 0, and checkpoints, parameter
-counts and models never have them.
+a matter of the step alone. The model takes a table with them (`model/embedding.py`); nothing looks them up and their
+logits have no probability, so their gradients are 0 and they stay 0. Checkpoints and parameter counts never have them.
 """
 
 import functools
@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import LAYER_AXES, STATE_AXES, size_along
 
-_VOCAB = "vocab"  # the logical name of the rows of a table
 _TILE_ROWS = 8  # of a TPU's (8, 128) tiles; each shard has whole ones
 
 
@@ -31,7 +30,7 @@ def added_rows(boxed: Any, *, mesh: Mesh) -> Any:
             return 0
         large = math.prod(leaf.value.shape) >= meshes.MIN_SHARDED_ELEMENTS
         multiple = _TILE_ROWS * size_along(mesh.shape, axes=STATE_AXES)
-        return -leaf.value.shape[0] % multiple if leaf.names[0] == _VOCAB and large else 0
+        return -leaf.value.shape[0] % multiple if leaf.names[0] == meshes.PADDED_VOCAB and large else 0
 
     return jax.tree.map(rows, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
 

@@ -250,8 +250,8 @@ def collective_of(program: HloProgram, item: Instruction) -> Instruction | None:
     if item.opcode not in ("fusion", "async-start", "custom-call") or _wrapped(item) == "done":
         return None
     inside = (inner for name in item.called for inner in program.computations.get(name, ()))
-    starts = (inner if inner.opcode.startswith(COLLECTIVES) else _of_call(program, inner) for inner in inside)
-    return next(filter(None, starts), None)
+    started = (inner if inner.opcode.startswith(COLLECTIVES) else _of_call(program, inner) for inner in inside)
+    return next(filter(None, started), None)
 
 
 def _of_call(program: HloProgram, item: Instruction) -> Instruction | None:

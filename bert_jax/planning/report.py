@@ -18,7 +18,7 @@ from bert_jax.planning.estimate import (
     memory_json,
     row_contents,
 )
-from bert_jax.planning.scaling import scale_down
+from bert_jax.planning.scaling import Scaling, scale_down
 from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
@@ -44,41 +44,25 @@ def plan_run(
     config = preliminary(config)
     scaling = scale_down(config, topology=topology)
     program = make_program(scaling.config, topology=scaling.part)
-    contents = [row_contents(config, max_seq_length=phase.max_seq_length) for phase in program.phases]
-    phases = []
-    for index, part in enumerate(program.phases):
-        if part.end == part.start:
-            continue
-        report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
-        phase = scaling.phase(part)
-        try:
-            with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
-                compiled = compile_step(program, part)
-        except DoesNotFit as error:
-            phases.append(_too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes))
-            continue
-        if keep_hlo:
-            keep_hlo(compiled.hlo)
-        estimate = estimate_step(
-            compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents[index]
+    phases = [
+        _plan_phase(
+            index,
+            part,
+            program=program,
+            config=config,
+            topology=topology,
+            scaling=scaling,
+            report=report,
+            keep_hlo=keep_hlo,
         )
-        phases.append(
-            phase_json(
-                index,
-                phase,
-                estimate=estimate,
-                hbm=memory_json(compiled, topology=topology),
-                config=config,
-                topology=topology,
-                contents=contents[index],
-            )
-        )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params))
+        for index, part in enumerate(program.phases)
+        if part.end > part.start
+    ]
     fits = all(phase["hbm"]["fits"] for phase in phases)
     plan = {
         "topology": topology.name,
         "chips": topology.num_chips,
-        "parameters": parameters,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)),
         "compiled_for": scaling.part.name,
         "mesh": scaling.mesh_shape(dict(program.mesh.shape)),
         "compiler_options": dict(program.compiler_options.values),
@@ -93,6 +77,41 @@ def plan_run(
         return plan | {"advice": next(phase["advice"] for phase in phases if not phase["hbm"]["fits"])}
     seconds = sum(phase["seconds"] for phase in phases)
     return plan | {"days": seconds / 86400, "chip_hours": seconds / 3600 * topology.num_chips}
+
+
+def _plan_phase(
+    index: int,
+    part: Phase,
+    *,
+    program: PretrainingProgram,
+    config: Config,
+    topology: Topology,
+    scaling: Scaling,
+    report: Callable[[str], None],
+    keep_hlo: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Compile a phase and return its plan; `part` has the batch of the slice that is compiled for."""
+    report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
+    phase, contents = scaling.phase(part), row_contents(config, max_seq_length=part.max_seq_length)
+    try:
+        with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
+            compiled = compile_step(program, part)
+    except DoesNotFit as error:
+        return _too_large(index, phase, config=config, topology=topology, needed=error.needed_bytes)
+    if keep_hlo:
+        keep_hlo(compiled.hlo)
+    estimate = estimate_step(
+        compiled, program=program, phase=phase, topology=topology, scaling=scaling, contents=contents
+    )
+    return phase_json(
+        index,
+        phase,
+        estimate=estimate,
+        hbm=memory_json(compiled, topology=topology),
+        config=config,
+        topology=topology,
+        contents=contents,
+    )
 
 
 def _waiting_notes(phases: list[dict[str, Any]]) -> list[str]:

@@ -98,7 +98,8 @@ def _table_rows(
 
 def _check_header(header: Sequence[str], *, name: str, task: str, columns: Mapping[str, str]) -> None:
     for field in TYPED_FIELDS.get(task, ()):
-        if field in header or columns.get(field) in header or (task == "tag" and "words" in header):
+        others = {"tag": "words", "embed": "text_a", "features": "text_a"}  # fields that may replace the text
+        if field in header or columns.get(field) in header or others.get(task) in header:
             continue
         raise UserError(
             f"--input={name}: the table has no column {field!r} (columns: {', '.join(header)[:300]}): the first line "

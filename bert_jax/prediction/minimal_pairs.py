@@ -17,11 +17,11 @@ from bert_jax.errors import UserError
 from bert_jax.json_files import parse_object
 from bert_jax.prediction.engine import Engine
 from bert_jax.prediction.likelihood import SentenceLikelihood, same_score
-from bert_jax.progress import ByteProgress, duration
+from bert_jax.progress import INTERVAL_SECONDS, ProgressBar, duration
 
 _SUFFIXES = (".jsonl", ".json", ".ndjson")
 _MAX_BYTES = 1 << 30  # of a file's text; BLiMP has 30 MB
-_PAIRS = 1024  # per call of the engine: many enough for batches of one length, few enough for a steady estimate
+_PAIRS = 256  # per call of the engine: some 6,000 sequences, enough for batches of one length
 _CAUSAL_TOKENS = 2048  # per batch: logits of every position, 250 MB with 30,522 tokens
 
 
@@ -100,9 +100,7 @@ def _tallies(
     overall = Tally()
     by_phenomenon: dict[str, Tally] = {}
     by_uid: dict[str, Tally] = {}
-    sizes = [len(pair.good) + len(pair.bad) for pair in pairs]
-    start_time = time.monotonic()
-    progress = ByteProgress("minimal pairs", total=sum(sizes), report=report)
+    progress = _Progress(len(pairs), report=report)
     for start in range(0, len(pairs), _PAIRS):
         part = pairs[start : start + _PAIRS]
         rows = [{"text": text} for pair in part for text in (pair.good, pair.bad)]
@@ -119,14 +117,39 @@ def _tallies(
             for tally in groups:
                 tally.pairs, tally.ties = tally.pairs + 1, tally.ties + is_tie
                 tally.correct += is_correct
-        progress.advance(sum(sizes[start : start + _PAIRS]))
+        progress.reach(start + len(part))
     progress.finish()
-    report(f"{len(pairs):,} pairs in {duration(time.monotonic() - start_time)}")
     return {
         **overall.to_json(),
         "by_phenomenon": {name: by_phenomenon[name].to_json() for name in sorted(by_phenomenon)},
         "by_uid": {name: by_uid[name].to_json() for name in sorted(by_uid)},
     }
+
+
+class _Progress:
+    """A bar on a terminal, else a line at intervals; at the end the time that it took."""
+
+    def __init__(self, total: int, *, report: Callable[[str], None]):
+        self._total, self._report = total, report
+        self._bar = ProgressBar(total=total, unit="pair")
+        self._bar.begin()
+        self._start = self._last = time.monotonic()
+
+    def reach(self, done: int) -> None:
+        """Show that `done` pairs are scored."""
+        self._bar.reach(done)
+        now = time.monotonic()
+        if self._bar.is_shown or now - self._last < INTERVAL_SECONDS:
+            return
+        self._last = now
+        self._report(
+            f"{done:,} of {self._total:,} pairs, {self._bar.speed():.1f} pairs/s, {self._bar.time_left()} left"
+        )
+
+    def finish(self) -> None:
+        """Close the bar and report the time."""
+        self._bar.close()
+        self._report(f"{self._total:,} pairs in {duration(time.monotonic() - self._start)}")
 
 
 def read_pairs(data: str) -> Iterator[Pair]:

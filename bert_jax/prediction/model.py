@@ -93,12 +93,21 @@ class Model:
         """Return tokens and hidden states of each text. `layers` are those of `tasks.TokenFeatures`."""
         return self._answers("features", texts, None, layers=tuple(layers))
 
-    def embed(self, texts: str | Sequence[str], *, pooling: str = "", normalize: bool | None = None) -> np.ndarray:
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: str = "",
+        normalize: bool | None = None,
+        prompt: str = "",
+        size: int = 0,
+    ) -> np.ndarray:
         """Return one embedding per text, float32 [n, D], or [D] for a single text.
 
-        The defaults are the settings of a sentence-transformers model; for others the mean, of length 1.
+        The defaults are the settings of an embedder or of a sentence-transformers model; for others the mean, of length
+        1. `prompt` is the name of one of its prompts, `size` the numbers of an embedding to keep.
         """
-        task = self.task("embed", pooling=pooling, normalize=normalize)
+        task = self.task("embed", pooling=pooling, normalize=normalize, prompt=prompt, size=size)
         assert isinstance(task, Embed)
         is_single = isinstance(texts, str)
         try:

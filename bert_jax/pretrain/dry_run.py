@@ -15,7 +15,7 @@ from bert_jax.pretrain.continuing import adopt_source
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
-from bert_jax.pretrain.run import SAME_RUN, as_continued
+from bert_jax.pretrain.run import SAME_RUN, continued
 from bert_jax.training.optimizers import decay_policy
 from bert_jax.training.policy import apply_policy, parameter_names
 
@@ -37,7 +37,7 @@ def config_of_start(
     """
     workdir = Path(workdir)
     has_begun = SAME_RUN.has_begun(workdir)
-    config, _ = as_continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
+    config, _ = continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     if has_begun:
@@ -93,7 +93,7 @@ def _schedule(program: PretrainingProgram) -> str:
         ends = [segment.start + segment.warmup_steps - side for segment in program.segments for side in (0, 1)]
         peak = max((min(max(step, phase.start), phase.end - 1) for step in ends), key=rate)
         first, most, last = (f"{rate(step):.3e}" for step in (phase.start, peak, phase.end - 1))
-        rates.append(f"learning rate of phase {index}: {first} at first, {most} at most, {last} at last")
+        rates.append(f"learning rate of phase {index}: first {first}, peak {most}, last {last}")
         steps = f"{phase.start}-{phase.end - 1}"
         lines.append(
             f"{index:<5}  {steps:<18}  {phase.max_seq_length:<6}  {program.max_predictions(phase):<11}  "

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key
 from bert_jax.config import ModelConfig
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
-from bert_jax.parallel import padding
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.training.metrics import Means
 from bert_jax.types import EncoderInputs, Rows
@@ -43,15 +42,13 @@ def init_params(model: ModelConfig, *, key: Key[Array, ""]) -> Any:
 class EvaluationProgram:
     """The parameters' shardings on a mesh and the key of the masks. Creating it compiles nothing.
 
-    `param_shapes`, `param_shardings` and `added_rows` are trees with the structure of the parameters; the first has the
-    shapes of the model, without the rows that a training step adds (`parallel/padding.py`).
+    `param_shapes` and `param_shardings` are trees with the structure of the parameters.
     """
 
     mesh: Mesh
     rules: tuple[tuple[str, Any], ...]
     param_shapes: Any
     param_shardings: Any
-    added_rows: Any
     key: Key[Array, ""]
 
     def step(self, objective: PretrainingObjective) -> Callable[[Any, Rows, int, Float[Array, " V"]], Means]:
@@ -59,7 +56,6 @@ class EvaluationProgram:
 
         def evaluate(params: Any, rows: Rows, index: Array, unigram: Float[Array, " V"]) -> Means:
             key = jax.random.fold_in(self.key, index)
-            params = jax.tree.map(padding.remove, params, self.added_rows)
             return objective.evaluate(params, rows, key=key, unigram_log_probs=unigram)
 
         whole = meshes.replicated(self.mesh)
@@ -80,12 +76,10 @@ def evaluation_program(model: ModelConfig, *, mesh: Mesh, seed: int) -> Evaluati
     """Return the evaluation of `model` with the masks of a run with this `seed`."""
     keys, rules = run_keys(seed), meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
     boxed = jax.eval_shape(lambda: init_params(model, key=keys.init))
-    shapes = nn.meta.unbox(boxed)
     return EvaluationProgram(
         mesh=mesh,
         rules=rules,
-        param_shapes=shapes,
-        added_rows=jax.tree.map(lambda _: 0, shapes),
+        param_shapes=nn.meta.unbox(boxed),
         param_shardings=meshes.tree_shardings(boxed, mesh=mesh, rules=rules),
         key=keys.evaluation,
     )

@@ -17,7 +17,6 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.parallel import mesh as meshes
-from bert_jax.parallel import padding
 from bert_jax.pretrain.evaluation_program import EvaluationProgram
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.types import PretrainingLogits, Rows
@@ -73,7 +72,6 @@ def _compiled(
     """
 
     def compute(params: Any, rows: Rows) -> dict[str, Array]:
-        params = jax.tree.map(padding.remove, params, program.added_rows)
         batch = objective.prepare(rows, key=jax.random.fold_in(program.key, 0))
         logits = cast(
             PretrainingLogits,

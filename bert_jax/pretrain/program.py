@@ -60,7 +60,6 @@ class PretrainingProgram(Program):
             mesh,
             params=self.step_shapes.params,
             shardings=self.step_shardings.params,
-            added_rows=self.added_rows.params,
             dtype=config.model.dtype,
             scan_layers=config.model.scan_layers,
         )
@@ -69,7 +68,6 @@ class PretrainingProgram(Program):
             rules=self.rules,
             param_shapes=self.state_shapes.params,
             param_shardings=self.step_shardings.params,
-            added_rows=self.added_rows.params,
             key=self._keys.evaluation,
         )
 

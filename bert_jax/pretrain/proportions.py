@@ -49,7 +49,8 @@ def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
                 f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are about "
                 f"{_epochs(phase, rows):,.3g} epochs of about {rows:,} sequences of {phase.max_seq_length}"
             )
-    return lines
+    rows = {length: estimate_rows(text, max_seq_length=length) for length in {p.max_seq_length for p in phases}}
+    return lines + _many_epochs(sum(_epochs(phase, rows[phase.max_seq_length]) for phase in phases))
 
 
 def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, DatasetInfo]) -> list[str]:
@@ -71,12 +72,16 @@ def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, Dat
             "prepare --vocab_size)"
         )
     epochs = sum(_epochs(phase, infos[phase.max_seq_length].num_train_rows) for phase in phases)
-    if epochs > MANY_EPOCHS:
-        lines.append(
-            f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
-            "use more text, or --config.train.num_epochs=40"
-        )
-    return lines
+    return lines + _many_epochs(epochs)
+
+
+def _many_epochs(epochs: float) -> list[str]:
+    if epochs <= MANY_EPOCHS:
+        return []
+    return [
+        f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
+        "use more text, or --config.train.num_epochs=40"
+    ]
 
 
 def _epochs(phase: Phase, num_rows: int) -> float:

@@ -38,7 +38,7 @@ class Program:
         boxed = jax.eval_shape(boxed_state)
         self.state_shardings: TrainState = meshes.tree_shardings(boxed, mesh=mesh, rules=rules)
         self.state_shapes: TrainState = nn.meta.unbox(boxed)
-        # A step's own layout of the state: tables may have rows that no checkpoint has.
+        # The layout of a step: tables may have rows that no checkpoint has.
         self.added_rows: TrainState = padding.added_rows(boxed, mesh=mesh)
         self.step_shapes: TrainState = jax.tree.map(padding.padded_shape, self.state_shapes, self.added_rows)
         self.step_shardings: TrainState = jax.tree.map(padding.padded_sharding, self.state_shardings, self.added_rows)
@@ -97,13 +97,9 @@ class Program:
 
     def compile_evaluation(self, evaluate: Callable[..., Any], *others: Any) -> Callable[..., Any]:
         """Return the jitted `evaluate(params, rows, *rest)`, whose results are replicated on every device."""
-
-        def evaluate_stored(params: Any, *rest: Any) -> Any:
-            return evaluate(jax.tree.map(padding.remove, params, self.added_rows.params), *rest)
-
         return self.in_mesh(
             jax.jit(
-                evaluate_stored,
+                evaluate,
                 in_shardings=(self.step_shardings.params, meshes.batch_sharding(self.mesh), *others),
                 out_shardings=meshes.replicated(self.mesh),
             )

@@ -79,6 +79,10 @@ class Task(abc.ABC):
     selections: tuple[str, ...] = ()  # the metrics that may replace `selection` (config.data.selection)
     data: DataOptions
 
+    def make_kind(self, *, group: int, class_weights: tuple[float, ...] = ()) -> OutputKind:
+        """Return the kind with the task's sizes, for `group` instances per example."""
+        return self.kind(num_labels=len(self.labels), group=group, class_weights=class_weights)
+
     @abc.abstractmethod
     def read(self, split: str) -> Sequence[Any]:
         """Return the examples of "train", "dev", "test" or another split in `eval_splits` and `test_splits`.
@@ -118,6 +122,10 @@ class Task(abc.ABC):
         """Return the weight of each label in the loss; empty: all weigh the same."""
         del train
         return ()
+
+    def model_record(self) -> dict[str, Any]:
+        """Return what the metadata of the model's checkpoint holds of the task, beyond its name and labels."""
+        return {}
 
     def calibrate(self, split: Split, outputs: Outputs) -> None:
         """Choose on dev what predictions depend on (SQuAD 2.0's threshold). The default does nothing."""

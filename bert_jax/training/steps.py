@@ -42,6 +42,17 @@ class Objective(Protocol[Rows, Batch]):
         ...
 
 
+@runtime_checkable
+class BatchObjective(Objective[Rows, Batch], Protocol[Rows, Batch]):
+    """An objective whose loss may depend on the whole batch, not only on a micro-batch."""
+
+    def with_whole_batch(
+        self, params: Any, *, parts: Batch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
+    ) -> Batch:
+        """Return the stacked micro-batches `parts` with what each must know of the others."""
+        ...
+
+
 @struct.dataclass
 class StepOutput:
     """The metrics of one step.
@@ -163,14 +174,14 @@ class TrainStep(Generic[Rows, Batch]):
 
         in_blocks = self._clip_each is not None  # a micro-batch then has the same sequences on every mesh
         parts = jax.tree.map(lambda leaf: _split_rows(leaf, parts=self._parts, in_blocks=in_blocks), batch)
+        if isinstance(self._objective, BatchObjective):
+            parts = self._objective.with_whole_batch(params, parts=parts, weights=weights, key=key)
         shapes = jax.eval_shape(part, jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
         return jax.lax.scan(add, zeros, parts)[0]
 
 
-def make_replicas(
-    mesh: Mesh, *, params: Any, shardings: Any, added_rows: Any, dtype: str, scan_layers: bool
-) -> DataParallel:
+def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_layers: bool) -> DataParallel:
     """Return the data parallelism of a training step; `params` is a tree of the parameters' shapes.
 
     `dtype` is the dtype of the computation. With `scan_layers` False every layer's parameters are gathered separately.
@@ -180,7 +191,6 @@ def make_replicas(
     return DataParallel(
         mesh,
         shardings=shardings,
-        added_rows=added_rows,
         dtypes=jax.tree.map(lambda leaf, cast: jnp.dtype(dtype) if cast else leaf.dtype, params, casts),
         split=jax.tree.map(lambda layers: layers and not scan_layers, stacked),
     )

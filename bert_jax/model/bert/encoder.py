@@ -18,7 +18,7 @@ from bert_jax.model.activations import activate
 from bert_jax.model.attention import AttentionMask, attend
 from bert_jax.model.dense import Dense, kernel_init
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.embedding import lookup, tied_lookup
+from bert_jax.model.embedding import lookup, tied_lookup, word_table
 from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.model.layers import apply_layers, init_layers
 from bert_jax.model.projection import Projection
@@ -37,19 +37,21 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(
         self, inputs: EncoderInputs, *, dropout: Dropout | None
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "V D"]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "R D"]]:
         """Return the embedded tokens, and the word embeddings for a head that is tied to them."""
         config = self.config
 
-        def table(name: str, size: int, axis: str | None) -> Any:
-            values = self.param(name, kernel_init(config, (axis, "embed")), (size, config.hidden_size))
-            return nn.with_logical_constraint(
-                values, (axis, None)
-            )  # a look-up in a sharded embed axis would move all rows
+        def table(name: str, size: int) -> Any:
+            return self.param(name, kernel_init(config, (None, "embed")), (size, config.hidden_size))
 
-        hidden, words = tied_lookup(table("word_embeddings", config.vocab_size, "vocab"), inputs.input_ids)
-        hidden += lookup(table("position_embeddings", config.max_position_embeddings, None), inputs.position_ids)
-        hidden += lookup(table("token_type_embeddings", config.type_vocab_size, None), inputs.token_type_ids)
+        def whole(table: Any, axis: str | None) -> Any:  # a look-up in a sharded embed axis would move all rows
+            return nn.with_logical_constraint(table, (axis, None))
+
+        hidden, words = tied_lookup(whole(word_table(self, config=config), "padded_vocab"), inputs.input_ids)
+        positions = table("position_embeddings", config.max_position_embeddings)
+        hidden += lookup(whole(positions, None), inputs.position_ids)
+        token_types = table("token_type_embeddings", config.type_vocab_size)
+        hidden += lookup(whole(token_types, None), inputs.token_type_ids)
         hidden = LayerNorm(config, name="layer_norm")(hidden)
         if dropout is not None:
             hidden = dropout.apply(hidden, rate=config.hidden_dropout_prob, site=_EMBEDDINGS)

@@ -30,8 +30,8 @@ class MaskedLMHead(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B P D"], *, word_embeddings: Float[Array, "V D"]) -> Float[Array, "B P V"]:
-        """Return float32 logits over the vocabulary."""
+    def __call__(self, hidden: Float[Array, "B P D"], *, word_embeddings: Float[Array, "R D"]) -> Float[Array, "B P R"]:
+        """Return float32 logits over the vocabulary, and its padding."""
         config = self.config
         hidden = Dense(config, config.hidden_size, names=("embed", None), name="transform")(hidden)
         hidden = LayerNorm(config, name="layer_norm")(ACTIVATIONS[config.hidden_act](hidden))

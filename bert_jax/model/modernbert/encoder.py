@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.attention import AttentionMask, attend
-from bert_jax.model.dense import Dense, kernel_init
+from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.embedding import tied_lookup
+from bert_jax.model.embedding import tied_lookup, word_table
 from bert_jax.model.layer_groups import apply_layer_groups
 from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.model.layers import init_layers
@@ -44,12 +44,10 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(
         self, inputs: EncoderInputs, *, dropout: Dropout | None
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "V D"]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "R D"]]:
         """Return the embedded tokens, and the word embeddings for a head that is tied to them."""
         config = self.config
-        init = kernel_init(config, ("vocab", "embed"))
-        table: Any = self.param("word_embeddings", init, (config.vocab_size, config.hidden_size))
-        table = nn.with_logical_constraint(table, ("vocab", None))
+        table = nn.with_logical_constraint(word_table(self, config=config), ("padded_vocab", None))
         hidden, words = tied_lookup(table, inputs.input_ids)
         hidden = LayerNorm(config, use_bias=False, name="layer_norm")(hidden)
         if dropout is not None:

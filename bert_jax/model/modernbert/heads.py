@@ -39,8 +39,8 @@ class Decoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B P D"], *, word_embeddings: Float[Array, "V D"]) -> Float[Array, "B P V"]:
-        """Return float32 logits over the vocabulary."""
+    def __call__(self, hidden: Float[Array, "B P D"], *, word_embeddings: Float[Array, "R D"]) -> Float[Array, "B P R"]:
+        """Return float32 logits over the vocabulary, and its padding."""
         config = self.config
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (config.vocab_size,))
         logits = tied_logits(hidden, word_embeddings.astype(config.dtype), cast(Array, bias))
