@@ -51,6 +51,7 @@ def train(
     init: str = "",
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    init_layers: Sequence[str] = (),
     continue_from: str = "",
 ) -> int:
     """Pre-train, or resume in `workdir`; return 0 at the end of the schedule, 75 or 130 where it was stopped.
@@ -61,6 +62,7 @@ def train(
       init: model to start from.
       init_missing: parts to initialize randomly if that model lacks them.
       drop: parts or tensors of that model to ignore.
+      init_layers: numbers of its layers to keep; empty: all.
       continue_from: a run whose state a new run starts from.
 
     Raises:
@@ -77,6 +79,7 @@ def train(
         init=init,
         init_missing=init_missing,
         drop=drop,
+        init_layers=init_layers,
         continue_from=continue_from,
         command="bert_jax.train",
     )

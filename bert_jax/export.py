@@ -24,6 +24,15 @@ POOLING = flags.DEFINE_string(
     "Pooling for --sentence_transformers: mean, cls, max, mean_sqrt_len_tokens, weightedmean or lasttoken. Default: "
     "that of the model, else mean.",
 )
+EMBEDDING_SIZE = flags.DEFINE_integer(
+    "embedding_size",
+    0,
+    "For --sentence_transformers: numbers of an embedding to keep (Matryoshka); 0: all.",
+    0,
+)
+CROSS_ENCODER = flags.DEFINE_bool(
+    "cross_encoder", False, "Also write what CrossEncoder of sentence-transformers reads, for a model of pairs."
+)
 INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,pooler."
 )
@@ -57,6 +66,8 @@ def main() -> int:
         dtype=DTYPE.value,
         sentence_transformers=SENTENCE_TRANSFORMERS.value,
         pooling=POOLING.value,
+        embedding_size=EMBEDDING_SIZE.value,
+        cross_encoder=CROSS_ENCODER.value,
         max_shard_bytes=MAX_SHARD_MB.value * 1_000_000,
     )
     random = f"; {source.randomness}" if source.random else ""

@@ -17,7 +17,7 @@ INIT = flags.DEFINE_string(
     "init",
     "",
     "Required. Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 "
-    "checkpoint.",
+    "checkpoint; or A,B: two LSTM language models, one per direction, whose states are concatenated.",
 )
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
 WORKDIR = flags.DEFINE_string(
@@ -34,6 +34,12 @@ ADD_TOKENS = flags.DEFINE_list(
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
+)
+TEACHER = flags.DEFINE_string(
+    "teacher", "", "Model whose outputs are learned besides the labels (config.distill), fine-tuned for the same task."
+)
+INIT_LAYERS = flags.DEFINE_list(
+    "init_layers", [], "Layers of the --init model to keep, numbers from 0, for example 0,2,4; default: all."
 )
 HOST_TIMEOUT = flags.DEFINE_float("host_timeout", 600.0, "Seconds that the hosts of a pod wait for each other.")
 INIT_MISSING = flags.DEFINE_list("init_missing", [], "Parts to initialize randomly, for example classifier.")
@@ -58,6 +64,8 @@ def main() -> int:
         raw["data"]["directory"] = DATA_DIR.value
     if TASK.value:
         raw["task"] = TASK.value
+    if TEACHER.value:
+        raw["distill"]["teacher"] = TEACHER.value
     request = finetune.Request(
         init=INIT.value,
         workdir=WORKDIR.value or ("" if DRY_RUN.value else cli.default_workdir()),
@@ -70,6 +78,7 @@ def main() -> int:
         drop=tuple(DROP.value),
         dry_run=DRY_RUN.value,
         add_tokens=tuple(ADD_TOKENS.value),
+        init_layers=tuple(INIT_LAYERS.value),
         command=invocation.same_command(),
     )
     config = configs.from_config_dict(raw)

@@ -52,6 +52,14 @@ NORMALIZE = flags.DEFINE_bool(
     None,
     "embed: normalize to unit length. Default: as a sentence-transformers model does, else true.",
 )
+PROMPT = flags.DEFINE_string(
+    "prompt",
+    "",
+    "embed: name of the model's prompt to put before texts, for example query. Default: its default prompt.",
+)
+EMBEDDING_SIZE = flags.DEFINE_integer(
+    "embedding_size", 0, "embed: numbers of an embedding to keep (Matryoshka); 0: all.", 0
+)
 NULL_THRESHOLD = flags.DEFINE_float(
     "null_threshold", None, "answer: predict no answer if null_odds exceeds this (SQuAD 2.0)."
 )
@@ -99,11 +107,17 @@ def main() -> int:
         "pair": reading,
         "fill_mask": {"top_k": TOP_K.value},
         "features": {"layers": tuple(LAYERS.value)},
-        "embed": {"pooling": POOLING.value, "normalize": NORMALIZE.value},
+        "embed": {
+            "pooling": POOLING.value,
+            "normalize": NORMALIZE.value,
+            "prompt": PROMPT.value,
+            "size": EMBEDDING_SIZE.value,
+        },
         "answer": {"null_threshold": NULL_THRESHOLD.value},
     }.get(task, {})
     if task == "embed" and model.source.embedding is not None:
-        print(f"settings of sentence-transformers: {model.source.embedding.describe()}", file=sys.stderr)
+        origin = "the run" if model.source.kind == "workdir" else "sentence-transformers"
+        print(f"settings of {origin}: {model.source.embedding.describe()}", file=sys.stderr)
     counts = predict_lines(model, task=task, input=INPUT.value, output=OUTPUT.value, options=options, texts=TEXT.value)
     if model.source.random:
         print(f"WARNING: {model.source.randomness}", file=sys.stderr)

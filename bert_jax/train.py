@@ -28,6 +28,9 @@ INIT_MISSING = flags.DEFINE_list(
     "init_missing", [], "Parts to initialize randomly if the model lacks them: masked_lm,next_sentence."
 )
 DROP = flags.DEFINE_list("drop", [], "Parts or tensors of the --init model to drop.")
+INIT_LAYERS = flags.DEFINE_list(
+    "init_layers", [], "Layers of the --init model to keep, numbers from 0, for example 0,2,4; default: all."
+)
 CONTINUE_FROM = flags.DEFINE_string(
     "continue_from",
     "",
@@ -44,6 +47,7 @@ def main() -> int:
     cli.require_config(CONFIG.value, example="configs/tiny_cpu.py")
     from bert_jax import config as configs
     from bert_jax.convert.loading import load_pretrained
+    from bert_jax.convert.pruned_layers import with_layers
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, open_values, program, run
@@ -54,6 +58,7 @@ def main() -> int:
         source = None
         if INIT.value:
             source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
+            source = with_layers(source, layers=INIT_LAYERS.value) if INIT_LAYERS.value else source
         config = dry_run.config_of_start(config, workdir=workdir, source=source, continue_from=CONTINUE_FROM.value)
         planned = program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
         print(dry_run.describe_run(planned, infos=open_values.finished_infos(config)))
@@ -67,6 +72,7 @@ def main() -> int:
             init=INIT.value,
             init_missing=INIT_MISSING.value,
             drop=DROP.value,
+            init_layers=INIT_LAYERS.value,
             continue_from=CONTINUE_FROM.value,
             hosts=hosts,
             started_at=started_at,

@@ -32,6 +32,14 @@ OWN: dict[str, list[dict[str, Any]]] = {
 }
 
 
+EMBED: dict[str, dict[str, Any]] = {
+    "pairs": {"anchor": "the film", "positive": "it was good"},
+    "triplets": {"anchor": "the film", "positive": "it was good", "negative": ["it was bad"]},
+    "scores": {"anchor": "the film", "positive": "it was good", "score": 2.5},
+    "texts": {"anchor": "the film", "positive": "it was good"},
+}
+
+
 def config_module(name: str) -> ModuleType:
     """Return the module of a file in `configs/`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
@@ -84,6 +92,14 @@ def write_data(folder: Path, *, task: str, kind: str = "") -> Path:
         for name in ("train", "val"):
             rows = "".join(f"{i},,,s,the film,it,,{','.join(ENDINGS)},{i % 4}\n" for i in range(ROWS))
             (folder / f"{name}.csv").write_text(header + rows)
+    elif task == "embed":  # the texts of a pair differ, those of a batch too
+        for name in ("train", "dev"):
+            rows = [{**EMBED[kind], "anchor": f"the film {i}", "positive": f"it was {i}"} for i in range(ROWS)]
+            write_jsonl(folder / f"{name}.jsonl", rows)
+    elif task == "rerank":
+        for name in ("train", "dev"):
+            row = {"query": "the film", "documents": ["it was good", "it was bad", "it"], "scores": [2.0, 0.5, -1.0]}
+            write_jsonl(folder / f"{name}.jsonl", [row] * ROWS)
     elif task == "own":
         for name in ("train", "dev"):
             write_jsonl(folder / f"{name}.jsonl", [*OWN[kind]] * (ROWS // len(OWN[kind])))

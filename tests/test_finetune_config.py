@@ -54,7 +54,7 @@ OLD_GROUPS: dict[str, dict[str, Any]] = {
         "labels": "",
     },
 }
-GROUPS = tuple(OLD_GROUPS)
+GROUPS = (*OLD_GROUPS, "embed", "rerank")
 
 
 def groups_of(config: FinetuneConfig) -> set[str]:
@@ -86,6 +86,8 @@ def test_a_config_has_the_options_of_its_own_tasks_alone(task: str):
         "squad_v2": {"squad"},
         "ner": {"ner"},
         "own": {"own"},
+        "embed": {"embed"},
+        "rerank": {"rerank"},
         "mrpc,squad_v1,ner": {"squad", "ner"},
     }.get(task, set())
     config = from_config_dict(default_config(task=task))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.finetuning import FinetuneConfig, config_of_task
-from bert_jax.config.task_options import FEATURES, TASKS
+from bert_jax.config.task_options import EMBED_FORMS, FEATURES, RERANK_LOSSES, TASKS
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.fine_tuner import FineTuner
@@ -24,9 +24,11 @@ from tests.runs import ROOT
 
 # What the program takes. Nothing can be trained on AX, and "all" is every task of GLUE.
 ACCEPTED: dict[str, set[str]] = {
+    "finetune_embed": set(EMBED_FORMS),
     "finetune_glue": {*glue.TASKS, "all"} - {"ax"},
     "finetune_ner": {"", *FEATURES},
     "finetune_own": set(KINDS),
+    "finetune_rerank": set(RERANK_LOSSES),
     "finetune_squad": {task.removeprefix("squad_") for task in TASKS if task.startswith("squad_")},
     "finetune_swag": set(),
 }
@@ -49,6 +51,8 @@ def test_an_argument_gives_a_valid_config_of_its_task(name: str, argument: str |
     )
     assert config.features == (argument if name == "finetune_ner" else "")
     assert config.own is None or config.own.kind == argument
+    assert config.embed is None or config.embed.form == argument
+    assert config.rerank is None or config.rerank.loss == argument
 
 
 def test_all_and_several_tasks_are_trained_as_each_alone():
@@ -93,7 +97,7 @@ def test_an_argument_takes_two_steps_on_eight_devices(
     tmp_path: Path, name: str, argument: str | None, source: PretrainedModel, programs: dict[Any, Any]
 ):
     config = load_config(name, argument)
-    kind = config.own.kind if config.own else ""
+    kind = config.own.kind if config.own else config.embed.form if config.embed else ""
     config = shrink(config, directory=write_data(tmp_path / "data", task=config.task, kind=kind))
     settings = grid(config, sweep=False, seeds=1)[0]
     made = Experiment(

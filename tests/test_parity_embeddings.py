@@ -1,5 +1,6 @@
 """`embed` equals SentenceTransformer(folder).encode for folders with settings of every kind, on long texts too."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from source_helpers import WORDS, random_source  # noqa: E402
 from test_embedding import sentence_folder  # noqa: E402
 
 from bert_jax.convert.export_folder import export_folder  # noqa: E402
+from bert_jax.convert.sentence_transformers import EmbeddingSettings  # noqa: E402
 from bert_jax.prediction.model import load  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # the oracle's own warnings are not ours
@@ -42,4 +44,56 @@ def test_embeddings_are_those_of_sentence_transformers(tmp_path: Path, name: str
     theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
     ours = load(folder, report=lambda line: None).embed(texts)
     # float32 on both sides, two layers of width 8, values of order 1
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def test_an_exported_embedder_ranks_as_here_at_every_size_and_with_its_prompts(tmp_path: Path):
+    settings = EmbeddingSettings(
+        normalize=True, max_seq_length=9, prompts={"query": "the cat ", "document": "it was "}, similarity="dot"
+    )
+    source = dataclasses.replace(random_source("small-test", architecture="BertModel"), embedding=settings)
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(WORDS, size)) for size in (1, 3, 5, 9, 17, 40)]
+    for size in (0, 4):
+        folder = tmp_path / f"st{size}"
+        export_folder(source, out=folder, sentence_transformers=True, embedding_size=size, report=lambda line: None)
+        peer = library.SentenceTransformer(str(folder), device="cpu")
+        assert peer.similarity_fn_name == "dot"
+        assert peer.max_seq_length == 9
+        ours = load(folder, report=lambda line: None)
+        for name, encode in (("", peer.encode), ("query", peer.encode_query), ("document", peer.encode_document)):
+            vectors = ours.embed(texts, prompt=name)
+            assert vectors.shape[1] == (size or 8)
+            # float32 on both sides, two layers of width 8
+            np.testing.assert_allclose(vectors, encode(texts), atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(cosines(vectors), cosines(encode(texts)), atol=1e-5, err_msg=name)
+    whole = library.SentenceTransformer(str(tmp_path / "st0"), device="cpu", truncate_dim=4)
+    shorter = load(tmp_path / "st0", report=lambda line: None).embed(texts, size=4)
+    np.testing.assert_allclose(cosines(shorter), cosines(whole.encode(texts)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification", "multilabel"])
+def test_an_exported_cross_encoder_scores_as_pair_does(tmp_path: Path, kind: str):
+    labels = {"regression": 1, "classification": 3, "multilabel": 2}[kind]
+    source = random_source("small-test", architecture="BertForSequenceClassification", num_labels=labels)
+    problem = {"multilabel": "multi_label_classification"}.get(kind, "")
+    fields = {**source.label_fields, **({"problem_type": problem} if problem else {})}
+    source = dataclasses.replace(source, label_fields=fields)
+    folder = tmp_path / "cross"
+    export_folder(source, out=folder, cross_encoder=True, report=lambda line: None)
+    generator = np.random.default_rng(0)
+    pairs = [tuple(" ".join(generator.choice(WORDS, size)) for _ in range(2)) for size in (1, 4, 9)]
+    peer = library.CrossEncoder(str(folder), device="cpu")
+    theirs = peer.predict(pairs, apply_softmax=kind == "classification")
+    rows = [{"text_a": first, "text_b": second} for first, second in pairs]
+    answers = list(load(folder, report=lambda line: None).predict("pair", rows))
+    if kind == "regression":
+        ours = [answer["score"] for answer in answers]
+    else:
+        ours = [list(answer["probabilities"].values()) for answer in answers]
     np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -25,8 +25,10 @@ from bert_jax.config.task_options import (
     TASKS,
     WINDOWS,
     DataOptions,
+    EmbedOptions,
     NerOptions,
     OwnOptions,
+    RerankOptions,
     SquadOptions,
     option_groups,
 )
@@ -35,7 +37,18 @@ from bert_jax.errors import UserError, choose_one
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    """How the model is computed; its shape comes from the model being fine-tuned."""
+    """How the model is computed, and what is put on its encoder; its shape comes from the model being fine-tuned."""
+
+    bilstm_layers: int = field(
+        0,
+        at_least=0,
+        unit="layers",
+        doc="Layers of a randomly initialized BiLSTM between encoder and head (Table 5); each of its directions has "
+        "half the encoder's width.",
+    )
+    frozen_encoder: bool = field(
+        False, doc="Train only what is on top of the encoder: the feature-based approach for any task."
+    )
 
     dtype: str = field(
         "auto",
@@ -95,6 +108,15 @@ class FinetuneTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """A teacher whose outputs the model learns, besides the labels (Hinton et al. 2015)."""
+
+    teacher: str = field("", doc="Model fine-tuned for the same task, whose outputs are learned; empty: none.")
+    weight: float = field(0.5, above=0, at_most=1, doc="Fraction of the loss that compares with the teacher.")
+    temperature: float = field(2.0, above=0, doc="Divisor of the logits of both models in the comparison.")
+
+
+@dataclasses.dataclass(frozen=True)
 class SweepConfig:
     """The grid of `--sweep`; defaults are the paper's (A.3)."""
 
@@ -107,7 +129,7 @@ class SweepConfig:
 class FinetuneConfig:
     """The complete config of a fine-tuning run, except for the model that it starts from.
 
-    `squad`, `ner` and `own` are present only if the task reads them.
+    `squad`, `ner`, `own`, `embed` and `rerank` are present only if the task reads them.
     """
 
     task: str = field("mrpc", doc='Task; several separated by commas; "all" for the GLUE benchmark.')
@@ -123,9 +145,12 @@ class FinetuneConfig:
     )
     ner: NerOptions | None = optional_group(doc="Named entities.", only_for="ner, and own with config.own.kind=tags")
     own: OwnOptions | None = optional_group(doc="Custom data.", only_for="own")
+    embed: EmbedOptions | None = optional_group(doc="Text embeddings.", only_for="embed")
+    rerank: RerankOptions | None = optional_group(doc="Rerankers, trained on a teacher's scores.", only_for="rerank")
     model: ComputeConfig = group(ComputeConfig, doc="How the model is computed.")
     optimizer: FinetuneOptimizerConfig = group(FinetuneOptimizerConfig, doc="Optimizer and learning rate.")
     train: FinetuneTrainConfig = group(FinetuneTrainConfig, doc="Batch size and number of epochs.")
+    distill: DistillConfig = group(DistillConfig, doc="A teacher.")
     sweep: SweepConfig = group(SweepConfig, doc="The grid of --sweep.")
     mesh: MeshConfig = group(MeshConfig, doc="Device mesh.")
     checkpoint: CheckpointConfig = group(CheckpointConfig, every=1000, keep_latest=1, doc="Checkpoints.")
@@ -143,7 +168,13 @@ class FinetuneConfig:
         return self.squad.intermediate_file if self.squad else ""
 
 
-_OPTIONS = {"squad": SquadOptions, "ner": NerOptions, "own": OwnOptions}
+_OPTIONS = {
+    "squad": SquadOptions,
+    "ner": NerOptions,
+    "own": OwnOptions,
+    "embed": EmbedOptions,
+    "rerank": RerankOptions,
+}
 
 
 def default_config(*, task: str) -> ConfigDict:
@@ -208,6 +239,7 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
     check_fields(config)
     _check_task(config)
     _check_options(config)
+    _check_on_top(config)
     if config.recipe == "original" and config.optimizer.name == "adamw":
         raise UserError("config.optimizer.name=adamw contradicts config.recipe=original: choose auto or bert_adam")
     if config.data.dev_fraction and config.data.dev_split != "dev":
@@ -242,6 +274,7 @@ def _check_options(config: FinetuneConfig) -> None:
     """Check the options of the tasks, also against the options common to all tasks."""
     squad, own, length = config.squad, config.own, config.data.max_seq_length
     _check_truncation(config)
+    _check_embed(config)
     if own and own.class_weights and own.kind != "classification":
         raise UserError(
             f"config.own.class_weights={own.class_weights}: config.own.kind={own.kind} has no class weights: omit it, "
@@ -259,6 +292,32 @@ def _check_options(config: FinetuneConfig) -> None:
             "config.own.choices is empty: set it to a column that holds a list, or to one column per choice, separated "
             "by commas"
         )
+
+
+def _check_on_top(config: FinetuneConfig) -> None:
+    """Check that there is a head, and not one that has a BiLSTM of its own on a frozen encoder."""
+    for name in ("bilstm_layers", "frozen_encoder"):
+        if config.embed and getattr(config.model, name):
+            raise UserError(
+                f"config.model.{name}={getattr(config.model, name)}: embeddings are the encoder's own states: leave it "
+                "out"
+            )
+        if config.features and getattr(config.model, name):
+            raise UserError(
+                f"config.model.{name}={getattr(config.model, name)}: config.ner.features={config.features} freezes the "
+                "encoder and has a BiLSTM (config.ner.bilstm_layers): leave one of them out"
+            )
+
+
+def _check_embed(config: FinetuneConfig) -> None:
+    embed = config.embed
+    if embed and embed.form == "texts" and config.data.dev_fraction:
+        raise UserError(
+            f"config.data.dev_fraction={config.data.dev_fraction}: single texts cannot be scored: omit it, and give a "
+            "dev file with pairs or scores"
+        )
+    if embed and embed.form == "scores" and embed.symmetric:
+        raise UserError("config.embed.symmetric: the loss of scored pairs has no direction: omit it")
 
 
 def _check_truncation(config: FinetuneConfig) -> None:

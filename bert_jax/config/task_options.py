@@ -13,6 +13,10 @@ FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_las
 WINDOWS = "windows"
 TRUNCATIONS = ("head", "head_tail", WINDOWS)
 
+# What a record of the train set of an embedder is.
+EMBED_FORMS = ("pairs", "triplets", "scores", "texts")
+RERANK_LOSSES = ("margin_mse", "kl")
+
 # The fields of a prediction task's row, in the order in which a person writes them.
 TYPED_FIELDS = {
     "fill_mask": ("text",),
@@ -134,6 +138,62 @@ class OwnOptions:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class EmbedOptions:
+    """Columns of the texts to embed, and the contrastive loss."""
+
+    form: str = field(
+        "pairs",
+        choices=EMBED_FORMS,
+        doc="What a record of train is: a pair, a pair with hard negatives (triplets), a pair with a score, or a text "
+        "(texts: SimCSE).",
+    )
+    anchor: str = field("anchor", doc="Column of the first text of a pair, or of the text.")
+    positive: str = field("positive", doc="Column of the second text of a pair.")
+    negatives: str = field(
+        "negative", doc="For triplets: column of a hard negative or of a list of them, or columns separated by commas."
+    )
+    score: str = field("score", doc="For scores: column of the similarity of a pair, a number of any range.")
+    anchor_prompt: str = field("", doc='Prompt put before the first text, for example "query: ".')
+    positive_prompt: str = field("", doc='Prompt put before all other texts, for example "passage: ".')
+    pooling: str = field(
+        "", choices=("", "mean", "cls"), doc="Pooling of the last layer; empty: that of the model, else mean."
+    )
+    similarity: str = field("cosine", choices=("cosine", "dot"), doc="Similarity of two embeddings.")
+    temperature: float = field(0.05, above=0, doc="Divisor of the similarities in the loss.")
+    symmetric: bool = field(
+        False, doc="For pairs, triplets and texts: also choose the first text given the second, with half of the loss."
+    )
+    dimensions: tuple[int, ...] = field(
+        (),
+        above=0,
+        doc="Matryoshka: sizes to which embeddings may be truncated; each adds a loss to that of the whole.",
+    )
+    corpus_file: str = field(
+        "", doc="Further documents for the evaluation of retrieval; column positive, or a text per line."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RerankOptions:
+    """Columns of queries with scored documents, and the loss of a reranker."""
+
+    query: str = field("query", doc="Column of the query.")
+    documents: str = field(
+        "documents", doc="Column of a list of documents, or several columns of one document, separated by commas."
+    )
+    scores: str = field(
+        "scores", doc="Column of the list of their scores by a teacher, or a column per document, separated by commas."
+    )
+    loss: str = field(
+        "margin_mse",
+        choices=RERANK_LOSSES,
+        doc="margin_mse: squared error of the margins between the first document and each other; kl: divergence from "
+        "the teacher's softmax over the documents.",
+    )
+    temperature: float = field(1.0, above=0, doc="For kl: divisor of the scores in both softmaxes.")
+
+
 # Each task, with the groups of options that it reads.
 TASKS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"), ()),
@@ -141,6 +201,8 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "swag": (),
     "ner": ("ner",),
     "own": ("own",),
+    "embed": ("embed",),
+    "rerank": ("rerank",),
 }
 # Custom data of these kinds also reads a benchmark's options.
 GROUP_OF_KIND = {"span": "squad", "tags": "ner"}

@@ -4,7 +4,7 @@ The folder is written under a temporary name next to `out` and renamed at the en
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.convert.assemble import name_architecture
+from bert_jax.convert.cross_encoder import cross_encoder_fields, longest_pair
 from bert_jax.convert.folder_config import config_json
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.loading import load_pretrained
@@ -25,6 +27,7 @@ from bert_jax.json_files import load_json
 from bert_jax.kinds.base import id_fields
 from bert_jax.locations import local_path
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM
 from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
@@ -55,12 +58,15 @@ def export_folder(
     dtype: str = "",
     sentence_transformers: bool = False,
     pooling: str = "",
+    embedding_size: int = 0,
+    cross_encoder: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Callable[[str], None] = print,
 ) -> Exported:
     """Export `source` to the new folder `out`. The default of `dtype` is the dtype of `source`.
 
-    `pooling` is for `sentence_transformers`; its default is that of `source`, else the mean.
+    `pooling` is for `sentence_transformers`; its default is that of `source`, else the mean. So is `embedding_size`,
+    the numbers of an embedding that are kept; 0: all.
 
     Raises:
       UserError: if `out` exists or cannot be written, HuggingFace has no such model, or the folder read back differs.
@@ -71,6 +77,17 @@ def export_folder(
     if pooling not in ("", *POOLINGS):
         raise UserError(f"--pooling={pooling}: choose one of {', '.join(POOLINGS)}")
     embedding = _embedding(source, pooling=pooling) if sentence_transformers else None
+    if embedding_size:
+        if embedding is None:
+            raise UserError(
+                f"--embedding_size={embedding_size}: only --sentence_transformers has embeddings: type both"
+            )
+        size = source.model.hidden_size
+        embedding = embedding.truncated(embedding_size, hidden_size=size, option="--embedding_size")
+    if cross_encoder and embedding is not None:
+        raise UserError("--cross_encoder and --sentence_transformers write different models: omit one")
+    fields = cross_encoder_fields(source) if cross_encoder else {}
+    source = _for_huggingface(source, report=report)
     source.require_tokenizer()  # raises before anything is written
     final = local_path(out, name="--out", expand=True).absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
@@ -79,7 +96,7 @@ def export_folder(
         final.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(final) as folder:
             tensors = to_tensors(source, dtype=dtype)
-            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, embedding)
+            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, embedding, fields)
             report(f"wrote {len(tensors)} tensors, reading them back")
             difference = _compare(source, folder, tensors=tensors)
     return Exported(
@@ -92,6 +109,36 @@ def export_folder(
     )
 
 
+def _for_huggingface(source: PretrainedModel, *, report: Callable[[str], None]) -> PretrainedModel:
+    """Return the model as a HuggingFace class has it: one from left to right as a decoder, without untrained parts.
+
+    Raises:
+      UserError: if it has a BiLSTM, or reads from left to right and has a pooler: HuggingFace's classes pool [CLS].
+    """
+    if BILSTM in source.parts:
+        raise UserError(
+            f"{source.path}: has a BiLSTM between encoder and head, which no HuggingFace class has: export the encoder "
+            f"alone with --drop={BILSTM},pooler,classifier,qa_outputs"
+        )
+    if source.model.attention_direction != "left_to_right":
+        return source
+    huggingface = architecture_of(source.model).huggingface
+    if huggingface.class_for("LMHeadModel") not in huggingface.classes:
+        return source  # has no decoder: writing its fields says so
+    params = {part: source.params[part] for part in source.parts if part not in source.untrained}
+    if "pooler" in params:
+        raise UserError(
+            f"{source.path}: model.attention_direction=left_to_right: its pooler reads the last token, that of "
+            "HuggingFace's classes [CLS]; taggers, question answering, the language model and the bare encoder can be "
+            "exported: type --drop=pooler,next_sentence,classifier"
+        )
+    declared = huggingface.class_for("LMHeadModel") if source.predicts_next else source.architecture
+    name = name_architecture(tuple(params), model=source.model, declared=declared, path=source.path)
+    left_out = ", ".join(part for part in source.parts if part not in params)
+    report(f"left to right: exported as {name} with is_decoder=True" + (f", without {left_out}" if left_out else ""))
+    return dataclasses.replace(source, params=params, architecture=name)
+
+
 def _write(
     source: PretrainedModel,
     folder: Path,
@@ -100,6 +147,7 @@ def _write(
     dtype: str,
     max_shard_bytes: int,
     embedding: EmbeddingSettings | None,
+    fields: Mapping[str, Any],
 ) -> None:
     tokenizer = source.require_tokenizer()
     config = config_json(
@@ -108,12 +156,12 @@ def _write(
         dtype=dtype,
         special_ids=tokenizer.special_ids,
         label_fields=_label_fields(source),
+        other_fields=fields,
     )
     (folder / "config.json").write_text(config)
     has_token_types = architecture_of(source.model).huggingface.has_token_types
-    write_tokenizer_files(
-        tokenizer, folder, max_seq_length=source.model.max_position_embeddings, token_types=has_token_types
-    )
+    longest = longest_pair(source) if fields else source.model.max_position_embeddings
+    write_tokenizer_files(tokenizer, folder, max_seq_length=longest, token_types=has_token_types)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     pooling = "+".join(embedding.poolings) if embedding is not None else ""
     (folder / "README.md").write_text(model_card(source, name=name, dtype=dtype, pooling=pooling), encoding="utf-8")
@@ -125,7 +173,7 @@ def _embedding(source: PretrainedModel, *, pooling: str) -> EmbeddingSettings:
     """Return the settings to write for sentence-transformers: those of `source` if it has them.
 
     Raises:
-      UserError: if they have layers, whose export is not supported.
+      UserError: if they need a module that is not written.
     """
     settings = source.embedding or EmbeddingSettings(normalize=True)
     if pooling:
@@ -134,11 +182,6 @@ def _embedding(source: PretrainedModel, *, pooling: str) -> EmbeddingSettings:
         raise UserError(
             f"{source.path}: its embeddings need the module {settings.unsupported}, which is not exported: type "
             "--pooling=mean for a model without it"
-        )
-    if settings.layers:
-        raise UserError(
-            f"{source.path}: has layers after the pooling, which are not exported: type --pooling=mean for a model "
-            "without them"
         )
     return settings
 

@@ -89,8 +89,9 @@ def config_json(
     dtype: str,
     special_ids: SpecialIds,
     label_fields: Mapping[str, Any] | None = None,
+    other_fields: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the config.json of an exported folder.
+    """Return the config.json of an exported folder. `other_fields` are for programs other than transformers.
 
     Raises:
       UserError: if HuggingFace's classes cannot express this model.
@@ -104,5 +105,6 @@ def config_json(
         "dtype": dtype,
         "torch_dtype": dtype,  # its name before transformers 5
         **(label_fields or {}),
+        **(other_fields or {}),
     }
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import ModelConfig
-from bert_jax.convert.safetensors_file import read_safetensors
+from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.json_files import load_json, read_json
@@ -47,7 +47,9 @@ class EmbeddingSettings:
       layers: linear layers between the two.
       max_seq_length: tokens of a text, [CLS] and [SEP] included; 0 if only the positions limit it.
       lowercase: whether text is lower-cased before the tokenizer.
-      prompt: the text put before every text.
+      prompt: the text put before every text, and its name.
+      prompts: other texts to put before a text, by the name that chooses one ("query", "document").
+      similarity: how embeddings are compared, "cosine" or "dot".
       unsupported: a module or pooling that cannot be computed here, "" if there is none.
     """
 
@@ -57,6 +59,9 @@ class EmbeddingSettings:
     max_seq_length: int = 0
     lowercase: bool = False
     prompt: str = ""
+    prompt_name: str = "default"
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    similarity: str = "cosine"
     unsupported: str = ""
 
     def describe(self) -> str:
@@ -64,8 +69,50 @@ class EmbeddingSettings:
         length = f", at most {self.max_seq_length} tokens" if self.max_seq_length else ""
         layers = f", {len(self.layers)} dense layers" if self.layers else ""
         prompt = f", after the prompt {self.prompt[:40]!r}" if self.prompt else ""
+        names = [name for name, text in self.prompts.items() if text]
+        prompt += f", prompts {', '.join(names)}" if names else ""
         scale = ", length 1" if self.normalize else ", not normalized"
         return f"pooling {'+'.join(self.poolings)}{layers}{scale}{length}{prompt}"
+
+    def size(self, hidden_size: int) -> int:
+        """Return the size of an embedding."""
+        return self.layers[-1].kernel.shape[1] if self.layers else hidden_size * len(self.poolings)
+
+    def truncated(self, size: int, *, hidden_size: int, option: str) -> "EmbeddingSettings":
+        """Return the settings for the first `size` numbers of embeddings (Matryoshka), scaled to length 1 after that.
+
+        The truncation is a linear layer of ones and zeros, which is exact and which every reader of the format knows.
+
+        Raises:
+          UserError: if embeddings are not longer; `option` names the option.
+        """
+        whole = self.size(hidden_size)
+        if not 0 < size < whole:
+            raise UserError(f"{option}={size}: embeddings have {whole} numbers: give a smaller number")
+        layer = Dense(np.eye(whole, size, dtype=np.float32), np.zeros(size, np.float32), "Identity")
+        return dataclasses.replace(self, layers=(*self.layers, layer))
+
+    def prompt_called(self, name: str) -> str:
+        """Return the text of a prompt; the default one for an empty name.
+
+        Raises:
+          UserError: if the model has no prompt of this name.
+        """
+        texts = {"": self.prompt, **({self.prompt_name: self.prompt} if self.prompt else {}), **self.prompts}
+        if name not in texts:
+            known = ", ".join(filter(None, texts)) or "none"
+            raise UserError(f"prompt={name!r}: the prompts of the model are: {known}: choose one, or omit it")
+        return texts[name]
+
+
+def recorded_settings(record: Mapping[str, Any]) -> EmbeddingSettings | None:
+    """Return the settings in the metadata of an embedder's checkpoint; None for another model's."""
+    if "embedding" not in record:
+        return None
+    fields = {field.name for field in dataclasses.fields(EmbeddingSettings)}
+    values: dict[str, Any] = {name: value for name, value in record["embedding"].items() if name in fields}
+    values["poolings"] = tuple(values["poolings"])
+    return EmbeddingSettings(**values)
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -158,7 +205,9 @@ def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
         prompt = names.get(default, "") if isinstance(names, Mapping) and isinstance(default, str | None) else None
         if not isinstance(prompt, str):
             raise UserError(f"{file}: default_prompt_name must be the name of a text in prompts: restore the file")
-        values["prompt"] = prompt
+        others = {name: text for name, text in names.items() if name != default and isinstance(text, str)}
+        values |= {"prompt": prompt, "prompts": others, "prompt_name": default or "default"}
+        values["similarity"] = "dot" if prompts.get("similarity_fn_name") == "dot" else "cosine"
     return values
 
 
@@ -190,9 +239,10 @@ def _dense(folder: Path) -> Dense | None:
 
 
 def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, settings: EmbeddingSettings) -> None:
-    """Write modules.json, 1_Pooling/, 2_Normalize/ and two configs: embeddings as in `predict --task=embed`."""
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    modules += [("2_Normalize", "Normalize")] if settings.normalize else []
+    """Write modules.json, a folder per module and two configs: embeddings as in `predict --task=embed`."""
+    names = ["Pooling", *["Dense"] * len(settings.layers), *["Normalize"] * settings.normalize]
+    modules = [("", "Transformer"), *((f"{index}_{name}", name) for index, name in enumerate(names, start=1))]
+    prompts = {**({settings.prompt_name: settings.prompt} if settings.prompt else {}), **settings.prompts}
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
@@ -203,9 +253,9 @@ def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, setti
             "do_lower_case": settings.lowercase,
         },
         "config_sentence_transformers.json": {
-            "prompts": {"default": settings.prompt} if settings.prompt else {},
-            "default_prompt_name": "default" if settings.prompt else None,
-            "similarity_fn_name": "cosine",
+            "prompts": prompts,
+            "default_prompt_name": settings.prompt_name if settings.prompt else None,
+            "similarity_fn_name": settings.similarity,
         },
         "1_Pooling/config.json": {
             "word_embedding_dimension": model.hidden_size,
@@ -213,7 +263,19 @@ def write_sentence_transformers_files(folder: Path, *, model: ModelConfig, setti
         },
     }
     if settings.normalize:
-        files["2_Normalize/config.json"] = {}
+        files[f"{modules[-1][0]}/config.json"] = {}
+    for layer, (path, _) in zip(settings.layers, modules[2:], strict=False):
+        files[f"{path}/config.json"] = _dense_fields(layer)
     for name, value in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_json(folder / name, value, indent=2)
+    for layer, (path, _) in zip(settings.layers, modules[2:], strict=False):
+        tensors = {"linear.weight": np.ascontiguousarray(layer.kernel.T), "linear.bias": layer.bias}
+        write_safetensors(folder / path / "model.safetensors", tensors)
+
+
+def _dense_fields(layer: Dense) -> dict[str, Any]:
+    inputs, outputs = layer.kernel.shape
+    kind = "linear" if layer.activation == "Identity" else "activation"
+    activation = f"torch.nn.modules.{kind}.{layer.activation}"
+    return {"in_features": inputs, "out_features": outputs, "bias": True, "activation_function": activation}

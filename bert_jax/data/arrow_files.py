@@ -13,6 +13,7 @@ from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport, alternatives
 from bert_jax.data.tables import find_column
 from bert_jax.errors import UserError
+from bert_jax.files import open_regular
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff"
 _ROWS = 256  # converted at a time
@@ -28,27 +29,52 @@ def read_arrow(stream: ByteStream, *, column: str, report: ReadReport) -> Iterat
       NoTextError: if the column does not exist or contains no text; names the columns.
       UserError: if pyarrow is not installed, or the file is damaged.
     """
+    pa = _library(stream.name)
+    head = stream.peek(8)
+    with _reported(pa, stream.name), _seekable(stream) as file:
+        schema, batches = _open(pa, file, head)
+        name, rest = _split(schema.names, column, stream.name)
+        _check_type(pa, schema, name, rest, stream.name)
+        for batch in batches(name):
+            values = batch.column(batch.schema.get_field_index(name))
+            for start in range(0, len(values), _ROWS):
+                for value in values.slice(start, _ROWS).to_pylist():
+                    yield from _read_value(value, rest, report)
+
+
+def read_arrow_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet or arrow file: Python values by column name.
+
+    Raises:
+      UserError: if pyarrow is not installed, or the file is damaged.
+    """
+    pa = _library(path)
+    with _reported(pa, path), open_regular(path) as file:
+        head = file.read(8)
+        file.seek(0)
+        for batch in _open(pa, file, head)[1](None):
+            for start in range(0, batch.num_rows, _ROWS):
+                yield from batch.slice(start, _ROWS).to_pylist()
+
+
+def _library(name: str) -> Any:
     try:
         import pyarrow as pa  # optional, and imported late because it is large
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{stream.name}: parquet and arrow files need pyarrow: pip install 'bert_jax[arrow]'") from None
-    head = stream.peek(8)
+        raise UserError(f"{name}: parquet and arrow files need pyarrow: pip install 'bert_jax[arrow]'") from None
+    return pa
+
+
+@contextlib.contextmanager
+def _reported(pa: Any, name: str) -> Iterator[None]:
+    """Turn what pyarrow raises for a damaged file into a `UserError`."""
     try:
-        with _seekable(stream) as file:
-            schema, batches = _open(pa, file, head)
-            name, rest = _split(schema.names, column, stream.name)
-            _check_type(pa, schema, name, rest, stream.name)
-            for batch in batches(name):
-                values = batch.column(batch.schema.get_field_index(name))
-                for start in range(0, len(values), _ROWS):
-                    for value in values.slice(start, _ROWS).to_pylist():
-                        yield from _read_value(value, rest, report)
+        yield
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{stream.name} is damaged or cut short ({reason}): download or create it again, or leave it out of the "
-            "input"
+            f"{name} is damaged or cut short ({reason}): download or create it again, or leave it out of the input"
         ) from error
 
 
@@ -75,10 +101,10 @@ def _seekable(stream: ByteStream) -> Iterator[BinaryIO]:
 
 
 def _open(pa: Any, file: BinaryIO, head: bytes) -> tuple[Any, Any]:
-    """Return the schema of a file, and a function from a column's name to its record batches."""
+    """Return the schema of a file, and a function from a column's name (None: all) to its record batches."""
     if head.startswith(PARQUET):
         parquet = pa.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
-        return parquet.schema_arrow, lambda name: parquet.iter_batches(batch_size=_ROWS, columns=[name])
+        return parquet.schema_arrow, lambda name: parquet.iter_batches(batch_size=_ROWS, columns=name and [name])
     if head.startswith(ARROW_FILE):
         reader = pa.ipc.open_file(file)
         return reader.schema, lambda name: (reader.get_batch(number) for number in range(reader.num_record_batches))

@@ -15,6 +15,7 @@ from typing import Any
 
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
+from bert_jax.errors import UserError
 from bert_jax.files import RESUME, writing
 from bert_jax.finetuning.feature_based import FeatureBased
 from bert_jax.finetuning.fine_tuner import FineTuner
@@ -75,6 +76,7 @@ class Experiment:
         settle_origin(
             self.directory,
             pretrained=self._pretrained,
+            teacher=self.options.teacher,
             random_parts=self.options.random_parts,
             splits=self.data.splits,
             hosts=hosts,
@@ -106,6 +108,8 @@ class Experiment:
 
     def _make_learner(self) -> Learner:
         if self.config.features and isinstance(self.task, TagTask):
+            if self.options.teacher is not None:
+                raise UserError("--teacher: a tagger on frozen features does not learn from a teacher: omit it")
             return FeatureBased(self.config, task=self.task, pretrained=self._pretrained, data=self.data)
         return FineTuner(
             self.config,
@@ -114,6 +118,7 @@ class Experiment:
             data=self.data,
             batch_sizes=[run.batch_size for run in self.options.runs],
             random_parts=self.options.random_parts,
+            teacher=self.options.teacher,
         )
 
     def _facts(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class _Extractor:
         self._shape = row_shape([split.features for split in data.splits], batch_size=32)
         devices = meshes.batch_devices(self._mesh)
         self._rows = max(1, 4096 // self._shape.length) * devices
-        self._kind = task.kind(num_labels=len(task.labels))
+        self._kind = task.make_kind(group=1)
         unfold = TaskObjective(model, kind=self._kind)
         layers = feature_layers(config.features, num_layers=model.num_hidden_layers)
         params = jax.device_put(pretrained.params["encoder"], meshes.replicated(self._mesh))

@@ -19,6 +19,7 @@ from bert_jax.finetuning.prediction import predict_outputs
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, StepSettings
 from bert_jax.finetuning.task_data import TaskData
+from bert_jax.finetuning.teacher import check_teacher, of_slots, teacher_outputs
 from bert_jax.model.architectures import architecture_of
 from bert_jax.tasks.interface import Split, Task, merged
 from bert_jax.training.state import TrainState
@@ -41,16 +42,22 @@ class FineTuner(Learner):
         data: TaskData,
         batch_sizes: Sequence[int],
         random_parts: tuple[str, ...],
+        teacher: PretrainedModel | None = None,
     ):
         """Set the program up for sequences that fit the longest example. Nothing is compiled yet.
 
-        `random_parts` of the model are initialized randomly even if `pretrained` has them.
+        `random_parts` of the model are initialized randomly even if `pretrained` has them. The outputs of `teacher` on
+        the train set are learned.
 
         Raises:
           UserError: if data, model and config do not fit together.
         """
         super().__init__()
         self._task, self._data, self._trained = task, data, pretrained.longest_trained
+        self._config, self._teacher = config, teacher
+        self._teacher_outputs: np.ndarray | None = None
+        if teacher is not None:
+            check_teacher(teacher, task=task, student=pretrained)
         model = initial.task_model(pretrained, config=config)
         shape = row_shape([split.features for split in data.splits], batch_size=max(batch_sizes))
         weights = task.class_weights(data.train)
@@ -60,6 +67,7 @@ class FineTuner(Learner):
         self._params = initial.pretrained_params(
             pretrained, task=task, parts=tuple(self.program.state_shapes.params), random_parts=random_parts
         )
+        self._untrained = [part for part in pretrained.untrained if part in self.program.state_shapes.params]
         self.metadata = initial.checkpoint_metadata(pretrained, task=task, model=model, config=config)
 
     def describe(self) -> str:
@@ -73,10 +81,19 @@ class FineTuner(Learner):
             if 0 < self._trained < longest
             else ""
         )
+        untrained = f" (not trained in pre-training: {', '.join(self._untrained)})" if self._untrained else ""
         return (
             f"up to {shape.slots // shape.group} examples per sequence of {shape.length} tokens; randomly "
-            f"initialized: {', '.join(random) or 'nothing'}{beyond}"
+            f"initialized: {', '.join(random) or 'nothing'}{untrained}{beyond}"
         )
+
+    def prepare(self) -> None:
+        """Compute the teacher's outputs on the train set, if there is a teacher."""
+        if self._teacher is not None:
+            self._teacher_outputs = teacher_outputs(
+                self._teacher, config=self._config, task=self._task, shape=self.program.shape, features=self._train
+            )
+            self._teacher = None  # else its weights would stay in host memory for the whole run
 
     def abstract_state(self) -> TrainState:
         """Return shapes, dtypes and shardings of the state."""
@@ -113,13 +130,16 @@ class FineTuner(Learner):
 
     def _pack(self, settings: RunSettings, step: int) -> PackedBatch:
         indices = batch_examples(settings, examples=self.num_examples, step=step)
-        return packed_batch(
+        batch = packed_batch(
             self._train,
             indices.tolist(),
             shape=self.program.shape,
             kind=self.program.kind,
             multiple=self.program.row_multiple,
         )
+        if self._teacher_outputs is not None:
+            batch.arrays["teacher"] = of_slots(self._teacher_outputs, order=batch.order)
+        return batch
 
     def train_step(self, state: TrainState, rows: PackedRows, settings: StepSettings) -> tuple[TrainState, StepOutput]:
         """Return the next state and the metrics."""
@@ -130,7 +150,10 @@ class FineTuner(Learner):
         count, length = rows.input_ids.shape
         model = self.program.model
         flops = architecture_of(model).train_flops_per_row(model, max_seq_length=length, max_predictions=0)
-        return {"tokens": count * length, "flops": count * flops}
+        if model.frozen_encoder:
+            flops /= 3  # the forward pass alone
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.program.state_shapes.params.get("bilstm", {})))
+        return {"tokens": count * length, "flops": count * (flops + 6 * weights * length)}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
         """Return the head's output for each example; of a text in several windows, their mean."""

@@ -11,10 +11,13 @@ from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_save
 from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
+from bert_jax.convert.lstm_pair import load_initial
+from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning import report
 from bert_jax.finetuning.dry_run import describe_task
+from bert_jax.finetuning.embed_settings import unused_prompts, with_model_settings
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.intermediate import intermediate_model
 from bert_jax.finetuning.origin import has_runs
@@ -41,7 +44,8 @@ SAME_RUN = SameRun(
     read=from_saved,
     # Fields that may change on resume: results do not depend on them. The data are compared by digest.
     free=re.compile(
-        r"(mesh|log|profile|checkpoint|sweep)\..*|model\.(scan_layers|remat)|data\.directory|train\.max_nonfinite_steps"
+        r"(mesh|log|profile|checkpoint|sweep)\..*|model\.(scan_layers|remat)|data\.directory|distill\.teacher"
+        r"|train\.max_nonfinite_steps"
     ),
     has_begun=has_runs,
 )
@@ -64,6 +68,7 @@ class Request:
     drop: tuple[str, ...] = ()
     dry_run: bool = False
     add_tokens: tuple[str, ...] = ()
+    init_layers: tuple[str, ...] = ()
     command: str = ""
 
 
@@ -84,10 +89,15 @@ def finetune(
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
-    pretrained = load_pretrained(
+    pretrained = load_initial(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()
+    config = with_model_settings(config, pretrained=pretrained)
+    if line := unused_prompts(config, pretrained=pretrained):
+        report(line)
+    if request.init_layers:
+        pretrained = with_layers(pretrained, layers=request.init_layers)
     if request.add_tokens:
         pretrained = with_added_tokens(pretrained, tokens=request.add_tokens, report=report)
     if request.dry_run:
@@ -118,7 +128,7 @@ def _dry_run(
     config: FinetuneConfig, *, pretrained: PretrainedModel, request: Request, report: Callable[[str], None]
 ) -> None:
     """Report what would be trained, task by task."""
-    options = _options(config, request)
+    options = _options(config, request, report=report)
     for name in _tasks(config, report):
         of_task = config_of_task(config, name)
         task = open_config_task(of_task)
@@ -126,13 +136,15 @@ def _dry_run(
             report(line)
 
 
-def _options(config: FinetuneConfig, request: Request) -> ExperimentOptions:
+def _options(config: FinetuneConfig, request: Request, *, report: Callable[[str], None]) -> ExperimentOptions:
+    path = config.distill.teacher
     return ExperimentOptions(
         runs=tuple(grid(config, sweep=request.sweep, seeds=request.seeds)),
         predict_test=request.predict_test,
         errors=request.errors,
         ensemble=request.ensemble,
         random_parts=request.init_missing,
+        teacher=load_pretrained(path, exact=False, report=report) if path else None,
     )
 
 
@@ -140,7 +152,7 @@ def _run_tasks(config: FinetuneConfig, *, pretrained: PretrainedModel, request: 
     workdir = runtime.path
     names = _tasks(config, runtime.report)
     single = len(names) == 1 and config.task == names[0]
-    options = _options(config, request)
+    options = _options(config, request, report=runtime.report)
     if not single:
         _check_files(config, names, options)
     records: dict[str, Any] = {}
@@ -206,7 +218,8 @@ def _run_task(
 
 def open_config_task(config: FinetuneConfig) -> Task:
     """Return the task that the config describes."""
-    return open_task(config.task, data=config.data, squad=config.squad, ner=config.ner, own=config.own)
+    groups: dict[str, Any] = {name: getattr(config, name) for name in ("squad", "ner", "own", "embed", "rerank")}
+    return open_task(config.task, data=config.data, **groups)
 
 
 def _tasks(config: FinetuneConfig, say: Callable[[str], None]) -> list[str]:

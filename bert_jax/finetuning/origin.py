@@ -16,12 +16,18 @@ from bert_jax.tasks.interface import Split
 
 ORIGIN = "origin.json"
 _RANDOM = "parts drawn anew"  # the key of earlier versions' files
-_FLAGS = {"weights": "--init", "vocabulary": "--init", _RANDOM: "--init_missing"}
+_FLAGS = {"weights": "--init", "vocabulary": "--init", "teacher": "--teacher", _RANDOM: "--init_missing"}
 _TITLES = {_RANDOM: "randomly initialized parts"}
 
 
 def settle_origin(
-    directory: Path, *, pretrained: PretrainedModel, random_parts: Sequence[str], splits: Sequence[Split], hosts: Hosts
+    directory: Path,
+    *,
+    pretrained: PretrainedModel,
+    teacher: PretrainedModel | None,
+    random_parts: Sequence[str],
+    splits: Sequence[Split],
+    hosts: Hosts,
 ) -> None:
     """Write DIRECTORY/origin.json and DIRECTORY/vocab, or check that existing runs have the same origin.
 
@@ -35,6 +41,7 @@ def settle_origin(
         "weights": weights_digest(pretrained.params),
         "vocabulary": tokenizer.fingerprint[:12],
         _RANDOM: ", ".join(sorted(random_parts)),
+        **({"teacher": weights_digest(teacher.params)} if teacher is not None else {}),
         **{f"{split.name} set": _digest(split) for split in splits},
     }
     hosts.check_same("origin of the runs", origin)

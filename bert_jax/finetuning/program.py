@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import TaskModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
@@ -33,22 +34,22 @@ class TaskProgram(Program):
         self,
         config: FinetuneConfig,
         *,
-        model: ModelConfig,
+        model: TaskModelConfig,
         task: Task,
         shape: RowShape,
         class_weights: tuple[float, ...] = (),
+        mesh: Mesh | None = None,
     ):
-        """Set up the state's shardings on the config's mesh.
+        """Set up the state's shardings on `mesh`, by default the config's.
 
         Raises:
           UserError: if the mesh does not fit the devices or the model.
         """
         self.config, self.model, self.shape = config, model, shape
-        self.kind = task.kind(num_labels=len(task.labels), group=shape.group, class_weights=class_weights)
-        mesh = meshes.make_mesh(config.mesh)
+        self.kind = task.make_kind(group=shape.group, class_weights=class_weights)
+        mesh = mesh or meshes.make_mesh(config.mesh)
         sizes = {"heads": model.num_attention_heads, "inner layer": model.intermediate_size}
         check_layers({f"the model's {name}": size for name, size in sizes.items()}, mesh=mesh)
-        self.objective = TaskObjective(model, kind=self.kind)
         rules = meshes.rules_for(mesh, sizes={"vocab": model.vocab_size})
         super().__init__(self._random_state, mesh=mesh, rules=rules, compiler_options=config.mesh.compiler_options)
         self.row_devices = meshes.batch_devices(mesh)
@@ -58,6 +59,13 @@ class TaskProgram(Program):
             shardings=self.step_shardings.params,
             dtype=model.dtype,
             scan_layers=model.scan_layers,
+        )
+        self.objective = TaskObjective(
+            model,
+            kind=self.kind,
+            gather=self.replicas.concatenate,
+            teacher_weight=config.distill.weight,
+            teacher_temperature=config.distill.temperature,
         )
         whole = meshes.replicated(mesh)
         self.train_step: Callable[[TrainState, PackedRows, StepSettings], tuple[TrainState, StepOutput]]
@@ -120,7 +128,7 @@ class TaskProgram(Program):
         sample = jnp.zeros((1, 1), jnp.int32)
         module = self.kind.model(self.model)
         inputs = EncoderInputs(sample, sample, sample, sample)
-        return module.init(key, inputs, cls_positions=sample)["params"]
+        return module.init(key, inputs, pooled_positions=sample)["params"]
 
     def _random_state(self) -> TrainState:
         params = self._boxed_params(jax.random.key(0))

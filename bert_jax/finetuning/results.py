@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.files import write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
@@ -28,6 +29,7 @@ class ExperimentOptions:
     errors: int = 0  # number of wrong predictions to write
     ensemble: int = 0  # number of best runs to average; 0: no ensemble
     random_parts: tuple[str, ...] = ()  # parts of the model to initialize randomly
+    teacher: PretrainedModel | None = None  # a model whose outputs are learned
 
 
 class TaskResults:
@@ -112,7 +114,7 @@ class TaskResults:
                 save_outputs(self._file(champion, split), outputs=outputs[split.name])
 
     def champion(self, results: Sequence[RunResult]) -> RunResult:
-        """Return the run with the best score on dev, the first of several."""
+        """Return the run with the best score on the split that selects, the first of several."""
         return max(results, key=lambda result: result.best.metrics[self.task.selection])
 
     def finish(self, *, facts: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +135,7 @@ class TaskResults:
             "task": self.task.name,
             "labels": list(self.task.labels),
             "selection": self.task.selection,
+            "selection_split": dev.name,
             "constant": self.baseline,
             **facts,
             "best": champion.to_json(),

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
 
 Targets = Int[Array, "B ..."] | Float[Array, "B ..."]
+Gather = Callable[[Any], Any]  # arrays of a replica (a tree) -> those of all replicas, concatenated
 Score = Callable[[Sequence[np.ndarray]], float]  # outputs, one per example -> the selection metric
 
 
@@ -33,6 +34,7 @@ class Gold:
     targets: Targets
     weights: Float[Array, "B E"]  # 1 for an example, 0 for an empty slot
     segment_ids: Int[Array, "B T"]  # the number of the instance, from 1; 0 is padding
+    rows: Int[Array, " B"] | None = None  # the indices of the sequences in the global batch
 
 
 @struct.dataclass
@@ -63,6 +65,8 @@ class OutputKind(abc.ABC):
     huggingface_class: ClassVar[str]  # without the architecture's name: ForSequenceClassification
     problem_type: ClassVar[str] = ""  # in HuggingFace's config.json; distinguishes kinds that share a class
     pipeline_tag: ClassVar[str]  # on the model card
+    can_imitate: ClassVar[bool] = False  # a teacher's outputs can be learned
+    spans_batch: ClassVar[bool] = False  # the loss of an example depends on all examples of the batch
     per_token: ClassVar[bool] = False  # the classifier is applied to every token
     in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
     prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
@@ -74,6 +78,17 @@ class OutputKind(abc.ABC):
     @abc.abstractmethod
     def scores(self, outputs: Float[Array, "B ..."], gold: Gold) -> Scores:
         """Return loss, correctness and weight of the outputs that `by_example` returns."""
+
+    def batch_scores(self, outputs: Float[Array, "B ..."], gold: Gold, *, gather: Gather) -> Scores:
+        """Return the scores of a replica's outputs. `gather` returns the arrays of all replicas, if `spans_batch`."""
+        del gather
+        return self.scores(outputs, gold)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E ..."], teacher: Float[Array, "B E ..."], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the outputs from a teacher's, if `can_imitate`."""
+        raise NotImplementedError(f"{self.name} does not learn from a teacher")
 
     @abc.abstractmethod
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
@@ -124,6 +139,14 @@ def id_fields(labels: Sequence[str]) -> dict[str, Any]:
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
     }
+
+
+def existing_instances(gold: Gold, *, group: int) -> Bool[Array, "B E G"]:
+    """Return which instances of each example exist: an example may have fewer than `group`."""
+    rows, examples = gold.weights.shape
+    numbers = jnp.arange(1, examples * group + 1)
+    exists = (gold.segment_ids[:, None, :] == numbers[None, :, None]).any(-1)
+    return exists.reshape(rows, examples, group)
 
 
 def class_scores(outputs: Float[Array, "*n C"], gold: Gold, *, weights: Float[Array, "*n"]) -> Scores:

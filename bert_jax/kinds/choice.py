@@ -7,11 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
+from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, existing_instances, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.training.divergence import softmax_divergence
 
 _MISSING = -1e30  # finite: the loss of an empty slot is then a number, which its weight of 0 removes
 
@@ -26,6 +27,7 @@ class Choice(OutputKind):
     pipeline_tag = "multiple-choice"
     in_transformers_pipeline = False
     prediction_tasks = ("choice",)
+    can_imitate = True
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a head of one score per instance, computed from the pooled [CLS]."""
@@ -37,10 +39,16 @@ class Choice(OutputKind):
 
     def scores(self, outputs: Float[Array, "B E G"], gold: Gold) -> Scores:
         """Return the cross-entropy of each example: a softmax over the endings that it has."""
-        numbers = jnp.arange(1, outputs.shape[1] * self.group + 1)
-        exists: Bool[Array, "B S"] = (gold.segment_ids[:, None, :] == numbers[None, :, None]).any(-1)
-        logits = jnp.where(exists.reshape(outputs.shape), outputs, _MISSING)
+        logits = jnp.where(existing_instances(gold, group=self.group), outputs, _MISSING)
         return class_scores(logits, gold, weights=gold.weights)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E C"], teacher: Float[Array, "B E C"], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the softmaxes over the endings."""
+        exists = existing_instances(gold, group=self.group)
+        student, teacher = (jnp.where(exists, logits, _MISSING) for logits in (outputs, teacher))
+        return softmax_divergence(student, teacher, temperature=temperature)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the accuracy of guessing at random."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.training.divergence import softmax_divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Classification(OutputKind):
     huggingface_class = "ForSequenceClassification"
     pipeline_tag = "text-classification"
     prediction_tasks = ("classify", "pair")
+    can_imitate = True
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of the pooled [CLS]."""
@@ -41,6 +43,13 @@ class Classification(OutputKind):
             return gold.weights
         of_class = jnp.asarray(np.asarray(self.class_weights) / min(self.class_weights), jnp.float32)
         return gold.weights * of_class[jnp.maximum(gold.targets, 0)]
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E C"], teacher: Float[Array, "B E C"], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the softmaxes."""
+        del gold
+        return softmax_divergence(outputs, teacher, temperature=temperature)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the metric of the majority class: the best of all constant predictions."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded, sigmoid
 from bert_jax.model.task_heads import SequenceClassifier
+from bert_jax.training.divergence import sigmoid_divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class MultiLabel(OutputKind):
     problem_type = "multi_label_classification"
     pipeline_tag = "text-classification"
     prediction_tasks = ("classify", "pair")
+    can_imitate = True
     target_dtype = np.float32
 
     def model(self, config: ModelConfig) -> nn.Module:
@@ -38,6 +40,13 @@ class MultiLabel(OutputKind):
         losses = optax.sigmoid_binary_cross_entropy(outputs, gold.targets).mean(-1)
         correct = ((outputs > 0) == (gold.targets > 0)).all(-1)
         return Scores(losses, correct.astype(jnp.float32), gold.weights)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E C"], teacher: Float[Array, "B E C"], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the divergence of the sigmoids."""
+        del gold
+        return sigmoid_divergence(outputs, teacher, temperature=temperature)
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the metric of the best constant prediction: the k most frequent labels, for the best k."""

@@ -23,6 +23,7 @@ class Regression(OutputKind):
     problem_type = "regression"
     pipeline_tag = "text-classification"
     prediction_tasks = ("classify", "pair")
+    can_imitate = True
     target_dtype = np.float32
 
     def model(self, config: ModelConfig) -> nn.Module:
@@ -32,6 +33,13 @@ class Regression(OutputKind):
     def scores(self, outputs: Float[Array, "B E 1"], gold: Gold) -> Scores:
         """Return the squared error of each example."""
         return Scores(jnp.square(outputs[..., 0] - gold.targets), None, gold.weights)
+
+    def imitation_losses(
+        self, outputs: Float[Array, "B E C"], teacher: Float[Array, "B E C"], *, gold: Gold, temperature: float
+    ) -> Float[Array, "B E"]:
+        """Return the squared difference."""
+        del gold, temperature
+        return jnp.square(outputs - teacher)[..., 0]
 
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return a correlation of 0.1; a constant prediction has a correlation of 0."""

@@ -1,4 +1,4 @@
-"""The table of output kinds, by the name that configs and files use."""
+"""The table of output kinds with a head, by the name that configs and files use. An embedding has no head."""
 
 from collections.abc import Mapping
 

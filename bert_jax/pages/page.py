@@ -122,9 +122,9 @@ def _facts(run: RunFiles, seconds: Mapping[str, float]) -> str:
             f"eval/{prefix}_accuracy": "held-out accuracy",
             "perf/tokens_per_second": "tokens per second",
         }
-        facts += [
-            (sections.number(value), label) for name, label in named.items() if (value := log.last(name)) is not None
-        ]
+        for name, label in named.items():
+            if (value := log.last(name)) is not None:
+                facts.append((f"{value:.1%}" if name.endswith("accuracy") else sections.number(value), label))
     elif "best" in run.results:
         results = run.results
         value = results["best"]["best"]["metrics"][results["selection"]]

@@ -64,7 +64,7 @@ def data_section(run: RunFiles) -> str:
     first = run.data[lengths[0]]
     for name in first:
         values = [run.data[length].get(name) for length in lengths]
-        label = name.replace("_", " ").replace("share", "fraction")
+        label = _NAMES.get(name, name).replace("_", " ").replace("share", "fraction")
         if isinstance(first[name], Mapping):
             rows += [
                 [f"{label}, {_SPLITS.get(split, split)}", *(value.get(split, 0) for value in values)]
@@ -77,6 +77,7 @@ def data_section(run: RunFiles) -> str:
     return section("Data", table(["", *(f"length {length}" for length in lengths)], rows))
 
 
+_NAMES = {"rows": "sequences"}  # names of statistics that readers know by another word
 _SPLITS = {"train": "training", "validation": "held out"}
 
 

@@ -115,6 +115,12 @@ class DataParallel:
         """Return the sum over the replicas; to be called inside `run`."""
         return self._sum(tree, BATCH_AXES) if self._is_manual else tree
 
+    def concatenate(self, tree: Any) -> Any:
+        """Return the arrays of all replicas, concatenated along the batch; to be called inside `run`."""
+        if not self._is_manual:
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, BATCH_AXES, axis=0, tiled=True), tree)
+
     def _whole(self, value: jax.Array, sharded_dims: "_ShardedDims") -> jax.Array:
         for dimension, axes in sharded_dims:
             for gather_axes, groups in _all_gathers({axis: self.mesh.shape[axis] for axis in axes}):

@@ -1,5 +1,6 @@
 """Embeddings of texts, by the settings of sentence-transformers where the model's folder has them."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,37 +40,49 @@ class Embed(TextTask):
         path: Path | str = "the model",
         pooling: str = "",
         normalize: bool | None = None,
+        prompt: str = "",
+        size: int = 0,
     ):
         """Set up pooling of the last layer and what follows it.
 
         `pooling` is one of `POOLINGS`, or several joined by "+", which replaces the pooling and the layers of
-        `settings`; `normalize` scales vectors to length 1. Without settings they are the mean and True.
+        `settings`; `normalize` scales vectors to length 1. Without settings they are the mean and True. `prompt` is the
+        name of one of the settings' prompts, "" for their default; `size` keeps the first numbers of an embedding.
 
         Raises:
-          UserError: for an unknown pooling, or if the settings have a module that cannot be computed here.
+          UserError: for an unknown pooling, prompt or size, or if the settings have a module that cannot be computed.
         """
         super().__init__(model, tokenizer=tokenizer)
         self._settings = settings or EmbeddingSettings(normalize=True)
-        self._poolings, self._layers = self._settings.poolings, self._settings.layers
         if pooling:
-            self._poolings, self._layers = tuple(pooling.split("+")), ()
-            if not set(self._poolings) <= set(POOLINGS):
+            poolings = tuple(pooling.split("+"))
+            if not set(poolings) <= set(POOLINGS):
                 raise UserError(f"pooling={pooling!r}: choose from {', '.join(POOLINGS)}, several joined by +")
+            self._settings = dataclasses.replace(self._settings, poolings=poolings, layers=(), unsupported="")
         elif self._settings.unsupported:
             raise UserError(
                 f"{path}: the embeddings of this sentence-transformers model need its module "
                 f"{self._settings.unsupported}, which is not computed here: type --pooling=mean for other embeddings"
             )
+        if size:
+            hidden = model.hidden_size
+            self._settings = self._settings.truncated(size, hidden_size=hidden, option="embedding_size")
+        self._poolings, self._layers = self._settings.poolings, self._settings.layers
+        self._prompt = self._settings.prompt_called(prompt)
+        if "cls" in self._poolings and model.attention_direction == "left_to_right":
+            raise UserError(
+                "pooling=cls: the [CLS] of a left-to-right model sees only itself: type --pooling=lasttoken"
+            )
         self._normalize = self._settings.normalize if normalize is None else normalize
         if self._settings.max_seq_length:
             self.max_length = min(self.max_length, self._settings.max_seq_length)
-        self.size = self._layers[-1].kernel.shape[1] if self._layers else model.hidden_size * len(self._poolings)
+        self.size = self._settings.size(model.hidden_size)
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], None]:
         """Return the sequence."""
         names = ("text_a", "text_b") if "text_b" in row else ("text",)
         texts = {name: text_of(row, name) for name in names}
-        texts[names[0]] = self._settings.prompt + texts[names[0]]
+        texts[names[0]] = self._prompt + texts[names[0]]
         if self._settings.lowercase:
             texts = {name: text.lower() for name, text in texts.items()}
         return [self.pair(texts) if len(texts) == 2 else self.single(texts)], None

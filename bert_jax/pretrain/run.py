@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bert_jax.config import Config, from_saved
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
+from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.invocation import command as command_line
 from bert_jax.invocation import next_steps, resumes, shown
@@ -67,6 +68,7 @@ def pretrain(
     init: str = "",
     init_missing: Sequence[str] = (),
     drop: Sequence[str] = (),
+    init_layers: Sequence[str] = (),
     continue_from: str = "",
     hosts: Hosts | None = None,
     started_at: float | None = None,
@@ -80,6 +82,7 @@ def pretrain(
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
       drop: parts or tensors of that model to ignore.
+      init_layers: numbers of its layers to keep; empty: all.
       continue_from: a workdir or checkpoint of a run whose state, optimizer and step included, a new run starts from.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
@@ -91,11 +94,11 @@ def pretrain(
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
-    has_begun = _has_begun(Path(workdir), hosts=hosts)
-    config, earlier = continued(config, workdir=Path(workdir), path=continue_from, has_begun=has_begun, report=report)
-    source = None
-    if init:
-        source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
+    folder = Path(workdir)
+    has_begun = _has_begun(folder, hosts=hosts)
+    config, earlier = continued(config, workdir=folder, path=continue_from, has_begun=has_begun, report=report)
+    source = _load(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
+    if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
     check_command(config, params=params, hosts=hosts, own=_OWN)
@@ -112,7 +115,7 @@ def pretrain(
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
         _report_program(program, data, report=report)
-        job = PretrainingJob(program, data=data, runtime=runtime, params=params)
+        job = PretrainingJob(program, data=data, runtime=runtime, params=params, trained=_trained(source))
         del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
@@ -128,9 +131,28 @@ def continued(
     return adopt_run(config, path=path, report=report) if path else (config, None)
 
 
+def _trained(source: PretrainedModel | None) -> tuple[str, ...]:
+    """Return the parts of the --init model that are not random."""
+    return () if source is None else source.trained_parts
+
+
 def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
     for line in kernel_notices(dtype=config.model.dtype, implementation=config.model.attention_implementation):
         report(line)
+
+
+def _load(
+    init: str,
+    *,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+    layers: Sequence[str],
+    report: Callable[[str], None],
+) -> PretrainedModel | None:
+    if not init:
+        return None
+    source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
+    return with_layers(source, layers=layers) if layers else source
 
 
 def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:

@@ -79,6 +79,10 @@ class Task(abc.ABC):
     selections: tuple[str, ...] = ()  # the metrics that may replace `selection` (config.data.selection)
     data: DataOptions
 
+    def make_kind(self, *, group: int, class_weights: tuple[float, ...] = ()) -> OutputKind:
+        """Return the kind with the task's sizes, for `group` instances per example."""
+        return self.kind(num_labels=len(self.labels), group=group, class_weights=class_weights)
+
     @abc.abstractmethod
     def read(self, split: str) -> Sequence[Any]:
         """Return the examples of "train", "dev", "test" or another split in `eval_splits` and `test_splits`.
@@ -119,6 +123,10 @@ class Task(abc.ABC):
         del train
         return ()
 
+    def model_record(self) -> dict[str, Any]:
+        """Return what the metadata of the model's checkpoint holds of the task, beyond its name and labels."""
+        return {}
+
     def calibrate(self, split: Split, outputs: Outputs) -> None:
         """Choose on dev what predictions depend on (SQuAD 2.0's threshold). The default does nothing."""
         del split, outputs
@@ -149,14 +157,18 @@ class Task(abc.ABC):
         if split.startswith("dev"):  # not test: a submission must contain all of its rows
             limit = self.data.max_eval_examples
         if 0 < limit < len(examples):
-            sample = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
-            examples = [examples[i] for i in np.sort(sample)]
+            examples = self.sample(examples, limit=limit)
         if not examples:
             raise UserError(f"the {split} set of {self.name} is empty: check its file, or config.data.dev_fraction")
         features = self.featurize(examples, tokenizer=tokenizer, training=split == "train")
         if not features.ids:
             raise UserError(f"the {split} set of {self.name} has no usable example: check its file")
         return Split(split, examples, features)
+
+    def sample(self, examples: Sequence[Any], *, limit: int) -> Sequence[Any]:
+        """Return at most `limit` examples, sampled with the config's seed, in their order."""
+        chosen = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
+        return [examples[i] for i in np.sort(chosen)]
 
     def _with_held_out_dev(self, split: str) -> Sequence[Any]:
         """Return the examples of a split. If `dev_fraction` is set, dev is that fraction of train."""

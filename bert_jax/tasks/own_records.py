@@ -1,4 +1,4 @@
-"""Records of custom data: JSON Lines, a JSON array, or CSV or TSV with a header line. `config.own` names the columns.
+"""Records of custom data: JSON Lines, a JSON array, CSV, TSV or parquet. `config.own` names the columns.
 
 Lists of words or tags are space-separated strings; in JSON they may also be lists.
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
+from bert_jax.data.arrow_files import read_arrow_rows
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import read_json, read_json_lines, read_text
+from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_text
 from bert_jax.tasks.interface import Task, find_file, split_file
 from bert_jax.tasks.tables import SUFFIXES, read_table
 
 _NUMPY = re.compile(r"""(["'])[ \n]+["']""")
+PARQUET, TEXT = ".parquet", ".txt"
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
@@ -45,14 +47,14 @@ class OwnTask(Task):
 class Record:
     """A record of a data file.
 
-    `option` in the methods is the field of `config.own` that names the column, for messages.
+    `option` in the methods is the field of `config.GROUP` (by default `own`) that names the column, for messages.
     """
 
     fields: Mapping[str, Any]  # by column name
     location: str  # "FILE line N", for messages
     of_table: bool = False  # a row of a table, whose fields are strings
 
-    def field(self, name: str, *, option: str) -> Any:
+    def field(self, name: str, *, option: str, group: str = "own") -> Any:
         """Return a field.
 
         Raises:
@@ -62,17 +64,17 @@ class Record:
             columns = ", ".join(self.fields)
             raise UserError(
                 f"{self.location}: there is no column {name!r}; the columns are {columns}: type "
-                f"--config.own.{option}=NAME"
+                f"--config.{group}.{option}=NAME"
             )
         return self.fields[name]
 
-    def text(self, name: str, *, option: str) -> str:
+    def text(self, name: str, *, option: str, group: str = "own") -> str:
         """Return a field as text; a number is converted.
 
         Raises:
           UserError: if the column is missing, or its value is null, a list, or an object.
         """
-        return self.as_text(self.field(name, option=option), name=name)
+        return self.as_text(self.field(name, option=option, group=group), name=name)
 
     def words(self, name: str, *, option: str) -> tuple[str, ...]:
         """Return a field as words: a list of them, or a space-separated string.
@@ -131,27 +133,39 @@ class Record:
         return labels.index(label)
 
 
-def read_records(data: DataOptions, *, split: str) -> Iterator[Record]:
+def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[Record]:
     """Yield the records of a split. Dev may also be called validation, valid or val.
 
-    The suffix of the file is .jsonl or .json (objects, one per line or in an array), .csv or .tsv.
+    The suffix of the file is .jsonl or .json (objects, one per line or in an array), .csv or .tsv, or .parquet. With
+    `texts` it may also be .txt: each line that is not blank is a record with this column.
     """
-    names = [f"{stem}{suffix}" for stem in _STEMS[split] for suffix in (".jsonl", ".json", *SUFFIXES)]
-    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=_shown(split))
+    suffixes = (".jsonl", ".json", *SUFFIXES, PARQUET, *([TEXT] if texts else []))
+    stems = _STEMS[split]
+    names = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
+    stem, *others = stems
+    also = f"or {', '.join(others)}; " if others else ""
+    shown = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
+    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=shown)
+    yield from records_of(path, texts=texts)
+
+
+def records_of(path: Path, *, texts: str = "") -> Iterator[Record]:
+    """Yield the records of a file, whose suffix says what it is; as `read_records`."""
     if set(SUFFIXES) & set(path.suffixes):
         for row in read_table(path):
             yield Record(row.fields, row.location, of_table=True)
+    elif PARQUET in path.suffixes:
+        for number, fields in enumerate(read_arrow_rows(str(path))):
+            yield Record(fields, f"{path} row {number}")
+    elif texts and TEXT in path.suffixes:
+        for number, line in numbered_lines(path):
+            if line.strip():
+                yield Record({texts: line.strip()}, f"{path} line {number}", of_table=True)
     elif ".json" in path.suffixes and read_text(path).lstrip()[:1] == "[":
         yield from _array(path)
     else:
         for location, fields in read_json_lines(path):
             yield Record(fields, location)
-
-
-def _shown(split: str) -> str:
-    stem, *others = _STEMS[split]
-    also = f"or {', '.join(others)}; " if others else ""
-    return f"{stem}.jsonl ({also}or .json, {', '.join(SUFFIXES)})"
 
 
 def _array(path: Path) -> Iterator[Record]:

@@ -1,15 +1,17 @@
 """The table of tasks by name."""
 
-from bert_jax.config.task_options import DataOptions, NerOptions, OwnOptions, SquadOptions
+from bert_jax.config.task_options import DataOptions, EmbedOptions, NerOptions, OwnOptions, RerankOptions, SquadOptions
 from bert_jax.errors import UserError, choose_one
 from bert_jax.tasks import glue
+from bert_jax.tasks.embedding import EmbedTask
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.ner import NerTask
 from bert_jax.tasks.own_data import OWN_TASKS
+from bert_jax.tasks.reranking import RerankTask
 from bert_jax.tasks.squad import FILES, SquadTask
 from bert_jax.tasks.swag import SwagTask
 
-TASKS = (*glue.TASKS, *FILES, "swag", "ner", "own")
+TASKS = (*glue.TASKS, *FILES, "swag", "ner", "own", "embed", "rerank")
 
 
 def open_task(
@@ -19,6 +21,8 @@ def open_task(
     squad: SquadOptions | None = None,
     ner: NerOptions | None = None,
     own: OwnOptions | None = None,
+    embed: EmbedOptions | None = None,
+    rerank: RerankOptions | None = None,
 ) -> Task:
     """Return the task called `name`. Missing options have their defaults.
 
@@ -26,7 +30,12 @@ def open_task(
       UserError: for an unknown name, an unknown kind of custom data, or a metric that the task does not have.
     """
     data = data or DataOptions()
-    task = _open(name, data=data, squad=squad, ner=ner, own=own)
+    if name == "embed":
+        task: Task = EmbedTask(data=data, embed=embed or EmbedOptions())
+    elif name == "rerank":
+        task = RerankTask(data=data, rerank=rerank or RerankOptions())
+    else:
+        task = _open(name, data=data, squad=squad, ner=ner, own=own)
     if data.selection:
         if data.selection not in (choices := task.selections or (task.selection,)):
             raise UserError(

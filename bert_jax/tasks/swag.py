@@ -28,7 +28,7 @@ class ChoiceExample:
 
     text: str
     endings: tuple[str, ...]
-    label: int | None
+    label: Any  # for a reranker the scores of all endings
 
 
 class ChoiceTask(Task):

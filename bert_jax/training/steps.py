@@ -42,6 +42,17 @@ class Objective(Protocol[Rows, Batch]):
         ...
 
 
+@runtime_checkable
+class BatchObjective(Objective[Rows, Batch], Protocol[Rows, Batch]):
+    """An objective whose loss may depend on the whole batch, not only on a micro-batch."""
+
+    def with_whole_batch(
+        self, params: Any, *, parts: Batch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
+    ) -> Batch:
+        """Return the stacked micro-batches `parts` with what each must know of the others."""
+        ...
+
+
 @struct.dataclass
 class StepOutput:
     """The metrics of one step.
@@ -163,6 +174,8 @@ class TrainStep(Generic[Rows, Batch]):
 
         in_blocks = self._clip_each is not None  # a micro-batch then has the same sequences on every mesh
         parts = jax.tree.map(lambda leaf: _split_rows(leaf, parts=self._parts, in_blocks=in_blocks), batch)
+        if isinstance(self._objective, BatchObjective):
+            parts = self._objective.with_whole_batch(params, parts=parts, weights=weights, key=key)
         shapes = jax.eval_shape(part, jax.tree.map(lambda leaf: leaf[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
         return jax.lax.scan(add, zeros, parts)[0]
