@@ -17,7 +17,7 @@ INIT = flags.DEFINE_string(
     "init",
     "",
     "Required. Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 "
-    "checkpoint.",
+    "checkpoint; or A,B: two LSTM language models, one per direction, whose states are concatenated.",
 )
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
 WORKDIR = flags.DEFINE_string(

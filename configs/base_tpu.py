@@ -5,7 +5,8 @@
     python -m bert_jax.train --config=configs/base_tpu.py --config.data.directory=data --workdir=base
     python -m bert_jax.train --config=configs/base_tpu.py:modernbert-base --workdir=modernbert
 
-The first line trains on the English Wikipedia of TFDS (20 GB), prepared on the first start, in runs/base_tpu.
+The first line trains on the English Wikipedia of TFDS (20 GB), prepared on the first start, in runs/base_tpu. The
+argument is another size, any L-x_H-y[_A-z]: configs/base_tpu.py:L-3_H-768_A-12 is the first row of Table 6.
 The paper trained it in 4 days on 16 TPU chips. Expect (paper, Table 6): held-out perplexity about 4.0 on books and
 Wikipedia; MNLI 84.4 after fine-tuning. Cost here: planned.
 

@@ -4,7 +4,8 @@
 
 Without `data.input` it trains on the Simple English Wikipedia of TFDS (0.2 GB), prepared on the first start.
 
-100,000 steps of batch 256 at length 128. Cost and result: planned.
+100,000 steps of batch 256 at length 128. The argument is another size, any L-x_H-y[_A-z]: colab_tpu.py:L-6_H-256. Cost
+and result: planned.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +13,9 @@ from ml_collections import ConfigDict
 from bert_jax.config import default_config, phase
 
 
-def get_config() -> ConfigDict:
-    """Return the config."""
-    config = default_config(model="small")
+def get_config(size: str = "small") -> ConfigDict:
+    """Return the config of a model of `size`."""
+    config = default_config(model=size)
     config.data.input = "tfds:wikipedia/20230601.simple"
     config.model.scan_layers = False  # four layers compile quickly either way
     config.train.num_steps = 100_000

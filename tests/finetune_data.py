@@ -54,7 +54,7 @@ def tiny_source(path: Path, **changes: Any) -> PretrainedModel:
     model = tiny_model(**changes)
     one = jnp.zeros((1, 1), jnp.int32)
     init = SequenceClassifier(model, 2).init
-    params = jax.jit(lambda: init(jax.random.key(0), EncoderInputs(one, one, one, one), cls_positions=one))()
+    params = jax.jit(lambda: init(jax.random.key(0), EncoderInputs(one, one, one, one), pooled_positions=one))()
     arrays = jax.tree.map(np.asarray, nn.meta.unbox(params["params"]))
     kept = {part: arrays[part] for part in ("encoder", "pooler")}
     return PretrainedModel(path, "huggingface", model, "BertModel", kept, "float32", tokenizer())

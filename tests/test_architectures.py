@@ -52,8 +52,8 @@ def toy_source(huggingface_class: str = "ToyForPreTraining", *, num_labels: int 
     model = toy_model(vocab_size=words.size)
     if huggingface_class == "ToyForSequenceClassification":
         inputs = encoder_inputs(to_device(random_rows(0, batch=1, length=8)))
-        cls_positions = jnp.zeros((1, 1), jnp.int32)
-        params = random_params(SequenceClassifier(model, num_labels), inputs=inputs, cls_positions=cls_positions)
+        first = jnp.zeros((1, 1), jnp.int32)
+        params = random_params(SequenceClassifier(model, num_labels), inputs=inputs, pooled_positions=first)
     else:
         params = pretraining_params(model)
     parts = {part: params[part] for part in TOY.huggingface.classes[huggingface_class]}
@@ -158,13 +158,13 @@ def test_it_predicts_and_its_vocabulary_can_be_extended() -> None:
 def test_fine_tuning_heads_are_put_on_it(kind: Any) -> None:
     module = kind(toy_model(hidden_dropout_prob=0.1), 3)
     inputs = encoder_inputs(to_device(random_rows(1, batch=2, length=16)))
-    cls_positions = jnp.zeros((2, 1), jnp.int32)
-    params = random_params(module, inputs=inputs, cls_positions=cls_positions)
+    first = jnp.zeros((2, 1), jnp.int32)
+    params = random_params(module, inputs=inputs, pooled_positions=first)
     assert set(params) == {"encoder", "pooler", "classifier"} - ({"pooler"} if kind is TokenClassifier else set())
 
     def total(params: Any) -> jax.Array:
         dropout = Dropout.create(jax.random.key(0), rows=jnp.arange(2))
-        logits = module.apply({"params": params}, inputs, cls_positions=cls_positions, dropout=dropout)
+        logits = module.apply({"params": params}, inputs, pooled_positions=first, dropout=dropout)
         return jnp.square(logits).sum()
 
     for name, leaf in flatten(jax.jit(jax.grad(total))(params)).items():

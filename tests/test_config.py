@@ -146,6 +146,15 @@ def test_whole_numbers_serve_as_floats() -> None:
     assert isinstance(config.optimizer.max_grad_norm, float)
 
 
+# What a choice needs next to it.
+NEEDED = {
+    "causal": {"model.attention_direction": "left_to_right"},
+    "left_to_right": {"train.objective": "causal"},
+    "right_to_left": {"train.objective": "causal", "model.architecture": "lstm"},
+    "mean": {"model.architecture": "modernbert"},
+}
+
+
 @pytest.mark.parametrize("path", list(configs.CHOICES))
 def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str) -> None:
     for choice in configs.CHOICES[path]:
@@ -154,6 +163,9 @@ def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str)
             raw = {**raw, "recipe": raw.get("recipe", "original")}
         if owner := info(leaf_fields(Config)[path]).architecture:  # others refuse its fields
             raw["model"]["architecture"] = owner
+        for field, value in NEEDED.get(choice, {}).items():
+            group, name = field.split(".")
+            raw[group] = {**raw.get(group, {}), name: value}
         assert flatten(from_config_dict(raw))[path] == choice
     text = message(from_raw(path, "nonsense"))
     assert f"config.{path}='nonsense'" in text
@@ -286,6 +298,7 @@ def test_ten_phases_of_a_tenth_are_accepted_in_spite_of_rounding() -> None:
         ("base", (12, 768, 12)),
         ("large", (24, 1024, 16)),
         ("L-6_H-768_A-3", (6, 768, 3)),
+        ("L-3_H-768", (3, 768, 12)),
     ],
 )
 def test_presets_have_the_published_shape(name: str, shape: tuple[int, int, int]) -> None:
@@ -295,10 +308,15 @@ def test_presets_have_the_published_shape(name: str, shape: tuple[int, int, int]
     assert model.vocab_size == 0  # that of the data
 
 
-@pytest.mark.parametrize("name", ["huge", "L-6_H-768", "L6_H768_A12", ""])
+@pytest.mark.parametrize("name", ["huge", "L-6_H-", "L6_H768_A12", ""])
 def test_an_unknown_preset_is_refused_with_the_list(name: str) -> None:
     with pytest.raises(UserError, match="tiny, mini, small, medium, base, large"):
         default_config(model=name)
+
+
+def test_a_preset_without_heads_has_heads_of_64() -> None:
+    with pytest.raises(UserError, match="'L-2_H-100': 100 is not a multiple of 64: add the number of heads, as in"):
+        default_config(model="L-2_H-100")
 
 
 def test_a_preset_that_cannot_be_is_refused_as_a_config() -> None:

@@ -21,6 +21,7 @@ from tests.runs import ROOT
 CONFIGS = {
     "tiny_cpu": "",
     "base_tpu": "",
+    "base_tpu:L-3_H-768_A-12": "L-3_H-768_A-12",
     "base_tpu:modernbert-base": "modernbert-base",
     "large_tpu": "paper",
     "large_tpu:lamb_64k": "lamb_64k",

@@ -1,6 +1,7 @@
 """Files in columns: the words are words, comments are skipped, every scheme of tags is read, scores are conlleval's."""
 
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,57 @@ def test_words_with_spaces_are_written_so_that_they_are_read_back(tmp_path: Path
     path = task.write_predictions(split, outputs, directory=tmp_path / "out")[0]
     assert path.read_text() == "New York\tB-LOC\tB-LOC\nwas\tO\tO\n"
     assert score_predictions(task="ner", predictions=path, data=tmp_path / "dev.txt")["f1"] == 1
+
+
+def test_a_file_without_marks_of_documents_has_a_document_per_sentence(tmp_path: Path):
+    write(tmp_path, "Bob B-PER\nsat O\n\nJon B-PER\n\n\nran O\n")
+    task = ner(tmp_path)
+    assert [sentence.document for sentence in task.read("train")] == [0, 1, 2]
+    split = task.load("train", tokenizer=tokenizer())
+    assert len(split.features.ids) == 3  # no window spans sentences that nothing joins
+    assert "each sentence of train is one, without context" in task.notes(split)[-1]
+
+
+@pytest.mark.parametrize("mark", ["-DOCSTART- O", "# newdoc id = 7", "# newdoc"])
+def test_marks_of_documents_are_read(tmp_path: Path, mark: str):
+    tab = mark.replace(" O", "\tO")
+    write(tmp_path, f"{tab}\n\nBob\tB-PER\nsat\tO\n\nJon\tB-PER\n\n{tab}\nran\tO\n")
+    task = ner(tmp_path)
+    assert [sentence.document for sentence in task.read("train")] == [0, 0, 1]
+    split = task.load("train", tokenizer=tokenizer())
+    assert len(split.features.ids) == 2
+    assert "2 of train" in task.notes(split)[-1]
+
+
+def test_a_sample_of_train_has_whole_documents(tmp_path: Path):
+    sizes = [3, 5, 1, 4, 2, 6]
+    documents = ["-DOCSTART- O\n\n" + f"w{number} B-PER\n\n" * size for number, size in enumerate(sizes)]
+    write(tmp_path, "".join(documents))
+    whole = ner(tmp_path).read("train")
+    kept = set()
+    for seed in range(5):
+        data = DataOptions(directory=str(tmp_path), max_train_examples=8, seed=seed)
+        sample = NerTask(data=data, ner=NerOptions()).sample(whole, limit=8)
+        counts = {number: sum(s.document == number for s in sample) for number in range(len(sizes))}
+        assert all(count in (0, sizes[number]) for number, count in counts.items())
+        assert 0 < len(sample) <= 8
+        kept.add(tuple(counts.values()))
+    assert len(kept) > 1
+    small = NerTask(data=DataOptions(directory=str(tmp_path)), ner=NerOptions()).sample(whole[:8], limit=2)
+    assert len({s.document for s in small}) == 1  # the beginning of a document: no holes
+    alone = NerTask(data=DataOptions(directory=str(tmp_path)), ner=NerOptions(document_context=False))
+    assert len(alone.sample(whole, limit=8)) == 8
+
+
+def test_memory_does_not_grow_with_the_square_of_a_document(tmp_path: Path):
+    write(tmp_path, "-DOCSTART- O\n\n" + ("the O\nfilm B-PER\n" * 10 + "\n") * 600)
+    task = ner(tmp_path)
+    sentences, words = task.read("train"), tokenizer()
+    tracemalloc.start()
+    features = task.featurize(sentences, tokenizer=words, training=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    tokens = sum(len(ids) for ids in features.ids)
+    # Python's objects take less than 1 kB a token; a score per window and word took 8 bytes x 650 windows.
+    assert peak < 1000 * tokens
+    assert len(features.ids) > 600

@@ -175,11 +175,36 @@ def test_a_mistake_in_the_name_table_is_noticed(tmp_path, monkeypatch):
         export_folder(random_source("small-test"), out=tmp_path / "out", report=quiet)
 
 
-def test_a_left_to_right_model_cannot_be_exported(tmp_path):
-    with pytest.raises(UserError, match="attention_direction"):
+def test_a_left_to_right_model_with_a_pooler_cannot_be_exported(tmp_path):
+    with pytest.raises(UserError, match=r"attention_direction.*type --drop=pooler,next_sentence,classifier"):
         export_folder(
             random_source("small-test", attention_direction="left_to_right"), out=tmp_path / "out", report=quiet
         )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective", "expected"),
+    [
+        ("BertForPreTraining", "causal", "BertLMHeadModel"),
+        ("BertForPreTraining", "mlm", "BertForMaskedLM"),
+        ("BertForTokenClassification", "", "BertForTokenClassification"),
+    ],
+)
+def test_a_left_to_right_model_is_exported_as_a_decoder(tmp_path, architecture, objective, expected):
+    source = random_source("small-test", architecture=architecture, attention_direction="left_to_right")
+    if objective:
+        config = {"train": {"objective": objective}, "data": {}}
+        record = {"config": config, "untrained": ["pooler", "next_sentence"], "step": 1}
+        source = dataclasses.replace(source, record=record, kind="workdir")
+    lines = []
+    exported = export_folder(source, out=tmp_path / "out", report=lines.append)
+    assert exported.architecture == expected
+    assert "is_decoder=True" in lines[0]
+    assert ("without pooler, next_sentence" in lines[0]) == bool(objective)
+    loaded = load_pretrained(tmp_path / "out")
+    assert loaded.model.attention_direction == "left_to_right"
+    assert loaded.predicts_next == (objective == "causal")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["is_decoder"] is True
 
 
 def test_sentence_transformers_files_are_added(tmp_path):

@@ -5,9 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from bert_jax.finetuning.tagger import TaggerObjective, WordRows
 from bert_jax.model.feature_tagger import FeatureTagger
+from bert_jax.training.state import TrainState
+from bert_jax.training.steps import TrainStep
+from tests.torch_lstm import copy_to_torch
 
 HIDDEN, LABELS, FEATURES = 5, 3, 7
 # float32 sums of at most 15 terms of order 1, through two layers and up to 9 steps.
@@ -21,17 +26,6 @@ def tagger_params(module: FeatureTagger, hidden: jax.Array, lengths: jax.Array) 
     return jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(0, 0.3, leaf.shape).astype(np.float32), params)
 
 
-def torch_gates(params: Any) -> dict[str, np.ndarray]:
-    """Return one direction's weights as PyTorch has them: input, forget, candidate and output gate below each other."""
-    bias = np.concatenate([params[f"h{gate}"]["bias"] for gate in "ifgo"])
-    return {
-        "weight_ih": np.concatenate([params[f"i{gate}"]["kernel"].T for gate in "ifgo"]),
-        "weight_hh": np.concatenate([params[f"h{gate}"]["kernel"].T for gate in "ifgo"]),
-        "bias_ih": bias,
-        "bias_hh": np.zeros_like(bias),
-    }
-
-
 @pytest.mark.parity
 def test_every_sentence_gets_the_logits_of_pytorchs_lstm_whatever_padding_follows() -> None:
     torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
@@ -43,12 +37,36 @@ def test_every_sentence_gets_the_logits_of_pytorchs_lstm_whatever_padding_follow
     logits = np.asarray(jax.jit(module.apply)({"params": params}, hidden, lengths=lengths))
 
     lstm = torch.nn.LSTM(FEATURES, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+    copy_to_torch(params, lstm)
     with torch.no_grad():
-        for layer in range(2):
-            for direction, suffix in (("forward", ""), ("backward", "_reverse")):
-                for name, value in torch_gates(params[f"{direction}_{layer}"]).items():
-                    getattr(lstm, f"{name}_l{layer}{suffix}").copy_(torch.from_numpy(np.array(value)))
         for row, length in enumerate(lengths.tolist()):
             states = lstm(torch.from_numpy(np.array(hidden[row : row + 1, :length, 0])))[0][0].numpy()
             expected = states @ params["classifier"]["kernel"] + params["classifier"]["bias"]
             np.testing.assert_allclose(logits[row, :length], expected, atol=TOLERANCE)
+
+
+def test_loss_and_gradients_do_not_depend_on_gradient_accumulation() -> None:
+    rng = np.random.default_rng(2)
+    rows = WordRows(
+        hidden=jnp.asarray(rng.normal(size=(8, 6, 2, FEATURES)), jnp.float32),
+        lengths=jnp.asarray(rng.integers(1, 7, 8), jnp.int32),
+        targets=jnp.asarray(rng.integers(-1, LABELS, (8, 6)), jnp.int32),
+    )
+    tagger = FeatureTagger("sum_all", HIDDEN, 1, LABELS)
+    params = tagger_params(tagger, rows.hidden, rows.lengths)
+
+    def stepped(parts: int) -> tuple[float, Any]:
+        step = TrainStep(
+            TaggerObjective(tagger),
+            optimizer=optax.sgd(1.0),
+            key=jax.random.key(3),
+            gradient_accumulation_steps=parts,
+        )
+        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optax.sgd(1.0).init(params))
+        new, output = jax.jit(step)(state, rows)
+        return float(output.means["loss"].value()), new.params
+
+    whole, parts = stepped(1), stepped(4)
+    assert parts[0] == pytest.approx(whole[0], rel=TOLERANCE)  # the same words are dropped
+    for one, other in zip(jax.tree.leaves(whole[1]), jax.tree.leaves(parts[1]), strict=True):
+        np.testing.assert_allclose(one, other, atol=TOLERANCE)

@@ -25,9 +25,9 @@ def shapes_of_model(architecture: str, model) -> dict[str, tuple[int, ...]]:
         "BertForQuestionAnswering": SpanClassifier(model),
         "BertForMultipleChoice": SequenceClassifier(model, 1),
     }
-    extra = {"cls_positions": sample[:, :1]}
+    extra = {"pooled_positions": sample[:, :1]}
     if architecture == "BertForPreTraining":
-        extra["positions"] = sample[:, :2]
+        extra = {"cls_positions": sample[:, :1], "positions": sample[:, :2]}
     module = modules.get(architecture, PretrainingModel(model))
     boxed = jax.eval_shape(lambda key: module.init(key, inputs, **extra)["params"], jax.random.key(0))
     return {name: leaf.shape for name, leaf in flatten(jax.tree.map(lambda leaf: leaf, unboxed(boxed))).items()}

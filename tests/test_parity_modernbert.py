@@ -175,7 +175,7 @@ def test_classifiers_of_sequences_equal_huggingface(pooling: str) -> None:
         expected = theirs(**torch_inputs(ids, lengths)).logits.numpy()
     params = to_device(reference.ours_from(reference.weights(theirs), layers=model.num_hidden_layers))
     cls = jnp.zeros((2, 1), jnp.int32)
-    logits = SequenceClassifier(model, 3).apply({"params": params}, inputs_of(ids, lengths), cls_positions=cls)
+    logits = SequenceClassifier(model, 3).apply({"params": params}, inputs_of(ids, lengths), pooled_positions=cls)
     np.testing.assert_allclose(np.asarray(logits)[:, 0], expected, atol=TOLERANCE)
 
 
@@ -195,5 +195,5 @@ def test_classifiers_of_tokens_and_spans_equal_huggingface() -> None:
             out = theirs(**torch_inputs(ids, lengths))
         is_span = use == "ForQuestionAnswering"
         expected = torch.stack([out.start_logits, out.end_logits], -1) if is_span else out.logits
-        logits = module.apply({"params": to_device(tree)}, inputs_of(ids, lengths), cls_positions=cls)
+        logits = module.apply({"params": to_device(tree)}, inputs_of(ids, lengths), pooled_positions=cls)
         np.testing.assert_allclose(np.asarray(logits)[real], expected.numpy()[real], atol=TOLERANCE)

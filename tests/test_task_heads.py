@@ -60,7 +60,7 @@ def random_features(kind: str, *, seed: int = 0, examples: int = 6) -> Instances
 def params_of(kind: str) -> Any:
     one = jnp.zeros((1, 1), jnp.int32)
     model = sized(kind).model(tiny_model())
-    params = jax.jit(lambda: model.init(jax.random.key(1), EncoderInputs(one, one, one, one), cls_positions=one))()
+    params = jax.jit(lambda: model.init(jax.random.key(1), EncoderInputs(one, one, one, one), pooled_positions=one))()
     rng = np.random.default_rng(2)  # biases that are not zero, scales that are not one
     return jax.tree.map(
         lambda leaf: np.asarray(leaf) + rng.normal(0, 0.05, leaf.shape).astype(np.float32),

@@ -18,6 +18,7 @@ from bert_jax.config.groups import (
     ModelConfig,
     OptimizerConfig,
     ProfileConfig,
+    TaskModelConfig,
 )
 from bert_jax.config.presets import model_preset
 from bert_jax.config.pretraining import (
@@ -34,6 +35,7 @@ from bert_jax.config.pretraining import (
     phase_ends,
     phase_models,
     validate,
+    validate_new,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "OptimizerConfig",
     "PhaseConfig",
     "ProfileConfig",
+    "TaskModelConfig",
     "TrainConfig",
     "check_packing",
     "default_config",
@@ -66,4 +69,5 @@ __all__ = [
     "phase_models",
     "to_json",
     "validate",
+    "validate_new",
 ]

@@ -37,7 +37,18 @@ from bert_jax.errors import UserError, choose_one
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-    """How the model is computed; its shape comes from the model being fine-tuned."""
+    """How the model is computed, and what is put on its encoder; its shape comes from the model being fine-tuned."""
+
+    bilstm_layers: int = field(
+        0,
+        at_least=0,
+        unit="layers",
+        doc="Layers of a randomly initialized BiLSTM between encoder and head (Table 5); each of its directions has "
+        "half the encoder's width.",
+    )
+    frozen_encoder: bool = field(
+        False, doc="Train only what is on top of the encoder: the feature-based approach for any task."
+    )
 
     dtype: str = field(
         "auto",
@@ -228,6 +239,7 @@ def validate(config: FinetuneConfig) -> FinetuneConfig:
     check_fields(config)
     _check_task(config)
     _check_options(config)
+    _check_on_top(config)
     if config.recipe == "original" and config.optimizer.name == "adamw":
         raise UserError("config.optimizer.name=adamw contradicts config.recipe=original: choose auto or bert_adam")
     if config.data.dev_fraction and config.data.dev_split != "dev":
@@ -280,6 +292,21 @@ def _check_options(config: FinetuneConfig) -> None:
             "config.own.choices is empty: set it to a column that holds a list, or to one column per choice, separated "
             "by commas"
         )
+
+
+def _check_on_top(config: FinetuneConfig) -> None:
+    """Check that there is a head, and not one that has a BiLSTM of its own on a frozen encoder."""
+    for name in ("bilstm_layers", "frozen_encoder"):
+        if config.embed and getattr(config.model, name):
+            raise UserError(
+                f"config.model.{name}={getattr(config.model, name)}: embeddings are the encoder's own states: leave it "
+                "out"
+            )
+        if config.features and getattr(config.model, name):
+            raise UserError(
+                f"config.model.{name}={getattr(config.model, name)}: config.ner.features={config.features} freezes the "
+                "encoder and has a BiLSTM (config.ner.bilstm_layers): leave one of them out"
+            )
 
 
 def _check_embed(config: FinetuneConfig) -> None:

@@ -39,8 +39,8 @@ class ModelConfig:
     layer_norm_eps: float = field(1e-12, above=0, doc="Epsilon of layer normalization.")
     attention_direction: str = field(
         "bidirectional",
-        choices=("bidirectional", "left_to_right"),
-        doc="Direction of attention; left_to_right is the ablation of Table 5.",
+        choices=("bidirectional", "left_to_right", "right_to_left"),
+        doc="Direction of attention; left_to_right is the ablation of Table 5, right_to_left is for LSTMs.",
     )
     global_attn_every_n_layers: int = field(
         3,
@@ -83,6 +83,14 @@ class ModelConfig:
     remat: str = field(
         "none", choices=REMAT, doc="What the backward pass recomputes: nothing, all but matmuls (dots), or everything."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskModelConfig(ModelConfig):
+    """The encoder in fine-tuning: whether it is trained, and what is put between it and the task's head."""
+
+    bilstm_layers: int = 0
+    frozen_encoder: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

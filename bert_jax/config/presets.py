@@ -32,17 +32,24 @@ NAMES = (*_FAMILY, *MODERNBERT_SHAPES)
 def model_preset(name: str) -> ModelConfig:
     """Return the shape of one of `NAMES`, or of a name like `L-6_H-768_A-3`.
 
-    The second form covers every released small model and every row of the paper's Table 6.
+    The second form covers every released small model and every row of the paper's Table 6. Without `_A-3` the heads
+    have size 64, as in all released models.
 
     Raises:
-      UserError: for any other name.
+      UserError: for any other name, or without heads for a width that is not a multiple of 64.
     """
     if name in MODERNBERT_SHAPES:
         return _modernbert(name)
-    match = re.fullmatch(r"L-(\d+)_H-(\d+)_A-(\d+)", name)
+    match = re.fullmatch(r"L-(\d+)_H-(\d+)(?:_A-(\d+))?", name)
     if name not in _FAMILY and not match:
         raise UserError(f"model preset {name!r}: {choose_one(name, NAMES)}, or write it like L-6_H-768_A-12")
-    layers, hidden, heads = _FAMILY[name] if not match else map(int, match.groups())
+    layers, hidden, heads = _FAMILY[name] if not match else (int(size or 0) for size in match.groups())
+    if match and match[3] is None:
+        heads, rest = divmod(hidden, 64)
+        if rest:
+            raise UserError(
+                f"model preset {name!r}: {hidden} is not a multiple of 64: add the number of heads, as in {name}_A-4"
+            )
     return ModelConfig(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=4 * hidden
     )

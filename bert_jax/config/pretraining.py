@@ -75,8 +75,14 @@ class PhaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Number of steps and batch size."""
+    """What is trained, number of steps and batch size."""
 
+    objective: str = field(
+        "auto",
+        choices=("auto", "mlm", "causal"),
+        doc="What is trained on the data: auto, all of data.objective; mlm, the masked language model alone, also on "
+        "pairs of segments; causal, the next token at every position (for attention_direction=left_to_right).",
+    )
     num_steps: int = field(1_000_000, above=0, unit="steps", doc="Total steps of all phases.")
     num_epochs: float = field(
         0.0, at_least=0, unit="epochs", doc="Times that the run goes through the text; above 0 it replaces num_steps."
@@ -107,11 +113,21 @@ class Config:
     masking: MaskingConfig = group(MaskingConfig, doc="Masking for the masked language model.")
     optimizer: OptimizerConfig = group(OptimizerConfig, doc="Optimizer and learning rate.")
     mesh: MeshConfig = group(MeshConfig, doc="Device mesh.")
-    train: TrainConfig = group(TrainConfig, doc="Number of steps and batch size.")
+    train: TrainConfig = group(TrainConfig, doc="What is trained, number of steps and batch size.")
     checkpoint: CheckpointConfig = group(CheckpointConfig, doc="Checkpoints.")
     eval: EvalConfig = group(EvalConfig, doc="Evaluation during training.")
     log: LogConfig = group(LogConfig, doc="Logging.")
     profile: ProfileConfig = group(ProfileConfig, doc="Traces for the profiler.")
+
+    @property
+    def next_sentence(self) -> bool:
+        """Return whether the loss has a second part: next sentence, or sentence order."""
+        return self.train.objective == "auto" and self.data.objective != "mlm"
+
+    @property
+    def causal(self) -> bool:
+        """Return whether every position predicts the next token."""
+        return self.train.objective == "causal"
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = choices_of(Config)
@@ -134,7 +150,7 @@ def from_config_dict(config: ConfigDict | Mapping[str, Any]) -> Config:
     Raises:
       UserError: for an unknown field, a wrong type or an impossible combination; the message names the field.
     """
-    return validate(build(Config, config))
+    return validate_new(build(Config, config))
 
 
 def phase_ends(phases: Sequence[PhaseConfig], *, num_steps: int) -> tuple[int, ...]:
@@ -177,7 +193,23 @@ def from_saved(record: Mapping[str, Any]) -> Config:
     model = record.get("model")
     if isinstance(model, Mapping) and model.get("attention_implementation") == "cudnn":
         record = {**record, "model": {**model, "attention_implementation": "auto"}}
-    return from_config_dict(record)
+    return validate(build(Config, record))
+
+
+def validate_new(config: Config) -> Config:
+    """Check a config as `validate` does, and what runs of earlier versions, which are still read, could do.
+
+    Raises:
+      UserError: also for next-sentence prediction by a left-to-right model.
+    """
+    validate(config)
+    direction = config.model.attention_direction
+    if config.next_sentence and direction != "bidirectional":
+        raise UserError(
+            f"config.data.objective={config.data.objective} classifies [CLS], which sees only itself with "
+            f"config.model.attention_direction={direction}: set --config.train.objective=causal, or mlm"
+        )
+    return config
 
 
 def validate(config: Config) -> Config:
@@ -191,6 +223,7 @@ def validate(config: Config) -> Config:
     _check_model(config)
     _check_attention(config)
     _check_masking(config.masking)
+    _check_causal(config)
     _check_phases(config)
     _check_optimizer(config)
     check_mesh(config.mesh)
@@ -223,6 +256,11 @@ def _check_optimizer(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     model = config.model
+    if model.attention_direction == "right_to_left" and model.architecture != "lstm":
+        raise UserError(
+            "config.model.attention_direction=right_to_left is for --config.model.architecture=lstm: choose "
+            "left_to_right or bidirectional"
+        )
     for item in dataclasses.fields(model):
         owner, value = info(item).architecture, getattr(model, item.name)
         if owner and owner != model.architecture and value != item.default:
@@ -264,6 +302,21 @@ def _check_masking(masking: MaskingConfig) -> None:
     total = masking.mask_share + masking.random_share + masking.same_share
     if abs(total - 1) > 1e-6:
         raise UserError(f"config.masking: mask_share + random_share + same_share must be 1, but add up to {total:g}")
+
+
+def _check_causal(config: Config) -> None:
+    if not config.causal:
+        return
+    if config.model.attention_direction == "bidirectional":
+        raise UserError(
+            "config.train.objective=causal: a bidirectional model sees the token that it is to predict: set "
+            "--config.model.attention_direction=left_to_right"
+        )
+    if config.masking != MaskingConfig() or any(item.masking_rate for item in config.train.phases):
+        raise UserError(
+            "config.masking: config.train.objective=causal masks nothing: leave config.masking and the phases' "
+            "masking_rate out"
+        )
 
 
 def _check_phases(config: Config) -> None:

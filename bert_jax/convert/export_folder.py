@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.convert.assemble import name_architecture
 from bert_jax.convert.cross_encoder import cross_encoder_fields, longest_pair
 from bert_jax.convert.folder_config import config_json
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
@@ -26,6 +27,7 @@ from bert_jax.json_files import load_json
 from bert_jax.kinds.base import id_fields
 from bert_jax.locations import local_path
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM
 from bert_jax.model.parts import apply_parts, to_device
 from bert_jax.rows.layout import encoder_inputs
 from bert_jax.types import InstanceRows
@@ -85,6 +87,7 @@ def export_folder(
     if cross_encoder and embedding is not None:
         raise UserError("--cross_encoder and --sentence_transformers write different models: omit one")
     fields = cross_encoder_fields(source) if cross_encoder else {}
+    source = _for_huggingface(source, report=report)
     source.require_tokenizer()  # raises before anything is written
     final = local_path(out, name="--out", expand=True).absolute()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
@@ -104,6 +107,36 @@ def export_folder(
         dtype=dtype,
         largest_difference=difference,
     )
+
+
+def _for_huggingface(source: PretrainedModel, *, report: Callable[[str], None]) -> PretrainedModel:
+    """Return the model as a HuggingFace class has it: one from left to right as a decoder, without untrained parts.
+
+    Raises:
+      UserError: if it has a BiLSTM, or reads from left to right and has a pooler: HuggingFace's classes pool [CLS].
+    """
+    if BILSTM in source.parts:
+        raise UserError(
+            f"{source.path}: has a BiLSTM between encoder and head, which no HuggingFace class has: export the encoder "
+            f"alone with --drop={BILSTM},pooler,classifier,qa_outputs"
+        )
+    if source.model.attention_direction != "left_to_right":
+        return source
+    huggingface = architecture_of(source.model).huggingface
+    if huggingface.class_for("LMHeadModel") not in huggingface.classes:
+        return source  # has no decoder: writing its fields says so
+    params = {part: source.params[part] for part in source.parts if part not in source.untrained}
+    if "pooler" in params:
+        raise UserError(
+            f"{source.path}: model.attention_direction=left_to_right: its pooler reads the last token, that of "
+            "HuggingFace's classes [CLS]; taggers, question answering, the language model and the bare encoder can be "
+            "exported: type --drop=pooler,next_sentence,classifier"
+        )
+    declared = huggingface.class_for("LMHeadModel") if source.predicts_next else source.architecture
+    name = name_architecture(tuple(params), model=source.model, declared=declared, path=source.path)
+    left_out = ", ".join(part for part in source.parts if part not in params)
+    report(f"left to right: exported as {name} with is_decoder=True" + (f", without {left_out}" if left_out else ""))
+    return dataclasses.replace(source, params=params, architecture=name)
 
 
 def _write(

@@ -154,6 +154,11 @@ def _load_huggingface(
         exact=exact,
         report=report,
     )
+    if config.model.attention_direction == "left_to_right" and "pooler" in assembled.params:
+        raise UserError(
+            f"{folder}: config.json says is_decoder, so the [CLS] that its pooler reads sees only itself: type "
+            "--drop=pooler,next_sentence,classifier to load the rest"
+        )
     return PretrainedModel(
         path=folder,
         kind="huggingface",

@@ -1,7 +1,7 @@
 """The model card (README.md) of an exported folder: model, training, evaluation, vocabulary and use."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.convert.pretrained import PretrainedModel
@@ -12,14 +12,20 @@ from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import flatten
 
 # The pipelines of classes that are not fine-tuned, by their names without the architecture.
-_PIPELINES = {"ForPreTraining": "fill-mask", "ForMaskedLM": "fill-mask", "Model": "feature-extraction"}
+_PIPELINES = {
+    "ForPreTraining": "fill-mask",
+    "ForMaskedLM": "fill-mask",
+    "LMHeadModel": "text-generation",
+    "Model": "feature-extraction",
+}
 
 
 def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str = "") -> str:
     """Return the card of a model exported in `dtype`. `pooling` is set for sentence-transformers."""
     sections = [_front_matter(source, pooling=pooling), f"# {name}", _shape(source, dtype=dtype)]
     if source.record:
-        sections += [_training(source.record, has_pooler="pooler" in source.parts), _metrics(source)]
+        untrained = [part for part in source.untrained if part in source.parts]
+        sections += [_training(source.record, untrained=untrained), _metrics(source)]
     else:
         sections.append(f"Converted from a {_ORIGINS[source.kind]}. Its training is not recorded there.")
     if source.random:
@@ -64,13 +70,14 @@ def _shape(source: PretrainedModel, *, dtype: str) -> str:
     )
 
 
-def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
+def _training(record: Mapping[str, Any], *, untrained: Sequence[str]) -> str:
     config = record["config"]
     train, optimizer, masking, data = (config.get(group, {}) for group in ("train", "optimizer", "masking", "data"))
     rows: dict[str, Any] = {
         "steps": f"{record['step']:,} of {train.get('num_steps', record['step']):,}",
         "recipe": config.get("recipe"),
         "objective": data.get("objective"),
+        "trained": train.get("objective") if train.get("objective") != "auto" else None,
         "batch": train.get("batch_size"),
         "sequence lengths": ", ".join(
             f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
@@ -90,8 +97,8 @@ def _training(record: Mapping[str, Any], *, has_pooler: bool) -> str:
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
     note = ""
-    if data.get("objective") == "mlm" and has_pooler:
-        note = "\n\nThe pooler and the next-sentence head were not trained (objective `mlm`)."
+    if untrained:
+        note = f"\n\nNot trained, because no loss reached it: {', '.join(untrained)}."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
 
 

@@ -11,6 +11,7 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import kind_of_model
+from bert_jax.model.architectures import architecture_of
 
 CHECKPOINTS = "checkpoints"
 
@@ -67,6 +68,29 @@ class PretrainedModel:
         """Return the kind of the task head's output, None without a head."""
         problem = str(self.label_fields.get("problem_type", ""))
         return kind_of_model(self.architecture, problem_type=problem, num_labels=self.num_labels)
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Return the parts that are still random: pre-training had no loss that reaches them.
+
+        Checkpoints of earlier versions do not say; with the objective mlm their weight decay shrank these parts.
+        """
+        config = self.record.get("config", {})
+        if "untrained" in self.record or config.get("data", {}).get("objective") != "mlm" or "masking" not in config:
+            return tuple(self.record.get("untrained", ()))
+        return tuple(part for part in architecture_of(self.model).next_sentence_parts if part in self.params)
+
+    @property
+    def predicts_next(self) -> bool:
+        """Return whether the language model predicts the token after a position, not that at it: a causal model."""
+        trained = self.record.get("config", {}).get("train", {}).get("objective")
+        is_decoder = self.architecture == architecture_of(self.model).huggingface.class_for("LMHeadModel")
+        return self.model.attention_direction == "left_to_right" and (is_decoder or trained == "causal")
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """Return the parts that are not random."""
+        return tuple(part for part in self.parts if part not in (*self.untrained, *self.random))
 
     @property
     def longest_trained(self) -> int:

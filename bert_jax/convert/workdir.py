@@ -20,6 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM, bilstm_shapes
 from bert_jax.model.parameter_names import flatten, nest
 from bert_jax.runs.checkpoint import Checkpointer, checksums, damage, quiet_abandoned_requests
 
@@ -89,7 +90,10 @@ def _source(
     flat |= {entry.flax: random_parameter(entry, model=model, num_labels=len(labels) or 2) for entry in random}
     params = nest(flat)
     parts = tuple(part for part in names.parts if part in params)
-    _check_shapes(flat, model=model, path=path)
+    bilstm = {name: array for name, array in flat.items() if name.partition("/")[0] == BILSTM}
+    _check_shapes({name: array for name, array in flat.items() if name not in bilstm}, model=model, path=path)
+    if bilstm:
+        _check_bilstm(bilstm, model=model, path=path)
     return PretrainedModel(
         path=path,
         kind="workdir",
@@ -97,7 +101,7 @@ def _source(
         architecture=name_architecture(
             parts, model=model, declared=record.get("architecture", ""), path=path, exact=exact
         ),
-        params={part: params[part] for part in parts},
+        params={part: params[part] for part in (*parts, *([BILSTM] if bilstm else []))},
         dtype="float32",
         tokenizer=find_tokenizer(workdir / "vocab"),
         label_fields=KINDS.get(record.get("kind", ""), OutputKind).label_fields(labels),
@@ -135,6 +139,15 @@ def _read_params(checkpoint: Path, *, record: Mapping[str, Any]) -> dict[str, An
         if expected.get(name, checksum) != checksum:
             raise _Damaged(f"the checksum of {name} differs")
     return jax.tree.map(np.asarray, params)
+
+
+def _check_bilstm(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: Path) -> None:
+    layers = len({name.split("/")[1] for name in flat}) // 2
+    expected = {
+        f"{BILSTM}/{name}": shape for name, shape in bilstm_shapes(model.hidden_size, num_layers=layers).items()
+    }
+    if {name: array.shape for name, array in flat.items()} != expected:
+        raise UserError(f"{path}: its BiLSTM does not fit the config: give a checkpoint of this version")
 
 
 def _check_shapes(flat: Mapping[str, np.ndarray], *, model: ModelConfig, path: Path) -> None:

@@ -67,6 +67,7 @@ class FineTuner(Learner):
         self._params = initial.pretrained_params(
             pretrained, task=task, parts=tuple(self.program.state_shapes.params), random_parts=random_parts
         )
+        self._untrained = [part for part in pretrained.untrained if part in self.program.state_shapes.params]
         self.metadata = initial.checkpoint_metadata(pretrained, task=task, model=model, config=config)
 
     def describe(self) -> str:
@@ -80,9 +81,10 @@ class FineTuner(Learner):
             if 0 < self._trained < longest
             else ""
         )
+        untrained = f" (not trained in pre-training: {', '.join(self._untrained)})" if self._untrained else ""
         return (
             f"up to {shape.slots // shape.group} examples per sequence of {shape.length} tokens; randomly "
-            f"initialized: {', '.join(random) or 'nothing'}{beyond}"
+            f"initialized: {', '.join(random) or 'nothing'}{untrained}{beyond}"
         )
 
     def prepare(self) -> None:
@@ -148,7 +150,10 @@ class FineTuner(Learner):
         count, length = rows.input_ids.shape
         model = self.program.model
         flops = architecture_of(model).train_flops_per_row(model, max_seq_length=length, max_predictions=0)
-        return {"tokens": count * length, "flops": count * flops}
+        if model.frozen_encoder:
+            flops /= 3  # the forward pass alone
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.program.state_shapes.params.get("bilstm", {})))
+        return {"tokens": count * length, "flops": count * (flops + 6 * weights * length)}
 
     def outputs(self, params: Any, split: Split) -> list[np.ndarray]:
         """Return the head's output for each example; of a text in several windows, their mean."""

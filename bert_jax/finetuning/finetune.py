@@ -11,6 +11,7 @@ from bert_jax.config.finetuning import FinetuneConfig, config_of_task, from_save
 from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.added_rows import with_added_tokens
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
+from bert_jax.convert.lstm_pair import load_initial
 from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
@@ -88,7 +89,7 @@ def finetune(
     if config.own:
         open_config_task(config_of_task(config, "own"))  # raises for an unknown kind before the model is read
     report = print if hosts.is_main else silent
-    pretrained = load_pretrained(
+    pretrained = load_initial(
         request.init, init_missing=request.init_missing, drop=request.drop, exact=False, report=report
     )
     pretrained.require_tokenizer()

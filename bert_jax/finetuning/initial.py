@@ -5,20 +5,21 @@ from typing import Any
 
 import jax
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, TaskModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM
 from bert_jax.tasks.interface import Outputs, Split, Task, merged
 
 
-def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> ModelConfig:
-    """Return the config of the pretrained model with the dtype, dropout and layer options of the fine-tuning config.
+def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> TaskModelConfig:
+    """Return the config of the pretrained model with the `model` options of the fine-tuning config.
 
     Raises:
-      UserError: if instances may be longer than the model's position embeddings.
+      UserError: if instances may be longer than the model's position embeddings, or a BiLSTM does not fit its width.
     """
     options = config.model
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -26,6 +27,8 @@ def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> ModelC
         "dtype": auto if options.dtype == "auto" else options.dtype,
         "scan_layers": options.scan_layers,
         "remat": options.remat,
+        "bilstm_layers": options.bilstm_layers,
+        "frozen_encoder": options.frozen_encoder,
     }
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if getattr(options, name) >= 0:
@@ -35,7 +38,19 @@ def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> ModelC
             f"config.data.max_seq_length={config.data.max_seq_length} exceeds the position embeddings of "
             f"{pretrained.path}: set it to at most {pretrained.model.max_position_embeddings}"
         )
-    return dataclasses.replace(pretrained.model, **changes)
+    if options.bilstm_layers and pretrained.model.hidden_size % 2:
+        raise UserError(
+            f"config.model.bilstm_layers={options.bilstm_layers}: the width {pretrained.model.hidden_size} of "
+            f"{pretrained.path} is not even, so its two directions cannot have half of it each: set it to 0"
+        )
+    saved = len(pretrained.params.get(BILSTM, ())) // 2  # directions
+    if saved not in (0, options.bilstm_layers):
+        raise UserError(
+            f"config.model.bilstm_layers={options.bilstm_layers}: {pretrained.path} was fine-tuned with a BiLSTM of "
+            f"{saved} layers: set --config.model.bilstm_layers={saved}, or leave it out with --drop={BILSTM},classifier"
+        )
+    fields = {field.name: getattr(pretrained.model, field.name) for field in dataclasses.fields(ModelConfig)}
+    return TaskModelConfig(**{**fields, **changes})
 
 
 def pretrained_params(
@@ -44,7 +59,7 @@ def pretrained_params(
     """Return the `parts` that come from the pretrained model. The others are to be initialized randomly.
 
     The head is used if the model was fine-tuned for the same kind of task (intermediate training). `random_parts` are
-    never used.
+    never used, nor are parts that pre-training did not train.
 
     Raises:
       UserError: if the model's head has other labels than the task, or `random_parts` names an unknown part.
@@ -53,7 +68,8 @@ def pretrained_params(
     for name in random_parts:
         if name.partition("/")[0] not in (*parts, *pretrained.parts):
             raise UserError(f"--init_missing={name}: {task.name} has no such part; its parts are {', '.join(parts)}")
-    params = {part: pretrained.params[part] for part in parts if part in pretrained.params and part not in random_parts}
+    random = (*random_parts, *pretrained.untrained)
+    params = {part: pretrained.params[part] for part in parts if part in pretrained.params and part not in random}
     if head not in params:
         return params
     if pretrained.architecture != _class_for(task, model=pretrained.model):

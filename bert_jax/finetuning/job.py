@@ -193,4 +193,4 @@ class _EvaluateAndKeep:
             metrics = self._job.evaluate(step, state.params).metrics
         self._recorder.write(step, {f"eval/{name}": value for name, value in metrics.items()})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self._recorder.say(f"step {step}/{self._job.num_steps}  dev: {shown}")
+        self._recorder.say(f"step {step}/{self._job.num_steps}  {self._job.dev.name}: {shown}")

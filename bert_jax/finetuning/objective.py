@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from bert_jax.config import ModelConfig
 from bert_jax.kinds.base import Gather, Gold, OutputKind, Scores
 from bert_jax.model.dropout import Dropout
-from bert_jax.rows.layout import cls_positions, encoder_inputs
+from bert_jax.rows.layout import encoder_inputs, pooled_positions
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.types import EncoderInputs, InstanceRows
 
@@ -38,7 +38,7 @@ class TaskBatch:
     """The inputs of the model and the targets."""
 
     inputs: EncoderInputs
-    cls_positions: Int[Array, "B S"]
+    pooled_positions: Int[Array, "B S"]
     rows: Int[Array, " B"]  # the indices of the sequences in the global batch, for dropout
     weights: Float[Array, "B E"]
     targets: Int[Array, "B ..."] | Float[Array, "B ..."]
@@ -69,7 +69,7 @@ class TaskObjective:
         return TaskBatch(
             # A sequence with many choices may be longer than the position embeddings.
             inputs=encoder_inputs(rows, padding_at_zero=True),
-            cls_positions=cls_positions(rows),
+            pooled_positions=pooled_positions(rows, direction=self.model.attention_direction),
             rows=jnp.arange(len(rows.input_ids), dtype=jnp.int32),
             weights=rows.weights,
             targets=rows.targets,
@@ -134,7 +134,9 @@ class TaskObjective:
     def apply(self, params: Any, batch: TaskBatch, *, dropout: Dropout | None) -> Float[Array, "B ..."]:
         """Return the kind's outputs: one per example [B, E, ...] or per token [B, T, ...]."""
         model = self.kind.model(self.model)
-        outputs = model.apply({"params": params}, batch.inputs, cls_positions=batch.cls_positions, dropout=dropout)
+        outputs = model.apply(
+            {"params": params}, batch.inputs, pooled_positions=batch.pooled_positions, dropout=dropout
+        )
         assert isinstance(outputs, jax.Array)
         return self.kind.by_example(outputs, examples=batch.weights.shape[1])
 

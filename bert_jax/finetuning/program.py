@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import TaskModelConfig
 from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.finetuning.objective import PackedRows, TaskObjective
 from bert_jax.finetuning.packing import RowShape
@@ -34,7 +34,7 @@ class TaskProgram(Program):
         self,
         config: FinetuneConfig,
         *,
-        model: ModelConfig,
+        model: TaskModelConfig,
         task: Task,
         shape: RowShape,
         class_weights: tuple[float, ...] = (),
@@ -128,7 +128,7 @@ class TaskProgram(Program):
         sample = jnp.zeros((1, 1), jnp.int32)
         module = self.kind.model(self.model)
         inputs = EncoderInputs(sample, sample, sample, sample)
-        return module.init(key, inputs, cls_positions=sample)["params"]
+        return module.init(key, inputs, pooled_positions=sample)["params"]
 
     def _random_state(self) -> TrainState:
         params = self._boxed_params(jax.random.key(0))

@@ -11,7 +11,8 @@ from bert_jax.tasks import glue
 def summarize(results: Sequence[RunResult], *, selection: str) -> list[dict[str, Any]]:
     """Return mean, standard deviation, best score and number of collapsed runs of each setting, the best setting first.
 
-    The standard deviation is that of a sample (n - 1), or 0 for a single run.
+    They are of the metric and split that select runs; `splits` has mean and deviation of every metric of every labeled
+    split. The standard deviation is that of a sample (n - 1), or 0 for a single run.
     """
     settings = list(dict.fromkeys(result.settings.setting for result in results))
     rows = []
@@ -22,23 +23,43 @@ def summarize(results: Sequence[RunResult], *, selection: str) -> list[dict[str,
             {
                 "setting": setting,
                 "runs": len(runs),
-                "mean": statistics.fmean(scores),
-                "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+                **_mean_and_sd(scores),
                 "best": max(scores),
                 "collapsed": sum(result.collapsed for result in runs),
+                "splits": _split_summaries(runs),
             }
         )
     return sorted(rows, key=lambda row: -row["mean"])
 
 
+def _mean_and_sd(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def _split_summaries(runs: Sequence[RunResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return mean and deviation over `runs` of each metric of each labeled split that all of them have."""
+    first = runs[0].metrics
+    return {
+        split: {
+            name: _mean_and_sd([run.metrics[split][name] for run in runs])
+            for name in first[split]
+            if all(name in run.metrics[split] for run in runs)
+        }
+        for split in first
+        if all(split in run.metrics for run in runs)
+    }
+
+
 def table(record: Mapping[str, Any]) -> str:
     """Return the results of a task as text. Metrics are percentages."""
-    lines = [f"{record['task']}: {record['selection']} on dev, in percent"]
+    selected = record["selection_split"]
+    lines = [f"{record['task']}: {record['selection']} on {selected}, in percent"]
     form = "{:<24} {:>4}  {:>6}  {:>5}  {:>6}  {:>9}"
     lines.append(form.format("setting", "runs", "mean", "sd", "best", "collapsed"))
     for row in record["summary"]:
         scores = [f"{100 * row[name]:.2f}" for name in ("mean", "sd", "best")]
         lines.append(form.format(row["setting"], row["runs"], *scores, row["collapsed"]))
+    lines += _other_splits(record, selected=selected)
     best = record["best"]
     lines.append(f"best run {best['name']}, step {best['best']['step']} of {best['num_steps']}:")
     for split, metrics in best["metrics"].items():
@@ -48,6 +69,21 @@ def table(record: Mapping[str, Any]) -> str:
             lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_format(metrics)}")
     lines += _confusion(record["tables"])
     return "\n".join(lines)
+
+
+def _other_splits(record: Mapping[str, Any], *, selected: str) -> list[str]:
+    """Return the means over several seeds of the labeled splits that select nothing."""
+    lines = []
+    for row in record["summary"]:
+        for split, metrics in row["splits"].items():
+            if row["runs"] > 1 and split != selected:
+                shown = ", ".join(
+                    f"{name} {100 * value['mean']:.2f} ({100 * value['sd']:.2f})"
+                    for name, value in metrics.items()
+                    if "threshold" not in name
+                )
+                lines.append(f"{row['setting']}, {split}, mean (sd) of {row['runs']} runs: {shown}")
+    return lines
 
 
 def _format(metrics: Mapping[str, float]) -> str:

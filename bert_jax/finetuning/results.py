@@ -114,7 +114,7 @@ class TaskResults:
                 save_outputs(self._file(champion, split), outputs=outputs[split.name])
 
     def champion(self, results: Sequence[RunResult]) -> RunResult:
-        """Return the run with the best score on dev, the first of several."""
+        """Return the run with the best score on the split that selects, the first of several."""
         return max(results, key=lambda result: result.best.metrics[self.task.selection])
 
     def finish(self, *, facts: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +135,7 @@ class TaskResults:
             "task": self.task.name,
             "labels": list(self.task.labels),
             "selection": self.task.selection,
+            "selection_split": dev.name,
             "constant": self.baseline,
             **facts,
             "best": champion.to_json(),

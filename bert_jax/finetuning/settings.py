@@ -88,7 +88,8 @@ def make_optimizer(config: FinetuneConfig, *, settings: StepSettings, num_layers
     def rate(step: Int[Array, ""]) -> Float[Array, ""]:
         return learning_rate(step, settings=settings, recipe=config.recipe)
 
-    optimizer = optim.make_optimizer(fixed, rule=rule, schedule=rate)
+    untrained = ("encoder",) if config.model.frozen_encoder else ()
+    optimizer = optim.make_optimizer(fixed, rule=rule, schedule=rate, untrained=untrained)
     if config.optimizer.layerwise_lr_decay == 1:
         return optimizer
     return optax.chain(optimizer, layerwise_decay(config.optimizer.layerwise_lr_decay, num_layers=num_layers))

@@ -30,26 +30,34 @@ class WordRows:
     targets: Int[Array, "B W"]
 
 
+@struct.dataclass
+class WordBatch(WordRows):
+    """Sentences with their indices in the global batch, so that dropout does not depend on gradient accumulation."""
+
+    rows: Int[Array, " B"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TaggerObjective:
     """The training objective of the tagger: the mean loss over words."""
 
     tagger: FeatureTagger
 
-    def prepare(self, rows: WordRows, *, key: Key[Array, ""]) -> WordRows:
-        """Return the batch unchanged. Nothing is random."""
+    def prepare(self, rows: WordRows, *, key: Key[Array, ""]) -> WordBatch:
+        """Return the batch. Nothing is random."""
         del key
-        return rows
+        index = jnp.arange(len(rows.lengths), dtype=jnp.int32)
+        return WordBatch(hidden=rows.hidden, lengths=rows.lengths, targets=rows.targets, rows=index)
 
-    def weights(self, batch: WordRows) -> dict[str, Float[Array, ""]]:
+    def weights(self, batch: WordBatch) -> dict[str, Float[Array, ""]]:
         """Return the number of scored words."""
         return {"words": (batch.targets >= 0).astype(jnp.float32).sum()}
 
     def loss(
-        self, params: Any, *, batch: WordRows, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
+        self, params: Any, *, batch: WordBatch, weights: dict[str, Float[Array, ""]], key: Key[Array, ""] | None
     ) -> tuple[Float[Array, ""], Means]:
         """Return this micro-batch's part of the mean loss over words, and the accuracy."""
-        dropout = None if key is None else Dropout.create(key, rows=jnp.arange(len(batch.lengths)))
+        dropout = None if key is None else Dropout.create(key, rows=batch.rows)
         logits = self.logits(params, batch, dropout=dropout)
         scored = (batch.targets >= 0).astype(jnp.float32)
         labels = jnp.maximum(batch.targets, 0)

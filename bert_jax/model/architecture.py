@@ -128,6 +128,11 @@ class Architecture:
         """Return the parts that pre-training trains."""
         return self.huggingface.classes[self.huggingface.class_for(self.huggingface.pretraining_class)]
 
+    @property
+    def next_sentence_parts(self) -> tuple[str, ...]:
+        """Return those of the pre-training parts that only the next-sentence loss trains."""
+        return tuple(part for part in self.pretraining_parts if part in ("pooler", "next_sentence"))
+
     def own_parts(self, parts: Sequence[str]) -> tuple[str, ...]:
         """Return BERT's `parts` as this architecture has them: a transform replaces the pooler and precedes heads."""
         heads = [part for part in parts if part not in ("encoder", "pooler")]

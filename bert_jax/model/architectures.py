@@ -4,9 +4,12 @@ from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.architecture import Architecture
 from bert_jax.model.bert.architecture import BERT
+from bert_jax.model.lstm.architecture import LSTM, LSTM_PAIR
 from bert_jax.model.modernbert.architecture import MODERNBERT
 
-ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in (BERT, MODERNBERT)}
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture for architecture in (BERT, MODERNBERT, LSTM, LSTM_PAIR)
+}
 
 
 def architecture_of(model: ModelConfig) -> Architecture:

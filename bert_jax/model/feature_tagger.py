@@ -1,11 +1,10 @@
 """A BiLSTM tagger on frozen features (paper section 5.3, Table 7)."""
 
-from typing import cast
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from bert_jax.model.bilstm import BiLSTM
 from bert_jax.model.dropout import Dropout
 
 _INPUT, _OUTPUT = range(2)  # dropout sites
@@ -33,12 +32,10 @@ class FeatureTagger(nn.Module):
             words = hidden.reshape(*hidden.shape[:2], -1)
         if dropout is not None:
             words = dropout.apply(words, rate=self.dropout_rate, site=_INPUT)
-        for layer in range(self.num_layers):
-            forward, backward = (
-                nn.RNN(nn.OptimizedLSTMCell(self.hidden_size, name=f"{direction}_{layer}"))
-                for direction in ("forward", "backward")
-            )
-            words = cast(Array, nn.Bidirectional(forward, backward)(words, seq_lengths=lengths))
+        segment_ids = (jnp.arange(words.shape[1])[None] < lengths[:, None]).astype(jnp.int32)
+        bilstm = BiLSTM(self.hidden_size, self.num_layers)
+        nn.share_scope(self, bilstm)  # its parameters are the tagger's own, as they always were
+        words = bilstm(words, segment_ids=segment_ids)
         if dropout is not None:
             words = dropout.apply(words, rate=self.dropout_rate, site=_OUTPUT)
         return nn.Dense(self.num_labels, name="classifier")(words)

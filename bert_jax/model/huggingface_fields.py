@@ -30,6 +30,18 @@ def read_size(fields: Mapping[str, Any], name: str, *, file: Path, default: int 
     return value
 
 
+def read_flag(fields: Mapping[str, Any], name: str, *, file: Path) -> bool:
+    """Return the flag in field `name`, False if it is missing.
+
+    Raises:
+      UserError: if it is anything else.
+    """
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{file}: {name} is {str(value)[:40]!r}: write true or false")
+    return value
+
+
 def read_fraction(fields: Mapping[str, Any], name: str, *, file: Path, default: float) -> float:
     """Return the number from 0 to 1 in field `name`.
 

@@ -3,8 +3,9 @@
 Import, export, expected shapes and the parts of each HuggingFace class derive from an architecture's `NameTable`.
 
 Axis letters: V vocab_size, T max_position_embeddings, Y type_vocab_size, D hidden_size, F intermediate_size, C labels.
-A number is a size, or multiplies the letter after it ("2F"). A parameter under `LAYERS` is one array per layer in the
-other formats, and one array stacked over layers (first axis) in flax.
+L is the number of layers. A number is a size, or multiplies the letter after it ("2F"); "D/2" is half of D. A
+parameter under `LAYERS` is one array per layer in the other formats, and one array stacked over layers (first axis) in
+flax.
 """
 
 import dataclasses
@@ -76,17 +77,18 @@ class Entry:
 
 
 def _size(axis: str, *, model: ModelConfig, num_labels: int) -> int:
-    factor, letter = re.fullmatch(r"(\d*)(\D?)", axis).groups()  # type: ignore[union-attr]
+    factor, letter, half = re.fullmatch(r"(\d*)([A-Z]?)(/2)?", axis).groups()  # type: ignore[union-attr]
     sizes = {
         "V": model.vocab_size,
         "T": model.max_position_embeddings,
+        "L": model.num_hidden_layers,
         "Y": model.type_vocab_size,
         "D": model.hidden_size,
         "F": model.intermediate_size,
         "C": num_labels,
         "": 1,
     }
-    return int(factor or 1) * sizes[letter]
+    return int(factor or 1) * sizes[letter] // (2 if half else 1)
 
 
 @dataclasses.dataclass(frozen=True)

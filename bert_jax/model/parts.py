@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import BILSTM, bilstm_of
 from bert_jax.model.heads import gather, pool_instances
 from bert_jax.types import EncoderInputs
 
@@ -52,14 +53,18 @@ def apply_parts(
 
     encoded = apply("encoder", inputs, output_hidden_states=output_hidden_states)
     hidden: Array = encoded.hidden
+    if BILSTM in params:
+        bilstm = bilstm_of(model.hidden_size, num_layers=len(params[BILSTM]) // 2)  # two directions
+        hidden = cast(Array, bilstm.apply({"params": params[BILSTM]}, hidden, segment_ids=inputs.segment_ids))
     values: dict[str, Any] = {}
 
     def read(states: Float[Array, "B n D"]) -> Float[Array, "B n D"]:
         """Return what the masked LM and the classifiers read."""
         return cast(Array, apply("transform", states)) if "transform" in params else states
 
+    position = _pooled_position(inputs, direction=model.attention_direction)
     if "pooler" in params:
-        values["pooled"] = apply("pooler", hidden[:, :1])[:, 0]
+        values["pooled"] = apply("pooler", jnp.take_along_axis(hidden, position[..., None], axis=1))[:, 0]
     if "masked_lm" in params and positions is not None:
         words = encoded.word_embeddings
         values["masked_lm"] = apply("masked_lm", read(gather(hidden, positions)), word_embeddings=words)
@@ -71,15 +76,20 @@ def apply_parts(
         elif classify_tokens or "transform" not in params:
             states = read(hidden)
         else:
-            first = jnp.zeros((len(hidden), 1), jnp.int32)
             pooled = pool_instances(
-                hidden, cls_positions=first, segment_ids=inputs.segment_ids, pooling=model.classifier_pooling
+                hidden, cls_positions=position, segment_ids=inputs.segment_ids, pooling=model.classifier_pooling
             )
             states = read(pooled)[:, 0]
         values["classifier"] = _linear(params["classifier"], states)
     if "qa_outputs" in params:
         values["qa_outputs"] = _linear(params["qa_outputs"], read(hidden))
     return Outputs(hidden=hidden, all_hidden=encoded.all_hidden, **values)
+
+
+def _pooled_position(inputs: EncoderInputs, *, direction: str) -> Int[Array, "B 1"]:
+    """Return the position that is read of sequences of one instance (`rows/layout.py`, `pooled_positions`)."""
+    lengths = (inputs.segment_ids > 0).sum(1, keepdims=True, dtype=jnp.int32)
+    return jnp.maximum(lengths - 1, 0) if direction == "left_to_right" else jnp.zeros_like(lengths)
 
 
 def _linear(params: Mapping[str, Any], values: Float[Array, "*n D"]) -> Float[Array, "*n C"]:

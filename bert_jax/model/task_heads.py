@@ -1,16 +1,19 @@
 """The fine-tuning models: the encoder with a head (paper section 4 and Figure 4), with HuggingFace's parameter names.
 
-A sequence may have several instances (`types.py`), each with its [CLS] at one of `cls_positions`. Only the heads that
-use [CLS] have a pooler, as in HuggingFace's classes; in an architecture with a transform, every head has it.
+A sequence may have several instances (`types.py`), each read at one of `pooled_positions`: its [CLS], or in a
+left-to-right model its last token. Only the heads that read one position have a pooler, as in HuggingFace's classes; in
+an architecture with a transform, every head has it.
 """
 
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, TaskModelConfig
 from bert_jax.model.architectures import architecture_of
+from bert_jax.model.bilstm import bilstm_of
 from bert_jax.model.dense import Dense
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import pool_instances
@@ -29,38 +32,61 @@ def _classifier(config: ModelConfig, num_labels: int) -> Dense:
     return Dense(config, num_labels, names=("embed", None), stddev=stddev, name=None)
 
 
-class _TokenHead(nn.Module):
-    """The encoder and, if the architecture has one, the transform of every token."""
+def _options(config: ModelConfig) -> TaskModelConfig:
+    return config if isinstance(config, TaskModelConfig) else TaskModelConfig()
+
+
+class _TaskModel(nn.Module):
+    """The encoder, and on it what a `TaskModelConfig` asks for: a BiLSTM; a frozen encoder gets no gradient."""
 
     config: ModelConfig
 
     def setup(self) -> None:
-        """Create encoder and transform."""
+        """Create encoder and BiLSTM."""
+        options = _options(self.config)
+        self.encoder = architecture_of(self.config).encoder(self.config)
+        if options.bilstm_layers:
+            self.bilstm = bilstm_of(self.config.hidden_size, num_layers=options.bilstm_layers)
+
+    def _hidden(self, inputs: EncoderInputs, *, dropout: Dropout | None) -> Float[Array, "B T D"]:
+        options = _options(self.config)
+        hidden: Any = self.encoder(inputs, dropout=None if options.frozen_encoder else dropout).hidden
+        if options.frozen_encoder:
+            hidden = jax.lax.stop_gradient(hidden)
+        if options.bilstm_layers:
+            hidden = self.bilstm(hidden, segment_ids=inputs.segment_ids).astype(hidden.dtype)
+        return hidden
+
+
+class _TokenHead(_TaskModel):
+    """The encoder and, if the architecture has one, the transform of every token."""
+
+    def setup(self) -> None:
+        """Create encoder, BiLSTM and transform."""
+        super().setup()
         architecture = architecture_of(self.config)
-        self.encoder = architecture.encoder(self.config)
         self.has_transform = "transform" in architecture.heads
         if self.has_transform:
             self.transform = architecture.heads["transform"](self.config)
 
     def _tokens(self, inputs: EncoderInputs, *, dropout: Dropout | None) -> Float[Array, "B T D"]:
-        hidden: Any = self.encoder(inputs, dropout=dropout).hidden
+        hidden: Any = self._hidden(inputs, dropout=dropout)
         return self.transform(hidden) if self.has_transform else hidden
 
 
-class SequenceClassifier(nn.Module):
-    """Classification, or regression (`num_labels` 1), of each instance by its pooled [CLS], or the mean of its tokens.
+class SequenceClassifier(_TaskModel):
+    """Classification, or regression (`num_labels` 1), of each instance by one pooled position, or all tokens' mean.
 
     It follows run_classifier.py of the original. With one label it also scores the endings of a multiple choice
     (section 4.4).
     """
 
-    config: ModelConfig
     num_labels: int
 
     def setup(self) -> None:
-        """Create encoder, pooler or transform, and the classification layer."""
+        """Create encoder, BiLSTM, pooler or transform, and the classification layer."""
+        super().setup()
         architecture = architecture_of(self.config)
-        self.encoder = architecture.encoder(self.config)
         self.has_pooler = "pooler" in architecture.heads
         if self.has_pooler:
             self.pooler = architecture.heads["pooler"](self.config)
@@ -69,13 +95,12 @@ class SequenceClassifier(nn.Module):
         self.classifier = _classifier(self.config, self.num_labels)
 
     def __call__(
-        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+        self, inputs: EncoderInputs, *, pooled_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B S C"]:
         """Return float32 logits."""
-        hidden = self.encoder(inputs, dropout=dropout).hidden
         pooled = pool_instances(
-            hidden,
-            cls_positions=cls_positions,
+            self._hidden(inputs, dropout=dropout),
+            cls_positions=pooled_positions,
             segment_ids=inputs.segment_ids,
             pooling=self.config.classifier_pooling,
         )
@@ -94,10 +119,10 @@ class TokenClassifier(_TokenHead):
         self.classifier = _classifier(self.config, self.num_labels)
 
     def __call__(
-        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+        self, inputs: EncoderInputs, *, pooled_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B T C"]:
         """Return float32 logits."""
-        del cls_positions
+        del pooled_positions
         hidden = self._tokens(inputs, dropout=dropout)
         return self.classifier(_drop(hidden, config=self.config, dropout=dropout)).astype("float32")
 
@@ -111,26 +136,23 @@ class SpanClassifier(_TokenHead):
         self.qa_outputs = _classifier(self.config, 2)
 
     def __call__(
-        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+        self, inputs: EncoderInputs, *, pooled_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B T 2"]:
         """Return float32 logits, start and end."""
-        del cls_positions
+        del pooled_positions
         return self.qa_outputs(self._tokens(inputs, dropout=dropout)).astype("float32")
 
 
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(_TaskModel):
     """The embedding of each instance: the pooled states of its tokens, without a head and so without its dropout."""
 
-    config: ModelConfig
     pooling: str
 
-    def setup(self) -> None:
-        """Create the encoder."""
-        self.encoder = architecture_of(self.config).encoder(self.config)
-
     def __call__(
-        self, inputs: EncoderInputs, *, cls_positions: Int[Array, "B S"], dropout: Dropout | None = None
+        self, inputs: EncoderInputs, *, pooled_positions: Int[Array, "B S"], dropout: Dropout | None = None
     ) -> Float[Array, "B S D"]:
         """Return float32 embeddings, of an empty instance zeros (CLS pooling: those of another instance)."""
-        hidden = self.encoder(inputs, dropout=dropout).hidden.astype("float32")
-        return pool_instances(hidden, cls_positions=cls_positions, segment_ids=inputs.segment_ids, pooling=self.pooling)
+        hidden = self._hidden(inputs, dropout=dropout).astype("float32")
+        return pool_instances(
+            hidden, cls_positions=pooled_positions, segment_ids=inputs.segment_ids, pooling=self.pooling
+        )

@@ -69,6 +69,10 @@ class Embed(TextTask):
             self._settings = self._settings.truncated(size, hidden_size=hidden, option="embedding_size")
         self._poolings, self._layers = self._settings.poolings, self._settings.layers
         self._prompt = self._settings.prompt_called(prompt)
+        if "cls" in self._poolings and model.attention_direction == "left_to_right":
+            raise UserError(
+                "pooling=cls: the [CLS] of a left-to-right model sees only itself: type --pooling=lasttoken"
+            )
         self._normalize = self._settings.normalize if normalize is None else normalize
         if self._settings.max_seq_length:
             self.max_length = min(self.max_length, self._settings.max_seq_length)

@@ -44,6 +44,10 @@ class SentenceLikelihood(TextTask):
           UserError: for an unknown scoring, or any for a left-to-right model.
         """
         super().__init__(model, tokenizer=tokenizer)
+        if model.attention_direction == "right_to_left":
+            raise UserError(
+                "sentences are scored from left to right, by a model that reads so, or by a bidirectional one"
+            )
         self.is_causal = model.attention_direction == LEFT_TO_RIGHT
         if scoring and self.is_causal:
             raise UserError(f"--scoring={scoring}: a left-to-right model has an ordinary likelihood: omit the flag")

@@ -13,6 +13,7 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError, choose_one
 from bert_jax.kinds.table import KINDS
+from bert_jax.model.bilstm import BILSTM
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.prediction import tasks
 from bert_jax.prediction.embedding import Embed
@@ -166,7 +167,7 @@ class Model:
         model, labels, kind = self.source.model, self.source.labels, self.source.output_kind
         reading = self._reading(options) if name in ("classify", "pair", "choice") else {}
         makers: dict[str, Any] = {
-            "fill_mask": lambda: tasks.FillMask(model, **shared),
+            "fill_mask": lambda: tasks.FillMask(model, predicts_next=self.source.predicts_next, **shared),
             "nsp": lambda: tasks.NextSentence(model, **shared),
             "features": lambda: tasks.TokenFeatures(model, **shared),
             "embed": lambda: Embed(model, settings=self.source.embedding, path=self.source.path, **shared),
@@ -177,6 +178,8 @@ class Model:
             "tag": lambda: TagWords(model, labels=labels, **shared),
         }
         task = makers[name]()
+        if BILSTM in self.source.parts and name in _TASKS_OF_KINDS:
+            task.parts = (*task.parts, BILSTM)
         self._check_parts(name, task.parts)
         return task
 
@@ -207,6 +210,15 @@ class Model:
 
     def _check_parts(self, name: str, parts: Sequence[str]) -> None:
         missing = [part for part in parts if part not in self.source.parts]
+        if untrained := [part for part in parts if part in self.source.untrained]:
+            raise UserError(
+                f"{self.source.path}: no loss trained its {', '.join(untrained)}, so --task={name} would answer at "
+                "random: give a model that was trained for it"
+            )
+        if name == "nsp" and self.source.model.attention_direction != "bidirectional":
+            raise UserError(
+                f"{self.source.path}: a left-to-right model cannot do --task=nsp: its [CLS] sees only itself"
+            )
         kind = self.source.output_kind
         if missing or (name in _TASKS_OF_KINDS and (kind is None or name not in kind.prediction_tasks)):
             reason = f"has no {', '.join(missing)}" if missing else "has the head of another task"

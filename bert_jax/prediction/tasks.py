@@ -51,13 +51,17 @@ class FillMask(TextTask):
 
     parts = ("encoder", "masked_lm")
 
-    def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, top_k: int = 5):
-        """Set the task up to return the `top_k` most probable tokens for each [MASK]."""
+    def __init__(self, model: ModelConfig, *, tokenizer: Tokenizer, top_k: int = 5, predicts_next: bool = False):
+        """Set the task up to return the `top_k` most probable tokens for each [MASK].
+
+        A model that `predicts_next`, a causal one, reads only what is left of a [MASK].
+        """
         super().__init__(model, tokenizer=tokenizer)
         if top_k < 1:
             raise UserError(f"top_k={top_k}: give at least 1")
         # Rows of the word embeddings beyond the vocabulary belong to no token.
         self.top_k = min(top_k, tokenizer.vocab_size)
+        self._shift = int(predicts_next)
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[list[Example], int]:
         """Return the sequence and its number of [MASK] tokens."""
@@ -67,6 +71,7 @@ class FillMask(TextTask):
     def compute(self, params: Any, inputs: EncoderInputs, positions: Int[Array, "B P"]) -> Any:
         """Return probabilities and ids, the most probable first."""
         parts = {name: params[name] for name in self.parts}
+        positions = positions - self._shift if self._shift else positions  # 0 is [CLS], never a [MASK]
         logits = apply_parts(parts, inputs, model=self.model, positions=positions).masked_lm
         assert logits is not None
         return jax.lax.top_k(jax.nn.softmax(logits[..., : self.tokenizer.vocab_size]), self.top_k)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, DataConfig, flatten, from_saved, model_at, validate
+from bert_jax.config import Config, DataConfig, flatten, from_saved, model_at, validate, validate_new
 from bert_jax.convert.loading import PretrainedModel, is_workdir, model_of, shaped_like
 from bert_jax.convert.pretrained import CHECKPOINTS
 from bert_jax.data.accents import with_accents
@@ -172,7 +172,7 @@ def adopt_source(
     parts = ", ".join(source.parts)
     overrides = f"; config.model takes its shape: {' '.join(changed)}" if changed else ""
     report(f"starting from {source.path} ({source.architecture}: {parts}){overrides}")
-    return validate(dataclasses.replace(config, model=model, data=data))
+    return validate_new(dataclasses.replace(config, model=model, data=data))
 
 
 def save_vocabulary_of(source: PretrainedModel, *, workdir: Path) -> None:
@@ -194,7 +194,7 @@ def _check_vocabulary(config: Config, *, source: PretrainedModel) -> None:
 
 
 def perplexity_before_and_after(metrics: str | Path) -> str:
-    """Return a line with the held-out masked-LM perplexity, and the bits per byte, at the first and last evaluation.
+    """Return a line with the held-out perplexity, and the bits per byte, at a run's first and last evaluation.
 
     Raises:
       UserError: if there are fewer than two evaluations.
@@ -202,9 +202,10 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
     lines = read_log(metrics)
     bits = [line["eval/bits_per_byte"] for line in lines if isinstance(line.get("eval/bits_per_byte"), float | int)]
     evaluations = [
-        (line["step"], line["eval/mlm_loss"])
+        (line["step"], line[name])
         for line in lines
-        if "step" in line and isinstance(line.get("eval/mlm_loss"), float | int)
+        for name in ("eval/mlm_loss", "eval/clm_loss")
+        if "step" in line and isinstance(line.get(name), float | int)
     ]
     if len(evaluations) < 2:
         raise UserError(f"{metrics}: has {len(evaluations)} evaluations, but two are needed: set --config.eval.every")

@@ -16,7 +16,7 @@ from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
 from bert_jax.pretrain.run import SAME_RUN, continued
-from bert_jax.training.optimizers import DECAY_POLICY
+from bert_jax.training.optimizers import decay_policy
 from bert_jax.training.policy import apply_policy, parameter_names
 
 
@@ -108,7 +108,7 @@ def _parameters(program: PretrainingProgram) -> str:
     shapes = program.state_shapes.params
     names = parameter_names(shapes)
     width = max(map(len, names))
-    decays = jax.tree.leaves(apply_policy(DECAY_POLICY, params=shapes))
+    decays = jax.tree.leaves(apply_policy(decay_policy(untrained=program.untrained_parts), params=shapes))
     shardings = jax.tree.leaves(program.state_shardings.params)
     is_sharded = program.mesh.size > 1
     size_name, specs = ("bytes/device", "    sharding") if is_sharded else ("bytes", "")

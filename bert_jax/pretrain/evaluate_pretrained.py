@@ -22,6 +22,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
+from bert_jax.pretrain.causal import objective_class
 from bert_jax.pretrain.dataset import open_tokenizer
 from bert_jax.pretrain.evaluation import Evaluator, without_bytes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, evaluation_program
@@ -43,6 +44,7 @@ class _Training:
     max_examples: int = EvalConfig.max_examples
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    objective: str = "auto"
 
     def phase(self, *, step: int | None) -> PhaseConfig:
         """Return the phase that the loop was in at the end of `step`, or the last phase if `step` is None."""
@@ -138,6 +140,7 @@ def _training(source: PretrainedModel) -> _Training:
         max_examples=config.eval.max_examples,
         masking=config.masking,
         data=config.data,
+        objective=config.train.objective,
     )
 
 
@@ -159,6 +162,7 @@ def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int
 def _objective(
     source: PretrainedModel, trained: _Training, *, info: DatasetInfo, phase: PhaseConfig
 ) -> PretrainingObjective:
+    has_head = "next_sentence" in source.params and "pooler" in source.params
     return make_objective(
         trained.model,
         masking=trained.masking,
@@ -166,7 +170,8 @@ def _objective(
         max_seq_length=info.max_seq_length,
         instances=info.instances_per_row,
         max_predictions_per_seq=0 if phase.masking_rate else phase.max_predictions_per_seq,  # as the training loop's
-        next_sentence=info.objective != "mlm" and "next_sentence" in source.params and "pooler" in source.params,
+        next_sentence=trained.objective == "auto" and info.objective != "mlm" and has_head,
+        cls=objective_class(causal=trained.objective == "causal"),
     )
 
 

@@ -7,7 +7,7 @@ the plateau at which many failed runs end.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram
 from bert_jax.pretrain.objective import PretrainingObjective
-from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.types import Rows
 
@@ -50,7 +49,7 @@ class Evaluator:
         self._batches = self._open(info, batch_size, shares=shares, share_count=share_count)
         self._count = -(-min(max_examples, info.num_validation_rows) // batch_size)
         self.num_examples = min(self._count * batch_size, info.num_validation_rows)
-        self._step = program.step(objective)
+        self._step, self._name = program.step(objective), objective.name
         counted = max(self._count, -(-min(_MAX_COUNTED, info.num_validation_rows) // batch_size))
         self._tokens_per_byte = info.tokens_per_byte
         whole = self._open(info, batch_size)
@@ -58,7 +57,7 @@ class Evaluator:
             unigram_log_probs(
                 whole.iterate(start=0, stop=counted),
                 vocab_size=objective.model.vocab_size,
-                special=objective.special,
+                unpredicted=objective.unpredicted_ids,
             )
         )
 
@@ -76,10 +75,11 @@ class Evaluator:
             advance(index + 1)
         means = window.means()
         metrics = {f"eval/{name}": value for name, value in means.items()}
-        metrics["eval/loss"] = means["mlm_loss"] + means.get("nsp_loss", 0.0)
-        metrics["eval/mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        loss = means[f"{self._name}_loss"]
+        metrics["eval/loss"] = loss + means.get("nsp_loss", 0.0)
+        metrics[f"eval/{self._name}_perplexity"] = math.exp(min(loss, 700.0))
         if self._tokens_per_byte is not None:
-            metrics["eval/bits_per_byte"] = bits_per_byte(means["mlm_loss"], tokens_per_byte=self._tokens_per_byte)
+            metrics["eval/bits_per_byte"] = bits_per_byte(loss, tokens_per_byte=self._tokens_per_byte)
         return metrics
 
     @staticmethod
@@ -98,16 +98,27 @@ class Evaluator:
         )
 
 
-def unigram_log_probs(batches: Iterable[dict[str, np.ndarray]], *, vocab_size: int, special: SpecialIds) -> np.ndarray:
-    """Return float32 [V]: the log of each token's frequency among the tokens that can be masked."""
+def unigram_log_probs(
+    batches: Iterable[dict[str, np.ndarray]], *, vocab_size: int, unpredicted: Sequence[int]
+) -> np.ndarray:
+    """Return float32 [V]: the log of each token's frequency among the tokens that can be predicted."""
     counts = np.zeros(vocab_size, np.int64)
     for rows in batches:
         ids = rows["input_ids"]
         lengths = rows["segment_lengths"].sum((1, 2))
         real = np.arange(ids.shape[1])[None, :] < lengths[:, None]
-        counts += np.bincount(ids[real & (ids != special.cls_id) & (ids != special.sep_id)], minlength=vocab_size)
+        counts += np.bincount(ids[real & ~np.isin(ids, unpredicted)], minlength=vocab_size)
     frequencies = np.maximum(counts, 1e-9) / max(counts.sum(), 1)
     return np.log(frequencies).astype(np.float32)
+
+
+# The language models of the metrics: their titles, and what they predict.
+_LANGUAGE_MODELS = {"mlm": ("masked-LM", "masked tokens"), "clm": ("left-to-right LM", "tokens")}
+
+
+def language_model(metrics: Mapping[str, Any]) -> str:
+    """Return the prefix of the language model's metrics: mlm, or clm for the causal objective."""
+    return "clm" if "eval/clm_loss" in metrics else "mlm"
 
 
 def bits_per_byte(loss: float, *, tokens_per_byte: float) -> float:
@@ -130,19 +141,25 @@ def without_bytes(info: DatasetInfo) -> str:
 
 def describe(metrics: dict[str, float]) -> str:
     """Return a line with the metrics of an evaluation."""
+    name = language_model(metrics)
     bits = f", {metrics['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in metrics else ""
     nsp = f", next sentence accuracy {metrics['eval/nsp_accuracy']:.3f}" if "eval/nsp_accuracy" in metrics else ""
     return (
-        f"held-out: masked-LM loss {metrics['eval/mlm_loss']:.3f} (unigram {metrics['eval/unigram_loss']:.3f}), "
-        f"perplexity {metrics['eval/mlm_perplexity']:.1f}{bits}, accuracy {metrics['eval/mlm_accuracy']:.3f} "
+        f"held-out: {_LANGUAGE_MODELS[name][0]} loss {metrics[f'eval/{name}_loss']:.3f} "
+        f"(unigram {metrics['eval/unigram_loss']:.3f}), perplexity {metrics[f'eval/{name}_perplexity']:.1f}{bits}, "
+        f"accuracy {metrics[f'eval/{name}_accuracy']:.3f} "
         f"(unigram {metrics['eval/unigram_accuracy']:.3f}){nsp}"
     )
 
 
 def verdict(metrics: dict[str, float]) -> str:
     """Return a sentence that compares the model with the unigram model."""
-    gap = metrics["eval/unigram_loss"] - metrics["eval/mlm_loss"]
-    accuracy = f"{metrics['eval/mlm_accuracy']:.1%} of masked tokens correct vs. {metrics['eval/unigram_accuracy']:.1%}"
+    name = language_model(metrics)
+    gap = metrics["eval/unigram_loss"] - metrics[f"eval/{name}_loss"]
+    accuracy = (
+        f"{metrics[f'eval/{name}_accuracy']:.1%} of {_LANGUAGE_MODELS[name][1]} correct vs. "
+        f"{metrics['eval/unigram_accuracy']:.1%}"
+    )
     if gap > _BEATS:
         use = "uses context" if gap > _BEATS_CLEARLY else "begins to use context; more steps or text will show more"
         return f"The model beats word frequencies by {gap:.2f} nats per token on unseen text ({accuracy}): it {use}."

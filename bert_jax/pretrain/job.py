@@ -34,8 +34,16 @@ class PretrainingJob(Job):
         "lower config.optimizer.learning_rate or raise config.optimizer.warmup_steps, and start with a new --workdir"
     )
 
-    def __init__(self, program: PretrainingProgram, *, data: OpenData, runtime: Runtime, params: Any):
-        """Start from `params` in host memory, or from random initialization if they are None."""
+    def __init__(
+        self,
+        program: PretrainingProgram,
+        *,
+        data: OpenData,
+        runtime: Runtime,
+        params: Any,
+        trained: Sequence[str] = (),
+    ):
+        """Start from `params` in host memory, of which the parts `trained` are not random, or from random ones."""
         self.program, self.config = program, program.config
         self.num_steps = self.config.train.num_steps
         self.run_config = dataclasses.asdict(self.config)
@@ -43,6 +51,7 @@ class PretrainingJob(Job):
         self.last_evaluation: dict[str, float] = {}
         self._data, self._report, self._params, self._runtime = data, runtime.report, params, runtime
         self._special = data.special
+        self._untrained = [part for part in program.untrained_parts if part not in trained]
         file = runtime.path / ORIGIN
         self._origin = read_json(file) if file.is_file() else {}
         self._steps: dict[int, StepFunction] = {}
@@ -75,7 +84,8 @@ class PretrainingJob(Job):
 
     def resume(self, metadata: Mapping[str, Any]) -> None:
         """Free the parameters to start from: the checkpoint replaces them."""
-        del metadata
+        untrained = metadata.get("untrained", self.program.untrained_parts)
+        self._untrained = [part for part in self.program.untrained_parts if part in untrained]
         self._params = None
 
     def batches(self, start: int) -> Iterator[Rows]:
@@ -137,9 +147,10 @@ class PretrainingJob(Job):
         return [_Evaluate(self, evaluators=evaluators, recorder=recorder), *self._filled_masks(phases, start, recorder)]
 
     def metadata(self) -> dict[str, Any]:
-        """Return the config, the fingerprints, and the run that this one continues."""
+        """Return the config, the fingerprints, the parts that are still random, and the run that this one continues."""
         origin = {"origin": self._origin} if self._origin else {}
-        return {"config": self.run_config, "fingerprints": self._data.fingerprints, **origin}
+        fingerprints = self._data.fingerprints
+        return {"config": self.run_config, "fingerprints": fingerprints, "untrained": self._untrained, **origin}
 
     def _info(self, phase: Phase) -> DatasetInfo:
         return self._data.infos[phase.max_seq_length]

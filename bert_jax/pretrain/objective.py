@@ -1,7 +1,7 @@
 """The pre-training loss (paper A.2): mean masked-LM loss plus mean next-sentence loss."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -32,6 +32,8 @@ class PretrainingObjective:
     next_sentence: bool
     max_predictions_per_seq: int = 0
 
+    name: ClassVar[str] = "mlm"  # of its metrics
+
     def __post_init__(self) -> None:
         """Check that the model has the heads.
 
@@ -39,6 +41,11 @@ class PretrainingObjective:
           UserError: if its architecture has no next-sentence head.
         """
         check_heads(self.model, next_sentence=self.next_sentence)
+
+    @property
+    def unpredicted_ids(self) -> tuple[int, ...]:
+        """Return the ids that are never predicted."""
+        return (self.special.cls_id, self.special.sep_id)
 
     def prepare(self, rows: Rows, *, key: Key[Array, ""]) -> PretrainingBatch:
         """Return the masked global batch; the masks depend only on `key` and the index of each sequence."""
@@ -75,8 +82,8 @@ class PretrainingObjective:
                 dropout=dropout,
             ),
         )
-        means = _scores("mlm", logits.masked_lm, labels=batch.labels, weights=batch.weights)
-        loss = means["mlm_loss"].total / jnp.maximum(weights["mlm"], 1)
+        means = _scores(self.name, logits.masked_lm, labels=batch.labels, weights=batch.weights)
+        loss = means[f"{self.name}_loss"].total / jnp.maximum(weights["mlm"], 1)
         if self.next_sentence:
             assert logits.next_sentence is not None
             means |= _scores(
@@ -121,14 +128,15 @@ def make_objective(
     instances: int,
     max_predictions_per_seq: int,
     next_sentence: bool,
+    cls: type[PretrainingObjective] = PretrainingObjective,
 ) -> PretrainingObjective:
-    """Return the objective for sequences of up to `instances` instances.
+    """Return the objective, a `cls`, for sequences of up to `instances` instances.
 
     `max_predictions_per_seq` 0 means the number that the masking rate needs. P is large enough for all instances of a
     packed sequence.
     """
     limit = max_predictions_per_seq or default_max_predictions(max_seq_length, rate=masking.rate)
-    return PretrainingObjective(
+    return cls(
         model=model,
         masking=masking,
         special=special,

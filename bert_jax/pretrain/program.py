@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, ModelConfig, instances_per_row, phase_models
+from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
+from bert_jax.pretrain.causal import objective_class
 from bert_jax.pretrain.evaluation_program import EvaluationProgram, init_params, run_keys
 from bert_jax.pretrain.masking import default_max_predictions, row_predictions
 from bert_jax.pretrain.mesh_checks import validate_for_mesh
@@ -44,7 +46,9 @@ class PretrainingProgram(Program):
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
-        self.optimizer = optim.make_optimizer(config.optimizer, rule=self.rule, schedule=self.schedule)
+        self.optimizer = optim.make_optimizer(
+            config.optimizer, rule=self.rule, schedule=self.schedule, untrained=self.untrained_parts
+        )
         self._keys = run_keys(config.seed)
         super().__init__(
             self._random_state,
@@ -66,6 +70,11 @@ class PretrainingProgram(Program):
             param_shardings=self.step_shardings.params,
             key=self._keys.evaluation,
         )
+
+    @property
+    def untrained_parts(self) -> tuple[str, ...]:
+        """Return the parts of the model that no loss reaches."""
+        return () if self.config.next_sentence else architecture_of(self.config.model).next_sentence_parts
 
     def model(self, phase: Phase) -> ModelConfig:
         """Return the model as `phase` trains it."""
@@ -89,11 +98,14 @@ class PretrainingProgram(Program):
             max_seq_length=phase.max_seq_length,
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
             max_predictions_per_seq=phase.max_predictions_per_seq,
-            next_sentence=self.config.data.objective != "mlm",
+            next_sentence=self.config.next_sentence,
+            cls=objective_class(causal=self.config.causal),
         )
 
     def max_predictions(self, phase: Phase) -> int:
         """Return P, the slots of a sequence in `phase`: enough for all instances of a packed sequence."""
+        if self.config.causal:
+            return phase.max_seq_length
         return row_predictions(
             phase.max_seq_length,
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),

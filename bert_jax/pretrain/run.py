@@ -115,7 +115,7 @@ def pretrain(
             program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
         _report_program(program, data, report=report)
-        job = PretrainingJob(program, data=data, runtime=runtime, params=params)
+        job = PretrainingJob(program, data=data, runtime=runtime, params=params, trained=_trained(source))
         del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
@@ -129,6 +129,11 @@ def continued(
     if has_begun and (workdir / CONFIG).exists():
         return as_resumed(config, workdir=workdir, with_shape=bool(path)), None
     return adopt_run(config, path=path, report=report) if path else (config, None)
+
+
+def _trained(source: PretrainedModel | None) -> tuple[str, ...]:
+    """Return the parts of the --init model that are not random."""
+    return () if source is None else source.trained_parts
 
 
 def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:

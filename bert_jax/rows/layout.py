@@ -37,6 +37,18 @@ def instance_starts(rows: InstanceRows) -> Int[Array, "B S"]:
     return jnp.cumsum(lengths, axis=1) - lengths
 
 
+def pooled_positions(rows: InstanceRows, *, direction: str) -> Int[Array, "B S"]:
+    """Return the position that a head reads of each instance, 0 for an empty one: the one that sees all of it.
+
+    That is [CLS], and the last token where attention has the `direction` left_to_right, as in GPT.
+    """
+    if direction != "left_to_right":
+        return cls_positions(rows)
+    ends = rows.segment_lengths.sum(-1).cumsum(axis=1)
+    exists = rows.segment_lengths.sum(-1) > 0
+    return jnp.where(exists, ends - 1, 0).astype(jnp.int32)
+
+
 def cls_positions(rows: InstanceRows) -> Int[Array, "B S"]:
     """Return the position of each instance's [CLS], 0 for an empty instance: the indices that heads gather."""
     exists = rows.segment_lengths.sum(-1) > 0

@@ -56,6 +56,8 @@ def summary(metrics: Mapping[str, float | None], *, with_rate: bool = True) -> s
         ("train/loss", "loss {:.3f}"),
         ("train/mlm_loss", "mlm {:.3f}"),
         ("train/mlm_accuracy", "acc {:.3f}"),
+        ("train/clm_loss", "clm {:.3f}"),
+        ("train/clm_accuracy", "acc {:.3f}"),
         ("train/nsp_accuracy", "nsp {:.3f}"),
         ("train/learning_rate", "lr {:.2e}"),
         ("perf/sequences_per_second" if with_rate else "", "{:.1f} seq/s"),

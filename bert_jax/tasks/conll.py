@@ -1,7 +1,8 @@
 """Reader of files in columns, one word per line, as in the CoNLL shared tasks.
 
 * Columns are separated by tabs if each line has one, else by spaces or tabs. A no-break space is part of a word.
-* A blank line ends a sentence, a line that begins with -DOCSTART- a document.
+* A blank line ends a sentence. A line that begins with -DOCSTART-, or a comment `# newdoc`, begins a document.
+* In a file without such lines every sentence is a document: nothing says which sentences belong together.
 * Comments are skipped: lines that begin with # and have not the columns of a row (`# text = ...` of CoNLL-U).
 """
 
@@ -15,6 +16,7 @@ from bert_jax.tasks.entity_metrics import CHUNKS, is_chunk_tag, normalized_tags,
 from bert_jax.tasks.files import numbered_lines
 
 _DOCUMENT = "-DOCSTART-"
+_NEW_DOCUMENT = re.compile(r"#\s*newdoc\b")
 _WHITE = re.compile(r"[ \t]+")
 _KEY = re.compile(r"#\s*[\w.:-]+\s*=")
 _INDEX = re.compile(r"([0-9]+)(?:[-.][0-9]+)?")
@@ -104,13 +106,16 @@ def read_conll(path: Path, *, tag_column: int, word_column: int = 0, scheme: str
 
 def _blocks(lines: Sequence[tuple[int, str]], *, path: Path, layout: _Layout) -> Iterator[tuple[int, list[_Row]]]:
     """Yield the rows of each sentence with the index of its document."""
-    document, rows = -1, list[_Row]()
+    sentence, document, rows = 0, -1, list[_Row]()
+    is_marked = any(_begins_document(line, layout=layout) for _, line in lines)
     for number, line in [*lines, (0, "")]:
-        if not line.strip() or line.startswith(_DOCUMENT):
+        begins_document = _begins_document(line, layout=layout)
+        if not line.strip() or begins_document:
             if rows:
-                yield document, rows
+                yield document if is_marked else sentence, rows
+                sentence += 1
             rows = []
-            document += line.startswith(_DOCUMENT)
+            document += begins_document
         elif not layout.is_comment(line, begins=not rows):
             columns = layout.split(line)
             if len(columns) != layout.width or layout.width < 2:
@@ -118,6 +123,13 @@ def _blocks(lines: Sequence[tuple[int, str]], *, path: Path, layout: _Layout) ->
                     f"{path} line {number}: {len(columns)} columns, expected {max(layout.width, 2)}: fix the line"
                 )
             rows.append(_Row(number, columns))
+
+
+def _begins_document(line: str, *, layout: _Layout) -> bool:
+    """Return whether a line marks the beginning of a document."""
+    if line.startswith(_DOCUMENT):
+        return True
+    return _NEW_DOCUMENT.match(line) is not None and layout.is_comment(line, begins=True)
 
 
 def _check_row(word: str, tag: str, *, scheme: str, location: str) -> None:

@@ -157,14 +157,18 @@ class Task(abc.ABC):
         if split.startswith("dev"):  # not test: a submission must contain all of its rows
             limit = self.data.max_eval_examples
         if 0 < limit < len(examples):
-            sample = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
-            examples = [examples[i] for i in np.sort(sample)]
+            examples = self.sample(examples, limit=limit)
         if not examples:
             raise UserError(f"the {split} set of {self.name} is empty: check its file, or config.data.dev_fraction")
         features = self.featurize(examples, tokenizer=tokenizer, training=split == "train")
         if not features.ids:
             raise UserError(f"the {split} set of {self.name} has no usable example: check its file")
         return Split(split, examples, features)
+
+    def sample(self, examples: Sequence[Any], *, limit: int) -> Sequence[Any]:
+        """Return at most `limit` examples, sampled with the config's seed, in their order."""
+        chosen = np.random.default_rng(self.data.seed).choice(len(examples), size=limit, replace=False)
+        return [examples[i] for i in np.sort(chosen)]
 
     def _with_held_out_dev(self, split: str) -> Sequence[Any]:
         """Return the examples of a split. If `dev_fraction` is set, dev is that fraction of train."""

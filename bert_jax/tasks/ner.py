@@ -113,6 +113,21 @@ class TagTask(Task):
             line += "; they are numbers: --config.own.labels=O,B-PER,... names them, in the order of their numbers"
         return [line]
 
+    def sample(self, examples: Sequence[Sentence], *, limit: int) -> Sequence[Sentence]:
+        """Return whole documents of at most `limit` sentences in all, so that context has no holes.
+
+        Of documents that are all longer, it is the beginning of one.
+        """
+        if not self.context:
+            return super().sample(examples, limit=limit)
+        documents = _grouped(examples, by_document=True)
+        order = np.random.default_rng(self.data.seed).permutation(len(documents))
+        chosen: list[int] = []
+        for number in order:
+            if len(chosen) + len(documents[number]) <= limit:
+                chosen += documents[number]
+        return [examples[i] for i in sorted(chosen or documents[order[0]][:limit])]
+
     def featurize(self, examples: Sequence[Sentence], *, tokenizer: Tokenizer, training: bool) -> Instances:
         """Return one instance per sentence or document, or several windows if it is too long."""
         del training
@@ -274,6 +289,19 @@ class NerTask(TagTask):
         path = find_file(self.data.directory, file=split_file(self.data, split), names=_FILES[split], split=split)
         scheme = "" if split == "train" else self.scheme
         return read_conll(path, tag_column=self.ner.tag_column, word_column=self.ner.word_column, scheme=scheme)
+
+    def notes(self, train: Split) -> list[str]:
+        """Return the notes on tags, and how documents are decided."""
+        count = len({sentence.document for sentence in train.examples})
+        if not self.context:
+            return super().notes(train)
+        decided = f"{count} of train, each from a line -DOCSTART- or a comment # newdoc to the next"
+        if count == len(train.examples) > 1:
+            decided = (
+                "each sentence of train is one, without context: the file has no line -DOCSTART- and no comment "
+                "# newdoc; add such lines where documents begin"
+            )
+        return [*super().notes(train), f"documents: {decided}"]
 
     def group_of(self, example: Sentence, index: int) -> Any:
         """Return the index of the document."""

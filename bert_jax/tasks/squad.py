@@ -211,11 +211,15 @@ def max_context(spans: Sequence[tuple[int, int]], *, total: int) -> np.ndarray:
 
     Context is min(left, right) + 0.01 * length. The first window wins a tie (run_squad.py, `_check_is_max_context`).
     """
-    scores = np.full((len(spans), total), -1.0)
+    best, window = np.full(total, -1.0), np.zeros(total, np.int64)  # not windows x tokens: a document may be a book
     for number, (start, length) in enumerate(spans):
         left = np.arange(length)
-        scores[number, start : start + length] = np.minimum(left, length - 1 - left) + 0.01 * length
-    return scores.argmax(0) if total else np.zeros(0, np.int64)
+        context = np.minimum(left, length - 1 - left) + 0.01 * length
+        inside = slice(start, start + length)
+        is_better = context > best[inside]
+        window[inside][is_better] = number
+        best[inside][is_better] = context[is_better]
+    return window
 
 
 def _target(span: tuple[int, int] | None, window: Window) -> tuple[int, int]:

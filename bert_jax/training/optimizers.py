@@ -11,7 +11,7 @@ parameter stacked over layers counts as one tensor per layer.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,13 @@ DECAY_POLICY: Policy[bool] = (
     (r".*bias", False),
     (r".*(kernel|embeddings)", True),
 )
+
+
+def decay_policy(*, untrained: Sequence[str] = ()) -> Policy[bool]:
+    """Return which parameters decay. Those of the parts `untrained`, which no loss reaches, keep their values."""
+    return (*((rf"{part}/.*", False) for part in untrained), *DECAY_POLICY)
+
+
 # What Muon updates.
 ORTHOGONAL_POLICY: Policy[bool] = ((rf"(.*/)?{LAYERS}.*kernel", True), (r".*", False))
 # Parameters with a leading axis of layers.
@@ -73,19 +80,29 @@ def optimizer_rule(config: OptimizerConfig, *, recipe: str) -> OptimizerRule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+    config: OptimizerConfig,
+    *,
+    rule: OptimizerRule,
+    schedule: Callable[[Int[Array, ""]], Float[Array, ""]],
+    untrained: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Return global-norm clipping followed by the optimizer that `rule` describes.
 
-    With `clip_replicas` above 1 the step clips each micro-batch itself, so there is no clipping here.
+    Parameters of the parts `untrained` are not decayed. With `clip_replicas` above 1 the step clips each micro-batch
+    itself, so there is no clipping here.
     """
     clips = config.clip_replicas == 1 and config.max_grad_norm > 0
     clip = optax.clip_by_global_norm(config.max_grad_norm) if clips else optax.identity()
-    return optax.chain(clip, _adam_family(config, rule=rule, schedule=schedule))
+    policy = decay_policy(untrained=untrained)
+    return optax.chain(clip, _adam_family(config, rule=rule, schedule=schedule, policy=policy))
 
 
 def _adam_family(
-    config: OptimizerConfig, *, rule: OptimizerRule, schedule: Callable[[Int[Array, ""]], Float[Array, ""]]
+    config: OptimizerConfig,
+    *,
+    rule: OptimizerRule,
+    schedule: Callable[[Int[Array, ""]], Float[Array, ""]],
+    policy: Policy[bool],
 ) -> optax.GradientTransformation:
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -113,7 +130,7 @@ def _adam_family(
                 delta /= excess(g, second_moment=v * nu_scale, epsilon=config.epsilon, stacked=stacked)
             return -rate * delta
 
-        decays = apply_policy(DECAY_POLICY, params=params)
+        decays = apply_policy(policy, params=params)
         stacked = apply_policy(STACKED_POLICY, params=params)
         orthogonal = jax.tree.map(
             lambda matrix: matrix and rule.orthogonal, apply_policy(ORTHOGONAL_POLICY, params=params)

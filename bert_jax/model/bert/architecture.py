@@ -28,6 +28,7 @@ BERT = Architecture(
             "BertForMultipleChoice": ("encoder", "pooler", "classifier"),
             "BertForTokenClassification": ("encoder", "classifier"),
             "BertForQuestionAnswering": ("encoder", "qa_outputs"),
+            "BertLMHeadModel": ("encoder", "masked_lm"),
         },
         read_fields=read_fields,
         write_fields=write_fields,

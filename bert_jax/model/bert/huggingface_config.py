@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
-from bert_jax.errors import UserError
-from bert_jax.model.huggingface_fields import check_fixed, check_heads, read_activation, read_fraction, read_size
+from bert_jax.model.huggingface_fields import (
+    check_fixed,
+    check_heads,
+    read_activation,
+    read_flag,
+    read_fraction,
+    read_size,
+)
 
 # Fields of the same name and meaning on both sides.
 _SIZES = (
@@ -23,7 +29,6 @@ SHAPE_FIELDS = (*_SIZES, "hidden_act", "layer_norm_eps", "attention_direction")
 # HuggingFace's defaults; other values change the arithmetic.
 _FIXED = {
     "position_embedding_type": "absolute",
-    "is_decoder": False,
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "tie_word_embeddings": True,
@@ -43,24 +48,20 @@ def read_fields(fields: Mapping[str, Any], file: Path) -> ModelConfig:
     for name in _FRACTIONS:
         values[name] = read_fraction(fields, name, file=file, default=getattr(ModelConfig, name))
     check_heads(values, file=file)
+    # BertModel's attention is causal if it is a decoder; without cross-attention nothing else changes.
+    direction = "left_to_right" if read_flag(fields, "is_decoder", file=file) else "bidirectional"
     activation = read_activation(fields, "hidden_act", file=file)
-    return ModelConfig(**values, architecture="bert", hidden_act=activation, dtype="float32")
+    return ModelConfig(
+        **values, architecture="bert", hidden_act=activation, attention_direction=direction, dtype="float32"
+    )
 
 
 def write_fields(model: ModelConfig) -> dict[str, Any]:
-    """Return the fields of a config.json.
-
-    Raises:
-      UserError: if HuggingFace's BERT cannot compute this model.
-    """
-    if model.attention_direction != "bidirectional":
-        raise UserError(
-            f"model.attention_direction={model.attention_direction} cannot be exported: HuggingFace's BERT encoder "
-            "is bidirectional; train with --config.model.attention_direction=bidirectional"
-        )
+    """Return the fields of a config.json."""
     return {
         **{name: getattr(model, name) for name in (*_SIZES, *_FRACTIONS)},
         "hidden_act": model.hidden_act,  # gelu and gelu_new mean the same on both sides
         "position_embedding_type": "absolute",
         "use_cache": True,
+        **({"is_decoder": True} if model.attention_direction == "left_to_right" else {}),
     }

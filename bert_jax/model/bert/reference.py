@@ -77,6 +77,8 @@ class _Network:
             for kind in ("query", "key", "value")
         )
         scores = query @ key.swapaxes(1, 2) / math.sqrt(query.shape[-1])
+        if self._config.get("is_decoder"):
+            scores = np.where(np.tri(len(hidden), dtype=bool), scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         attended = (weights / weights.sum(-1, keepdims=True)) @ value
         attended = attended.swapaxes(0, 1).reshape(hidden.shape)
