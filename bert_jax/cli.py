@@ -98,7 +98,8 @@ def default_workdir() -> str:
 def _listed_configs(like: str) -> list[str]:
     """Return the config files of the command whose config is `like`: those for fine-tuning, or the others."""
     is_finetuning = "finetune" in like
-    return [name for name in config_files.names() if ("finetune" in name) == is_finetuning]
+    names = [name for name in config_files.names() if "reproduce" not in name]
+    return [name for name in names if ("finetune" in name) == is_finetuning]
 
 
 def _pretraining() -> type:

@@ -51,7 +51,7 @@ def page_of_run(run: RunFiles) -> str:
         sections.config_section(run),
         sections.data_section(run),
     ]
-    return _document(run.path.absolute().name, body)
+    return document(run.path.absolute().name, body)
 
 
 def page_of_runs(runs: Sequence[RunFiles]) -> str:
@@ -81,10 +81,10 @@ def page_of_runs(runs: Sequence[RunFiles]) -> str:
             + "</div>",
         ),
     ]
-    return _document("Comparison of runs", body)
+    return document("Comparison of runs", body)
 
 
-def _document(title: str, body: Sequence[str]) -> str:
+def document(title: str, body: Sequence[str]) -> str:
     """Return the whole document. It names no other host: nothing is loaded when it is opened."""
     return "\n".join(
         [

@@ -34,7 +34,7 @@ def draw_panel(panel: Panel) -> str:
     Raises:
       UserError: if matplotlib is not installed.
     """
-    with _settings():
+    with settings():
         figure, axes = _figure()
         many = len(panel.lines) > _MOST_COLORED
         for number, line in enumerate(panel.lines):
@@ -50,7 +50,7 @@ def draw_panel(panel: Panel) -> str:
         axes.margins(x=0.02)
         if not many and any(line.label for line in panel.lines) and len(panel.lines) > 1:
             axes.legend(frameon=False, fontsize=8)
-        return _svg(figure, title=panel.title)
+        return svg(figure, title=panel.title)
 
 
 def draw_seconds(seconds: Mapping[str, float]) -> str:
@@ -61,7 +61,7 @@ def draw_seconds(seconds: Mapping[str, float]) -> str:
     """
     shown = {KINDS.get(kind, kind): value for kind, value in seconds.items() if value > 0}
     whole = sum(shown.values())
-    with _settings():
+    with settings():
         figure, axes = _figure()
         names = list(shown)[::-1]
         fractions = [100 * shown[name] / whole for name in names]
@@ -70,7 +70,7 @@ def draw_seconds(seconds: Mapping[str, float]) -> str:
         axes.set_xlabel("percent of wall time")
         axes.set_xlim(0, 112)
         axes.grid(visible=False, axis="y")
-        return _svg(figure, title="Where wall time went")
+        return svg(figure, title="Where wall time went")
 
 
 def thin(points: Points, *, most: int = MOST_POINTS) -> Points:
@@ -94,7 +94,12 @@ def _draw_line(axes: Any, line: Line, *, color: str) -> None:
     axes.plot(steps, values, label=line.label or None, color=color, **style)
 
 
-def _settings() -> Any:
+def settings() -> Any:
+    """Return a context with the settings of all plots.
+
+    Raises:
+      UserError: if matplotlib is not installed.
+    """
     try:
         import matplotlib  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -109,7 +114,7 @@ def _figure() -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Any, *, title: str) -> str:
+def svg(figure: Any, *, title: str) -> str:
     """Return the plot as an element that scales with the page, with its title for screen readers."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title}, transparent=True)

@@ -55,7 +55,7 @@ def open_workdir(workdir: str | Path, *, config: Any, same_run: SameRun) -> IO[s
     path = local_path(workdir, name="--workdir").absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
+        lock = lock_workdir(path)
     except OSError as error:
         raise _cannot_be_written(workdir, error) from error
     try:
@@ -83,7 +83,13 @@ def _cannot_be_written(workdir: str | Path, error: OSError) -> UserError:
     return UserError(f"--workdir={workdir}: cannot be written ({error.strerror or error}): choose another directory")
 
 
-def _lock(path: Path) -> IO[str]:
+def lock_workdir(path: Path) -> IO[str]:
+    """Lock a workdir until the returned file is closed or the process ends.
+
+    Raises:
+      UserError: if another process has locked it.
+      OSError: if the lock cannot be written.
+    """
     file = (path / _LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
