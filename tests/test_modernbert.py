@@ -285,7 +285,8 @@ def test_a_phase_sets_theta_and_window_from_then_on() -> None:
     )
     model = small(global_rope_theta=1e4, local_attention=16)
     config = dataclasses.replace(load("base_tpu:modernbert-base"), model=model)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, phases=phases, num_steps=100))
+    train = dataclasses.replace(config.train, phases=phases, num_steps=100)
+    config = dataclasses.replace(config, train=train, optimizer=dataclasses.replace(config.optimizer, warmup_steps=10))
     program = PretrainingProgram(validate(config), mesh=meshes.make_mesh(config.mesh))
     objectives = [program.objective(phase, special=SPECIAL) for phase in program.phases]
     expected = [(1e4, 16), (5e5, 32), (5e5, 64)]

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="needs the parity extra: pip install
 pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")
 reference = pytest.importorskip("modernbert_reference")
 
-pytestmark = [pytest.mark.parity, pytest.mark.numerics]
+pytestmark = [pytest.mark.parity, pytest.mark.numerics, pytest.mark.filterwarnings("default")]
 
 # float32 on both sides, sums in other orders.
 TOLERANCE = 1e-4

@@ -248,7 +248,7 @@ def _find_files(item: str, *, leave_out: Set[Path]) -> list[Path]:
     names = [path] if os.path.exists(path) else glob.glob(str(path), recursive=True)  # noqa: PTH110, PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in (_walk(match, leave_out) if match.is_dir() else [match])]
-    if not files and path.is_dir():
+    if not files and os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a name that is too long
         raise UserError(f"data.input: '{item[:200]}' is a folder without files: name one with the text")
     if not files:
         raise UserError(

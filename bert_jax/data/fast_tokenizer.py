@@ -18,7 +18,7 @@ import numpy as np
 from bert_jax.data.tokenizer import MASK, EncodedBatch, Encoding, Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import read_limited, write_bytes
-from bert_jax.json_files import read_json
+from bert_jax.json_files import parse_object, read_json
 
 FAST_FILE = "tokenizer.json"
 _OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -120,7 +120,7 @@ class FastTokenizer(Tokenizer):
         if missing:
             raise UserError(f"its tokenizer has no special token {', '.join(missing)}: name it in {_OTHER_FILES[0]}")
         self.cls_id, self.sep_id, self.mask_id, self.pad_id = (ids[special_tokens[name]] for name in _SPECIALS)
-        structure = json.loads(contents[FAST_FILE])
+        structure = parse_object(contents[FAST_FILE])
         model, normalizer = structure["model"], structure.get("normalizer")
         self.kind = str(model["type"])
         self.unk_id = ids.get(str(model.get("unk_token")), -1)

@@ -64,7 +64,7 @@ def data_section(run: RunFiles) -> str:
     first = run.data[lengths[0]]
     for name in first:
         values = [run.data[length].get(name) for length in lengths]
-        label = _NAMES.get(name, name).replace("_", " ").replace("share", "fraction")
+        label = str(_NAMES.get(name, name)).replace("_", " ").replace("share", "fraction")
         if isinstance(first[name], Mapping):
             rows += [
                 [f"{label}, {_SPLITS.get(split, split)}", *(value.get(split, 0) for value in values)]
