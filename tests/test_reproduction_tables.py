@@ -97,6 +97,13 @@ def test_different_rows_are_different_runs(resolver: Resolver):
         assert len(set(found.values())) == len(found)
 
 
+def test_every_kind_of_model_is_a_run_that_its_program_accepts(resolver: Resolver):
+    units = [unit for name in ("1", "5") for unit in in_order(resolver.cells(TABLES[name]))]
+    models = {unit.title: unit.flops() for unit in units if isinstance(unit, PretrainingWork)}
+    assert {"pre-train No NSP", "pre-train LTR & No NSP", "pre-train LSTM language model, right to left"} <= set(models)
+    assert all(flops > 0 for flops in models.values()), models
+
+
 def test_units_come_after_those_that_they_need(resolver: Resolver):
     units = in_order(resolver.cells(TABLES["6"]))
     position = {unit.digest: index for index, unit in enumerate(units)}

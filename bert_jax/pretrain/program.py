@@ -38,7 +38,7 @@ class PretrainingProgram(Program):
         """
         assert config.model.vocab_size, "open_values.py settles it"
         validate_for_mesh(config, mesh=mesh)
-        check_heads(config.model, next_sentence=config.data.objective != "mlm")
+        check_heads(config.model, next_sentence=config.next_sentence)
         self.config = config
         self.phases = phases(config.train, default_predictions=self._default_predictions)
         models = phase_models(config.model, phases=config.train.phases)

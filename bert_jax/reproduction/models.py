@@ -33,8 +33,8 @@ def _lstm(direction: str) -> Model:
 MODELS: Mapping[str, Model] = {
     "base": Model("BERT-Base", is_curve=True),
     "large": Model("BERT-Large", size=LARGE),
-    "base_cased": Model("BERT-Base (cased)", changes=CASED),
-    "large_cased": Model("BERT-Large (cased)", size=LARGE, changes=CASED),
+    "base_cased": Model("BERT-Base for Table 7", changes=CASED),
+    "large_cased": Model("BERT-Large for Table 7", size=LARGE, changes=CASED),
     # Section 5.1: masked LM without next sentences, on the same pairs of segments.
     "no_nsp": Model("No NSP", changes={"train.objective": "mlm"}),
     # Section 5.1: each position predicts the next token and sees those to its left, here and in fine-tuning.
