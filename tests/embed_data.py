@@ -11,6 +11,7 @@ from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.finetuning.embed_settings import with_model_settings
 from bert_jax.finetuning.finetune import open_config_task
+from bert_jax.finetuning.initial import task_model
 from bert_jax.finetuning.packing import packed_batch, row_shape
 from bert_jax.finetuning.program import TaskProgram
 from bert_jax.finetuning.settings import RunSettings, step_settings
@@ -74,7 +75,7 @@ def open_embedder(
     rows = row_shape([split.features], batch_size=config.train.batch_size)
     data, fsdp, tensor = shape
     mesh = meshes.make_mesh(MeshConfig(data, fsdp, tensor), devices=jax.devices()[: data * fsdp * tensor])
-    return TaskProgram(config, model=source.model, task=task, shape=rows, mesh=mesh), split
+    return TaskProgram(config, model=task_model(source, config=config), task=task, shape=rows, mesh=mesh), split
 
 
 def loss_and_gradients(program: TaskProgram, split: Split, params: Any) -> tuple[float, Any]:

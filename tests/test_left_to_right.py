@@ -138,7 +138,7 @@ def test_packed_instances_have_the_loss_that_each_has_alone() -> None:
 
 def test_the_unigram_model_counts_what_is_predicted() -> None:
     rows = packed(2, batch=16)
-    arrays = {"input_ids": rows.input_ids, "segment_lengths": rows.segment_lengths}
+    arrays = {name: np.asarray(getattr(rows, name)) for name in ("input_ids", "segment_lengths")}
     counted = unigram_log_probs([arrays], vocab_size=MODEL.vocab_size, unpredicted=OBJECTIVE.unpredicted_ids)
     batch = jax.device_get(next_token_batch(to_device(rows), direction=DIRECTION))
     labels = batch.labels[batch.weights > 0]

@@ -62,7 +62,10 @@ class LstmEncoder(nn.Module):
             self.param("layers", self._init_layers)
 
     def _init_layers(self, key: jax.Array) -> Any:
-        sample = {"hidden": jnp.zeros((1, 1, self.config.hidden_size)), "segment_ids": jnp.zeros((1, 1), jnp.int32)}
+        sample: dict[str, Any] = {
+            "hidden": jnp.zeros((1, 1, self.config.hidden_size)),
+            "segment_ids": jnp.zeros((1, 1), jnp.int32),
+        }
         layer = LstmLayer(self.config, parent=None)
         return init_layers(
             lambda k: layer.init(k, **sample, dropout=None)["params"], key, count=self.config.num_hidden_layers
