@@ -181,5 +181,7 @@ def test_flops_are_its_own() -> None:
 
 
 def test_an_architecture_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"config\.model\.architecture='nonsense': choose one of bert, modernbert, toy"):
+    with pytest.raises(
+        UserError, match=r"config\.model\.architecture='nonsense': choose one of bert, modernbert, lstm, lstm_pair, toy"
+    ):
         architecture_of(ModelConfig(architecture="nonsense"))

@@ -17,7 +17,7 @@ TRAIN = [sys.executable, "-m", "bert_jax.train"]
     [
         (["--config=configs/tiny_gpu.py"], "there is no file 'configs/tiny_gpu.py'"),
         (["--config", "configs/nothing.py:x"], "there is no file 'configs/nothing.py'"),
-        (["--config=configs/tiny_cpu.py:foo"], "takes no argument after a colon"),
+        (["--config=configs/encoder_2026.py:foo"], "model preset 'foo': choose one of tiny, mini"),
         (["--config=configs/large_tpu.py:foo"], "one of paper, lamb_64k"),
         (["--config=configs/tiny_cpu.py", "--config.train.phases[3].max_seq_length=64"], "phases[3].max_seq_length"),
         (["--config=configs/tiny_cpu.py", "--config.train.num_steps=abc"], "--config.train.num_steps=abc"),

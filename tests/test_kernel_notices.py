@@ -141,7 +141,8 @@ def test_every_command_that_computes_reports_them_when_it_starts(
     monkeypatch.setattr(PretrainedModel, "require_tokenizer", lambda self: None)
     monkeypatch.setattr(module, "kernel_notices", lambda **facts: [LINE])
     if module is not run:
-        monkeypatch.setattr(module, "load_pretrained", lambda *arguments, **rest: source)
+        load = "load_initial" if module is finetune else "load_pretrained"
+        monkeypatch.setattr(module, load, lambda *arguments, **rest: source)
     for name in ("open_runtime", "_open", "Model", "_directory"):
         monkeypatch.setattr(module, name, lambda *arguments, **rest: stop(), raising=False)
     with pytest.raises(UserError, match="far enough"):

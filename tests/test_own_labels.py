@@ -51,7 +51,8 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
         task.read("dev")
     (tmp_path / "reviews.csv").write_text("text,label\nx,a\n")
     with pytest.raises(
-        UserError, match=r"no dev.jsonl \(or validation, valid, val; or .json, .csv, .tsv\); it has reviews\.csv: give"
+        UserError,
+        match=r"no dev.jsonl \(or validation, valid, val; or .json, .csv, .tsv, .parquet\); it has reviews\.csv: give",
     ):
         task.read("dev")
     by_file = own(tmp_path / "reviews.csv", kind="classification", labels="a,b")

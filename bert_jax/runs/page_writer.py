@@ -28,6 +28,7 @@ class PageWriter:
         self._report = report
         self._waiting: dict[Path, None] = {}
         self._running: subprocess.Popen[str] | None = None
+        self._drawn = Path()  # the workdir of `_running`
         self._has_failed = False
         self._enabled = enabled and importlib.util.find_spec(_LIBRARY) is not None
         if enabled and not self._enabled:
@@ -53,14 +54,23 @@ class PageWriter:
             try:
                 self._running.wait(max(end - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
-                self._running.kill()
-                self._waiting.clear()
+                self._give_up(self._running)
             self._finish()
             if self._waiting:
                 self._start()
 
+    def _give_up(self, running: subprocess.Popen[str]) -> None:
+        """End a process that takes too long, and report what writes its page and those that wait."""
+        self._running = None
+        running.kill()
+        with contextlib.suppress(OSError, ValueError):
+            running.communicate()
+        for directory in (self._drawn, *self._waiting):
+            self._report(f"the last page took too long to write: type bert-jax report --workdir={directory}")
+        self._waiting.clear()
+
     def _start(self) -> None:
-        directory = next(iter(self._waiting))
+        directory = self._drawn = next(iter(self._waiting))
         del self._waiting[directory]
         root = str(Path(bert_jax.__file__).resolve().parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -10,6 +10,8 @@ PROGRAMS = {
     "large_tpu@v5p:2x2x4": (1,),
     "large_tpu@v6e:4x4": (0,),
     "large_tpu:lamb_64k@2xv5e:8x8": (0,),
+    "encoder_2026@v5e:4x4": (2,),
+    "base_tpu:modernbert-base@v5e:4x4": (0,),
 }
 MORE_PROGRAMS = (
     "base_tpu@v5e:1x1",
