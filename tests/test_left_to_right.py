@@ -125,11 +125,11 @@ def test_labels_are_the_next_tokens_within_an_instance() -> None:
 @pytest.mark.numerics
 def test_packed_instances_have_the_loss_that_each_has_alone() -> None:
     rows = packed(1)
-    batch = OBJECTIVE.prepare(to_device(rows), key=jax.random.key(0))
+    batch, weights = OBJECTIVE.prepare(to_device(rows), key=jax.random.key(0)), params()
 
     @jax.jit
     def loss(part: PretrainingBatch) -> jax.Array:
-        return OBJECTIVE.loss(params(), batch=part, weights=OBJECTIVE.weights(part), key=None)[0]
+        return OBJECTIVE.loss(weights, batch=part, weights=OBJECTIVE.weights(part), key=None)[0]
 
     alone = to_device(instances_alone(rows, jax.device_get(batch)))
     value = float(loss(batch))
