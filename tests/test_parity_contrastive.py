@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Any]] = {
 }
 
 
-def magnified(embeddings: list[torch.Tensor]) -> float:
+def magnified(embeddings: list[Any]) -> float:
     """Return how much larger than their own the rounding of nearly parallel embeddings is in a gradient.
 
     The gradient of a normalized vector is what is left of a sum of the others without its part along the vector: the
