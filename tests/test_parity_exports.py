@@ -21,6 +21,7 @@ from tests.test_parity_finetune import open_experiment  # noqa: E402
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # the oracle's own warnings are not ours
 # float32 on both sides, summed in another order in two layers of width 32, logits of order 1.
 ATOL = 1e-5
+INPUTS = {"input_ids", "token_type_ids", "attention_mask"}
 TEXT = "the film was very good and it was fine"
 PAIR = ("was it fine", TEXT)
 AUTO: dict[str, str] = {
@@ -68,20 +69,14 @@ def texts_of(row: dict[str, Any]) -> tuple[list[str], list[str] | None]:
     return [first], second or None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fine_tuned_folder_gives_its_auto_class_our_labels_ids_and_logits(tmp_path: Path, kind: str):
-    experiment = open_experiment(tmp_path, kind)
-    experiment.run_all()
-    ours = load(export(tmp_path / "work", tmp_path / "out"))
-    theirs = opened(AUTO[kind], tmp_path / "out")
-    assert theirs.config.architectures == [ours.source.architecture]
-    if experiment.task.labels:
-        assert list(theirs.config.id2label.values()) == list(experiment.task.labels)
+def assert_same_answers(ours: Any, theirs: Any, *, kind: str, folder: Path, inputs: set[str], atol: float) -> None:
+    """Compare ids and logits of a model with its HuggingFace class, which takes `inputs` from the tokenizer."""
     name, row = ROWS[kind]
     task = ours.task(name)
     examples, _ = task.prepare(row)
     first, second = texts_of(row)
-    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(first, second, padding=True)
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(first, second, padding=True)
+    assert set(tokens) == inputs
     for ids, mask, example in zip(tokens["input_ids"], tokens["attention_mask"], examples, strict=True):
         assert ids[: sum(mask)] == list(example.ids)
     tensors = {name: torch.tensor(value) for name, value in tokens.items()}
@@ -94,8 +89,20 @@ def test_a_fine_tuned_folder_gives_its_auto_class_our_labels_ids_and_logits(tmp_
     if kind in ("tags", "span"):  # an output a token, padding behind
         outputs = [output[: len(example.ids)] for output, example in zip(outputs, examples, strict=True)]
     given = np.stack(outputs)
-    np.testing.assert_allclose(np.squeeze(given), np.squeeze(logits.numpy()), atol=ATOL)
-    assert np.abs(given).max() > 100 * ATOL  # zeros would agree with anything
+    np.testing.assert_allclose(np.squeeze(given), np.squeeze(logits.numpy()), atol=atol)
+    assert np.abs(given).max() > 100 * atol  # zeros would agree with anything
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fine_tuned_folder_gives_its_auto_class_our_labels_ids_and_logits(tmp_path: Path, kind: str):
+    experiment = open_experiment(tmp_path, kind)
+    experiment.run_all()
+    ours = load(export(tmp_path / "work", tmp_path / "out"))
+    theirs = opened(AUTO[kind], tmp_path / "out")
+    assert theirs.config.architectures == [ours.source.architecture]
+    if experiment.task.labels:
+        assert list(theirs.config.id2label.values()) == list(experiment.task.labels)
+    assert_same_answers(ours, theirs, kind=kind, folder=tmp_path / "out", inputs=INPUTS, atol=ATOL)
 
 
 def test_a_pretrained_folder_fills_masks_and_judges_pairs_as_we_do(tiny_dataset: Path, tmp_path: Path):

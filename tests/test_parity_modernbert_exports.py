@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers", reason="needs the parity extr
 from modernbert_reference import make_reference  # noqa: E402
 from test_fast_tokenizer import byte_level  # noqa: E402
 from test_modernbert import small, small_source  # noqa: E402
-from test_parity_exports import ROWS, opened, texts_of  # noqa: E402
+from test_parity_exports import assert_same_answers, opened  # noqa: E402
 
 from bert_jax.convert.export_folder import export_folder  # noqa: E402
 from bert_jax.convert.huggingface import read_tensors  # noqa: E402
@@ -53,26 +53,8 @@ def test_a_folder_of_a_task_gives_its_auto_class_our_ids_and_logits(tmp_path: Pa
     folder = exported(huggingface_class, tmp_path / "out", classifier_pooling=pooling)
     ours, theirs = Model(load_pretrained(folder)), opened(auto, folder)
     assert theirs.config.architectures == [huggingface_class]
-    name, row = ROWS[kind]
-    task = ours.task(name)
-    examples, _ = task.prepare(row)
-    first, second = texts_of(row)
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(first, second, padding=True)
-    assert set(tokens) == {"input_ids", "attention_mask"}  # its classes take no token types
-    for ids, mask, example in zip(tokens["input_ids"], tokens["attention_mask"], examples, strict=True):
-        assert ids[: sum(mask)] == list(example.ids)
-    tensors = {name: torch.tensor(value) for name, value in tokens.items()}
-    if kind == "choice":
-        tensors = {name: value[None] for name, value in tensors.items()}
-    with torch.no_grad():
-        out = theirs(**tensors)
-    logits = torch.stack([out.start_logits, out.end_logits], -1) if kind == "span" else out.logits
-    outputs = ours.run(task, examples)
-    if kind in ("tags", "span"):  # an output a token, padding behind
-        outputs = [output[: len(example.ids)] for output, example in zip(outputs, examples, strict=True)]
-    given = np.stack(outputs)
-    np.testing.assert_allclose(np.squeeze(given), np.squeeze(logits.numpy()), atol=ATOL)
-    assert np.abs(given).max() > 100 * ATOL  # zeros would agree with anything
+    inputs = {"input_ids", "attention_mask"}  # its classes take no token types
+    assert_same_answers(ours, theirs, kind=kind, folder=folder, inputs=inputs, atol=ATOL)
 
 
 def test_a_pretrained_folder_fills_masks_as_ours(tmp_path: Path) -> None:
