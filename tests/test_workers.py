@@ -78,6 +78,27 @@ def test_workers_import_neither_the_main_module_nor_jax(tmp_path):
     assert [Path(file).read_text() for file in files] == ["", ""]
 
 
+def test_every_worker_is_born_with_interrupts_blocked(tmp_path):
+    script = tmp_path / "program.py"
+    # A new interpreter: the first process of all starts multiprocessing's resource tracker, which unblocks SIGINT.
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
+        "import signal\n"
+        "from multiprocessing import util\n"
+        "import test_workers\n"
+        "from bert_jax.data.workers import run_local\n"
+        "spawn = util.spawnv_passfds\n"
+        "def report_mask(path, arguments, fds):\n"
+        "    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+        "    print('tracker' if 'resource_tracker' in str(arguments) else 'worker', blocked)\n"
+        "    return spawn(path, arguments, fds)\n"
+        "util.spawnv_passfds = report_mask\n"
+        f"run_local(test_workers.touch, {[str(tmp_path / name) for name in '01']!r}, num_workers=2, advance=str)\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], check=True, capture_output=True, text=True)
+    assert [line for line in result.stdout.splitlines() if line.startswith("worker")] == ["worker True"] * 2
+
+
 def test_beam_that_is_not_installed_gets_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"pip install 'bert_jax\[beam\]'"):

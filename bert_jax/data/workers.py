@@ -12,7 +12,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, process
+from multiprocessing import connection, process, resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
 from bert_jax.errors import UserError
@@ -93,6 +93,8 @@ def _start(task: WorkFunction, count: int) -> Iterator[tuple[connection.Connecti
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
     """Block SIGINT while a process starts and inherits the mask: Ctrl-C would print a traceback until then."""
+    # The first process that starts would start the tracker too, and that unblocks SIGINT before the process is forked.
+    resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
