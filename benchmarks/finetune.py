@@ -39,6 +39,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from finished_runs import append_line, read_lines
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.loading import load_pretrained
@@ -106,22 +107,12 @@ def main() -> None:
     print(table(read_lines(out)))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the finished runs in a file. A last line truncated by a kill is ignored."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def run_missing(arguments: argparse.Namespace, out: Path) -> None:
     """Run each (task, seed, system) that is missing in `out` with these settings, and append its line."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     done = read_lines(out)
-    if done:  # removes a truncated line
-        out.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
     for name in arguments.tasks.split(","):
         for line in run_task(name, arguments, done):
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(out, line)
             score = f"{line['selection']} {line['score']:.4f}, " if line["score"] is not None else ""
             print(
                 f"{name} {line['system']} seed {line['seed']}: {score}{line['sequences_per_second']:.1f} sequences/s",
