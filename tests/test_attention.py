@@ -24,8 +24,11 @@ from tests.rounding import (
     UNIT_BFLOAT16,
     assert_attention_rounded_alike,
     assert_rounded_alike,
+    assert_trees_rounded_alike,
     attention_bounds,
     attention_magnitudes,
+    rounded,
+    sum_bound,
 )
 
 pytestmark = pytest.mark.numerics
@@ -327,17 +330,11 @@ def test_a_rotation_comes_after_the_bias_and_before_attention(implementation: st
         result, pull = jax.vjp(jax.jit(function), *biased)
         return [result, *pull(weights)]
 
-    # The angles are the same numbers. A rotated one has the roundings of a sine, two products and their sum, and so has a
-    # score for queries and for keys.
-    units = 2 * (FUNCTION + 3)
-    sizes, score = attention_magnitudes([*biased, weights], mask=mask, rate=0.0)
-    expected = with_gradients(by_hand)
-    for number, (one, other) in enumerate(zip(with_gradients(rotated), expected, strict=True)):
-        is_bias = number in (2, 4, 6)
-        # What comes back to a coordinate is of two; to a bias from 128 tokens, whose errors are independent.
-        size = 2 * sizes[number - is_bias].max() * (math.sqrt(128) if is_bias else 1)
-        bound = 2 * UNIT * (score * (1 + units) + 5 * 7) * size
-        assert_rounded_alike(one, other, bound=bound, what=str(number))
+    # The angles are the same numbers; what is rotated has the roundings of a sine, two products and a sum, for queries
+    # and for keys. Three sums of up to 128 terms follow (scores, weights, values), the way back has twice as many of
+    # all, and a bias one over tokens.
+    bound = rounded(3 * 2 * (FUNCTION + 3)) + (3 * 3 + 1) * sum_bound(128)
+    assert_trees_rounded_alike(with_gradients(rotated), with_gradients(by_hand), bound=bound)
 
 
 @pytest.mark.parametrize("tensor", [0, 1, 2])
