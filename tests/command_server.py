@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import bert_jax.cli  # noqa: F401  # its import sets a variable, whichever test imports it first
+
 PRELOAD = [
     "grain",
     "jax",
