@@ -17,7 +17,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import bert_jax.cli  # noqa: F401  # its import sets a variable, whichever test imports it first
+# Their imports set variables (jax where libtpu is installed), whichever test imports them first.
+import jax  # noqa: F401
+
+import bert_jax.cli  # noqa: F401
 
 PRELOAD = [
     "grain",
