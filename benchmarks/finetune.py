@@ -292,7 +292,7 @@ def train_torch(experiment: Experiment, run: RunSettings, model: str, *, dtype: 
 
 
 def copy_head(experiment: Experiment, run: RunSettings, network: Any) -> None:
-    """Give HuggingFace's model the classifier that ours starts this run with."""
+    """Set the classifier of HuggingFace's model to the one that ours starts this run with."""
     import torch
 
     head = jax.device_get(experiment.learner.initial_state(run).params["classifier"])

@@ -1,4 +1,4 @@
-"""The finished runs of a benchmark in a file of JSON lines, so that one that was killed goes on where it was."""
+"""The finished runs of a benchmark in a file of JSON lines: one that was killed continues with what is missing."""
 
 import json
 from pathlib import Path
