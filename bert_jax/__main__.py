@@ -7,7 +7,19 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan", "report", "doctor", "reproduce")
+COMMANDS = (
+    "prepare",
+    "train",
+    "distill",
+    "evaluate",
+    "finetune",
+    "predict",
+    "export",
+    "plan",
+    "report",
+    "doctor",
+    "reproduce",
+)
 USAGE_ERROR = 2
 
 

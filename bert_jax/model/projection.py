@@ -1,6 +1,11 @@
 """The query, key and value projections of attention."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
 from flax import linen as nn
+from flax import struct
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
@@ -32,3 +37,37 @@ class Projection(nn.Module):
         values = flat.reshape(flat.shape[:-1] + heads)
         values = nn.with_logical_constraint(values, ("batch", "length", "heads", "head_size"))
         return Projected(values=values, bias=None if bias is None else bias.reshape(heads), rotation=rotation)
+
+
+@struct.dataclass
+class Projections:
+    """The queries, keys and values of a layer, their heads side by side, with bias and before any rotation."""
+
+    query: Float[Array, "B T D"]
+    key: Float[Array, "B T D"]
+    value: Float[Array, "B T D"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerProjections:
+    """How queries, keys and values follow from the parameters of a layer and the hidden states that go into it.
+
+    `parameters` are the modules of the layer that they depend on, by name.
+    """
+
+    parameters: tuple[str, ...]
+    compute: Callable[[ModelConfig, Mapping[str, Any], Float[Array, "B T D"]], Projections]
+
+
+def project(
+    config: ModelConfig, layer: Mapping[str, Any], hidden: Float[Array, "B T D"], *, use_bias: bool = True
+) -> Projections:
+    """Return the projections of `hidden` by the parameters of a layer, for a reader other than attention."""
+
+    def one(name: str) -> Float[Array, "B T D"]:
+        module = Projection(config, use_bias=use_bias, parent=None)
+        projected = cast(Projected, module.apply({"params": layer[name]}, hidden))
+        # Whole on every device of a sequence: readers do not split them as attention's heads are split.
+        return nn.with_logical_constraint(projected.with_bias().reshape(hidden.shape), ("batch", "length", None))
+
+    return Projections(query=one("query"), key=one("key"), value=one("value"))
