@@ -103,20 +103,20 @@ def test_a_student_is_a_model_whose_card_names_the_teacher(undisturbed: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("overrides", "says"),
     [
         ("distill.relation_heads=6", "does not divide config.model.hidden_size=32: set it to 4"),
-        ("distill.relation_heads=5", "does not divide config.model.hidden_size=32: set it to 4"),
+        ("distill.relation_heads=3 model.hidden_size=48", "=64: set it to 2, or another number that divides"),
         ("distill.teacher_layer=4", "has 3 layers: set it to at most 3"),
         ("model.attention_direction=left_to_right", "set it to bidirectional"),
-        ("train.phases[0].max_seq_length=96", "config.train.phases[0].max_seq_length=96 is longer"),
-        ("data.vocab=tests/golden", "config.data.vocab"),
+        ("train.phases[0].max_seq_length=96 model.max_position_embeddings=96", "reads at most 64 tokens"),
+        ("data.vocab=tests/golden", "tests/golden"),
     ],
 )
 def test_what_does_not_suit_the_teacher_is_one_line(
-    teacher: Path, tiny_dataset: Path, tmp_path: Path, override: str, says: str
+    teacher: Path, tiny_dataset: Path, tmp_path: Path, overrides: str, says: str
 ):
-    done = run(distill_command(tmp_path / "new", override, teacher=teacher, data=tiny_dataset))
+    done = run(distill_command(tmp_path / "new", *overrides.split(), teacher=teacher, data=tiny_dataset))
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

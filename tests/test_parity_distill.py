@@ -98,16 +98,16 @@ def gradients(theirs: Any, *, side: Any, layers: int) -> Any:
     ids=["bert from bert", "bert from modernbert", "modernbert from bert"],
 )
 def test_loss_and_gradients_equal_pytorchs(student: ModelConfig, teacher: ModelConfig) -> None:
-    sides = [bert if model.architecture == "bert" else modernbert for model in (student, teacher)]
+    models = student, teacher
+    sides = [bert if model.architecture == "bert" else modernbert for model in models]
     theirs = [
-        side.make_reference(model, seed=n)
-        for n, (side, model) in enumerate(zip(sides, (student, teacher), strict=True))
+        side.make_reference(model, seed=seed) for seed, (side, model) in enumerate(zip(sides, models, strict=True))
     ]
     expected = torch_loss(*theirs, last=student.num_hidden_layers)
     expected.backward()
     trees = [
         side.ours_from(side.weights(reference), layers=model.num_hidden_layers)
-        for side, reference, model in zip(sides, theirs, (student, teacher), strict=True)
+        for side, reference, model in zip(sides, theirs, models, strict=True)
     ]
     whole = PretrainedModel(Path(), "huggingface", teacher, "", {"encoder": trees[1]["encoder"]}, "float32", None)
     cut = up_to_layer(whole, number=LAYER)

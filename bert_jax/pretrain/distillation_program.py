@@ -130,7 +130,7 @@ def _without_rest_of_last_layer(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = rule.update(updates, state, params)
-        kept = apply_policy(taught, params=updates)
-        return jax.tree.map(lambda value, keep: value if keep else value.at[-1].set(0), updates, kept), state
+        is_taught = apply_policy(taught, params=updates)
+        return jax.tree.map(lambda value, keep: value if keep else value.at[-1].set(0), updates, is_taught), state
 
     return optax.GradientTransformation(rule.init, update)

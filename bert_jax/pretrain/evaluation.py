@@ -43,7 +43,7 @@ class Evaluator:
     ):
         """Use the first `max_examples` held-out sequences of `info`, rounded up to whole batches.
 
-        `step` takes the place of the program's step of `objective`.
+        `step` replaces the program's step of `objective`.
         Every host reads all held-out sequences once, up to 65,536, to count the token frequencies.
         """
         self._program = program
