@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from source_helpers import minilm
 
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.data.dataset_info import load_dataset_info
@@ -184,3 +185,29 @@ def test_layers_of_a_model_go_on_as_a_smaller_model_of_masked_tokens(teacher: Pa
     assert student.params["encoder"]["embeddings"]["word_embeddings"].shape == (
         whole.params["encoder"]["embeddings"]["word_embeddings"].shape
     )
+
+
+@pytest.mark.slow
+def test_a_student_of_half_the_width_comes_closer_to_minilm_on_real_text(shared_data: Path, tmp_path: Path):
+    overrides = (
+        f"data.input={shared_data / 'pretrain_en' / 'wiki_0[01]'}",
+        "data.heldout_fraction=0.05",
+        "train.phases[0].max_seq_length=64",
+        "train.num_steps=300",
+        "train.batch_size=8",
+        "optimizer.learning_rate=1e-3",
+        "optimizer.warmup_steps=30",
+        "model.dtype=float32",
+        "model.initializer_range=0.05",
+        "eval.every=100",
+        "eval.max_examples=64",
+        "log.report=False",
+    )
+    start = [sys.executable, "-m", "bert_jax.distill", "--config=configs/distill_minilm.py:L-3_H-192_A-6"]
+    fields = [f"--config.{field}" for field in overrides]
+    done = run([*start, f"--teacher={minilm()}", f"--workdir={tmp_path / 'run'}", *fields], timeout=900)
+    assert done.returncode == 0, done.stderr
+    losses = [line["eval/relation_loss"] for line in figures(tmp_path / "run") if "eval/relation_loss" in line]
+    assert len(losses) == 4
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.8 * losses[0]

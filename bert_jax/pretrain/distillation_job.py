@@ -34,7 +34,6 @@ class DistillationJob(PretrainingJob):
         super().__init__(program, data=data, runtime=runtime, params=params, trained=trained)
         self.evaluates_initial_state = True
         self._distilling, self._teacher = program, teacher
-        self._special, self._runtime = data.special, runtime
 
     def abstract_state(self, metadata: Mapping[str, Any]) -> TrainState:
         """Return the state to restore; check that the checkpoint has the same teacher, vocabulary and data."""
