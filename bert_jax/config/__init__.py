@@ -23,6 +23,7 @@ from bert_jax.config.groups import (
 )
 from bert_jax.config.presets import model_preset
 from bert_jax.config.pretraining import (
+    BERT_EPOCHS,
     CHOICES,
     Config,
     MaskingConfig,
@@ -40,6 +41,7 @@ from bert_jax.config.pretraining import (
 )
 
 __all__ = [
+    "BERT_EPOCHS",
     "CHOICES",
     "MIN_SEQ_LENGTH",
     "CheckpointConfig",
