@@ -92,6 +92,15 @@ class EncoderOutput:
 
 
 @struct.dataclass
+class Projections:
+    """The queries, keys and values of a layer, their heads side by side, with bias and before any rotation."""
+
+    query: Float[Array, "B T D"]
+    key: Float[Array, "B T D"]
+    value: Float[Array, "B T D"]
+
+
+@struct.dataclass
 class PretrainingLogits:
     """The float32 logits of both objectives; `next_sentence` column 1 means random (HuggingFace's convention).
 

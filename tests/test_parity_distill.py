@@ -132,6 +132,6 @@ def test_loss_and_gradients_equal_pytorchs(student: ModelConfig, teacher: ModelC
     loss, actual = loss_and_gradients(
         params, TaughtRows(**vars(to_device(ROWS)), teacher=to_device(cut.params["encoder"]))
     )
-    assert float(loss) == pytest.approx(float(expected), rel=TOLERANCE)
+    assert float(loss) == pytest.approx(expected.item(), rel=TOLERANCE)
     assert float(loss) > 1e-3
     assert worst_difference(actual, gradients(theirs[0], side=sides[0], layers=student.num_hidden_layers)) < TOLERANCE

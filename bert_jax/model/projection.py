@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention import Projected
 from bert_jax.model.dense import product_and_bias
 from bert_jax.model.rotation import Rotation
+from bert_jax.types import Projections
 
 
 class Projection(nn.Module):
@@ -37,15 +37,6 @@ class Projection(nn.Module):
         values = flat.reshape(flat.shape[:-1] + heads)
         values = nn.with_logical_constraint(values, ("batch", "length", "heads", "head_size"))
         return Projected(values=values, bias=None if bias is None else bias.reshape(heads), rotation=rotation)
-
-
-@struct.dataclass
-class Projections:
-    """The queries, keys and values of a layer, their heads side by side, with bias and before any rotation."""
-
-    query: Float[Array, "B T D"]
-    key: Float[Array, "B T D"]
-    value: Float[Array, "B T D"]
 
 
 @dataclasses.dataclass(frozen=True)

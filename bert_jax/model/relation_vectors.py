@@ -9,7 +9,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.layers import unstack
-from bert_jax.model.projection import Projections
+from bert_jax.types import Projections
 
 
 def check_has_relations(model: ModelConfig, *, name: str) -> None:

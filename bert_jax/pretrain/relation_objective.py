@@ -13,12 +13,11 @@ from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.projection import Projections
 from bert_jax.model.relation_vectors import relation_vectors
 from bert_jax.pretrain.objective import PretrainingObjective, fill_metrics
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.relations import relation_divergences, token_weights
-from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingBatch, PretrainingLogits, Rows
+from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingBatch, PretrainingLogits, Projections, Rows
 
 
 @struct.dataclass

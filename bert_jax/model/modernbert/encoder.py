@@ -24,9 +24,9 @@ from bert_jax.model.embedding import tied_lookup, word_table
 from bert_jax.model.layer_groups import apply_layer_groups
 from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.model.layers import init_layers
-from bert_jax.model.projection import Projection, Projections, project
+from bert_jax.model.projection import Projection, project
 from bert_jax.model.rotation import Rotation
-from bert_jax.types import EncoderInputs, EncoderOutput
+from bert_jax.types import EncoderInputs, EncoderOutput, Projections
 
 # Dropout sites, in the embeddings and in a layer.
 _EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP = range(4)
