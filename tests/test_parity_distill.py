@@ -16,7 +16,8 @@ from tiny_model import SPECIAL, instance_spans, random_rows, tiny_model, to_devi
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.pruned_layers import up_to_layer
-from bert_jax.pretrain.relation_objective import RelationObjective, TaughtRows, TeacherModel
+from bert_jax.pretrain.relation_objective import RelationObjective, TeacherModel
+from bert_jax.types import TaughtRows
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install -e '.[parity]'")
 pytest.importorskip("transformers", reason="needs the parity extra: pip install -e '.[parity]'")

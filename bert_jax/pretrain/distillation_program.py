@@ -16,14 +16,14 @@ from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_layers
 from bert_jax.pretrain.objective import PretrainingObjective
 from bert_jax.pretrain.program import PretrainingProgram
-from bert_jax.pretrain.relation_objective import RelationObjective, TaughtRows, TeacherModel
+from bert_jax.pretrain.relation_objective import RelationObjective, TeacherModel
 from bert_jax.rows.special_ids import SpecialIds
 from bert_jax.training.metrics import Means
 from bert_jax.training.policy import Policy, apply_policy
 from bert_jax.training.schedule import Phase
 from bert_jax.training.state import TrainState
 from bert_jax.training.steps import COMPUTE_POLICY, StepOutput
-from bert_jax.types import LAYERS, EncoderInputs, Rows
+from bert_jax.types import LAYERS, EncoderInputs, Rows, TaughtRows
 
 
 class DistillationProgram(PretrainingProgram):

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float, Key
 
 from bert_jax.config import ModelConfig
@@ -17,21 +16,16 @@ from bert_jax.model.relation_vectors import relation_vectors
 from bert_jax.pretrain.objective import PretrainingObjective, fill_metrics
 from bert_jax.training.metrics import Mean, Means
 from bert_jax.training.relations import relation_divergences, token_weights
-from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingBatch, PretrainingLogits, Projections, Rows
-
-
-@struct.dataclass
-class TaughtRows(Rows):
-    """Sequences with the parameters of the teacher's encoder, up to the layer that teaches."""
-
-    teacher: Any
-
-
-@struct.dataclass
-class TaughtBatch(PretrainingBatch):
-    """Masked sequences with what the teacher makes of them."""
-
-    teacher: Projections
+from bert_jax.types import (
+    EncoderInputs,
+    EncoderOutput,
+    PretrainingBatch,
+    PretrainingLogits,
+    Projections,
+    Rows,
+    TaughtBatch,
+    TaughtRows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
