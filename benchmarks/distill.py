@@ -42,7 +42,7 @@ Line = dict[str, Any]
 def get_config(arm: str = "relations") -> ConfigDict:
     """Return the config of an arm's pre-training."""
     has_teacher = arm in ("relations", "both")
-    config = default_config(model="L-3_H-192_A-6", distill=has_teacher)
+    config: Any = default_config(model="L-3_H-192_A-6", distill=has_teacher)
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.scan_layers = False
     config.model.initializer_range = 0.05  # about 1 / sqrt(192), as in mini_english.py
