@@ -31,6 +31,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax.config import default_config, phase
+from bert_jax.convert.loading import load_pretrained
 
 ARMS, TASKS = ("relations", "both", "alone", "random", "teacher"), ("stsb", "mrpc")
 LEARNING_RATE = {"teacher": 3e-5}  # of fine-tuning; students: docs/howto/finetuning.md
@@ -107,8 +108,10 @@ def add_missing(arm: str, task: str, *, arguments: argparse.Namespace, out: Path
 def pretrained(arm: str, *, arguments: argparse.Namespace) -> Path:
     """Return the workdir of an arm, after its pre-training; `random` is `alone` after one step at a rate of 0."""
     data, workdir = Path(arguments.workdir) / "data", Path(arguments.workdir) / f"{arm}_{arguments.steps}"
+    vocabulary = Path(arguments.workdir) / "vocab"  # with the rules of the teacher's tokenizer.json
+    load_pretrained(arguments.teacher, exact=False).require_tokenizer().save(vocabulary)
     lengths = [f"--input={arguments.text}", f"--max_seq_length={LENGTH}", "--objective=mlm", "--pack"]
-    run("prepare", *lengths, f"--vocab={arguments.teacher}", "--heldout_fraction=0.02", f"--out={data}")
+    run("prepare", *lengths, f"--vocab={vocabulary}", "--heldout_fraction=0.02", f"--out={data}")
     steps = {"random": ["--config.train.num_steps=1", "--config.optimizer.learning_rate=0.0"]}.get(
         arm, [f"--config.train.num_steps={arguments.steps}"]
     )
