@@ -9,7 +9,9 @@
 6. Summary: goodput, and the comparison with the unigram model.
 """
 
+import dataclasses
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.invocation import command as command_line
 from bert_jax.invocation import next_steps, resumes, shown
+from bert_jax.locations import is_bucket
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
@@ -39,6 +42,7 @@ from bert_jax.pretrain.job import PretrainingJob
 from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, warnings
+from bert_jax.runs.bucket_workdir import BucketWorkdir, opened, require_dataset
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
@@ -57,6 +61,8 @@ SAME_RUN = SameRun(
     extends=finished_with_fewer_steps,
     remedy="choose another --workdir, with --continue_from={workdir} to start from the state of this run",
 )
+# In a bucket, each host has its own copy of the vocabulary of --init; fingerprints are compared.
+SAME_RUN_IN_BUCKET = dataclasses.replace(SAME_RUN, free=re.compile(rf"{SAME_RUN.free.pattern}|data\.vocab"))
 _OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
 
@@ -77,7 +83,7 @@ def pretrain(
 
     Args:
       config: the run.
-      workdir: its folder.
+      workdir: its folder, on a disk that all hosts see or in a bucket.
       command: what to type to resume, "" if that is not a command.
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
@@ -94,20 +100,68 @@ def pretrain(
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
+    run = functools.partial(
+        _pretrain,
+        config,
+        command=command,
+        init=init,
+        init_missing=init_missing,
+        drop=drop,
+        init_layers=init_layers,
+        continue_from=continue_from,
+        hosts=hosts,
+        started_at=started_at,
+        report=report,
+    )
+    if not is_bucket(workdir):
+        return run(workdir=workdir, bucket=None)
+    if continue_from:
+        raise UserError(
+            f"--continue_from needs a --workdir on a disk, not {workdir}: to start from the parameters alone, type "
+            f"--init={continue_from}"
+        )
+    with opened(os.fspath(workdir), hosts=hosts, report=report) as bucket:
+        return run(workdir=bucket.path, bucket=bucket)
+
+
+def _pretrain(
+    config: Config,
+    *,
+    workdir: str | Path,
+    bucket: BucketWorkdir | None,
+    command: str,
+    init: str,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+    init_layers: Sequence[str],
+    continue_from: str,
+    hosts: Hosts,
+    started_at: float | None,
+    report: Callable[[str], None],
+) -> int:
     folder = Path(workdir)
     has_begun = _has_begun(folder, hosts=hosts)
     config, earlier = continued(config, workdir=folder, path=continue_from, has_begun=has_begun, report=report)
+    if bucket is not None:
+        require_dataset(config.data.directory)
     source = _load(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
     if source is not None:
         config = adopt_source(config, source=source, workdir=workdir, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    check_command(config, params=params, hosts=hosts, own=_OWN)
+    check_command(config, params=params, hosts=hosts, own=_OWN if bucket is None else (*_OWN, "data.vocab"))
     _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
     program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
     prepare = functools.partial(_prepare, source=source)
     runtime = open_runtime(
-        first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
+        first,
+        workdir=workdir,
+        same_run=SAME_RUN if bucket is None else SAME_RUN_IN_BUCKET,
+        hosts=hosts,
+        prepare=prepare,
+        command=command,
+        started_at=started_at,
+        bucket=bucket,
     )
     try:
         data = _open_data(config, runtime=runtime, has_begun=has_begun)
@@ -214,7 +268,7 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         start = session.start
         if start >= end:
             runtime.report(
-                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}; "
+                f"training has already finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{start}; "
                 f"for more, {'--continue_from it' if config.train.num_epochs else 'set --config.train.num_steps'}"
             )
             return FINISHED
@@ -236,17 +290,17 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
     if ended.step < end:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")
         return stopped_status
-    runtime.report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
+    runtime.report(f"finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{end}")
     if job.last_evaluation:
         runtime.report(verdict(job.last_evaluation))
         if job.evaluates_initial_state and runtime.hosts.is_main:
             runtime.report(perplexity_before_and_after(path / "metrics.jsonl"))
-    runtime.report(_next_steps(path))
+    runtime.report(_next_steps(runtime.shown))
     return FINISHED
 
 
-def _next_steps(workdir: Path) -> str:
-    model = shown(workdir)
+def _next_steps(workdir: Path | str) -> str:
+    model = shown(workdir) if isinstance(workdir, Path) else workdir
     return next_steps(
         command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'"),
         command_line("finetune", f"--config=configs/finetune_own.py:classification --init={model} --data_dir=FOLDER"),
