@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("model", "data"))

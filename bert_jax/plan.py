@@ -65,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("config.data.directory",))

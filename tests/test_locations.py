@@ -35,17 +35,29 @@ FLAGS = {
     "doctor": ("workdir", "out"),
 }
 
+# Flags that may be a folder in a bucket.
+IN_BUCKET = {
+    "train": ("workdir", "init"),
+    "finetune": ("init",),
+    "prepare": ("out",),
+    "predict": ("model",),
+    "export": ("out", "checkpoint"),
+    "evaluate": ("model", "data"),
+}
+
 
 @pytest.mark.parametrize("name", list(FLAGS))
 def test_a_url_in_any_flag_of_a_command_is_refused_before_any_work(tmp_path: Path, name: str):
     for flag in FLAGS[name]:
-        done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x"], cwd=tmp_path)
+        is_in_bucket = flag in IN_BUCKET.get(name, ())
+        url, kinds = ("s3://bucket/x", ", except gs://") if is_in_bucket else ("gs://bucket/x", "")
+        done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}={url}"], cwd=tmp_path)
         if name == "prepare":  # two flags are required
             others = [f"--{other}=a" for other in ("input", "out") if other != flag]
-            done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x", *others], cwd=tmp_path)
+            done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}={url}", *others], cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.strip() == (
-            f"error: --{flag}=gs://bucket/x: URLs are not supported: mount the bucket as a folder (for example with "
+            f"error: --{flag}={url}: URLs are not supported{kinds}: mount the bucket as a folder (for example with "
             "gcsfuse), or copy its files, and name that folder"
         )
     assert list(tmp_path.iterdir()) == []
@@ -76,6 +88,17 @@ def test_what_is_not_a_url_passes(value: str):
     refuse_url(value, name="--input")
 
 
+@pytest.mark.parametrize("url", ["gs://", "gs://a", "gs://bucket", "gs://bucket/", "gs:///x", "gs://Bucket/x"])
+@pytest.mark.parametrize("rest", ["", "//y", "/../y", "/*.txt", "/a b"])
+def test_a_folder_in_a_bucket_is_named_whole(url: str, rest: str):
+    for value in (url + rest, f"gs://bucket/x{rest or '?'}"):
+        with pytest.raises(UserError, match=r"^--out=.*: write gs://BUCKET/FOLDER, without spaces and wildcards"):
+            refuse_url(value, name="--out", buckets=True)
+    refuse_url("gs://bucket-1.example/a/b_c-d/", name="--out", buckets=True)
+    with pytest.raises(UserError, match="URLs are not supported, except gs://"):
+        refuse_url("gs-like://bucket/x", name="--out", buckets=True)
+
+
 def test_functions_refuse_what_their_commands_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     never = SameRun(command="train", read=dict, free=re.compile(""), has_begun=lambda path: False)
@@ -94,8 +117,10 @@ def test_functions_refuse_what_their_commands_do(tmp_path: Path, monkeypatch: py
     for value in ("x" * 5000, "a\0b", "\udcff"):
         with pytest.raises(UserError, match=r"is not a path|does not exist"):
             load_pretrained(value)
-    with pytest.raises(UserError, match=r"config.data.directory=gs://a: URLs are not supported"):
-        from_config_dict({"data": {"directory": "gs://a"}})
+    with pytest.raises(UserError, match=r"config.data.directory=s3://a: URLs are not supported, except gs://: mount"):
+        from_config_dict({"data": {"directory": "s3://a"}})
+    with pytest.raises(UserError, match=r"config.data.input=gs://a/b: URLs are not supported: mount"):
+        from_config_dict({"data": {"input": "gs://a/b"}})
     assert list(tmp_path.iterdir()) == []
 
 

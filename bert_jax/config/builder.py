@@ -181,6 +181,6 @@ def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
         for index, item in enumerate(value):
             _check_value(item, declared, path=f"{path}[{index}]")
     elif isinstance(value, str):
-        refuse_url(value, name=path)
+        refuse_url(value, name=path, buckets=declared.in_bucket)
     if value is not None and not isinstance(value, tuple) and (refusal := declared.refusal(value)):
         raise UserError(f"{path}={value!r}: {refusal}")

@@ -14,7 +14,11 @@ MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens per segment and one 
 class DataConfig:
     """Text, vocabulary, data set, and how instances are built."""
 
-    directory: str = field("", doc="Data set made by prepare; empty: built from `input` in WORKDIR/data.")
+    directory: str = field(
+        "",
+        doc="Data set made by prepare, a folder or gs://BUCKET/FOLDER; empty: built from `input` in WORKDIR/data.",
+        in_bucket=True,
+    )
     input: str = field(
         "", doc='Files, globs, "tfds:NAME" or "embedded" (the documentation inside the installed Python).'
     )
