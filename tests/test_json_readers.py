@@ -28,6 +28,8 @@ from bert_jax.json_files import MAX_DEPTH, load_json, parse_object, read_json, r
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.workdir import read_config
 from bert_jax.runs.writers import JsonLinesWriter
+from bert_jax.tasks import files as task_files
+from bert_jax.tasks.files import read_json as read_task_json
 from bert_jax.tasks.files import read_json_lines
 from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.squad_files import read_questions
@@ -352,3 +354,18 @@ def test_a_value_of_100_mb_is_refused_before_it_is_parsed(tmp_path: Path):
     with pytest.raises(OSError, match="larger than 64 MiB"):
         load_json(file)
     assert time.monotonic() - start < 5
+
+
+def test_the_number_of_values_is_limited_because_each_takes_a_hundred_times_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "dev.json"
+    file.write_text("[" + "[]," * (json_files.MAX_VALUES // 2) + "[]]")
+    start = time.monotonic()
+    for read in (read_json, load_json):
+        with pytest.raises((UserError, ValueError), match="more than 8,000,000 values, the most that is read"):
+            read(file)
+    assert time.monotonic() - start < 30  # parsing it takes a minute on a busy machine
+    monkeypatch.setattr(task_files, "_MAX_VALUES", 1000)
+    with pytest.raises(UserError, match=r"dev\.json: not JSON \(it has more than 1,000 values, the most that is read"):
+        read_task_json(file)
