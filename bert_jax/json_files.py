@@ -16,7 +16,7 @@ from bert_jax.files import open_regular, read_limited
 from bert_jax.json_forms import Count, Finite, fit, kind_of
 
 MAX_JSON_BYTES = 64 << 20  # holds a tokenizer of a million tokens; a larger file is not one of ours
-MAX_VALUES = 8_000_000  # 1.5 GB of memory at worst, objects of one field; a tokenizer of a million tokens has half as many
+MAX_VALUES = 8_000_000  # 1.5 GB of memory at worst (objects of one field); a tokenizer of a million tokens has half
 MAX_DEPTH = 100  # levels of objects and lists; a tokenizer.json has ten
 _REASON = 100  # characters of a parser's message that fit into a line
 _LOG_LINE = dict[str, Finite | str | None]

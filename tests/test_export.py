@@ -342,5 +342,5 @@ def test_wrong_fields_of_ours_in_a_config_are_one_line(tmp_path):
     fields = json.loads(file.read_text())
     for wrong in ([1], "x", {"truncation": "middle"}, {"max_seq_length": "12"}, {"max_seq_length": -1}):
         file.write_text(json.dumps(fields | {"bert_jax": wrong}))
-        with pytest.raises(UserError, match="config.json: .*expected"):
+        with pytest.raises(UserError, match=r"config\.json: .*expected"):
             load_pretrained(tmp_path / "out")

@@ -133,6 +133,8 @@ def _read_file(
         before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
         known = report.formats.get(source.name)
         report.add_format(source.name, actual)
+        is_member = int(stream.name != source.path)
+        report.add_members(actual, is_member)
         try:
             yield from assemble(
                 formats.read_events(stream, format=actual, report=report, layout=layout),
@@ -142,6 +144,7 @@ def _read_file(
         except NoTextError as error:
             size = source.size if stream.path else report.bytes - before + _rest(stream)
             report.bytes, report.broken_lines = before, broken
+            report.add_members(actual, -is_member)
             del report.problems[problems:], report.formats[source.name]
             if known is not None:
                 report.formats[source.name] = known
