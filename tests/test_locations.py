@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.locations import local_path, refuse_url
 from bert_jax.parallel.distributed import start
 from bert_jax.parallel.rendezvous import gather_names
+from bert_jax.planning.compiling import prepare_environment
 from bert_jax.prediction.json_lines import check_output
 from bert_jax.runs.workdir import SameRun, open_workdir
 from tests.runs import run
@@ -144,6 +145,8 @@ def test_a_small_address_space_is_told_before_jax_hangs(monkeypatch: pytest.Monk
             UserError, match=r"^memory is short: the limit on address space \(ulimit -v\) is [12]\.\d GB"
         ):
             limits.check_address_space()
+        with pytest.raises(UserError, match=r"^memory is short: "):
+            prepare_environment()  # of `plan`, whose compiler aborts
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
