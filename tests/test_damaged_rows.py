@@ -15,6 +15,7 @@ from cases import task
 from bert_jax.config.task_options import OwnOptions
 from bert_jax.errors import UserError
 from bert_jax.tasks.scoring import score_predictions
+from tests.test_corpus_variants import PACKERS
 from tests.test_damaged_files import damage
 
 TEXTS = [("good film", "yes"), ('a "bad", sad film', "no"), ("the film\twas", "yes"), ("naïve café 本", "no")] * 2
@@ -59,7 +60,7 @@ FILES = {
 }
 
 
-def reader(kind: str, folder: Path) -> tuple[Path, Callable[[], object]]:
+def reader(kind: str, folder: Path) -> tuple[Path, Callable[[], str]]:
     """Write the right files of a kind; return the one to damage, and what reads the folder."""
     if kind == "squad":
         names, read = ("train-v2.0.json", "dev-v2.0.json"), lambda: task("squad_v2", folder)
@@ -70,6 +71,17 @@ def reader(kind: str, folder: Path) -> tuple[Path, Callable[[], object]]:
     for name in names:
         (folder / name).write_text(FILES[kind], encoding="utf-8")
     return folder / names[0], read
+
+
+@pytest.mark.parametrize("pack", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", FILES)
+def test_compressed_files_of_tasks_are_found_and_read(tmp_path: Path, kind: str, pack: str):
+    file, read = reader(kind, tmp_path)
+    expected = read()
+    for path in (file, *tmp_path.glob(f"dev*{file.suffix}")):
+        path.with_name(path.name + pack).write_bytes(PACKERS[pack](path.read_bytes()))
+        path.unlink()
+    assert read().replace(pack, "") == expected
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.soak)])

@@ -165,3 +165,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr(os, "access", lambda *_: False)  # of a disk that is mounted read-only
     with pytest.raises(UserError, match=r"^--output=.*: cannot be written \(.* is read-only\)"):
         check_output(str(tmp_path / "new"))
+
+
+def test_an_output_that_is_a_link_to_itself_is_one_line(tmp_path: Path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"A river was here {number}. It was long. It was old.\n" * 20)
+    with pytest.raises(UserError, match=r"loop: .*: choose an --out that you may write to"):
+        build_dataset(DataConfig(input=str(tmp_path / "in")), out=loop, max_seq_lengths=(32,), vocab_size=60)

@@ -51,7 +51,7 @@ def find_sources(
         elif item.startswith(tfds_text.PREFIX):
             others.extend(tfds_text.find_tfds_sources(item, download=download))
         else:
-            files.update(_find_files(item, leave_out={folder.resolve() for folder in leave_out}))
+            files.update(_find_files(item, leave_out={Path(os.path.realpath(folder)) for folder in leave_out}))
     return _file_sources(sorted(files)) + others
 
 
