@@ -60,7 +60,7 @@ def shrink(config: Config) -> Config:
         dataclasses.replace(
             phase,
             fraction=1 / len(config.train.phases),
-            max_seq_length=32 * (index + 1),
+            max_seq_length=32 * min(index + 1, 2),  # the lengths of the data set
             max_predictions_per_seq=0,
             batch_size=batch if phase.batch_size else 0,
             warmup_steps=min(phase.warmup_steps, 1),

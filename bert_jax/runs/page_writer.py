@@ -19,7 +19,7 @@ from bert_jax.invocation import command
 
 _COMMAND = "bert_jax.report"
 _LIBRARY = "matplotlib"
-_MOST_SECONDS = 20.0  # for the last drawings, at the end of a command
+_MOST_SECONDS = 60.0  # for the last drawings, at the end of a command
 
 
 class PageWriter:
