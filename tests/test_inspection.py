@@ -232,6 +232,7 @@ def test_texts_inside_archives_are_counted_by_format(tmp_path: Path, monkeypatch
         archive.writestr("c.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS))
         archive.writestr("d.jsonl", '{"other": 1}\n')  # without text
         archive.writestr("e.html", "<html><body>Text</body></html>")
+        archive.writestr("empty.txt", "")
     write(tmp_path / "plain.txt.gz", gzip.compress("\n".join(PARTS).encode()))  # compressed, no archive
     lines = describe(tmp_path)
     [found] = [line for line in lines if line.startswith("found: ")]

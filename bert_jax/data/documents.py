@@ -133,18 +133,20 @@ def _read_file(
         before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
         known = report.formats.get(source.name)
         report.add_format(source.name, actual)
-        is_member = int(stream.name != source.path)
-        report.add_members(actual, is_member)
+        is_new_member = stream.name != source.path
         try:
-            yield from assemble(
+            for document in assemble(
                 formats.read_events(stream, format=actual, report=report, layout=layout),
                 prefix=source.name + stream.name.removeprefix(source.path),
                 is_split=actual == "sentences" and layout.documents != "lines",
-            )
+            ):
+                if is_new_member:  # with text: an archive may have a million empty ones
+                    report.add_members(actual, 1)
+                    is_new_member = False
+                yield document
         except NoTextError as error:
             size = source.size if stream.path else report.bytes - before + _rest(stream)
             report.bytes, report.broken_lines = before, broken
-            report.add_members(actual, -is_member)
             del report.problems[problems:], report.formats[source.name]
             if known is not None:
                 report.formats[source.name] = known

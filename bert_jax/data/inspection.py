@@ -182,7 +182,7 @@ def _read(source: TextSource, sample: Sample, *, config: DataConfig, quota: int,
     name = next(iter(report.formats.values()), "")
     if shown and len(sample.shown.setdefault(name, [])) < _NUM_SHOWN:
         sample.shown[name].append(list(shown.values()))
-    if any(report.members.values()):
+    if report.members:
         sample.archives.append(source.name)
         sample.has_more_members |= not ended
     whole = text_bytes
@@ -229,7 +229,7 @@ def _describe(sample: Sample, documents: int) -> str:
 
 
 def _archives(sample: Sample) -> str:
-    names, members = sample.archives, {name: count for name, count in sample.report.members.items() if count}
+    names, members = sample.archives, sample.report.members
     if not members:
         return ""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

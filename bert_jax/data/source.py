@@ -114,9 +114,8 @@ class ReadReport:
         self.formats[source] = ", ".join(sorted(known | {name}))
 
     def add_members(self, name: str, count: int) -> None:
-        """Count texts of a format inside an archive; a negative count takes them back."""
-        if count:
-            self.members[name] = self.members.get(name, 0) + count
+        """Count texts of a format inside an archive."""
+        self.members[name] = self.members.get(name, 0) + count
 
     def merge(self, other: "ReadReport") -> None:
         """Add another report to this one."""
