@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bert_jax.data.documents import read_documents
 from bert_jax.data.intermediate import read_done
 from bert_jax.data.manifest import check_manifest
 from bert_jax.data.vocabulary import read_casing
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, closest
 from bert_jax.files import open_regular
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.json_files import MAX_DEPTH, load_json, parse_object, read_json, read_log
@@ -369,3 +370,17 @@ def test_the_number_of_values_is_limited_because_each_takes_a_hundred_times_its_
     monkeypatch.setattr(task_files, "_MAX_VALUES", 1000)
     with pytest.raises(UserError, match=r"dev\.json: not JSON \(it has more than 1,000 values, the most that is read"):
         read_task_json(file)
+
+
+def test_a_name_of_megabytes_is_compared_in_constant_memory():
+    name = "x" * (4 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"config\.xxx.*no such field"):
+            from_saved({name: 1})
+        assert closest("traim" + name, ["train", "x"]) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert closest("traim", ["train", "x"]) == ["train"]
+    assert peak < 10 * len(name)  # compared whole, it took 40 bytes for each character
