@@ -4,7 +4,6 @@ Commands import inside `main`: jax takes seconds to import, and `--help` and wro
 """
 
 import contextlib
-import difflib
 import functools
 import os
 import re
@@ -16,7 +15,7 @@ from absl import app, flags
 
 from bert_jax import files, jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
-from bert_jax.errors import UserError, choose_one
+from bert_jax.errors import UserError, choose_one, closest
 
 # On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -141,7 +140,7 @@ def _parse(
     except UserError as error:
         fail(str(error))
     except flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+        near = closest(error.flagname, list(flags.FLAGS), n=1)
         hint = f"did you mean --{near[0]}? " if near else ""
         fail(f"--{error.flagname}: there is no such flag; {hint}--help lists the flags")
     except flags.Error as error:

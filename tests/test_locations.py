@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.locations import local_path, refuse_url
 from bert_jax.parallel.distributed import start
 from bert_jax.parallel.rendezvous import gather_names
+from bert_jax.planning.compiling import prepare_environment
 from bert_jax.prediction.json_lines import check_output
 from bert_jax.runs.workdir import SameRun, open_workdir
 from tests.runs import run
@@ -170,6 +171,8 @@ def test_a_small_address_space_is_told_before_jax_hangs(monkeypatch: pytest.Monk
             UserError, match=r"^memory is short: the limit on address space \(ulimit -v\) is [12]\.\d GB"
         ):
             limits.check_address_space()
+        with pytest.raises(UserError, match=r"^memory is short: "):
+            prepare_environment()  # of `plan`, whose compiler aborts
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
@@ -188,3 +191,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr(os, "access", lambda *_: False)  # of a disk that is mounted read-only
     with pytest.raises(UserError, match=r"^--output=.*: cannot be written \(.* is read-only\)"):
         check_output(str(tmp_path / "new"))
+
+
+def test_an_output_that_is_a_link_to_itself_is_one_line(tmp_path: Path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"A river was here {number}. It was long. It was old.\n" * 20)
+    with pytest.raises(UserError, match=r"loop: .*: choose an --out that you may write to"):
+        build_dataset(DataConfig(input=str(tmp_path / "in")), out=loop, max_seq_lengths=(32,), vocab_size=60)

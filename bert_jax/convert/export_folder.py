@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.convert.assemble import name_architecture
-from bert_jax.convert.cross_encoder import cross_encoder_fields, longest_pair
+from bert_jax.convert.cross_encoder import cross_encoder_fields
 from bert_jax.convert.destination import destination
-from bert_jax.convert.folder_config import config_json
+from bert_jax.convert.folder_config import config_json, own_fields
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.model_card import model_card
@@ -145,6 +145,8 @@ def _write(
     fields: Mapping[str, Any],
 ) -> None:
     tokenizer = source.require_tokenizer()
+    trained = source.longest_trained
+    fields = {**fields, **own_fields(max_seq_length=trained, truncation=source.text_limits.get("truncation", ""))}
     config = config_json(
         source.model,
         huggingface_class=source.architecture,
@@ -155,7 +157,7 @@ def _write(
     )
     (folder / "config.json").write_text(config)
     has_token_types = architecture_of(source.model).huggingface.has_token_types
-    longest = longest_pair(source) if fields else source.model.max_position_embeddings
+    longest = trained or source.max_length or source.model.max_position_embeddings
     write_tokenizer_files(tokenizer, folder, max_seq_length=longest, token_types=has_token_types)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     pooling = "+".join(embedding.poolings) if embedding is not None else ""

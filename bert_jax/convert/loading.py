@@ -20,7 +20,7 @@ from bert_jax.convert.folder_config import check_model_type, read_config
 from bert_jax.convert.huggingface import canonical, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.sentence_transformers import embedding_settings, transformer_folder
-from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.convert.tokenizer_files import find_tokenizer, read_max_length
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
 from bert_jax.limits import check_address_space
@@ -174,6 +174,8 @@ def _load_huggingface(
         label_fields=config.label_fields,
         random=assembled.random,
         embedding=embedding_settings(folder),
+        max_length=length if (length := read_max_length(folder)) <= config.model.max_position_embeddings else 0,
+        trained_texts=config.trained_texts,
     )
 
 

@@ -86,7 +86,7 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES)
+        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES, max_values=_MAX_BYTES >> 4)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}): {remedy}") from None
     except ValueError as error:
