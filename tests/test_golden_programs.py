@@ -24,8 +24,8 @@ def why_not_compared(golden: dict[str, Any]) -> str:
 
 
 def test_every_config_for_tpus_has_a_golden_program():
-    sizes = {name for name in CONFIGS if ":L-" in name}  # of a program that is there
-    assert {name.partition("@")[0] for name in PROGRAMS} == CONFIGS.keys() - {"tiny_cpu"} - sizes
+    sizes = {name for name in CONFIGS if ":L-" in name}  # of a program that is there; plan does not know teachers
+    assert {name.partition("@")[0] for name in PROGRAMS} == CONFIGS.keys() - {"tiny_cpu", "distill_minilm"} - sizes
     assert not set(PROGRAMS) & set(MORE_PROGRAMS)
 
 

@@ -197,8 +197,8 @@ def test_the_time_left_is_said_once_a_run_has_been_measured(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("==")]
     assert lines == [
         "== Table 5, run 1 of 3: stub 1; the time is unknown until a run has measured it",
-        "== Table 5, run 2 of 3: stub 2; about 2 min 00 s, 4 min 00 s for all that is left",
-        "== Table 5, run 3 of 3: stub 3; about 2 min 00 s, 2 min 00 s for all that is left",
+        "== Table 5, run 2 of 3: stub 2; about 2 min 00 s, 4 min 00 s left in all",
+        "== Table 5, run 3 of 3: stub 3; about 2 min 00 s, 2 min 00 s left in all",
     ]
 
 
