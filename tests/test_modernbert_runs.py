@@ -148,7 +148,9 @@ def test_a_model_with_a_bpe_tokenizer_is_trained_on_and_fine_tuned_with_that_tok
         "--config.train.batch_size=8",
     )
     succeed("export", f"--checkpoint={tmp_path / 'tags'}", f"--out={tmp_path / 'out'}")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "bpe" / name).read_bytes()
+    source, exported = (tmp_path / folder for folder in ("bpe", "out"))
+    assert (exported / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    settings, now = (json.loads((folder / "tokenizer_config.json").read_text()) for folder in (source, exported))
+    assert now == settings | {"model_max_length": 128}  # the length that was fine-tuned
     answer = json.loads(succeed("predict", f"--model={tmp_path / 'out'}", "--task=tag", "--text=the cat ran."))
     assert answer["words"] == ["the", "cat", "ran", "."]
