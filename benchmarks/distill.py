@@ -87,11 +87,15 @@ def main() -> None:
         for arm in arguments.arms.split(","):
             for task in arguments.tasks.split(","):
                 add_missing(arm, task, arguments=arguments, out=out)
+    from finished_runs import read_lines  # not where this file is read as a config, without its folder on the path
+
     print(table(read_lines(out)))
 
 
 def add_missing(arm: str, task: str, *, arguments: argparse.Namespace, out: Path) -> None:
     """Pre-train and fine-tune an arm unless all its lines are there, and append those that are missing."""
+    from finished_runs import append_line, read_lines
+
     keys = [{"arm": arm, "task": task, "seed": seed, "steps": arguments.steps} for seed in range(arguments.seeds)]
     missing = [key for key in keys if not any(key.items() <= line.items() for line in read_lines(out))]
     if not missing:
@@ -100,9 +104,8 @@ def add_missing(arm: str, task: str, *, arguments: argparse.Namespace, out: Path
     runs = fine_tuned(arm, task, model=model, arguments=arguments)
     goodput = model / "goodput.json"
     seconds = json.loads(goodput.read_text(encoding="utf-8")) if goodput.is_file() else {}
-    with out.open("a", encoding="utf-8") as file:
-        for key in missing:
-            file.write(json.dumps({**key, "metrics": runs[key["seed"]], "pretraining": seconds}) + "\n")
+    for key in missing:
+        append_line(out, {**key, "metrics": runs[key["seed"]], "pretraining": seconds})
 
 
 def pretrained(arm: str, *, arguments: argparse.Namespace) -> Path:
@@ -146,11 +149,6 @@ def run(name: str, *flags: str) -> None:
     done = subprocess.run([sys.executable, "-m", f"bert_jax.{name}", *flags], check=False)
     if done.returncode:
         sys.exit(done.returncode)
-
-
-def read_lines(path: Path) -> list[Line]:
-    """Return the finished runs in a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def table(lines: list[Line]) -> str:

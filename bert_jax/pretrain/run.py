@@ -49,7 +49,7 @@ from bert_jax.runs.start_up import check_command, open_runtime
 from bert_jax.runs.workdir import CONFIG, SameRun, save_config
 
 # In a bucket, each host has its own copy of the vocabulary of --init; fingerprints are compared.
-_FREE_IN_BUCKET = r"data\.vocab"
+_FREE_IN_BUCKET = "data.vocab"
 _OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
 
@@ -138,7 +138,7 @@ def _pretrain(
     source = load_source(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
     config = adopted(config, workdir=workdir, source=source, method=method, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    own = _OWN if bucket is None else (*_OWN, "data.vocab")
+    own = _OWN if bucket is None else (*_OWN, _FREE_IN_BUCKET)
     check_command(config, params=params, hosts=hosts, own=own, others=method.facts)
     _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
@@ -167,7 +167,7 @@ def _pretrain(
 
 
 def _in_bucket(same_run: SameRun) -> SameRun:
-    return dataclasses.replace(same_run, free=re.compile(rf"{same_run.free.pattern}|{_FREE_IN_BUCKET}"))
+    return dataclasses.replace(same_run, free=re.compile(rf"{same_run.free.pattern}|{re.escape(_FREE_IN_BUCKET)}"))
 
 
 def continued(

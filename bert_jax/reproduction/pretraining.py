@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.json_files import read_log
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain import run
+from bert_jax.pretrain import method, run
 from bert_jax.pretrain.open_values import preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.reproduction.records import goodput_seconds
@@ -134,7 +134,7 @@ class PretrainingWork(Work):
 
     def content(self) -> Mapping[str, Any]:
         """Return the config without the fields that do not determine the result, and without those of the data."""
-        fields = determining(self.config, free=run.SAME_RUN.free)
+        fields = determining(self.config, free=method.SAME_RUN.free)
         return {"config": {name: value for name, value in fields.items() if not _DATA_FIELDS.fullmatch(name)}}
 
     @functools.cached_property
