@@ -3,7 +3,7 @@
 Sources:
 
 * Peaks, dense bfloat16 FLOP/s of one device: Google Cloud TPU and NVIDIA data sheets.
-* Memory and its bandwidth: Google Cloud's TPU pages. Its page on TPU7x gives that chip the links of a v5p.
+* Memory and its bandwidth: Google Cloud's TPU pages; that of TPU7x gives that chip the links of a v5p.
 * Link bandwidth, achieved in one direction: "How to Scale Your Model" (2025), chapter on TPUs. 45 GB/s on v4 and v5e,
   90 GB/s on v5p and v6e.
 * Network bandwidth to other slices, per chip, over the data-center network: for v5e and v6e Google Cloud's page on v6e
