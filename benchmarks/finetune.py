@@ -9,7 +9,9 @@ may be killed at any moment. `--table` prints the results. Several processes may
 
 Quality:
 * Both sides train on the same instances with AdamW (bias correction, epsilon 1e-8, weight decay 0.01 except for biases
-  and LayerNorm), 10% warmup, linear decay, clipping at 1, and the model's dropout. Each shuffles by itself.
+  and LayerNorm), 10% warmup, linear decay, clipping at 1, and the model's dropout.
+* Seeds are pairs: both sides start from the same weights, the head included, and take the same batches in the same
+  order. What differs is which values dropout drops. The table has the mean difference with its standard error.
 * The score is that after the last epoch on both sides. Nothing is selected.
 * HuggingFace pads each batch to its longest instance.
 * One system runs at a time, on all cores. They take turns after each seed.
@@ -39,11 +41,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from finished_runs import append_line, read_lines
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import num_steps
+from bert_jax.finetuning.batches import batch_examples, num_steps
 from bert_jax.finetuning.experiment import Experiment
 from bert_jax.finetuning.finetune import open_config_task
 from bert_jax.finetuning.job import TaskJob
@@ -106,22 +109,12 @@ def main() -> None:
     print(table(read_lines(out)))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the finished runs in a file. A last line truncated by a kill is ignored."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def run_missing(arguments: argparse.Namespace, out: Path) -> None:
     """Run each (task, seed, system) that is missing in `out` with these settings, and append its line."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     done = read_lines(out)
-    if done:  # removes a truncated line
-        out.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
     for name in arguments.tasks.split(","):
         for line in run_task(name, arguments, done):
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(out, line)
             score = f"{line['selection']} {line['score']:.4f}, " if line["score"] is not None else ""
             print(
                 f"{name} {line['system']} seed {line['seed']}: {score}{line['sequences_per_second']:.1f} sequences/s",
@@ -253,6 +246,7 @@ def train_torch(experiment: Experiment, run: RunSettings, model: str, *, dtype: 
     task, train, dev = experiment.task, experiment.data.train, experiment.data.evals[0]
     labels = max(len(task.labels), 1)
     network = BertForSequenceClassification.from_pretrained(model, num_labels=labels, dtype=torch.float32)
+    copy_head(experiment, run, network)
     network.to(device)  # type: ignore[arg-type]  # a decorator hides its signature
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": WEIGHT_DECAY}, {"params": [], "weight_decay": 0.0}]
     for name, parameter in network.named_parameters():
@@ -263,7 +257,8 @@ def train_torch(experiment: Experiment, run: RunSettings, model: str, *, dtype: 
     network.train()
     wait()
     times, cpu = [time.monotonic()], time.process_time()
-    for step, indices in enumerate(shuffled_batches(len(train.examples), run=run, steps=total), start=1):
+    for step in range(1, total + 1):
+        indices = batch_examples(run, examples=len(train.examples), step=step - 1)
         with autocast():
             loss = network(**tensors(train, indices, task=task, device=device)).loss
         loss.backward()
@@ -296,15 +291,14 @@ def train_torch(experiment: Experiment, run: RunSettings, model: str, *, dtype: 
     )
 
 
-def shuffled_batches(examples: int, *, run: RunSettings, steps: int) -> Iterator[np.ndarray]:
-    """Yield the indices of each step's examples, from a concatenation of shuffled epochs."""
-    rng = np.random.default_rng(run.seed)
-    left = np.zeros(0, np.int64)
-    for _ in range(steps):
-        while len(left) < run.batch_size:
-            left = np.concatenate([left, rng.permutation(examples)])
-        yield left[: run.batch_size]
-        left = left[run.batch_size :]
+def copy_head(experiment: Experiment, run: RunSettings, network: Any) -> None:
+    """Set the classifier of HuggingFace's model to the one that ours starts this run with."""
+    import torch
+
+    head = jax.device_get(experiment.learner.initial_state(run).params["classifier"])
+    with torch.no_grad():
+        network.classifier.weight.copy_(torch.from_numpy(np.array(head["kernel"].T)))
+        network.classifier.bias.copy_(torch.from_numpy(np.array(head["bias"])))
 
 
 def tensors(split: Split, indices: np.ndarray, *, task: Task, device: Any) -> dict[str, Any]:
@@ -331,8 +325,8 @@ def tensors(split: Split, indices: np.ndarray, *, task: Task, device: Any) -> di
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return a Markdown table: mean ± standard deviation (best) of the scores in percent, medians of the speeds."""
-    rows = ["| task | metric | runs | ours | HuggingFace | ours, HuggingFace, sequences/s | per CPU second |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    rows = ["| task | metric | runs | ours | HuggingFace | difference | sequences/s | per CPU second |"]
+    rows.append("|---|---|---|---|---|---|---|---|")
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(json.dumps([line["task"], line["settings"]]), []).append(line)
@@ -344,7 +338,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             f"| {first['task']}, {first['train_examples']} rows ({settings}) "
             f"| {first['selection']} on {first['split']} | "
             f"{' and '.join(str(len(of[system])) for system in SYSTEMS)} | "
-            f"{' | '.join(scores(of[system]) for system in SYSTEMS)} | "
+            f"{' | '.join(scores(of[system]) for system in SYSTEMS)} | {difference(of)} | "
             f"{' | '.join(speeds(of, name) for name in ('sequences_per_second', 'sequences_per_cpu_second'))} |"
         )
     return "\n".join(rows)
@@ -357,6 +351,15 @@ def scores(lines: list[dict[str, Any]]) -> str:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.2f} ± {deviation:.2f} ({max(values):.2f})"
+
+
+def difference(of: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the mean over seeds of our score minus HuggingFace's in percent, with its standard error."""
+    own, peer = ({line["seed"]: line["score"] for line in of[system]} for system in SYSTEMS)
+    pairs = [100 * (own[seed] - peer[seed]) for seed in own.keys() & peer.keys() if own[seed] is not None]
+    if len(pairs) < 2:
+        return "-"
+    return f"{statistics.fmean(pairs):+.2f} ± {statistics.stdev(pairs) / len(pairs) ** 0.5:.2f} ({len(pairs)} pairs)"
 
 
 def speeds(of: dict[str, list[dict[str, Any]]], name: str) -> str:

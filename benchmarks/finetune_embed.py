@@ -16,7 +16,6 @@ STSB_DIR has GLUE's train.tsv and dev.tsv. `--model` may be any encoder, a folde
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finished_runs import Line, append_line, read_lines
 
 from bert_jax.config.finetuning import FinetuneConfig, from_config_dict
 from bert_jax.convert.loading import load_pretrained
@@ -42,7 +42,6 @@ from bert_jax.runs.runtime import Runtime, silent
 
 SYSTEMS = ("ours", "sentence_transformers")
 EPSILON, WEIGHT_DECAY, WARMUP, TEMPERATURE = 1e-8, 0.01, 0.1, 0.05
-Line = dict[str, Any]
 
 
 def main() -> None:
@@ -65,16 +64,10 @@ def main() -> None:
             parser.error("give --model and --data, or --table")
         try:
             for line in missing_runs(arguments, read_lines(out)):
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_line(out, line)
         except UserError as error:
             parser.error(str(error))
     print(table(read_lines(out)))
-
-
-def read_lines(path: Path) -> list[Line]:
-    """Return the finished runs in a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def missing_runs(arguments: argparse.Namespace, done: list[Line]) -> Iterator[Line]:

@@ -4,7 +4,6 @@ import ast
 import difflib
 import runpy
 import sys
-from importlib import metadata
 from pathlib import Path
 
 COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan", "report", "doctor", "reproduce")
@@ -17,6 +16,8 @@ def main() -> None:
     if first in ("--help", "-h", "help"):
         print(usage())
     elif first == "--version":
+        from bert_jax.usage import version  # absl, which a list of commands does not need
+
         print(f"bert_jax {version()}")
     elif first in COMMANDS:
         sys.argv = [f"bert-jax {first}", *sys.argv[2:]]
@@ -26,14 +27,6 @@ def main() -> None:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: {first!r} is not a command of bert-jax: {hint}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("bert_jax")
-    except metadata.PackageNotFoundError:
-        return "(not installed: pip install -e .)"
 
 
 def usage() -> str:

@@ -67,6 +67,9 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
         jax_internals.quiet_libtpu()
     if any(argument in HELP for argument in sys.argv[1:]) or sys.argv[1:] == ["help"]:
         _print_help(config or _pretraining)
+    if "--version" in sys.argv[1:]:
+        print(f"bert_jax {usage.version()}", flush=True)
+        sys.exit(0)
     app.run(guarded, flags_parser=functools.partial(_parse, config=config))
 
 

@@ -19,7 +19,9 @@ INIT = flags.DEFINE_string(
     "Required. Model to start from: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 "
     "checkpoint; or A,B: two LSTM language models, one per direction, whose states are concatenated.",
 )
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the task's official files, or tfds:NAME for GLUE.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "The data: a folder with the task's official files or your own, one file, or tfds:NAME for GLUE."
+)
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Directory for results, predictions and the best checkpoint; default: runs/CONFIG."
 )
@@ -33,7 +35,7 @@ ADD_TOKENS = flags.DEFINE_list(
     "add_tokens", [], "Tokens to add to the vocabulary: kept whole in text, each with a new row of the embeddings."
 )
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print what is read (files, labels, lengths, examples) and the steps of the runs, then exit."
+    "dry_run", False, "Print files, labels, lengths, examples and the steps of the runs, then exit."
 )
 TEACHER = flags.DEFINE_string(
     "teacher", "", "Model whose outputs are learned besides the labels (config.distill), fine-tuned for the same task."

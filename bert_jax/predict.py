@@ -66,7 +66,7 @@ NULL_THRESHOLD = flags.DEFINE_float(
 TRUNCATION = flags.DEFINE_string(
     "truncation",
     "",
-    "classify, pair: what is read of a longer text: head, head_tail or (classify) windows, whose outputs are averaged; "
+    "classify, pair: how long texts are truncated: head, head_tail or (classify) windows, whose outputs are averaged; "
     "default: as in fine-tuning.",
 )
 LENGTH = flags.DEFINE_integer(

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from bert_jax import cli, jax_internals, usage
-from bert_jax.config import CHOICES, DataConfig, TrainConfig
+from bert_jax.config import BERT_EPOCHS, CHOICES, DataConfig, TrainConfig
 from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.errors import UserError
@@ -156,7 +156,7 @@ def main() -> None:
 
 def _epochs(info: DatasetInfo) -> str:
     """Return how many steps go through the text once, and as often as BERT's training went through its text."""
-    batch, rows, epochs = TrainConfig().batch_size, info.num_train_rows, 40  # epochs: the paper, A.2
+    batch, rows, epochs = TrainConfig().batch_size, info.num_train_rows, BERT_EPOCHS
     return (
         f"epochs: {math.ceil(rows / batch):,} steps of {batch} go through the {rows:,} sequences of "
         f"{info.max_seq_length} once; {epochs} times, as BERT did (--config.train.num_epochs={epochs}): "

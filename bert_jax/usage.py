@@ -4,6 +4,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection
+from importlib import metadata
 
 from absl import flags
 
@@ -19,6 +20,14 @@ def text(config: Callable[[], type]) -> str:
     if "config" in flags.FLAGS:
         parts.append(_fields(config()))
     return "\n\n".join(parts)
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return metadata.version("bert_jax")
+    except metadata.PackageNotFoundError:
+        return "(not installed: pip install -e .)"
 
 
 def _introduction(text: str) -> str:

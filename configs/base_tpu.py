@@ -6,13 +6,12 @@
     python -m bert_jax.train --config=configs/base_tpu.py:modernbert-base --workdir=modernbert
 
 The first line trains on the English Wikipedia of TFDS (20 GB), prepared on the first start, in runs/base_tpu. The
-argument is another size, any L-x_H-y[_A-z]: configs/base_tpu.py:L-3_H-768_A-12 is the first row of Table 6.
-The paper trained it in 4 days on 16 TPU chips. Expect (paper, Table 6): held-out perplexity about 4.0 on books and
+paper trained it in 4 days on 16 TPU chips. Expect (paper, Table 6): held-out perplexity about 4.0 on books and
 Wikipedia; MNLI 84.4 after fine-tuning. Cost here: planned.
 
-The argument is a preset of another shape, for a comparison at equal steps. One of ModernBERT (modernbert-base,
-modernbert-large, ettin-17m to ettin-1b) has no next-sentence prediction and is trained with bias correction: it does
-not reproduce ModernBERT's own recipe. Cost: planned.
+The argument is another shape, for a comparison at equal steps: any L-x_H-y[_A-z] (L-3_H-768_A-12 is the first row of
+Table 6), or a preset of ModernBERT (modernbert-base, modernbert-large, ettin-17m to ettin-1b), which has no
+next-sentence prediction and is trained with bias correction: it does not reproduce ModernBERT's own recipe.
 """
 
 from ml_collections import ConfigDict

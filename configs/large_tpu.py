@@ -5,11 +5,15 @@
 
 The first form trains on the English Wikipedia of TFDS (20 GB), prepared on the first start, in runs/large_tpu.
 
-`paper` (the default; Devlin et al. 2018, A.2): 1,000,000 steps of batch 256, Adam 1e-4, warm-up 10,000, dropout 0.1, 90
-% at 128 and 10 % at 512. The paper: 4 days on 64 TPU chips; held-out perplexity 3.23, MNLI 86.6 (Table 6). `lamb_64k`
-(You et al. 2020, in the two-phase form published with NVIDIA's BERT): 7,038 steps of 65,536 at 128, then 1,563 of
-32,768 at 512, each phase with its own warm-up. Published: SQuAD v1.1 F1 90.6 to 91. Cost here: planned. Data: `prepare
---recipe=original` for `paper`, `--recipe=modern` for `lamb_64k`.
+`paper` (the default; Devlin et al. 2018, A.2): 1,000,000 steps of batch 256, Adam 1e-4, warm-up 10,000, dropout 0.1,
+90 % at 128 and 10 % at 512. The paper: 4 days on 64 TPU chips; held-out perplexity 3.23, MNLI 86.6 (Table 6). Data:
+`prepare --recipe=original`.
+
+`lamb_64k` (You et al. 2020, in the two-phase form published with NVIDIA's BERT): 7,038 steps of 65,536 at 128, then
+1,563 of 32,768 at 512, each phase with its own warm-up. Published: SQuAD v1.1 F1 90.6 to 91. Data: `prepare
+--recipe=modern`.
+
+Cost here: planned.
 """
 
 from ml_collections import ConfigDict

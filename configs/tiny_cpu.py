@@ -2,7 +2,7 @@
 
     python -m bert_jax.train --config=configs/tiny_cpu.py --workdir=/tmp/tiny
 
-Cost: 5 minutes on two CPU cores. Result (Python 3.11): held-out masked-LM loss 5.412 vs. 5.884 of the unigram baseline,
+Cost: 5 minutes on two CPU cores. Result (Python 3.11): held-out masked-LM loss 5.421 vs. 5.884 of the unigram baseline,
 accuracy 14.9 % vs. 4.0 %. The argument is another size, any L-x_H-y[_A-z]: tiny_cpu.py:L-3_H-128_A-2.
 """
 

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 import runpy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -19,6 +19,7 @@ from bert_jax.config import Config, model_preset, presets
 from bert_jax.config.builder import optional_groups
 from bert_jax.config.fields import FieldInfo, Range, info
 from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.config.reproduction import ScaleConfig, ScaledTask
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDE = "---\nhide: [toc]\n---\n\n"  # front matter of pages with wide tables
@@ -113,14 +114,14 @@ def default_of(row: Row) -> str:
     if isinstance(row.default, str):
         return f"`{row.default}`" if row.default else "empty"
     if isinstance(row.default, tuple):
-        return f"`({', '.join(f'{item:g}' for item in row.default)})`"
+        return f"`({', '.join(item if isinstance(item, str) else f'{item:g}' for item in row.default)})`"
     return f"`{row.default:g}`" if isinstance(row.default, float) else f"`{row.default}`"
 
 
-def config_page(cls: type, *, title: str, intro: str) -> str:
+def config_page(shown: Iterable[Section], *, title: str, intro: str) -> str:
     """Return the page of a config: a table per group."""
     parts = [f"{WIDE}# {title}\n\n{intro}\n"]
-    for section in sections(cls):
+    for section in shown:
         parts.append(f"## {f'`{section.name}`' if section.name else 'The config itself'}\n\n{section.doc}\n")
         if section.only_for:
             parts.append(f"Only for: {section.only_for}.\n")
@@ -147,7 +148,7 @@ def breakable(name: str) -> str:
 def pretraining_page() -> str:
     """Return the reference of the pre-training config."""
     return config_page(
-        Config,
+        sections(Config),
         title="Pre-training config",
         intro="Every field of a config for `bert-jax train` and `bert-jax plan`. Type `--config.NAME=VALUE` to change "
         "one on the command line, or assign it in a config file. Defaults are the paper's; a config file may set "
@@ -158,12 +159,30 @@ def pretraining_page() -> str:
 
 def finetuning_page() -> str:
     """Return the reference of the fine-tuning config."""
+    optional = sorted(optional_groups(FinetuneConfig))
     return config_page(
-        FinetuneConfig,
+        sections(FinetuneConfig),
         title="Fine-tuning config",
         intro="Every field of a config for `bert-jax finetune`. Type `--config.NAME=VALUE` to change one on the "
-        "command line. A config has the groups `squad`, `ner` and `own` only where its task reads them. x is the "
-        "value.",
+        f"command line. A config has the groups {', '.join(f'`{name}`' for name in optional)} only where its task "
+        "reads them. x is the value.",
+    )
+
+
+def scale_sections() -> Iterator[Section]:
+    """Yield the fields of a scale and of one of its tasks; those of the configs that it holds have their own pages."""
+    yield Section("", inspect.getdoc(ScaleConfig) or "", "", tuple(_rows(ScaleConfig())))
+    yield Section("tasks[0]", inspect.getdoc(ScaledTask) or "", "", tuple(_rows(ScaledTask(), prefix="tasks[0].")))
+
+
+def scale_page() -> str:
+    """Return the reference of a scale's config."""
+    return config_page(
+        scale_sections(),
+        title="Scale config",
+        intro="Every field of a scale of `bert-jax reproduce`, a file `configs/reproduce_NAME.py`. Its `pretraining` "
+        "is a [pre-training config](pretraining_config.md), the `config` of each of its tasks a [fine-tuning "
+        "config](finetuning_config.md). x is the value.",
     )
 
 
@@ -258,6 +277,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/commands.md": commands_page,
     "reference/pretraining_config.md": pretraining_page,
     "reference/finetuning_config.md": finetuning_page,
+    "reference/scale_config.md": scale_page,
     "reference/config_files.md": config_files_page,
 }
 # Pages that are files of the repository.

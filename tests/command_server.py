@@ -17,6 +17,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# Their imports set variables (jax where libtpu is installed), whichever test imports them first.
+import jax  # noqa: F401
+
+import bert_jax.cli  # noqa: F401
+
 PRELOAD = [
     "grain",
     "jax",

@@ -1,5 +1,6 @@
 """The reference is complete: every config field, flag and metric has a meaning there, once."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -8,6 +9,7 @@ import pytest
 from bert_jax import __main__ as entry
 from bert_jax.config import Config, builder
 from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.config.reproduction import ScaleConfig, ScaledTask
 from bert_jax.runs.goodput import KINDS
 from bert_jax.tasks import glue
 from docs import reference_pages as reference
@@ -22,6 +24,14 @@ def test_every_config_field_is_there_once_with_a_meaning(cls: type):
     rows = [row for section in reference.sections(cls) for row in section.rows]
     assert Counter(row.name for row in rows) == Counter(builder.field_names(cls))
     assert [row.name for row in rows if len(row.info.doc.split()) < 2] == []
+
+
+def test_every_field_of_a_scale_is_there_or_is_a_config_with_its_own_page():
+    names = {row.name for section in reference.scale_sections() for row in section.rows}
+    own = {item.name for item in dataclasses.fields(ScaleConfig)} - {"pretraining", "tasks"}
+    of_task = {f"tasks[0].{item.name}" for item in dataclasses.fields(ScaledTask)} - {"tasks[0].config"}
+    assert names == own | of_task
+    assert [r.name for s in reference.scale_sections() for r in s.rows if len(r.info.doc.split()) < 2] == []
 
 
 @pytest.mark.parametrize("cls", CONFIGS)

@@ -41,7 +41,10 @@ def test_core_tests_are_there_and_touch_every_package():
     touched = set()
     for file, test in core_tests():
         text = file.read_text()
-        assert not test or f"def {test}(" in text, f"{file.name} has no {test}"
+        if test:
+            marks = re.search(rf"((?:^@pytest.*\n)*)^def {test}\(", text, flags=re.MULTILINE)
+            assert marks, f"{file.name} has no {test}"
+            assert not re.search(r"mark\.(slow|soak)", marks[1]), f"{file.name}: {test} does not run without `-m`"
         touched |= set(re.findall(rf"\b{PACKAGE}\.(\w+)", text))
     packages = {parts[1] for name in modules() if len(parts := name.split(".")) > 2}
     assert packages - touched == set()

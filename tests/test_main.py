@@ -30,8 +30,9 @@ def test_every_command_has_a_file():
 
 
 def test_the_version_is_that_of_the_package():
-    done = run([sys.executable, "-m", "bert_jax", "--version"])
-    assert (done.returncode, done.stdout.strip()) == (0, f"bert_jax {metadata.version('bert_jax')}")
+    for command in (["-m", "bert_jax", "--version"], ["-m", "bert_jax", "train", "--version"]):
+        done = run([sys.executable, *command])
+        assert (done.returncode, done.stdout.strip()) == (0, f"bert_jax {metadata.version('bert_jax')}")
 
 
 def test_a_wrong_command_names_the_nearest():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from built_datasets import build, config_for, content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_rows import instances_in_rows, rows_of_a_linear_scan
-from test_builder import build, config_for, content
 from text_corpus import make_documents, write_corpus, write_vocabulary
 
 from bert_jax.config import DataConfig, check_packing, instances_per_row

@@ -35,7 +35,7 @@ from bert_jax.planning.estimate import memory_json
 from bert_jax.planning.topology import parse_topology
 from tests.runs import ROOT
 
-PLANNED = [name for name in CONFIGS if name != "tiny_cpu"]
+PLANNED = [name for name in CONFIGS if name != "tiny_cpu" and ":L-" not in name]  # sizes of programs that are there
 
 
 @pytest.fixture(scope="module")

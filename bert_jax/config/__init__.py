@@ -22,6 +22,7 @@ from bert_jax.config.groups import (
 )
 from bert_jax.config.presets import model_preset
 from bert_jax.config.pretraining import (
+    BERT_EPOCHS,
     CHOICES,
     Config,
     MaskingConfig,
@@ -39,6 +40,7 @@ from bert_jax.config.pretraining import (
 )
 
 __all__ = [
+    "BERT_EPOCHS",
     "CHOICES",
     "MIN_SEQ_LENGTH",
     "CheckpointConfig",

@@ -24,6 +24,8 @@ from bert_jax.config.groups import (
 from bert_jax.config.presets import model_preset
 from bert_jax.errors import UserError
 
+BERT_EPOCHS = 40  # over its 3.3 billion words (A.2)
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:

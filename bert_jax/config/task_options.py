@@ -34,7 +34,7 @@ TYPED_FIELDS = {
 class DataOptions:
     """The files of a task, and how much of them is used."""
 
-    directory: str = field("", doc="Folder with the official files, or tfds:NAME for GLUE.")
+    directory: str = field("", doc="Folder with the official files or your own, one file, or tfds:NAME for GLUE.")
     train_file: str = field("", doc="Training file, relative to the directory or absolute; empty: the official name.")
     dev_file: str = field("", doc="Dev file; like train_file.")
     test_file: str = field("", doc="Test file; like train_file.")

@@ -86,7 +86,7 @@ _ERRORS = (
 def _damaged(name: str, error: Exception) -> UserError:
     if isinstance(error, MemoryError) or "Memory usage limit" in str(error):
         return UserError(
-            f"{name} needs more memory to decompress than is allowed or there: compress it again with the default "
+            f"{name} needs more memory to decompress than is available: compress it again with the default "
             "settings of the program"
         )
     if isinstance(error, OSError) and error.errno:  # an error of the disk, not of the decompressor

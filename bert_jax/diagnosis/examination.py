@@ -106,7 +106,7 @@ def examine(
     """
     for number, check in enumerate(checks):
         left = sum(later.seconds for later in checks[number:])
-        say(f"[{number + 1}/{len(checks)}] {check.name}: {check.about} (all that is left: about {duration(left)})")
+        say(f"[{number + 1}/{len(checks)}] {check.name}: {check.about} ({duration(left)} left)")
         start = time.monotonic()
         crash: Exception | None = None
         if context.hosts.from_main(f"time for {check.name}", lambda: context.seconds_left() > 0):

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from bert_jax.config import Config
+from bert_jax.config import BERT_EPOCHS, Config
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.documents import find_sources
 from bert_jax.data.estimate import estimate_rows, estimate_text
 from bert_jax.progress import format_bytes
 from bert_jax.training.schedule import Phase
 
-# BERT saw its text 40 times; data-constrained models gain little beyond (Muennighoff et al. 2023), and masks differ.
+# Data-constrained models gain little beyond BERT_EPOCHS (Muennighoff et al. 2023), but masks differ each time.
 MANY_EPOCHS = 200
 # A token that is seldom seen is not learned. The 30,522 of BERT had 3.3 billion words: 100,000 times each.
 FEW_USES = 100
@@ -79,8 +79,8 @@ def _many_epochs(epochs: float) -> list[str]:
     if epochs <= MANY_EPOCHS:
         return []
     return [
-        f"warning: the run goes through the text {epochs:,.0f} times (BERT: 40): it will learn the text by heart; "
-        "use more text, or --config.train.num_epochs=40"
+        f"warning: the run goes through the text {epochs:,.0f} times (BERT: {BERT_EPOCHS}): it will learn the text by "
+        f"heart; use more text, or --config.train.num_epochs={BERT_EPOCHS}"
     ]
 
 

@@ -172,9 +172,9 @@ def time_left(units: Sequence[Work], *, costs: Costs) -> str:
     if not known:
         return "the time is unknown until a run has measured it"
     return (
-        f"about {duration(seconds[0])}, {duration(known)} for all that is left"
+        f"about {duration(seconds[0])}, {duration(known)} left in all"
         if seconds[0]
-        else (f"{duration(known)} for all that is left")
+        else (f"{duration(known)} left in all")
     )
 
 

@@ -35,4 +35,4 @@ def describe_table(table: Table, *, cells: Sequence[Cell], store: Store, costs: 
             missing.setdefault(cell.missing, []).append((cell.row.title, cell.column.key))
     for reason, places in missing.items():
         yield f"  missing: {shown_places(places)}: {reason}"
-    yield f"  all that is left: {'about' if is_whole else 'at least'} {duration(total)}"
+    yield f"  time left: {'about' if is_whole else 'at least'} {duration(total)}"

@@ -80,6 +80,7 @@ TABLE_1 = Table(
     "4.1",
     columns(*_GLUE),
     (
+        Row("Pre-OpenAI SOTA", paper=_values(_GLUE, 80.6, 80.1, 66.1, 82.3, 93.2, 35.0, 81.0, 86.0, 61.7, 74.0)),
         Row("BiLSTM+ELMo+Attn", paper=_values(_GLUE, 76.4, 76.1, 64.8, 79.8, 90.4, 36.0, 73.3, 84.9, 56.8, 71.0)),
         Row("OpenAI GPT", paper=_values(_GLUE, 82.1, 81.4, 70.3, 87.4, 91.3, 45.4, 80.0, 82.3, 56.0, 75.1)),
         Row("ELMo-like: frozen LSTMs with a BiLSTM, at equal data and compute", _ELMO, changes=_FROZEN),

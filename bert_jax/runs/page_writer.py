@@ -7,6 +7,7 @@ wrong there is one line; the run continues.
 import contextlib
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bert_jax
+from bert_jax.invocation import command
 
 _COMMAND = "bert_jax.report"
 _LIBRARY = "matplotlib"
-_MOST_SECONDS = 20.0  # for the last drawings, at the end of a command
+_MOST_SECONDS = 60.0  # for the last drawings, at the end of a command
 
 
 class PageWriter:
@@ -65,8 +67,9 @@ class PageWriter:
         running.kill()
         with contextlib.suppress(OSError, ValueError):
             running.communicate()
-        for directory in (self._drawn, *self._waiting):
-            self._report(f"the last page took too long to write: type bert-jax report --workdir={directory}")
+        for directory in dict.fromkeys((self._drawn, *self._waiting)):
+            line = command("report", f"--workdir={shlex.quote(str(directory))}")
+            self._report(f"the last page took too long to write: type {line}")
         self._waiting.clear()
 
     def _start(self) -> None:

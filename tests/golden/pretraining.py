@@ -44,7 +44,27 @@ TWO_PHASES = (
     PhaseConfig(fraction=0.6, max_seq_length=LENGTH // 2, learning_rate=3e-3, warmup_steps=5),
     PhaseConfig(fraction=0.4, max_seq_length=LENGTH, learning_rate=2e-3, warmup_steps=5, batch_size=BATCH // 2),
 )
+_MLM = {"data": {"objective": "mlm"}}
 OPTIONS: dict[str, tuple[str, Changes]] = {
+    "modern_causal": (
+        "modern",
+        {**_MLM, "model": {"attention_direction": "left_to_right"}, "train": {"objective": "causal"}},
+    ),
+    "modern_modernbert": (
+        "modern",
+        {
+            **_MLM,
+            "model": {
+                "architecture": "modernbert",
+                "num_hidden_layers": 4,
+                "local_attention": 8,
+                "hidden_act": "gelu",
+                "layer_norm_eps": 1e-5,
+            },
+        },
+    ),
+    "modern_muon_wsd": ("modern", {**_MLM, "optimizer": {"name": "muon", "schedule": "wsd", "decay_steps": 20}}),
+    "modern_stable_adamw": ("modern", {**_MLM, "optimizer": {"name": "stable_adamw", "max_grad_norm": 0.0}}),
     "modern_whole_word": ("modern", {"masking": {"whole_word": True}}),
     "modern_unrolled": ("modern", {"model": {"scan_layers": False, "remat": "dots"}}),
     "modern_lamb": (
