@@ -8,8 +8,8 @@ Sources:
   90 GB/s on v5p and v6e.
 * Network bandwidth to other slices, per chip, over the data-center network: for v5e and v6e Google Cloud's page on v6e
   (6.4 and 25.6 Tb/s for 256 chips), for TPU7x its page, for v4 and v5p the same chapter.
-* FLOP per cycle of each of a TPU7x's two devices: assumed to be a v6e's, which makes 2.2 GHz. By the compiler's estimate
-  a matmul of 4,096 cubed reaches 81 % of it (v6e: 87 %).
+* FLOP per cycle of each of a TPU7x's two devices: assumed to be a v6e's, which makes 2.2 GHz. By the compiler's
+  estimate a matmul of 4,096 cubed reaches 81 % of it (v6e: 87 %).
 """
 
 import dataclasses

@@ -132,6 +132,15 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     ]
 
 
+def test_chips_of_two_devices_are_planned(compiler: Callable[..., Any]) -> None:
+    result, _ = compiler(plan_config, thin(load("base_tpu"), chips=8), "tpu7x:2x2x1")
+    assert (result["chips"], result["mesh"]["data"]) == (4, 8)
+    for phase in result["phases"]:
+        assert phase["batch_size_per_chip"] == 16
+        assert phase["hbm"]["capacity_bytes"] == 96 * 2**30
+        assert 0 < phase["mfu"] <= phase["mfu_before_collectives"] < 1
+
+
 def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]) -> None:
     config = thin(load("large_tpu"), chips=4)
     model = dataclasses.replace(config.model, num_hidden_layers=2, scan_layers=False)
