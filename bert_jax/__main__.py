@@ -6,7 +6,19 @@ import runpy
 import sys
 from pathlib import Path
 
-COMMANDS = ("prepare", "train", "evaluate", "finetune", "predict", "export", "plan", "report", "doctor", "reproduce")
+COMMANDS = (
+    "prepare",
+    "train",
+    "distill",
+    "evaluate",
+    "finetune",
+    "predict",
+    "export",
+    "plan",
+    "report",
+    "doctor",
+    "reproduce",
+)
 USAGE_ERROR = 2
 
 

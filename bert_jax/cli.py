@@ -99,10 +99,11 @@ def default_workdir() -> str:
 
 
 def _listed_configs(like: str) -> list[str]:
-    """Return the config files of the command whose config is `like`: those for fine-tuning, or the others."""
-    is_finetuning = "finetune" in like
+    """Return the config files of the command whose config is `like`: fine-tuning, distillation, or the others."""
     names = [name for name in config_files.names() if "reproduce" not in name]
-    return [name for name in names if ("finetune" in name) == is_finetuning]
+    others = ("finetune", "distill")
+    kind = next((kind for kind in others if kind in like), "")
+    return [name for name in names if next((other for other in others if other in name), "") == kind]
 
 
 def _pretraining() -> type:

@@ -40,6 +40,8 @@ def main() -> int:
         raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; create it first")
     compiling.prepare_environment()
     config = configs.from_config_dict(CONFIG.value)
+    if config.distill is not None:
+        raise UserError("config.distill: plan does not know the teacher of a distillation: plan a config of train")
     topology = parse_topology(TOPOLOGY.value)
 
     programs: list[Path] = []

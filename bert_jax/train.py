@@ -46,8 +46,6 @@ def main() -> int:
     started_at = time.time()
     cli.require_config(CONFIG.value, example="configs/tiny_cpu.py")
     from bert_jax import config as configs
-    from bert_jax.convert.loading import load_pretrained
-    from bert_jax.convert.pruned_layers import with_layers
     from bert_jax.parallel import distributed
     from bert_jax.parallel import mesh as meshes
     from bert_jax.pretrain import dry_run, open_values, program, run
@@ -55,10 +53,7 @@ def main() -> int:
     config = configs.from_config_dict(CONFIG.value)
     workdir = WORKDIR.value or cli.default_workdir()
     if DRY_RUN.value:
-        source = None
-        if INIT.value:
-            source = load_pretrained(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, exact=False)
-            source = with_layers(source, layers=INIT_LAYERS.value) if INIT_LAYERS.value else source
+        source = run.load_source(INIT.value, init_missing=INIT_MISSING.value, drop=DROP.value, layers=INIT_LAYERS.value)
         config = dry_run.config_of_start(config, workdir=workdir, source=source, continue_from=CONTINUE_FROM.value)
         planned = program.PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
         print(dry_run.describe_run(planned, infos=open_values.finished_infos(config)))

@@ -17,6 +17,8 @@ Logical axis names of parameters and activations (which `parallel/mesh.py` maps 
 In every architecture the parameters of repeated layers are under `LAYERS`, stacked along a leading axis.
 """
 
+from typing import Any
+
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -89,6 +91,29 @@ class EncoderOutput:
     hidden: Float[Array, "B T D"]
     word_embeddings: Float[Array, "R D"]
     all_hidden: Float[Array, "states B T D"] | None = None
+
+
+@struct.dataclass
+class Projections:
+    """The queries, keys and values of a layer, their heads side by side, with bias and before any rotation."""
+
+    query: Float[Array, "B T D"]
+    key: Float[Array, "B T D"]
+    value: Float[Array, "B T D"]
+
+
+@struct.dataclass
+class TaughtRows(Rows):
+    """Sequences with the parameters of the teacher's encoder, up to the layer that teaches."""
+
+    teacher: Any
+
+
+@struct.dataclass
+class TaughtBatch(PretrainingBatch):
+    """Masked sequences with what the teacher makes of them."""
+
+    teacher: Projections
 
 
 @struct.dataclass

@@ -150,9 +150,9 @@ def pretraining_page() -> str:
     return config_page(
         sections(Config),
         title="Pre-training config",
-        intro="Every field of a config for `bert-jax train` and `bert-jax plan`. Type `--config.NAME=VALUE` to change "
-        "one on the command line, or assign it in a config file. Defaults are the paper's; a config file may set "
-        "others ([config files](config_files.md)). x is the value; a value outside its range is refused before "
+        intro="Every field of a config for `bert-jax train`, `distill` and `plan`. Type `--config.NAME=VALUE` to "
+        "change one on the command line, or assign it in a config file. Defaults are the paper's; a config file may "
+        "set others ([config files](config_files.md)). x is the value; a value outside its range is refused before "
         "anything runs.",
     )
 

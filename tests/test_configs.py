@@ -14,9 +14,11 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.dataset import open_tokenizer
+from bert_jax.pretrain.distillation_program import DistillationProgram
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.types import Rows
 from tests.runs import ROOT
+from tests.teachers import random_encoder
 
 CONFIGS = {
     "tiny_cpu": "",
@@ -30,6 +32,8 @@ CONFIGS = {
     "colab_tpu:L-6_H-256": "L-6_H-256",
     "encoder_2026": "",
     "encoder_2026:L-6_H-384_A-12": "L-6_H-384_A-12",
+    "distill_minilm": "",
+    "distill_minilm:L-12_H-384_A-12": "L-12_H-384_A-12",
 }
 
 
@@ -72,10 +76,22 @@ def shrink(config: Config) -> Config:
         config,
         model=model,
         train=train,
+        distill=config.distill and dataclasses.replace(config.distill, relation_heads=8),
         optimizer=dataclasses.replace(
             config.optimizer, warmup_steps=1, decay_steps=min(config.optimizer.decay_steps, 1)
         ),
     )
+
+
+def program_of(config: Config) -> PretrainingProgram:
+    """Return the program on the mesh of the config, with a teacher if it has one."""
+    mesh = meshes.make_mesh(config.mesh)
+    if config.distill is None:
+        return PretrainingProgram(config, mesh=mesh)
+    teacher = dataclasses.replace(config.model, hidden_size=64, num_hidden_layers=3)
+    program = DistillationProgram(config, mesh=mesh, teacher=teacher)
+    program.place_teacher(random_encoder(teacher))
+    return program
 
 
 def test_every_pretraining_config_is_known_here():
@@ -87,7 +103,8 @@ def test_every_pretraining_config_is_known_here():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_small_and_opens_with_its_command(name: str):
     text = (ROOT / "configs" / f"{name.partition(':')[0]}.py").read_text()
-    assert re.search(r"python -m bert_jax\.train --config=configs/", text.split('"""')[1])
+    command = "distill --teacher=MODEL" if name.startswith("distill") else "train"
+    assert re.search(rf"python -m bert_jax\.{command} --config=configs/", text.split('"""')[1])
     assert len([leaf for leaf in flatten(load(name)) if "phases" not in leaf]) <= 85
 
 
@@ -102,7 +119,7 @@ def test_a_config_is_small_and_opens_with_its_command(name: str):
 def test_a_config_takes_two_steps_a_phase_on_eight_devices(name: str, tiny_dataset: Path):
     config = shrink(load(name))
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))
-    program = PretrainingProgram(config, mesh=meshes.make_mesh(config.mesh))
+    program = program_of(config)
     state = program.random_state()
     for phase in program.phases:
         batches = PretrainingBatches(

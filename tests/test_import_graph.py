@@ -16,6 +16,7 @@ from tests.import_graph import PACKAGE, ROOT, Import, circles, modules, reachabl
 COMMANDS = {
     "__main__",
     "train",
+    "distill",
     "prepare",
     "evaluate",
     "predict",

@@ -25,6 +25,7 @@ from tests.runs import run
 SCHEMES = ("gs", "s3", "az", "hdfs", "memory", "file", "http", "https", "GS")
 FLAGS = {
     "train": ("workdir", "init"),
+    "distill": ("workdir", "init", "teacher"),
     "finetune": ("workdir", "init", "data_dir"),
     "prepare": ("out", "input", "vocab"),
     "predict": ("model", "input", "output"),

@@ -10,6 +10,7 @@ set": `""` for text, `0` for a count with a computed default, `-1` for "the rema
 from bert_jax.config.builder import flatten, to_json
 from bert_jax.config.compiler_options import CompilerOption, parse_compiler_options
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing, instances_per_row
+from bert_jax.config.distillation import DistillationConfig
 from bert_jax.config.groups import (
     CheckpointConfig,
     EvalConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "CompilerOption",
     "Config",
     "DataConfig",
+    "DistillationConfig",
     "EvalConfig",
     "LogConfig",
     "MaskingConfig",

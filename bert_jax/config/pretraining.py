@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
-from bert_jax.config.fields import field, group, info
+from bert_jax.config.distillation import DistillationConfig, check_distillation
+from bert_jax.config.fields import field, group, info, optional_group
 from bert_jax.config.groups import (
     RECIPES,
     CheckpointConfig,
@@ -113,6 +114,7 @@ class Config:
     model: ModelConfig = group(ModelConfig, doc="The encoder.")
     data: DataConfig = group(DataConfig, doc="Text, vocabulary and data set.")
     masking: MaskingConfig = group(MaskingConfig, doc="Masking for the masked language model.")
+    distill: DistillationConfig | None = optional_group(doc="A teacher.", only_for="configs for `bert-jax distill`")
     optimizer: OptimizerConfig = group(OptimizerConfig, doc="Optimizer and learning rate.")
     mesh: MeshConfig = group(MeshConfig, doc="Device mesh.")
     train: TrainConfig = group(TrainConfig, doc="What is trained, number of steps and batch size.")
@@ -135,10 +137,14 @@ class Config:
 CHOICES: Mapping[str, tuple[str, ...]] = choices_of(Config)
 
 
-def default_config(*, model: str = "base") -> ConfigDict:
-    """Return the paper's procedure as an editable ConfigDict, of a model preset and the vocabulary of the data."""
+def default_config(*, model: str = "base", distill: bool = False) -> ConfigDict:
+    """Return the paper's procedure as an editable ConfigDict, of a model preset and the vocabulary of the data.
+
+    With `distill` it has the options of distillation.
+    """
     shape = dataclasses.replace(model_preset(model), vocab_size=0)
-    return ConfigDict(to_dict(dataclasses.replace(Config(), model=shape)))
+    options = DistillationConfig() if distill else None
+    return ConfigDict(to_dict(dataclasses.replace(Config(), model=shape, distill=options)))
 
 
 def phase(**fields: Any) -> ConfigDict:
@@ -226,6 +232,7 @@ def validate(config: Config) -> Config:
     _check_attention(config)
     _check_masking(config.masking)
     _check_causal(config)
+    check_distillation(config.distill, model=config.model)
     _check_phases(config)
     _check_optimizer(config)
     check_mesh(config.mesh)

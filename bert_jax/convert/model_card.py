@@ -92,6 +92,7 @@ def _training(record: Mapping[str, Any], *, untrained: Sequence[str]) -> str:
         else None,
         "seed": config.get("seed"),
         "continued from": _continued(record),
+        "distilled from": _distilled(record),
         "text": _public(data.get("directory") or data.get("input")),  # a data set replaces the corpus of a config
     }
     rows |= {f"fingerprint of {name}": f"`{value}`" for name, value in record.get("fingerprints", {}).items()}
@@ -116,6 +117,17 @@ def _optimizer(config: Mapping[str, Any]) -> str | None:
 def _continued(record: Mapping[str, Any]) -> str:
     origin = record.get("origin") or {}
     return f"{origin['continued_from']} at step {origin['step']:,}" if origin.get("continued_from") else ""
+
+
+def _distilled(record: Mapping[str, Any]) -> str:
+    """Return the teacher, and what of the model its relations do not reach."""
+    teacher, options = record.get("teacher"), record.get("config", {}).get("distill")
+    if not teacher or not options:
+        return ""
+    weight = options.get("pretraining_weight")
+    layer = f"{_public(teacher['path'])} (checksum `{teacher['checksum']}`): relations of its layer {teacher['layer']}"
+    also = f", and the pre-training loss times {weight:g}" if weight else " alone: fine-tune its last layer and heads"
+    return layer + also
 
 
 def _metrics(source: PretrainedModel) -> str:

@@ -34,3 +34,13 @@ def with_layers(source: PretrainedModel, *, layers: Sequence[str]) -> Pretrained
     flat |= {name: flat[name][numbers] for name in stacked}
     model = dataclasses.replace(source.model, num_hidden_layers=len(numbers))
     return dataclasses.replace(source, model=model, params=nest(flat))
+
+
+def up_to_layer(source: PretrainedModel, *, number: int) -> PretrainedModel:
+    """Return the model without the layers after that of `number`, from 1. Other parts are kept."""
+    left_out = source.model.num_hidden_layers - number
+    flat = flatten(source.params)
+    # A parameter that layer 0 lacks is stacked over the layers after it.
+    flat |= {name: flat[name][: len(flat[name]) - left_out] for name in flat if name.startswith(LAYERS)}
+    model = dataclasses.replace(source.model, num_hidden_layers=number)
+    return dataclasses.replace(source, model=model, params=nest(flat))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.parameter_names import NameTable, initializer_range
+from bert_jax.model.projection import LayerProjections
 
 
 @runtime_checkable
@@ -110,6 +111,7 @@ class Architecture:
       train_flops_per_row: see `TrainFlops`.
       huggingface: see `HuggingFaceFormat`.
       classifier_stddev: the initial standard deviation of a classifier's matrix.
+      projections: how a reader gets queries, keys and values of a layer; None for an encoder without attention.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Architecture:
     train_flops_per_row: TrainFlops
     huggingface: HuggingFaceFormat
     classifier_stddev: Callable[[ModelConfig], float] = initializer_range
+    projections: LayerProjections | None = None
 
     @property
     def pretraining_parts(self) -> tuple[str, ...]:

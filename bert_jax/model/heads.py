@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from bert_jax.config import ModelConfig
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.dropout import Dropout
-from bert_jax.types import EncoderInputs, PretrainingLogits
+from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingLogits
 
 
 def pool_instances(
@@ -65,7 +65,12 @@ class PretrainingModel(nn.Module):
         dropout: Dropout | None = None,
     ) -> PretrainingLogits:
         """Return the logits; `dropout=None` means no dropout."""
-        encoded = self.encoder(inputs, dropout=dropout)
+        return self.logits(self.encoder(inputs, dropout=dropout), positions=positions, cls_positions=cls_positions)
+
+    def logits(
+        self, encoded: EncoderOutput, *, positions: Int[Array, "B P"], cls_positions: Int[Array, "B S"]
+    ) -> PretrainingLogits:
+        """Return the logits of encoded sequences."""
         if not self.has_next_sentence:
             at_masks, words = gather(encoded.hidden, positions), encoded.word_embeddings
             if self.has_transform:

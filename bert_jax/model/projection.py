@@ -1,5 +1,9 @@
 """The query, key and value projections of attention."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -7,6 +11,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.model.attention import Projected
 from bert_jax.model.dense import product_and_bias
 from bert_jax.model.rotation import Rotation
+from bert_jax.types import Projections
 
 
 class Projection(nn.Module):
@@ -32,3 +37,28 @@ class Projection(nn.Module):
         values = flat.reshape(flat.shape[:-1] + heads)
         values = nn.with_logical_constraint(values, ("batch", "length", "heads", "head_size"))
         return Projected(values=values, bias=None if bias is None else bias.reshape(heads), rotation=rotation)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerProjections:
+    """How queries, keys and values follow from the parameters of a layer and the hidden states that go into it.
+
+    `parameters` are the modules of the layer that they depend on, by name.
+    """
+
+    parameters: tuple[str, ...]
+    compute: Callable[[ModelConfig, Mapping[str, Any], Float[Array, "B T D"]], Projections]
+
+
+def project(
+    config: ModelConfig, layer: Mapping[str, Any], hidden: Float[Array, "B T D"], *, use_bias: bool = True
+) -> Projections:
+    """Return the projections of `hidden` by the parameters of a layer, for a reader other than attention."""
+
+    def one(name: str) -> Float[Array, "B T D"]:
+        module = Projection(config, use_bias=use_bias, parent=None)
+        projected = cast(Projected, module.apply({"params": layer[name]}, hidden))
+        # Whole on every device of a sequence: readers do not split them as attention's heads are split.
+        return nn.with_logical_constraint(projected.with_bias().reshape(hidden.shape), ("batch", "length", None))
+
+    return Projections(query=one("query"), key=one("key"), value=one("value"))

@@ -115,6 +115,7 @@ def _facts(run: RunFiles, seconds: Mapping[str, float]) -> str:
         prefix = language_model(log)
         facts.append((f"{int(log.last_step):,} of {run.config.train.num_steps:,}", "steps"))
         named = {
+            "eval/relation_loss": "held-out relation loss",
             f"eval/{prefix}_loss": "held-out loss, nats per token",
             "eval/unigram_loss": "unigram loss",
             f"eval/{prefix}_perplexity": "held-out perplexity",

@@ -31,6 +31,12 @@ class Panel:
 # prefix of the language model's metrics.
 _PANELS: tuple[tuple[str, str, bool, Mapping[str, tuple[str, str]]], ...] = (
     (
+        "Relation loss (teacher)",
+        "nats per token",
+        False,
+        {"train/relation_loss": ("training", "train"), "eval/relation_loss": ("held out", "eval")},
+    ),
+    (
         "Loss of the language model",
         "nats per token",
         False,

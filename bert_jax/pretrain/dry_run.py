@@ -11,11 +11,11 @@ from bert_jax.convert.loading import PretrainedModel
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.axes import describe
-from bert_jax.pretrain.continuing import adopt_source
+from bert_jax.pretrain.method import SAME_RUN, Method
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
-from bert_jax.pretrain.run import SAME_RUN, continued
+from bert_jax.pretrain.run import adopted, continued
 from bert_jax.training.optimizers import decay_policy
 from bert_jax.training.policy import apply_policy, parameter_names
 
@@ -26,6 +26,7 @@ def config_of_start(
     workdir: str | Path,
     source: PretrainedModel | None = None,
     continue_from: str = "",
+    method: Method | None = None,
     report: Callable[[str], None] = print,
 ) -> Config:
     """Return the config that a start in `workdir` trains with; `report` says what is not known before the data set is.
@@ -38,8 +39,7 @@ def config_of_start(
     workdir = Path(workdir)
     has_begun = SAME_RUN.has_begun(workdir)
     config, _ = continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
-    if source is not None:
-        config = adopt_source(config, source=source, workdir=workdir, report=report)
+    config = adopted(config, workdir=workdir, source=source, method=method or Method(), report=report)
     if has_begun:
         return as_begun(config, workdir=workdir)
     if not is_settled(config):

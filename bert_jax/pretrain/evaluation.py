@@ -18,7 +18,7 @@ from bert_jax.data.loader import PretrainingBatches
 from bert_jax.parallel import mesh as meshes
 from bert_jax.pretrain.evaluation_program import EvaluationProgram
 from bert_jax.pretrain.objective import PretrainingObjective
-from bert_jax.training.metrics import MetricWindow
+from bert_jax.training.metrics import Means, MetricWindow
 from bert_jax.types import Rows
 
 # Sequences whose token frequencies are the unigram model: all held-out ones of most data sets. The loss of one made of
@@ -39,9 +39,11 @@ class Evaluator:
         info: DatasetInfo,
         batch_size: int,
         max_examples: int,
+        step: Callable[..., Means] | None = None,
     ):
         """Use the first `max_examples` held-out sequences of `info`, rounded up to whole batches.
 
+        `step` replaces the program's step of `objective`.
         Every host reads all held-out sequences once, up to 65,536, to count the token frequencies.
         """
         self._program = program
@@ -49,7 +51,7 @@ class Evaluator:
         self._batches = self._open(info, batch_size, shares=shares, share_count=share_count)
         self._count = -(-min(max_examples, info.num_validation_rows) // batch_size)
         self.num_examples = min(self._count * batch_size, info.num_validation_rows)
-        self._step, self._name = program.step(objective), objective.name
+        self._step, self._name = step or program.step(objective), objective.name
         counted = max(self._count, -(-min(_MAX_COUNTED, info.num_validation_rows) // batch_size))
         self._tokens_per_byte = info.tokens_per_byte
         whole = self._open(info, batch_size)
@@ -73,7 +75,10 @@ class Evaluator:
             rows = Rows(**meshes.to_global(local, mesh=self._program.mesh))
             window.add(self._step(params, rows, index, self._unigram))
             advance(index + 1)
-        means = window.means()
+        return self.metrics(window.means())
+
+    def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return the `eval/...` metrics for the means over the sequences."""
         metrics = {f"eval/{name}": value for name, value in means.items()}
         loss = means[f"{self._name}_loss"]
         metrics["eval/loss"] = loss + means.get("nsp_loss", 0.0)
@@ -141,6 +146,10 @@ def without_bytes(info: DatasetInfo) -> str:
 
 def describe(metrics: dict[str, float]) -> str:
     """Return a line with the metrics of an evaluation."""
+    if "eval/relation_loss" in metrics:
+        of_model = {key: value for key, value in metrics.items() if key != "eval/relation_loss"}
+        rest = f", {describe(of_model).removeprefix('held-out: ')}" if "eval/mlm_loss" in metrics else ""
+        return f"held-out: relation loss {metrics['eval/relation_loss']:.4f}{rest}"
     name = language_model(metrics)
     bits = f", {metrics['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in metrics else ""
     nsp = f", next sentence accuracy {metrics['eval/nsp_accuracy']:.3f}" if "eval/nsp_accuracy" in metrics else ""

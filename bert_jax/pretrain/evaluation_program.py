@@ -58,16 +58,20 @@ class EvaluationProgram:
             key = jax.random.fold_in(self.key, index)
             return objective.evaluate(params, rows, key=key, unigram_log_probs=unigram)
 
+        return self.compiled(evaluate)
+
+    def compiled(self, evaluate: Callable[..., Means], *others: Any) -> Callable[..., Means]:
+        """Return the jitted `evaluate(params, rows, index, unigram, *rest)`; `rest` has the shardings `others`."""
         whole = meshes.replicated(self.mesh)
         jitted = jax.jit(
             evaluate,
-            in_shardings=(self.param_shardings, meshes.batch_sharding(self.mesh), whole, whole),
+            in_shardings=(self.param_shardings, meshes.batch_sharding(self.mesh), whole, whole, *others),
             out_shardings=whole,
         )
 
-        def call(params: Any, rows: Rows, index: int, unigram: Float[Array, " V"]) -> Means:
+        def call(*args: Any) -> Means:
             with meshes.use_mesh(self.mesh, rules=self.rules):
-                return jitted(params, rows, index, unigram)
+                return jitted(*args)
 
         return call
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config.builder import to_dict
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.loader import PretrainingBatches
 from bert_jax.errors import UserError
@@ -12,9 +13,9 @@ from bert_jax.files import writing
 from bert_jax.json_files import read_json
 from bert_jax.model.architectures import architecture_of
 from bert_jax.parallel import mesh as meshes
-from bert_jax.pretrain.continuing import ORIGIN
+from bert_jax.pretrain.continuing import ORIGIN, perplexity_before_and_after
 from bert_jax.pretrain.dataset import OpenData
-from bert_jax.pretrain.evaluation import Evaluator, describe, without_bytes
+from bert_jax.pretrain.evaluation import Evaluator, describe, verdict, without_bytes
 from bert_jax.pretrain.filled_masks import SAMPLES, FilledMasks
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.runs.job import Job, StepFunction
@@ -46,7 +47,7 @@ class PretrainingJob(Job):
         """Start from `params` in host memory, of which the parts `trained` are not random, or from random ones."""
         self.program, self.config = program, program.config
         self.num_steps = self.config.train.num_steps
-        self.run_config = dataclasses.asdict(self.config)
+        self.run_config = to_dict(self.config)
         self.evaluates_initial_state = params is not None
         self.last_evaluation: dict[str, float] = {}
         self._data, self._report, self._params, self._runtime = data, runtime.report, params, runtime
@@ -96,7 +97,7 @@ class PretrainingJob(Job):
                 continue
             # Each phase has its own seed, so phases of one length have different orders.
             loader = PretrainingBatches(
-                self._info(phase).directory,
+                self.info(phase).directory,
                 max_seq_length=phase.max_seq_length,
                 batch_size=phase.batch_size,
                 seed=self.config.seed * 1000 + index,
@@ -125,7 +126,7 @@ class PretrainingJob(Job):
     def cost_of_step(self, step: int) -> Mapping[str, float]:
         """Return the sequences, tokens and FLOPs of the batch of `step`."""
         phase = phase_at(self.program.phases, step=step)
-        info = self._info(phase)
+        info = self.info(phase)
         model = self.program.model(phase)
         flops = architecture_of(model).train_flops_per_row(
             model,
@@ -140,11 +141,25 @@ class PretrainingJob(Job):
     def evaluations(self, start: int, *, recorder: Recorder) -> Sequence[Callback]:
         """Open the held-out sequences of all remaining phases: a damaged shard is an error before the first step."""
         phases = [phase for phase in self.program.phases if phase.end > start and self._can_evaluate(phase)]
-        for note in dict.fromkeys(without_bytes(self._info(phase)) for phase in phases):
+        for note in dict.fromkeys(without_bytes(self.info(phase)) for phase in phases):
             if note:
                 self._report(note)
-        evaluators = {phase.start: self._evaluator(phase) for phase in phases}
+        evaluators = {phase.start: self.evaluator(phase) for phase in phases}
         return [_Evaluate(self, evaluators=evaluators, recorder=recorder), *self._filled_masks(phases, start, recorder)]
+
+    @property
+    def fills_masks(self) -> bool:
+        """Return whether the head of the language model is trained."""
+        return "masked_lm" not in self._untrained
+
+    def conclusions(self) -> list[str]:
+        """Return what the evaluations say at the end of the run."""
+        if not self.last_evaluation:
+            return []
+        lines = [verdict(self.last_evaluation)]
+        if self.evaluates_initial_state and self._runtime.hosts.is_main:
+            lines.append(perplexity_before_and_after(self._runtime.path / "metrics.jsonl"))
+        return lines
 
     def metadata(self) -> dict[str, Any]:
         """Return the config, the fingerprints, the parts that are still random, and the run that this one continues."""
@@ -152,11 +167,12 @@ class PretrainingJob(Job):
         fingerprints = self._data.fingerprints
         return {"config": self.run_config, "fingerprints": fingerprints, "untrained": self._untrained, **origin}
 
-    def _info(self, phase: Phase) -> DatasetInfo:
+    def info(self, phase: Phase) -> DatasetInfo:
+        """Return the data set of `phase`."""
         return self._data.infos[phase.max_seq_length]
 
     def _can_evaluate(self, phase: Phase) -> bool:
-        info = self._info(phase)
+        info = self.info(phase)
         if not info.num_validation_rows:
             self._report(
                 f"no evaluation: the data set in {info.directory} has no held-out sequences of "
@@ -164,24 +180,26 @@ class PretrainingJob(Job):
             )
         return bool(info.num_validation_rows)
 
-    def _evaluator(self, phase: Phase) -> Evaluator:
+    def evaluator(self, phase: Phase) -> Evaluator:
+        """Return the evaluation of `phase`."""
         return Evaluator(
             self.program.evaluation,
             objective=self.program.evaluation_objective(phase, special=self._special),
-            info=self._info(phase),
+            info=self.info(phase),
             batch_size=phase.batch_size,
             max_examples=self.config.eval.max_examples,
         )
 
     def _filled_masks(self, phases: Sequence[Phase], start: int, recorder: Recorder) -> list[Callback]:
         """Return the callback that writes what the model fills in; none for models that see nothing after a mask."""
-        if not self.config.log.report or self.config.model.attention_direction != "bidirectional" or not phases:
+        sees_both_sides = self.config.model.attention_direction == "bidirectional"
+        if not (self.config.log.report and sees_both_sides and self.fills_masks and phases):
             return []
         filled = {
             phase.start: FilledMasks(
                 self.program.evaluation,
                 objective=self.program.evaluation_objective(phase, special=self._special),
-                info=self._info(phase),
+                info=self.info(phase),
                 tokenizer=self._data.tokenizer,
                 batch_size=phase.batch_size,
             )

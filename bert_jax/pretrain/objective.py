@@ -82,6 +82,13 @@ class PretrainingObjective:
                 dropout=dropout,
             ),
         )
+        loss, means = self.scores(logits, batch=batch, weights=weights)
+        return loss, means | fill_metrics(batch)
+
+    def scores(
+        self, logits: PretrainingLogits, *, batch: PretrainingBatch, weights: dict[str, Float[Array, ""]]
+    ) -> tuple[Float[Array, ""], Means]:
+        """Return the loss of `logits`, and its metrics."""
         means = _scores(self.name, logits.masked_lm, labels=batch.labels, weights=batch.weights)
         loss = means[f"{self.name}_loss"].total / jnp.maximum(weights["mlm"], 1)
         if self.next_sentence:
@@ -93,13 +100,13 @@ class PretrainingObjective:
                 weights=batch.next_sentence_weights,
             )
             loss += means["nsp_loss"].total / jnp.maximum(weights["nsp"], 1)
-        return loss, means | _fill_metrics(batch)
+        return loss, means
 
     def evaluate(self, params: Any, rows: Rows, *, key: Key[Array, ""], unigram_log_probs: Float[Array, " V"]) -> Means:
         """Return the metrics on held-out sequences, and those of the unigram model at the same positions."""
         batch = self.prepare(rows, key=key)
         _, means = self.loss(params, batch=batch, weights=self.weights(batch), key=None)
-        for name in _fill_metrics(batch):
+        for name in fill_metrics(batch):
             del means[name]
         most_frequent = jnp.argmax(unigram_log_probs)
         means["unigram_loss"] = Mean.of(-unigram_log_probs[batch.labels], weights=batch.weights)
@@ -146,7 +153,7 @@ def make_objective(
     )
 
 
-def _fill_metrics(batch: PretrainingBatch) -> Means:
+def fill_metrics(batch: PretrainingBatch) -> Means:
     """Return the fraction of padding and, with packing, the mean number of instances per sequence."""
     padding = (batch.inputs.segment_ids == 0).astype(jnp.float32)
     means = {"padding_fraction": Mean.of(padding, weights=jnp.ones_like(padding))}

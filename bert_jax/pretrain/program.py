@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, ModelConfig, instances_per_row, phase_models
@@ -46,9 +47,7 @@ class PretrainingProgram(Program):
         self.segments = rate_segments(config.train, optimizer=config.optimizer, all_phases=self.phases)
         self.schedule = learning_rate_schedule(self.segments, recipe=config.recipe)
         self.rule = optim.optimizer_rule(config.optimizer, recipe=config.recipe)
-        self.optimizer = optim.make_optimizer(
-            config.optimizer, rule=self.rule, schedule=self.schedule, untrained=self.untrained_parts
-        )
+        self.optimizer = self.make_optimizer()
         self._keys = run_keys(config.seed)
         super().__init__(
             self._random_state,
@@ -75,6 +74,12 @@ class PretrainingProgram(Program):
     def untrained_parts(self) -> tuple[str, ...]:
         """Return the parts of the model that no loss reaches."""
         return () if self.config.next_sentence else architecture_of(self.config.model).next_sentence_parts
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """Return the update rule of the config."""
+        return optim.make_optimizer(
+            self.config.optimizer, rule=self.rule, schedule=self.schedule, untrained=self.untrained_parts
+        )
 
     def model(self, phase: Phase) -> ModelConfig:
         """Return the model as `phase` trains it."""
@@ -123,9 +128,13 @@ class PretrainingProgram(Program):
         self, phase: Phase, *, special: SpecialIds
     ) -> Callable[[TrainState, Rows], tuple[TrainState, StepOutput]]:
         """Return the jitted step of `phase`, which donates the state."""
+        return self.compile_step(self.step(phase, special=special))
+
+    def step(self, phase: Phase, *, special: SpecialIds) -> TrainStep:
+        """Return the step of `phase`, to be jitted."""
         clip = self.config.optimizer
         replicas_per_device = clip.clip_replicas // self.mesh.size
-        step = TrainStep(
+        return TrainStep(
             self.objective(phase, special=special),
             optimizer=self.optimizer,
             key=self._keys.step,
@@ -135,7 +144,6 @@ class PretrainingProgram(Program):
             replicas=self.replicas,
             clip_each=clip.max_grad_norm if clip.clip_replicas > 1 else None,
         )
-        return self.compile_step(step)
 
     def _random_state(self) -> TrainState:
         params = init_params(self.config.model, key=self._keys.init)

@@ -10,12 +10,12 @@
 """
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from bert_jax.config import Config, from_saved
+from bert_jax.config import Config
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
@@ -30,12 +30,11 @@ from bert_jax.pretrain.continuing import (
     adopt_source,
     as_resumed,
     copy_state,
-    perplexity_before_and_after,
     save_vocabulary_of,
 )
 from bert_jax.pretrain.dataset import OpenData, open_data
-from bert_jax.pretrain.evaluation import verdict
 from bert_jax.pretrain.job import PretrainingJob
+from bert_jax.pretrain.method import SAME_RUN, Method
 from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, warnings
@@ -43,20 +42,8 @@ from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import CONFIG, SameRun, finished_with_fewer_steps, save_config
+from bert_jax.runs.workdir import CONFIG, save_config
 
-SAME_RUN = SameRun(
-    command="pre-training",
-    read=from_saved,
-    # The data set's fingerprints are compared, and prepare refuses another input for it.
-    free=re.compile(
-        r"(mesh|log|profile|checkpoint|eval)\..*|data\.(num_workers|directory|input)"
-        r"|model\.(scan_layers|remat|attention_implementation)|train\.(gradient_accumulation_steps|max_nonfinite_steps)"
-    ),
-    has_begun=lambda workdir: any((workdir / "checkpoints").glob("[0-9]*")),
-    extends=finished_with_fewer_steps,
-    remedy="choose another --workdir, with --continue_from={workdir} to start from the state of this run",
-)
 _OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
 
@@ -72,6 +59,7 @@ def pretrain(
     continue_from: str = "",
     hosts: Hosts | None = None,
     started_at: float | None = None,
+    method: Method | None = None,
 ) -> int:
     """Train to the end of the schedule, or resume there; return the exit status.
 
@@ -86,36 +74,35 @@ def pretrain(
       continue_from: a workdir or checkpoint of a run whose state, optimizer and step included, a new run starts from.
       hosts: all hosts of the run; every one of them calls this function.
       started_at: when the process started, in seconds since the epoch.
+      method: what is trained; None: pre-training from text alone.
 
     Raises:
       UserError: for anything the user can fix.
     """
-    hosts = hosts or Hosts()
+    hosts, method = hosts or Hosts(), method or Method()
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
     folder = Path(workdir)
     has_begun = _has_begun(folder, hosts=hosts)
     config, earlier = continued(config, workdir=folder, path=continue_from, has_begun=has_begun, report=report)
-    source = _load(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
-    if source is not None:
-        config = adopt_source(config, source=source, workdir=workdir, report=report)
+    source = load_source(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
+    config = adopted(config, workdir=workdir, source=source, method=method, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    check_command(config, params=params, hosts=hosts, own=_OWN)
+    check_command(config, params=params, hosts=hosts, own=_OWN, others=method.facts)
     _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
-    program = PretrainingProgram(first, mesh=meshes.make_mesh(first.mesh))
-    prepare = functools.partial(_prepare, source=source)
-    runtime = open_runtime(
-        first, workdir=workdir, same_run=SAME_RUN, hosts=hosts, prepare=prepare, command=command, started_at=started_at
-    )
+    program = method.program(first, mesh=meshes.make_mesh(first.mesh))
+    prepare = functools.partial(_prepare, source=source, method=method)
+    options: dict[str, Any] = {"same_run": method.same_run, "command": command, "started_at": started_at}
+    runtime = open_runtime(first, workdir=workdir, hosts=hosts, prepare=prepare, **options)
     try:
         data = _open_data(config, runtime=runtime, has_begun=has_begun)
         if not has_begun:
-            program = _settle(program, settled(config, infos=data.infos), runtime=runtime)
+            program = _settle(program, settled(config, infos=data.infos), method=method, runtime=runtime)
             _copy_state(earlier, data=data, runtime=runtime)
         _report_program(program, data, report=report)
-        job = PretrainingJob(program, data=data, runtime=runtime, params=params, trained=_trained(source))
+        job = method.job(program, data=data, runtime=runtime, params=params, trained=_trained(source))
         del source, params, prepare  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
@@ -131,6 +118,20 @@ def continued(
     return adopt_run(config, path=path, report=report) if path else (config, None)
 
 
+def adopted(
+    config: Config,
+    *,
+    workdir: str | Path,
+    source: PretrainedModel | None,
+    method: Method,
+    report: Callable[[str], None],
+) -> Config:
+    """Return `config` with what the model of --init and the method determine of it."""
+    if source is not None:
+        config = adopt_source(config, source=source, workdir=workdir, report=report)
+    return method.adopted(config, workdir=workdir, source=source, report=report)
+
+
 def _trained(source: PretrainedModel | None) -> tuple[str, ...]:
     """Return the parts of the --init model that are not random."""
     return () if source is None else source.trained_parts
@@ -141,14 +142,15 @@ def _report_kernels(config: Config, *, report: Callable[[str], None]) -> None:
         report(line)
 
 
-def _load(
+def load_source(
     init: str,
     *,
     init_missing: Sequence[str],
     drop: Sequence[str],
     layers: Sequence[str],
-    report: Callable[[str], None],
+    report: Callable[[str], None] = print,
 ) -> PretrainedModel | None:
+    """Return the model of --init, None without one."""
     if not init:
         return None
     source = load_pretrained(init, init_missing=init_missing, drop=drop, exact=False, report=report)
@@ -160,7 +162,8 @@ def _has_begun(workdir: Path, *, hosts: Hosts) -> bool:
     return bool(hosts.exchange("run has begun", "yes" if SAME_RUN.has_begun(workdir) else "")[0])
 
 
-def _prepare(workdir: Path, *, source: PretrainedModel | None) -> None:
+def _prepare(workdir: Path, *, source: PretrainedModel | None, method: Method) -> None:
+    method.prepare(workdir)
     if source is not None:
         save_vocabulary_of(source, workdir=workdir)
 
@@ -198,13 +201,13 @@ def _open_data(config: Config, *, runtime: Runtime, has_begun: bool) -> OpenData
     )
 
 
-def _settle(program: PretrainingProgram, config: Config, *, runtime: Runtime) -> PretrainingProgram:
+def _settle(program: PretrainingProgram, config: Config, *, method: Method, runtime: Runtime) -> PretrainingProgram:
     """Return the program of `config`, and save that in the workdir, if the data changed what `program` began with."""
     if config == program.config:
         return program
     if runtime.hosts.is_main:
         save_config(runtime.path, config)
-    return PretrainingProgram(config, mesh=program.mesh)
+    return method.program(config, mesh=program.mesh)
 
 
 def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
@@ -237,18 +240,17 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")
         return stopped_status
     runtime.report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
-    if job.last_evaluation:
-        runtime.report(verdict(job.last_evaluation))
-        if job.evaluates_initial_state and runtime.hosts.is_main:
-            runtime.report(perplexity_before_and_after(path / "metrics.jsonl"))
-    runtime.report(_next_steps(path))
+    for line in job.conclusions():
+        runtime.report(line)
+    runtime.report(_next_steps(path, fills_masks=job.fills_masks))
     return FINISHED
 
 
-def _next_steps(workdir: Path) -> str:
+def _next_steps(workdir: Path, *, fills_masks: bool) -> str:
     model = shown(workdir)
+    fill = command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'")
     return next_steps(
-        command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'"),
+        *([fill] if fills_masks else []),
         command_line("finetune", f"--config=configs/finetune_own.py:classification --init={model} --data_dir=FOLDER"),
         command_line("export", f"--checkpoint={model} --out=FOLDER"),
     )

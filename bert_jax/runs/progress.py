@@ -54,6 +54,7 @@ def summary(metrics: Mapping[str, float | None], *, with_rate: bool = True) -> s
     """Return the most important metrics as one line."""
     shown = (
         ("train/loss", "loss {:.3f}"),
+        ("train/relation_loss", "relations {:.4f}"),
         ("train/mlm_loss", "mlm {:.3f}"),
         ("train/mlm_accuracy", "acc {:.3f}"),
         ("train/clm_loss", "clm {:.3f}"),

@@ -4,7 +4,7 @@ import hashlib
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,10 @@ _SHOWN_WITHIN = 60.0  # seconds; network disks and mounted buckets may show a ne
 _SEEN = ".seen-by-all-"
 
 
-def check_command(config: Any, *, params: Any, hosts: Hosts, own: Iterable[str] = ()) -> None:
-    """Check that all hosts have the same config, the same initial `params`, and the same code.
+def check_command(
+    config: Any, *, params: Any, hosts: Hosts, own: Iterable[str] = (), others: Mapping[str, str] | None = None
+) -> None:
+    """Check that all hosts have the same config, the same initial `params`, the same code and the same `others`.
 
     Fields named in `own` may differ: a data set may be on each host's local disk.
 
@@ -37,6 +39,7 @@ def check_command(config: Any, *, params: Any, hosts: Hosts, own: Iterable[str] 
         return
     facts = {f"config.{name}": value for name, value in flatten(config).items() if name not in own}
     facts |= {"code": code_digest(), "jax": jax.__version__, "the weights of --init": weights_digest(params)}
+    facts |= others or {}
     hosts.check_same("config and code", facts)
 
 

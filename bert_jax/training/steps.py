@@ -17,7 +17,7 @@ from bert_jax.training.state import TrainState
 
 # Kernels and embedding tables are gathered, and their gradients reduced, in the dtype of the computation. All other
 # parameters are small and used in float32, so they stay float32.
-_COMPUTE_POLICY: Policy[bool] = ((r".*(kernel|embeddings)", True), (r".*", False))
+COMPUTE_POLICY: Policy[bool] = ((r".*(kernel|embeddings)", True), (r".*", False))
 
 Rows = TypeVar("Rows", contravariant=True)
 Batch = TypeVar("Batch")
@@ -186,7 +186,7 @@ def make_replicas(mesh: Mesh, *, params: Any, shardings: Any, dtype: str, scan_l
 
     `dtype` is the dtype of the computation. With `scan_layers` False every layer's parameters are gathered separately.
     """
-    casts = apply_policy(_COMPUTE_POLICY, params=params)
+    casts = apply_policy(COMPUTE_POLICY, params=params)
     stacked = apply_policy(STACKED_POLICY, params=params)
     return DataParallel(
         mesh,

@@ -7,6 +7,7 @@ from bert_jax.model.bert.heads import MaskedLMHead, NextSentenceHead, Pooler
 from bert_jax.model.bert.huggingface_config import SHAPE_FIELDS, read_fields, write_fields
 from bert_jax.model.bert.names import NAMES
 from bert_jax.model.bert.reference import huggingface_outputs
+from bert_jax.model.projection import LayerProjections, project
 
 BERT = Architecture(
     name="bert",
@@ -17,6 +18,7 @@ BERT = Architecture(
     names=NAMES,
     shape_fields=SHAPE_FIELDS,
     train_flops_per_row=train_flops_per_row,
+    projections=LayerProjections(("query", "key", "value"), project),
     huggingface=HuggingFaceFormat(
         class_prefix="Bert",
         classes={

@@ -7,6 +7,7 @@ split over devices along heads and inner layer. HuggingFace's files have one mat
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -23,9 +24,9 @@ from bert_jax.model.embedding import tied_lookup, word_table
 from bert_jax.model.layer_groups import apply_layer_groups
 from bert_jax.model.layer_norm import LayerNorm
 from bert_jax.model.layers import init_layers
-from bert_jax.model.projection import Projection
+from bert_jax.model.projection import Projection, project
 from bert_jax.model.rotation import Rotation
-from bert_jax.types import EncoderInputs, EncoderOutput
+from bert_jax.types import EncoderInputs, EncoderOutput, Projections
 
 # Dropout sites, in the embeddings and in a layer.
 _EMBEDDINGS, _ATTENTION_PROBS, _ATTENTION_OUTPUT, _MLP = range(4)
@@ -107,6 +108,14 @@ class ModernBertLayer(nn.Module):
         self, features: int, names: tuple[str | None, str | None], name: str, *, stddev: float | None = None
     ) -> Dense:
         return Dense(self.config, features, names=names, use_bias=False, stddev=stddev, name=name)
+
+
+def projections(config: ModelConfig, layer: Mapping[str, Any], hidden: Float[Array, "B T D"]) -> Projections:
+    """Return queries, keys and values of the layer with the parameters `layer`, into which `hidden` goes."""
+    norm = layer["attention_layer_norm"]
+    if norm["scale"] is not None:  # layer 0 has none
+        hidden = cast(Array, LayerNorm(config, use_bias=False, parent=None).apply({"params": norm}, hidden))
+    return project(config, layer, hidden, use_bias=False)
 
 
 class ModernBertEncoder(nn.Module):
