@@ -112,7 +112,7 @@ def measure(side: str, *, topology: Topology) -> dict[str, Any]:
         scaling=Scaling(program.config, topology),
         contents=row_contents(program.config, max_seq_length=LENGTH.value),
     )
-    sequences = phase.batch_size / topology.num_chips
+    sequences = phase.batch_size / topology.num_devices  # cycles are those of a device
     peak = topology.chip.peak_flops * topology.num_chips
     return result | {
         "fits": True,

@@ -23,6 +23,7 @@ def as_v5e(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the CPU devices for v5e chips, whose table has an option that a CPU knows and one that it does not."""
     monkeypatch.setattr(options, "chip_of", lambda kind: CHIPS["v5e"])
     monkeypatch.setattr(options, "TABLE", {"v5e": {"xla_cpu_enable_fast_min_max": False, UNKNOWN: True}})
+    monkeypatch.setattr(options, "LOOPS", {})
 
 
 def program(setting: str, *, devices: int = 8) -> PretrainingProgram:
@@ -75,6 +76,12 @@ def test_what_the_compiler_does_not_know_is_left_out_and_named_once(as_v5e: None
 
 def test_a_single_device_has_nothing_to_hide(as_v5e: None) -> None:
     assert program("auto", devices=1).compiler_options.lines() == []
+
+
+def test_loops_are_compiled_alike_on_one_device_and_on_many() -> None:
+    assert options.table_of("v5e", devices=1) == options.LOOPS
+    assert options.table_of("v5e", devices=16) == {**options.TABLE["v5e"], **options.LOOPS}
+    assert options.table_of("v4", devices=1) == {}  # not compiled with it
 
 
 def test_a_step_is_compiled_with_the_options_and_computes_the_same(as_v5e: None, tmp_path: Path) -> None:

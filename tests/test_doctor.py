@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -338,6 +339,22 @@ def test_devices_that_plan_cannot_compile_for_have_no_projection(tmp_path: Path)
     projection, reason = training_step.project(Context(Hosts(), tmp_path, 0.0))
     assert projection is None
     assert reason == "plan compiles for whole slices of TPUs, not for 8 x cpu"
+
+
+def test_the_projection_has_all_the_time_that_is_left_and_a_line_says_how_to_give_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training_step, "topology_of", lambda devices: parse_topology("v5e:2x4"))
+    limits = []
+
+    def run(arguments: list[str], *, log: Path, seconds: float, environment: dict[str, str]) -> None:
+        limits.append(seconds)
+        raise children.ChildFailed("x")
+
+    monkeypatch.setattr(children, "run", run)
+    assert training_step.project(Context(Hosts(), tmp_path, time.monotonic() + 1000)) == (None, "x")
+    assert limits == [pytest.approx(1000, abs=60)]
+    assert CHECKS[-1].name == "step"  # no later check needs the time
 
 
 def test_the_configs_of_the_checks_are_files_that_commands_read():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bert_jax.chips import peak_flops
 from bert_jax.planning.collectives import QUEUED, SHORT, SYNCHRONOUS, find_collectives
 from bert_jax.planning.estimate import find_unestimated
 from bert_jax.planning.hlo import parse_hlo, shape_bytes
@@ -262,12 +263,24 @@ def test_text_of_something_else_is_refused() -> None:
         ("v5p:2x2x4", 270e9),
         ("v5p:4x4x4", 540e9),
         ("v6e:2x2", 180e9),
+        ("tpu7x:2x2x1", 180e9),
+        ("tpu7x:4x4x4", 540e9),
     ],
 )
 def test_an_axis_that_closes_to_a_ring_is_used_both_ways(text: str, bandwidth: float) -> None:
     topology = parse_topology(text)
     assert isinstance(topology, Topology)
-    assert topology.collective_bandwidth(topology.num_chips) == bandwidth
+    assert topology.collective_bandwidth(topology.num_devices) == bandwidth
+
+
+def test_a_chip_of_two_devices_shares_its_values_among_them_but_not_its_links() -> None:
+    topology = parse_topology("tpu7x:2x2x4")
+    assert (topology.num_chips, topology.num_devices) == (16, 32)
+    chip, device = topology.chip, topology.chip.device
+    assert (2 * device.peak_flops, 2 * device.hbm_bytes) == (chip.peak_flops, chip.hbm_bytes)
+    assert (device.clock, device.link_bandwidth) == (chip.clock, chip.link_bandwidth)
+    assert peak_flops(chip.device_kind) == device.peak_flops  # what a run's MFU is relative to
+    assert all(parse_topology(name).num_devices == 16 for name in ("v5e:4x4", "v5p:2x2x4", "v4:2x2x4"))
 
 
 BETWEEN = (

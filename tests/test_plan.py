@@ -27,7 +27,7 @@ from bert_jax.model.chip import is_vector_bound, writes_norms
 from bert_jax.model.kernels import fused_attention
 from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_supported
 from bert_jax.parallel import mesh as meshes
-from bert_jax.parallel.compiler_options import TABLE
+from bert_jax.parallel.compiler_options import table_of
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
 from bert_jax.planning.compiling import CompiledStep, prepare_environment
@@ -100,7 +100,7 @@ def options_on(topology: str) -> tuple[dict[str, Any], dict[str, str]]:
 def test_the_compiler_knows_every_option_of_the_table(topology: str, compiler: Callable[..., Any]) -> None:
     values, refused = compiler(options_on, topology)
     assert not refused
-    assert values == dict(TABLE.get(topology.partition(":")[0], {}))
+    assert values == table_of(topology.partition(":")[0], devices=4)
 
 
 @pytest.mark.parametrize("name", PLANNED)
@@ -126,13 +126,22 @@ def test_every_config_is_planned(name: str, compiler: Callable[..., Any]) -> Non
     seconds = sum(phase["step_seconds"] * phase["steps"] for phase in result["phases"])
     assert result["days"] == pytest.approx(seconds / 86400)
     assert result["chip_hours"] == pytest.approx(4 * seconds / 3600)
-    assert result["compiler_options"] == TABLE["v5e"]
+    assert result["compiler_options"] == table_of("v5e", devices=4)
     assert "chip-hours" in reports.as_table(result)
     waits = [phase["exposed_collective_seconds"] > 0.25 * phase["step_seconds"] for phase in result["phases"]]
     assert waits == [
         any(f"phase {index}: " in note and "waiting for communication" in note for note in result["notes"])
         for index in range(len(waits))
     ]
+
+
+def test_chips_of_two_devices_are_planned(compiler: Callable[..., Any]) -> None:
+    result, _ = compiler(plan_config, thin(load("base_tpu"), chips=8), "tpu7x:2x2x1")
+    assert (result["chips"], result["mesh"]["data"]) == (4, 8)
+    for phase in result["phases"]:
+        assert phase["batch_size_per_chip"] == 16
+        assert phase["hbm"]["capacity_bytes"] == 96 * 2**30
+        assert 0 < phase["mfu"] <= phase["mfu_before_collectives"] < 1
 
 
 def test_unrolled_layers_and_the_kernel_are_planned(compiler: Callable[..., Any]) -> None:

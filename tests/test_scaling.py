@@ -77,7 +77,7 @@ def test_collectives_are_as_long_as_the_large_slices_rings() -> None:
     program = parse_hlo(PROGRAM)
     small, large = parse_topology("v4:4x4x1"), parse_topology("v4:4x4x4")
     here = find_collectives(program, topology=small)
-    scaled = find_collectives(program, topology=large, num_chips=16, spans=lambda size: 4 * size)
+    scaled = find_collectives(program, topology=large, num_devices=16, spans=lambda size: 4 * size)
     assert [item.bytes for item in here] == [item.bytes for item in scaled]
     assert {item.group_size for item in scaled} == {4 * item.group_size for item in here}
     for one, other in zip(here, scaled, strict=True):

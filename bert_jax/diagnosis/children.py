@@ -51,7 +51,9 @@ def run(arguments: Sequence[str], *, log: Path, seconds: float, environment: Map
         try:
             process.wait(timeout=max(seconds, 1))
         except subprocess.TimeoutExpired:
-            raise ChildFailed(f"{arguments[0]} took longer than the {seconds:.0f} s that were left") from None
+            raise ChildFailed(
+                f"{arguments[0]} took longer than the {seconds:.0f} s that were left (--seconds gives more)"
+            ) from None
         if process.returncode:
             raise ChildFailed(f"{arguments[0]} ended with status {process.returncode}: {last_line(log)}")
 

@@ -29,7 +29,7 @@ def check(context: Context) -> CheckResult:
         return skipped("one device: nothing to exchange")
     collectives = Collectives(devices, elements=_ELEMENTS.get(devices[0].platform, _LARGE))
     topology = topology_of(devices)
-    stated = topology.collective_bandwidth(topology.slice_chips) if topology and topology.slices == 1 else None
+    stated = topology.collective_bandwidth(topology.slice_devices) if topology and topology.slices == 1 else None
     lines, wrong, rates = [], [], []
     for kind in KINDS:
         operand = collectives.operand(kind)

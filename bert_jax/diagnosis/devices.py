@@ -57,4 +57,4 @@ def topology_of(devices: list[Any]) -> Topology | None:
     shape = tuple(max(axis) - min(axis) + 1 for axis in axes)[: chip.dimensions]
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
     topology = Topology(chip=chip, shape=shape, slices=slices)
-    return topology if topology.num_chips == len(devices) else None
+    return topology if topology.num_devices == len(devices) else None

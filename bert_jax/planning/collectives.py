@@ -70,7 +70,7 @@ def find_collectives(
     *,
     topology: Topology,
     own_cycles: Mapping[str, int] | None = None,
-    num_chips: int = 0,
+    num_devices: int = 0,
     spans: Callable[[int], int] = lambda size: size,
 ) -> list[Collective]:
     """Return the collectives of one step. Each runs `times` times per step; its seconds are those of one run.
@@ -79,11 +79,11 @@ def find_collectives(
       program: the compiled step.
       topology: the slices to plan for.
       own_cycles: cycles by instruction name where the program states none: of Pallas kernels, of uncounted matmuls.
-      num_chips: chips per slice that the program was compiled for, if fewer than `topology` has.
+      num_devices: devices per slice that the program was compiled for, if fewer than `topology` has.
       spans: from a group's size in the program to its size on `topology`.
     """
-    num_chips = num_chips or topology.slice_chips
-    simulation = _Simulation(program, topology, num_chips, spans, own_cycles or {})
+    num_devices = num_devices or topology.slice_devices
+    simulation = _Simulation(program, topology, num_devices, spans, own_cycles or {})
     return simulation.computation(program.entry, times=1, since=0.0)
 
 
@@ -92,12 +92,12 @@ class _Simulation:
         self,
         program: HloProgram,
         topology: Topology,
-        num_chips: int,
+        num_devices: int,
         spans: Callable[[int], int],
         own_cycles: Mapping[str, int],
     ):
         self._program, self._topology, self._own_cycles = program, topology, own_cycles
-        self._num_chips, self._spans = num_chips, spans
+        self._num_devices, self._spans = num_devices, spans
         self._prepared: dict[str, Instruction] = {}  # name of an `async-start` -> the collective that it prepares
 
     def computation(self, name: str, *, times: int, since: float) -> list[Collective]:
@@ -148,7 +148,7 @@ class _Simulation:
             return None
         prepared = next((self._prepared[name] for name in item.operands if name in self._prepared), None)
         inner = prepared or collective_of(self._program, item)
-        if inner is None or _group_size(inner, self._num_chips) == 1:
+        if inner is None or _group_size(inner, self._num_devices) == 1:
             return None
         is_async = bool(prepared) or item.opcode.endswith("-start") or _wrapped(item) == "start"
         return self._collective(item, inner, times=times, overlapped=is_async), item.name
@@ -195,7 +195,7 @@ class _Simulation:
 
     def _collective(self, item: Instruction, inner: Instruction, *, times: int, overlapped: bool) -> Collective:
         kind = next(kind for kind in COLLECTIVES if inner.opcode.startswith(kind))
-        size = _group_size(inner, self._num_chips)
+        size = _group_size(inner, self._num_devices)
         moved = inner.bytes
         if inner.opcode in ("all-gather-start", "collective-permute-start"):  # the result is (input, output)
             operands = filter(None, map(self._program.named, inner.operands))
@@ -258,7 +258,7 @@ def _of_call(program: HloProgram, item: Instruction) -> Instruction | None:
     return collective_of(program, item) if item.opcode == "custom-call" else None
 
 
-def _group_size(item: Instruction, num_chips: int) -> int:
+def _group_size(item: Instruction, num_devices: int) -> int:
     for pattern in _GROUPS:
         match = pattern.search(item.text)
         if match:
@@ -270,4 +270,4 @@ def _group_size(item: Instruction, num_chips: int) -> int:
         for axis in re.findall(r"'([^']+)'", match.group(2)):
             size *= int(sizes.get(axis, 1))
         return size
-    return num_chips
+    return num_devices

@@ -78,15 +78,15 @@ def estimate_step(
     `compiled` is the step on the part of the topology that `scaling` names.
     """
     hlo = parse_hlo(compiled.hlo)
-    kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip)
-    uncounted = uncounted_matmuls(hlo, chip=topology.chip)
+    kernels = find_kernels(hlo, schedules=compiled.schedules, chip=topology.chip.device)
+    uncounted = uncounted_matmuls(hlo, chip=topology.chip.device)
     cycles = hlo.cycles() + sum((kernel.cycles or 0) * kernel.times for kernel in kernels) + uncounted.total_cycles
     own_cycles = uncounted.cycles | {call: kernel.cycles or 0 for kernel in kernels for call in kernel.calls}
     collectives = find_collectives(
         hlo,
         topology=topology,
         own_cycles=own_cycles,
-        num_chips=scaling.part.slice_chips,
+        num_devices=scaling.part.slice_devices,
         spans=scaling.group_size,
     )
     model = program.model(phase)
@@ -132,15 +132,15 @@ def find_unestimated(program: HloProgram) -> dict[str, int]:
 
 
 def memory_json(compiled: CompiledStep, *, topology: Topology) -> dict[str, Any]:
-    """Return the memory in bytes per chip."""
+    """Return the memory in bytes per device, which is a chip except on TPU7x."""
     return {
         "argument_bytes": compiled.argument_bytes,
         "temporary_bytes": compiled.temporary_bytes,
         "output_bytes": compiled.output_bytes,
         "code_bytes": compiled.code_bytes,
         "total_bytes": compiled.total_bytes,
-        "capacity_bytes": topology.chip.hbm_bytes,
-        "fits": compiled.total_bytes <= topology.chip.hbm_bytes,
+        "capacity_bytes": topology.chip.device.hbm_bytes,
+        "fits": compiled.total_bytes <= topology.chip.device.hbm_bytes,
     }
 
 

@@ -20,12 +20,11 @@ from bert_jax.planning.estimate import (
 )
 from bert_jax.planning.scaling import Scaling, scale_down
 from bert_jax.planning.topology import Topology
+from bert_jax.planning.waiting import waiting_notes
 from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, is_settled, preliminary
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.progress import clock, duration
 from bert_jax.training.schedule import Phase
-
-_MUCH_WAITING = 0.25  # of a step
 
 
 def plan_run(
@@ -70,7 +69,7 @@ def plan_run(
         "notes": notes
         + _notes(config, topology=topology, part=scaling.part)
         + _option_notes(program, phases)
-        + _waiting_notes(phases),
+        + waiting_notes(phases),
         "phases": phases,
     }
     if not fits:
@@ -91,7 +90,7 @@ def _plan_phase(
     keep_hlo: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """Compile a phase and return its plan; `part` has the batch of the slice that is compiled for."""
-    report(f"compiling phase {index}: {_describe(part, program)} for {scaling.part.name}")
+    report(f"compiling phase {index}: {_describe(part, program, topology=scaling.part)} for {scaling.part.name}")
     phase, contents = scaling.phase(part), row_contents(config, max_seq_length=part.max_seq_length)
     try:
         with clock(f"compiling phase {index}; many unrolled layers take minutes", report=report):
@@ -114,22 +113,6 @@ def _plan_phase(
     )
 
 
-def _waiting_notes(phases: list[dict[str, Any]]) -> list[str]:
-    """Return a note for each phase whose chips wait for communication for much of a step."""
-    notes = []
-    for phase in phases:
-        step, waiting = phase.get("step_seconds", 0.0), phase.get("exposed_collective_seconds", 0.0)
-        if waiting > _MUCH_WAITING * step:
-            rows = phase["batch_size_per_chip"]
-            more = ",".join(f"{factor * rows:g}" for factor in (2, 4, 8))
-            notes.append(
-                f"phase {phase['phase']}: {waiting / step:.0%} of a step is waiting for communication, for {rows:g} "
-                f"sequences per chip compute too little to hide it: use fewer chips, or a larger batch "
-                f"(--sweep='batch={more}' compares; accumulation does not change what a step sends)"
-            )
-    return notes
-
-
 def phase_json(
     index: int,
     phase: Phase,
@@ -143,7 +126,7 @@ def phase_json(
     """Return the plan of one phase; `phase` has the batch size of the whole `topology`."""
     peak = topology.chip.peak_flops * topology.num_chips
     steps = phase.end - phase.start
-    rows = phase.batch_size / topology.num_chips
+    rows = phase.batch_size / topology.num_devices  # cycles are those of a device
     sequences_per_second = phase.batch_size / estimate.step_seconds
     tokens_per_second = sequences_per_second * phase.max_seq_length
     known_packing = config.data.pack and contents.filled_share is not None
@@ -172,15 +155,15 @@ def phase_json(
 
 def advice(config: Config, *, needed: int | None, topology: Topology) -> str:
     """Return a line with the settings that reduce memory; only those that the slice and the config allow."""
-    capacity = topology.chip.hbm_bytes / 2**30
+    capacity = topology.chip.device.hbm_bytes / 2**30
     size = f"{needed / 2**30:.1f} GiB" if needed else "more"
-    parts, chips = config.train.gradient_accumulation_steps, topology.num_chips
+    parts, devices = config.train.gradient_accumulation_steps, topology.num_devices
     options = []
-    if config.train.batch_size % (2 * parts * chips) == 0 and config.optimizer.clip_replicas == 1:
+    if config.train.batch_size % (2 * parts * devices) == 0 and config.optimizer.clip_replicas == 1:
         options.append(f"--config.train.gradient_accumulation_steps={2 * parts}")
     if config.model.remat != "full":
         options.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
-    fsdp = max(size for size in range(1, 9) if topology.slice_chips % size == 0)
+    fsdp = max(size for size in range(1, 9) if topology.slice_devices % size == 0)
     if config.mesh.fsdp == 1 and fsdp > 1 and config.optimizer.clip_replicas == 1:
         options.append(f"--config.mesh.fsdp={fsdp}")
     remedies = " or ".join([*options, "a smaller --config.train.batch_size"])
@@ -200,7 +183,7 @@ def _heading(index: int, phase: Phase, *, topology: Topology, parts: int) -> dic
 
 
 def _too_large(index: int, phase: Phase, *, config: Config, topology: Topology, needed: int | None) -> dict[str, Any]:
-    hbm = {"total_bytes": needed, "capacity_bytes": topology.chip.hbm_bytes, "fits": False}
+    hbm = {"total_bytes": needed, "capacity_bytes": topology.chip.device.hbm_bytes, "fits": False}
     text = advice(config, needed=needed, topology=topology)
     parts = config.train.gradient_accumulation_steps
     return _heading(index, phase, topology=topology, parts=parts) | {"hbm": hbm, "advice": text}
@@ -240,8 +223,8 @@ def _option_notes(program: PretrainingProgram, phases: list[dict[str, Any]]) -> 
     return notes
 
 
-def _describe(phase: Phase, program: PretrainingProgram) -> str:
-    per_chip = phase.batch_size / program.mesh.size
+def _describe(phase: Phase, program: PretrainingProgram, *, topology: Topology) -> str:
+    per_chip = phase.batch_size / topology.num_chips
     layers = "scanned" if program.config.model.scan_layers else "unrolled"
     return (
         f"{per_chip:g} sequences of {phase.max_seq_length} tokens per chip, {program.config.model.num_hidden_layers} "

@@ -56,7 +56,7 @@ def scale_down(config: Config, *, topology: Topology) -> Scaling:
     if part == topology:
         return Scaling(config, part)
     times = topology.num_chips // part.num_chips
-    sizes = meshes.axis_sizes(config.mesh, count=topology.num_chips)
+    sizes = meshes.axis_sizes(config.mesh, count=topology.num_devices)
     validate_for_mesh(config, mesh=AbstractMesh(tuple(sizes.values()), tuple(sizes)))
     if config.optimizer.clip_replicas > 1:
         raise UserError(
