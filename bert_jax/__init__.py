@@ -34,7 +34,8 @@ def __dir__() -> list[str]:
 def load(source: str | Path, *, init_missing: Sequence[str] = (), drop: Sequence[str] = ()) -> "Model":
     """Load a model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.
 
-    `init_missing` names parts to initialize randomly if the model lacks them, `drop` parts to ignore.
+    A model in a bucket (gs://) is downloaded once. `init_missing` names parts to initialize randomly if the model lacks
+    them, `drop` parts to ignore.
 
     Raises:
       UserError: if there is no model, or it is damaged. The message says what to do.

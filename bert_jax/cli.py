@@ -4,19 +4,18 @@ Commands import inside `main`: jax takes seconds to import, and `--help` and wro
 """
 
 import contextlib
-import difflib
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from absl import app, flags
 
 from bert_jax import files, jax_internals, locations, streams, usage
 from bert_jax.config import files as config_files
-from bert_jax.errors import UserError, choose_one
+from bert_jax.errors import UserError, choose_one, closest
 
 # On a machine without TPUs, the TPU library prints warnings before jax falls back to the CPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,10 +33,13 @@ _OUTPUTS = ("workdir", "out", "output")
 _NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
 
-def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = None) -> None:
+def run(
+    main: Callable[[], int | None], *, config: Callable[[], type] | None = None, buckets: Collection[str] = ()
+) -> None:
     """Run `main` with parsed flags and exit with its return value (None is 0).
 
-    `config` returns the class of the command's config; the default is the pre-training config.
+    `config` returns the class of the command's config; the default is the pre-training config. The flags `buckets` may
+    be folders in a bucket.
 
     A `UserError`, a wrong flag or a wrong config override prints one line and exits with 2. Ctrl-C exits with 130.
     """
@@ -70,7 +72,7 @@ def run(main: Callable[[], int | None], *, config: Callable[[], type] | None = N
     if "--version" in sys.argv[1:]:
         print(f"bert_jax {usage.version()}", flush=True)
         sys.exit(0)
-    app.run(guarded, flags_parser=functools.partial(_parse, config=config))
+    app.run(guarded, flags_parser=functools.partial(_parse, config=config, buckets=buckets))
 
 
 def _print_help(config: Callable[[], type]) -> None:
@@ -120,13 +122,17 @@ def fail(message: str) -> None:
     sys.exit(USAGE_ERROR)
 
 
-def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> list[str]:
+def _parse(
+    argv: Sequence[str], *, config: Callable[[], type] | None = None, buckets: Collection[str] = ()
+) -> list[str]:
     """Parse flags; print any error of absl or ml_collections in one line."""
     argv = _with_config_file(argv)
     try:
         arguments = flags.FLAGS(argv, known_only=False)
         values = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
-        locations.refuse_urls((f"--{name}", value) for name, value in values.items())
+        locations.refuse_urls(
+            ((f"--{name}", value) for name, value in values.items()), buckets=[f"--{name}" for name in buckets]
+        )
         for name in _OUTPUTS:
             if name in values and flags.FLAGS[name].present and not values[name]:
                 raise UserError(f"--{name} is empty: name a folder or file, or leave the flag out")
@@ -134,7 +140,7 @@ def _parse(argv: Sequence[str], *, config: Callable[[], type] | None = None) -> 
     except UserError as error:
         fail(str(error))
     except flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+        near = closest(error.flagname, list(flags.FLAGS), n=1)
         hint = f"did you mean --{near[0]}? " if near else ""
         fail(f"--{error.flagname}: there is no such flag; {hint}--help lists the flags")
     except flags.Error as error:

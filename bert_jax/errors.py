@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 
 _LONGEST = 2000  # characters of a message: a value in it may have megabytes
+_COMPARED = 200  # characters of a name that may be misspelled; the comparison takes 40 bytes for each
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # also sequences that change a terminal
 
 
@@ -24,8 +25,13 @@ class UserError(Exception):
         super().__init__(text)
 
 
+def closest(value: str, choices: Collection[str], *, n: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return up to `n` choices that are spelled like a value, which may have megabytes: its start is compared."""
+    return difflib.get_close_matches(value[:_COMPARED], choices, n=n, cutoff=cutoff)
+
+
 def choose_one(value: str, choices: Collection[str]) -> str:
     """Return what to type in place of a value that is not one of `choices`."""
-    near = difflib.get_close_matches(value, [choice for choice in choices if choice], n=1)
+    near = closest(value, [choice for choice in choices if choice], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}choose one of {', '.join(choice or repr(choice) for choice in choices)}"

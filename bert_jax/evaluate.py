@@ -61,11 +61,13 @@ def main() -> None:
             report=lambda text: print(text, file=sys.stderr),
         )
     elif TASK.value and TASK.value != "minimal_pairs":
+        from bert_jax.progress import clock
         from bert_jax.tasks.scoring import score_predictions
 
-        result = score_predictions(
-            task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
-        )
+        with clock(f"scoring {PREDICTIONS.value}", report=lambda text: print(text, file=sys.stderr)):
+            result = score_predictions(
+                task=TASK.value, predictions=PREDICTIONS.value, data=DATA.value, null_odds=NULL_ODDS.value
+            )
     elif MODEL.value:
         from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
         from bert_jax.pretrain.evaluation import verdict
@@ -95,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("model", "data"))

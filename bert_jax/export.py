@@ -13,7 +13,9 @@ CHECKPOINT = flags.DEFINE_string(
     "",
     "Required. Model: a workdir, one of its checkpoints, a HuggingFace folder, or the prefix of a TF1 checkpoint.",
 )
-OUT = flags.DEFINE_string("out", "", "Required. Folder to write; it must be empty or not exist yet.")
+OUT = flags.DEFINE_string(
+    "out", "", "Required. Folder to write, here or gs://BUCKET/FOLDER; it must be empty or not exist yet."
+)
 DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default: that of the model.")
 SENTENCE_TRANSFORMERS = flags.DEFINE_bool(
     "sentence_transformers", False, "Also write the files of sentence-transformers."
@@ -82,4 +84,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("checkpoint", "out"))

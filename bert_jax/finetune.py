@@ -98,4 +98,4 @@ def _config() -> type:
 
 
 if __name__ == "__main__":
-    cli.run(main, config=_config)
+    cli.run(main, config=_config, buckets=("init",))

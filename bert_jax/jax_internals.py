@@ -8,7 +8,9 @@ for the caller that needs it.
 import importlib.util
 import logging
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ _WITHOUT_METADATA = {
 }
 # Orbax's suffix for a checkpoint that is being written.
 UNFINISHED_CHECKPOINT = ".orbax-checkpoint-tmp"
+COMMITTED_CHECKPOINT = "commit_success.txt"  # Orbax writes it last into a checkpoint in a bucket
 _ORBAX_READ = "_read_array_index_and_device_put"  # the coroutine that reads one array
 
 
@@ -122,3 +125,14 @@ def _jax_version() -> str:
     import jax
 
     return jax.__version__
+
+
+def complete_steps(names: Iterable[str], *, is_copy: bool = False) -> list[int]:
+    """Return the steps with a complete checkpoint among the files of a workdir in a bucket, in ascending order.
+
+    Orbax marks them. With `is_copy`, all are complete if none is marked: versions before 0.12 mark none in a local
+    workdir, which may have been copied to the bucket.
+    """
+    parts = [name.split("/", 2) for name in names if re.fullmatch(r"checkpoints/\d+/.+", name)]
+    marked = {int(step) for _, step, rest in parts if rest == COMMITTED_CHECKPOINT}
+    return sorted(marked or {int(step) for _, step, _ in parts if is_copy})

@@ -16,6 +16,7 @@ from bert_jax.files import open_regular, read_limited
 from bert_jax.json_forms import Count, Finite, fit, kind_of
 
 MAX_JSON_BYTES = 64 << 20  # holds a tokenizer of a million tokens; a larger file is not one of ours
+MAX_VALUES = 8_000_000  # 1.5 GB of memory at worst (objects of one field); a tokenizer of a million tokens has half
 MAX_DEPTH = 100  # levels of objects and lists; a tokenizer.json has ten
 _REASON = 100  # characters of a parser's message that fit into a line
 _LOG_LINE = dict[str, Finite | str | None]
@@ -25,14 +26,15 @@ class _Wrong(ValueError):
     """What is wrong with a JSON text, in a few words."""
 
 
-def parse_json(content: str | bytes, *, allow_nan: bool = True) -> Any:
-    """Return the value of a JSON text, which may start with a byte order mark.
+def parse_json(content: str | bytes, *, allow_nan: bool = True, max_values: int = MAX_VALUES) -> Any:
+    """Return the value of a JSON text, which may start with a byte order mark, of at most about `max_values` values.
 
     Raises:
       ValueError: with a one-line reason; without `allow_nan` also for NaN and infinities.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
+        _check_number(text, max_values)
         strict = {} if allow_nan else {"parse_constant": _refuse, "parse_float": _finite}
         value = json.loads(text, object_pairs_hook=_object, **strict)
     except RecursionError:
@@ -77,16 +79,18 @@ def parse_object(content: str | bytes, *, allow_nan: bool = True) -> dict[str, A
     return value
 
 
-def load_json(file: str | os.PathLike, *, form: Any = Any, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def load_json(
+    file: str | os.PathLike, *, form: Any = Any, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> Any:
     """Return the value of a JSON file as `form` describes it, for callers that write their own error messages.
 
-    `max_bytes` is raised for files of our own that grow with the input.
+    `max_bytes` and `max_values` are raised for files of our own that grow with the input.
 
     Raises:
       OSError: if it cannot be read, is not a regular file, or is too large.
       ValueError: with a one-line reason.
     """
-    return fit(parse_json(read_limited(file, max_bytes=max_bytes)), form)
+    return fit(parse_json(read_limited(file, max_bytes=max_bytes), max_values=max_values), form)
 
 
 def read_json(
@@ -166,6 +170,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise _Wrong(f"it has the name {json.dumps(twice[:60])} twice in one object")
     return fields
+
+
+def _check_number(text: str, max_values: int) -> None:
+    # The parsed value may take 100 bytes of memory for each byte of text. A comma or bracket follows or begins a value;
+    # those inside texts count as well: prose has one in 80 characters.
+    if len(text) > max_values and sum(map(text.count, ",[{")) > max_values:
+        raise _Wrong(f"it has more than {max_values:,} values, the most that is read")
 
 
 def _check_depth(value: Any, text: str, start: int, end: int) -> None:

@@ -56,6 +56,22 @@ class Encodable:
         return is_encodable(value)
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of some texts."""
+
+    choices: Sequence[str]
+
+    @property
+    def words(self) -> str:
+        """Return what was expected."""
+        return f"one of {', '.join(self.choices)}"
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the text is one of them."""
+        return value in self.choices
+
+
 Count = Annotated[int, Between(0, _MAX_COUNT, "a whole number from 0")]
 Finite = Annotated[float, Between(-1.7e308, 1.7e308, "a finite number")]
 Seconds = Annotated[float, Between(0, 1e12, "a number of seconds")]

@@ -1,12 +1,12 @@
-"""The folders and files that a user names: local ones. To support a URL such as gs://, begin here.
+"""The folders and files that a user names: local ones, and where a flag says so a folder in a bucket (gs://).
 
-A URL as an output would make a local folder called `gs:`, so every command refuses one before any work.
+Any other URL as an output would make a local folder called `s3:`, so every command refuses one before any work.
 """
 
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from bert_jax.errors import UserError
@@ -17,24 +17,41 @@ _WAYS = {
     "http": "download it, and name the copy",
     "https": "download it, and name the copy",
 }
-_BUCKET = "mount the bucket as a folder (for example with gcsfuse), or copy its files, and name that folder"
+_MOUNT = "mount the bucket as a folder (for example with gcsfuse), or copy its files, and name that folder"
 
 
-def refuse_url(value: str, *, name: str) -> None:
+BUCKET = "gs://"
+_BUCKET_URL = re.compile(r"gs://[a-z0-9][a-z0-9._-]+[a-z0-9]((/[^/*?\[\]#\s\x00-\x1f]+)+)/?")
+
+
+def is_bucket(value: str | os.PathLike) -> bool:
+    """Return whether a path is a folder in a bucket: `bert_jax.buckets` reads and writes it."""
+    return os.fspath(value).startswith(BUCKET)
+
+
+def refuse_url(value: str, *, name: str, buckets: bool = False) -> None:
     """Check that a path, or a list of paths separated by commas, has no URL; `name` is its flag or field.
 
-    `tfds:NAME` is not a URL.
+    `tfds:NAME` is not a URL. With `buckets`, one folder in a bucket is allowed.
 
     Raises:
       UserError: naming the way to reach the files without one.
     """
+    if buckets and is_bucket(value):
+        match = _BUCKET_URL.fullmatch(value)
+        if match is None or {".", ".."} & set(match[1].split("/")):
+            raise UserError(f"{name}={value[:200]}: write gs://BUCKET/FOLDER, without spaces and wildcards")
+        return
     match = _URL.search(value)
     if match is not None:
-        raise UserError(f"{name}={value[:200]}: URLs are not supported: {_WAYS.get(match[1].lower(), _BUCKET)}")
+        kinds = f"URLs are not supported, except {BUCKET}" if buckets else "URLs are not supported"
+        raise UserError(f"{name}={value[:200]}: {kinds}: {_WAYS.get(match[1].lower(), _MOUNT)}")
 
 
-def refuse_urls(values: Iterable[tuple[str, object]]) -> None:
+def refuse_urls(values: Iterable[tuple[str, object]], *, buckets: Container[str] = ()) -> None:
     """Check flags or fields, each with its name; values that are not strings or lists of strings are skipped.
+
+    Those named in `buckets` may be a folder in a bucket.
 
     Raises:
       UserError: as `refuse_url`.
@@ -42,7 +59,7 @@ def refuse_urls(values: Iterable[tuple[str, object]]) -> None:
     for name, value in values:
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, str):
-                refuse_url(item, name=name)
+                refuse_url(item, name=name, buckets=name in buckets)
 
 
 def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder", expand: bool = False) -> Path:

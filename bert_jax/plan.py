@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from bert_jax import cli, streams  # first: cli quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 from ml_collections import config_flags
@@ -25,6 +25,7 @@ SWEEP = flags.DEFINE_string(
 
 def main() -> int:
     """Read the flags and plan."""
+    streams.require_output(remedy="redirect it to a file")
     cli.require_config(CONFIG.value, example="configs/large_tpu.py")
     from bert_jax import config as configs
     from bert_jax.errors import UserError
@@ -65,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("config.data.directory",))

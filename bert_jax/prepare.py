@@ -1,6 +1,7 @@
 """Make a pre-training data set from text: `bert-jax prepare --input='texts/*.txt' --out=DIR`."""
 
 import dataclasses
+import functools
 import math
 import shlex
 from collections.abc import Mapping
@@ -10,17 +11,21 @@ from absl import flags
 
 from bert_jax import cli, jax_internals, usage
 from bert_jax.config import BERT_EPOCHS, CHOICES, DataConfig, TrainConfig
+from bert_jax.data.bucket_datasets import build_in_bucket
 from bert_jax.data.builder import RUNNERS, build_dataset, describe_inputs
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.errors import UserError
 from bert_jax.invocation import command, next_steps
+from bert_jax.locations import is_bucket
 
 _DEFAULTS = DataConfig()
 
 _INPUT = flags.DEFINE_string(
     "input", "", "Required. Files, folders, globs, tfds:NAME or embedded; several separated by commas."
 )
-_OUT = flags.DEFINE_string("out", None, "Required, except with --dry_run. Folder to write the data set to.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Required, except with --dry_run. Folder to write the data set to, here or gs://BUCKET/FOLDER."
+)
 _VOCAB = flags.DEFINE_string(
     "vocab",
     _DEFAULTS.vocab,
@@ -138,15 +143,20 @@ def main() -> None:
         if _DRY_RUN.value:
             describe_inputs(config, out=out, max_seq_lengths=lengths, report=_report)
             return
-        info = build_dataset(
+        build = functools.partial(
+            build_dataset,
             config,
-            out=out,
             max_seq_lengths=lengths,
             vocab_size=_VOCAB_SIZE.value,
             recipe=_RECIPE.value,
             runner=_RUNNER.value,
             beam_arguments=shlex.split(_BEAM_OPTIONS.value),
             report=_report,
+        )
+        info = (
+            build_in_bucket(out, build=lambda folder: build(out=folder), report=_report)
+            if is_bucket(out)
+            else build(out=out)
         )
         print(_epochs(info))
         print(_next_steps(config, lengths))
@@ -223,4 +233,4 @@ def _lengths(items: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("out",))

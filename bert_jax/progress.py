@@ -140,12 +140,15 @@ def _watch(progress: Callable[[], ByteProgress | None], finished: threading.Even
 def clock(label: str, *, report: Callable[[str], None]) -> Iterator[None]:
     """Show for how long a job has run that has no measure of its progress: on a terminal a clock, else a line at times.
 
-    The block must let other threads run, as a compilation does.
+    The first line comes after `INTERVAL_SECONDS`, so that no job is silent for long. The block must let other threads
+    run, as a compilation does.
     """
     is_terminal, start, finished = sys.stderr.isatty(), time.monotonic(), threading.Event()
 
     def watch() -> None:
-        while not finished.wait(CLOCK_SECONDS[is_terminal]):
+        wait = min(INTERVAL_SECONDS, CLOCK_SECONDS[is_terminal])
+        while not finished.wait(wait):
+            wait = CLOCK_SECONDS[is_terminal]
             passed = f"{label}: {duration(time.monotonic() - start)}"
             if is_terminal:
                 print(f"\r{passed}", end="", file=sys.stderr, flush=True)

@@ -17,7 +17,8 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="Required. Config
 WORKDIR = flags.DEFINE_string(
     "workdir",
     "",
-    "Directory for checkpoints and metrics, and for the data set if none is given; default: runs/CONFIG.",
+    "Directory for checkpoints and metrics, and for the data set if none is given, or gs://BUCKET/FOLDER; default: "
+    "runs/CONFIG.",
 )
 INIT = flags.DEFINE_string(
     "init",
@@ -77,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, buckets=("workdir", "init", "config.data.directory"))

@@ -7,7 +7,7 @@
 #
 # After -- come the flags of python -m bert_jax.train, the same for every host. SHARE (HOST:/PATH of an NFS server, for
 # example Filestore) is mounted at /mnt/share on every host: data and workdir must be there, because a preempted machine
-# loses its disk. Run again, the same command resumes watching an existing run. At the end the TPU is deleted; with
+# loses its disk. With data and workdir in a bucket (gs://), type SHARE=- EXTRA=tpu,gcs. Run again, the same command resumes watching an existing run. At the end the TPU is deleted; with
 # --keep it is left running and billed. Optional: SPOT=0 (not preemptible), MAX_RESTARTS (100), POLL_SECONDS (60),
 # SSH_SECONDS (300, to query all hosts), and CREATE_FLAGS, SSH_FLAGS: further flags of gcloud, for example
 # CREATE_FLAGS=--internal-ips SSH_FLAGS=--tunnel-through-iap. SSH is not interactive: a key with a passphrase needs
@@ -28,7 +28,7 @@ need ZONE "the zone that has such TPUs, for example europe-west4-b"
 need TPU_NAME "a name of your choice for the TPU"
 need ACCELERATOR_TYPE "the type of pod, for example v5litepod-16"
 need RUNTIME_VERSION "the TPU's software, for example v2-alpha-tpuv5-lite for v5e, v2-alpha-tpuv6e for v6e"
-need SHARE "HOST:/PATH of an NFS server reachable from the hosts, for example a Filestore instance"
+need SHARE "HOST:/PATH of an NFS server reachable from the hosts, for example a Filestore instance; - for none"
 need_training_flags "$@"
 
 where=(--project="$PROJECT" --zone="$ZONE")
@@ -151,7 +151,7 @@ install() {
   within "$install_seconds" gcloud compute tpus tpu-vm scp "$bundle" "$TPU_NAME:bert_jax.tar.gz" "${where[@]}" \
     --worker=all --quiet "${ssh_flags[@]}" || return
   on_all "bash ~/bert_jax/launch/host_run.sh --state 2>/dev/null | grep -q ^running || \
-{ mkdir -p ~/bert_jax && tar -xzf ~/bert_jax.tar.gz -C ~/bert_jax && ~/bert_jax/launch/host_install.sh tpu $(shown "$SHARE"); }" "$install_seconds"
+{ mkdir -p ~/bert_jax && tar -xzf ~/bert_jax.tar.gz -C ~/bert_jax && ~/bert_jax/launch/host_install.sh $(shown "${EXTRA:-tpu}" "$SHARE"); }" "$install_seconds"
 }
 
 # Detached: the run survives this connection and this machine. Hosts that are already running ignore it (host_run.sh).

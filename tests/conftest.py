@@ -38,12 +38,13 @@ sys.path.insert(0, str(ROOT))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests and soaks out unless the marker expression names them."""
+    """Leave slow tests and soaks out unless the marker expression names them; `-m numerics` has its slow tests too."""
+    expression = config.getoption("markexpr") or ""
     for tier in ("slow", "soak"):
-        if tier not in (config.getoption("markexpr") or ""):
-            for item in items:
-                if item.get_closest_marker(tier):  # keywords hold names of folders too
-                    item.add_marker(pytest.mark.skip(reason=f"takes long: run with `pytest -m {tier}`"))
+        for item in items if tier not in expression else ():
+            is_wanted = tier == "slow" and "numerics" in expression and item.get_closest_marker("numerics")
+            if item.get_closest_marker(tier) and not is_wanted:  # keywords hold names of folders too
+                item.add_marker(pytest.mark.skip(reason=f"takes long: run with `pytest -m {tier}`"))
 
 
 @pytest.fixture(scope="session")

@@ -18,18 +18,28 @@ from bert_jax.model.kernels import fused_attention
 from bert_jax.model.rotation import Rotation
 from bert_jax.parallel import mesh as meshes
 from bert_jax.rows.layout import encoder_inputs
-from tests.rounding import UNIT, assert_attention_rounded_alike, attention_magnitudes
+from tests.rounding import (
+    FUNCTION,
+    UNIT,
+    UNIT_BFLOAT16,
+    assert_attention_rounded_alike,
+    assert_rounded_alike,
+    assert_trees_rounded_alike,
+    attention_bounds,
+    attention_magnitudes,
+    rounded,
+    sum_bound,
+)
 
 pytestmark = pytest.mark.numerics
 
-# float32 sums of 32 terms of order 1.
-TOLERANCE = 2e-6
 # Small shapes go to the reference whatever the name, and our kernel has tests of its own below.
 IMPLEMENTATIONS = ("auto", "reference")
 DIRECTIONS = ("bidirectional", "left_to_right")
-# Relative to the largest value, in bfloat16 (8 bits): the reference rounds the probabilities after the division, the
-# kernel before it.
-KERNEL_TOLERANCE_BFLOAT16 = 0.02
+# Relative to the largest value, in bfloat16: queries and keys with their biases are rounded to a unit, so that their 64
+# products, of size 2 and random sign, move a score by sqrt(2 x 64) x 2 / 8 units, and a probability by as much
+# relatively. Values, probabilities, what comes back to them and the result are rounded once each. Both sides.
+KERNEL_TOLERANCE_BFLOAT16 = 2 * (math.sqrt(2 * 64) * 2 / 8 + 4) * UNIT_BFLOAT16
 
 
 def attend_plain(query: jax.Array, *, key: jax.Array, value: jax.Array, mask: AttentionMask, **rest: Any) -> jax.Array:
@@ -58,6 +68,12 @@ def slow_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, mask: 
     return np.einsum("bnts,bsnk->btnk", weights / weights.sum(-1, keepdims=True), v)
 
 
+def output_bound(query: jax.Array, *, key: jax.Array, value: jax.Array, mask: AttentionMask, rate: float) -> np.ndarray:
+    """Return how far the output of attention without biases may be apart."""
+    none = jnp.zeros(query.shape[2:])
+    return attention_bounds([query, none, key, none, value, none, value], mask=mask, rate=rate)[0]
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -69,8 +85,8 @@ def test_attention_equals_the_formula(implementation: str, scale: float, directi
         query, key=key, value=value, mask=mask, dropout=None, rate=0.1, site=1, implementation=implementation
     )
     expected = slow_attention(*map(np.asarray, (query, key, value, mask.dense())))
-    # Scores of large inputs are of order 1000, whose float32 spacing is 6e-5.
-    np.testing.assert_allclose(result, expected, atol=TOLERANCE if scale == 1 else 30 * 2e-4)
+    # Scores of large inputs are of order 1000, whose float32 spacing is 6e-5: the bound has their size.
+    assert_rounded_alike(result, expected, bound=output_bound(query, key=key, value=value, mask=mask, rate=0.0))
 
 
 def slow_mask(segment_ids: np.ndarray, position_ids: np.ndarray, *, direction: str) -> np.ndarray:
@@ -137,7 +153,8 @@ def test_dropout_is_that_of_the_probabilities(implementation: str) -> None:
     state = AttentionDropout.create(dropout, rate=0.25, site=1)
     assert state is not None
     keep = state.keep(jnp.arange(2), length=16)
-    np.testing.assert_allclose(dropped, jnp.where(keep, plain / 0.75, 0), atol=TOLERANCE)
+    bound = output_bound(query, key=key, value=value, mask=mask, rate=0.25).swapaxes(1, 2)
+    assert_rounded_alike(dropped, jnp.where(keep, plain / 0.75, 0), bound=bound)
     other = dataclasses.replace(dropout, seed=dropout.seed + 1)
     assert not np.array_equal(dropped, attend_plain(query, dropout=other, rate=0.25, **arguments).swapaxes(1, 2))
 
@@ -152,8 +169,12 @@ def test_bfloat16_is_close_to_float32(implementation: str) -> None:
         query.astype(jnp.bfloat16), key=key.astype(jnp.bfloat16), value=value.astype(jnp.bfloat16), **arguments
     )
     assert narrow.dtype == jnp.bfloat16
-    # bfloat16 keeps 8 bits: 2^-8 of scores up to 4, probabilities and values each.
-    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, atol=0.05)
+    # Query and key are rounded, which a score has from each of its terms, then value, probability and result.
+    none = jnp.zeros((2, 16))
+    sizes, score = attention_magnitudes([query, none, key, none, value, none, value], mask=mask, rate=0.0)
+    bound = (2 * score + 3) * UNIT_BFLOAT16 * sizes[0]
+    assert (np.abs(narrow.astype(jnp.float32) - wide) <= bound).all()
+    assert not (np.abs(1.1 * narrow.astype(jnp.float32) - wide) <= bound).all()
 
 
 def results(implementation: str, arrays: list[jax.Array], *, mask: AttentionMask, rate: float) -> list[jax.Array]:
@@ -257,6 +278,8 @@ def test_the_kernel_is_close_to_the_reference_in_bfloat16() -> None:
     actual, expected = (results(name, arrays, mask=mask, rate=0.1) for name in ("pallas", "reference"))
     assert all(array.dtype == jnp.bfloat16 for array in actual)
     assert_equal(actual, expected, tolerance=KERNEL_TOLERANCE_BFLOAT16)
+    with pytest.raises(AssertionError):
+        assert_equal([1.05 * actual[0], *actual[1:]], expected, tolerance=KERNEL_TOLERANCE_BFLOAT16)
 
 
 def test_the_kernel_takes_large_scores_and_rows_with_nothing_to_see() -> None:
@@ -280,7 +303,8 @@ def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
 def turned(values: jax.Array, position_ids: jax.Array) -> jax.Array:
     """Return the two halves of each head as complex numbers, turned by position x 10000^(-2i / K)."""
     half = values.shape[-1] // 2
-    angles = position_ids[:, :, None, None] / (10_000.0 ** (jnp.arange(half) / half))[None, None, None]
+    frequencies = jnp.asarray(10_000.0 ** (-np.arange(half) / half), jnp.float32)
+    angles = position_ids[:, :, None, None] * frequencies[None, None, None]
     pairs = (values[..., :half] + 1j * values[..., half:]) * jnp.exp(1j * angles)
     return jnp.concatenate([pairs.real, pairs.imag], axis=-1)
 
@@ -306,10 +330,11 @@ def test_a_rotation_comes_after_the_bias_and_before_attention(implementation: st
         result, pull = jax.vjp(jax.jit(function), *biased)
         return [result, *pull(weights)]
 
-    # Angles up to 127, whose float32 spacing is 4e-6 after the product with a frequency.
-    expected = with_gradients(by_hand)
-    for number, (one, other) in enumerate(zip(with_gradients(rotated), expected, strict=True)):
-        np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max(), err_msg=str(number))
+    # The angles are the same numbers; what is rotated has the roundings of a sine, two products and a sum, for queries
+    # and for keys. Three sums of up to 128 terms follow (scores, weights, values), the way back has twice as many of
+    # all, and a bias one over tokens.
+    bound = rounded(3 * 2 * (FUNCTION + 3)) + (3 * 3 + 1) * sum_bound(128)
+    assert_trees_rounded_alike(with_gradients(rotated), with_gradients(by_hand), bound=bound)
 
 
 @pytest.mark.parametrize("tensor", [0, 1, 2])

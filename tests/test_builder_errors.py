@@ -117,7 +117,7 @@ def test_a_missing_length_is_named_with_those_there_are(corpus, tmp_path):
     build(config_for(corpus), tmp_path / "out", lengths=(32, LENGTH))
     with pytest.raises(UserError, match=r"no sequences of max_seq_length=512, only of 32, 64: add them with prepare"):
         load_dataset_info(tmp_path / "out", max_seq_length=512)
-    file = shards.dataset_directory(tmp_path / "out", max_seq_length=32) / dataset_info._METADATA_FILE
+    file = shards.dataset_directory(tmp_path / "out", max_seq_length=32) / dataset_info.METADATA_FILE
     file.write_text(json.dumps({}))
     with pytest.raises(UserError, match="cannot be read"):
         load_dataset_info(tmp_path / "out", max_seq_length=32)

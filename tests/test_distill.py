@@ -166,7 +166,7 @@ def test_a_student_with_some_of_the_teachers_layers_learns_masks_and_relations_t
     evaluations = [line for line in lines if "eval/mlm_loss" in line]
     total = evaluations[0]["eval/relation_loss"] + evaluations[0]["eval/mlm_loss"]
     assert evaluations[0]["eval/loss"] == pytest.approx(total, rel=1e-6)
-    assert any("train/instances_per_row" in line for line in lines)
+    assert any("perf/instances_per_row" in line for line in lines)
     assert load_pretrained(tmp_path / "run").untrained == ("pooler", "next_sentence")
 
 

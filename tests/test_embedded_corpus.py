@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.config import DataConfig
+from bert_jax.data.builder import build_dataset, describe_inputs
 from bert_jax.data.documents import Document, ReadReport, find_sources, read_documents
 from bert_jax.data.embedded_corpus import read_embedded_corpus
 from bert_jax.data.markup import sentences_of
@@ -185,3 +187,31 @@ def test_only_sentences_are_left_of_documentation(text: str, paragraphs: list[li
     if paragraphs is None:
         [paragraphs] = [value for key, value in expected.items() if text.startswith(key)]
     assert sentences_of(text) == paragraphs
+
+
+def test_the_estimate_counts_the_time_to_parse_the_sources():
+    def seconds(inputs: str) -> int:
+        lines: list[str] = []
+        describe_inputs(DataConfig(input=inputs, num_workers=1), out="", max_seq_lengths=(128,), report=lines.append)
+        match = re.search(r"; (\d+) s with 1 workers$", lines[0])
+        assert match, lines[0]
+        return int(match[1])
+
+    assert seconds("embedded") >= 2  # as text of this size it would take half a second
+
+
+@pytest.mark.slow  # builds the corpus
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm"])
+def test_the_estimated_number_of_sequences_is_that_of_the_data_set(tmp_path: Path, objective: str):
+    lines: list[str] = []
+    info = build_dataset(
+        DataConfig(input="embedded", num_workers=1, objective=objective),
+        out=tmp_path / "out",
+        max_seq_lengths=(128,),
+        vocab_size=8192,
+        report=lines.append,
+    )
+    match = re.search(r"([\d,]+) sequences of 128", lines[0])
+    assert match, lines[0]
+    # The corpus is that of the Python that runs this. Packed prose of other lengths differs by as much.
+    assert int(match[1].replace(",", "")) == pytest.approx(info.num_train_rows, rel=0.15)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from source_helpers import assert_same_params, flat, random_source, vocabulary
+from source_helpers import SMALL_TEST, assert_same_params, flat, random_source, vocabulary
 
 from bert_jax.config import CheckpointConfig, Config
 from bert_jax.convert import export_folder as module
@@ -17,6 +17,7 @@ from bert_jax.data.vocabulary import save_vocabulary
 from bert_jax.errors import UserError
 from bert_jax.model.architectures import ARCHITECTURES
 from bert_jax.model.parameter_names import nest
+from bert_jax.prediction.model import Model
 from bert_jax.runs.checkpoint import Checkpointer
 from tests import runs
 
@@ -299,3 +300,47 @@ def test_an_export_knows_the_longest_sequences_of_its_training():
     source = random_source("small-test")
     records = ({"config": {"train": {"phases": phases}}}, {"config": {"data": {"max_seq_length": 64}}}, {})
     assert [dataclasses.replace(source, record=record).longest_trained for record in records] == [512, 64, 0]
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
+def test_an_exported_model_reads_texts_as_its_training_did(tmp_path, truncation):
+    source = random_source("small-test", architecture="BertForSequenceClassification")
+    config = {"model": {}, "data": {"max_seq_length": 12, "truncation": truncation}, "train": {}}
+    source = dataclasses.replace(source, record={"config": config, "step": 3})
+    export_folder(source, out=tmp_path / "once", report=quiet)
+    export_folder(load_pretrained(tmp_path / "once"), out=tmp_path / "twice", report=quiet)
+    row = {"text": "the cat sat on the mat . " * 2 + "it ran to the red house !"}
+    expected, _ = Model(source).task("classify").prepare(row)
+    assert [len(example.ids) for example in expected] == [12] * (3 if truncation == "windows" else 1)
+    for folder in (tmp_path / "once", tmp_path / "twice"):
+        assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 12
+        loaded = load_pretrained(folder)
+        assert loaded.longest_trained == 12
+        actual, _ = Model(loaded).task("classify").prepare(row)
+        assert [list(example.ids) for example in actual] == [list(example.ids) for example in expected]
+    assert "| sequence length | 12, of longer texts the " in (tmp_path / "once" / "README.md").read_text()
+
+
+def test_a_folder_of_unknown_training_is_read_to_the_limit_of_its_tokenizer(tmp_path):
+    export_folder(
+        random_source("small-test", architecture="BertForSequenceClassification"), out=tmp_path / "out", report=quiet
+    )
+    file = tmp_path / "out" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings["model_max_length"] == SMALL_TEST.max_position_embeddings
+    for limit, expected in ((12, 12), (10**30, 32), (64, 32), (-1, 32), (None, 32)):
+        file.write_text(json.dumps(settings | {"model_max_length": limit}))
+        loaded = load_pretrained(tmp_path / "out")
+        assert loaded.longest_trained == 0
+        (example,), _ = Model(loaded).task("classify").prepare({"text": "the cat " * 20})
+        assert len(example.ids) == expected
+
+
+def test_wrong_fields_of_ours_in_a_config_are_one_line(tmp_path):
+    export_folder(random_source("small-test"), out=tmp_path / "out", report=quiet)
+    file = tmp_path / "out" / "config.json"
+    fields = json.loads(file.read_text())
+    for wrong in ([1], "x", {"truncation": "middle"}, {"max_seq_length": "12"}, {"max_seq_length": -1}):
+        file.write_text(json.dumps(fields | {"bert_jax": wrong}))
+        with pytest.raises(UserError, match=r"config\.json: .*expected"):
+            load_pretrained(tmp_path / "out")

@@ -29,6 +29,7 @@ COMMANDS = {
 }
 # Files that everything may use; none of them needs jax, but `jax_internals` inside its functions.
 FOUNDATIONS = {
+    "buckets",
     "errors",
     "files",
     "json_files",
@@ -101,6 +102,8 @@ LAZY = {
     ("data.dataset_info", "etils"): "start-up: with tensorflow_datasets",
     ("data.tfds_builders", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
     ("tasks.glue_tfds", "tensorflow_datasets"): "start-up: a second, for data sets by name only",
+    ("buckets", "fsspec"): "start-up: local paths need no library of a store",
+    ("runs.bucket_lock", "google"): "optional: an extra",
     ("data.arrow_files", "pyarrow"): "optional: an extra",
     ("data.fast_tokenizer", "tokenizers"): "optional: an extra",
     ("data.workers", "apache_beam"): "optional: an extra",

@@ -1,5 +1,6 @@
 """Before it works, a build says what it found, and it refuses a text of which most would be lost."""
 
+import gzip
 import json
 import random
 import time
@@ -224,13 +225,25 @@ def test_tables_after_many_long_texts_are_counted_and_shown(tmp_path: Path, monk
     assert float(estimate.split()[1]) == pytest.approx(size, rel=0.2)  # MB, without the keys of the JSON objects
 
 
-def test_an_archive_is_named_as_one_file(tmp_path: Path):
+def test_texts_inside_archives_are_counted_by_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         for name in ("a.txt", "b.txt"):
             archive.writestr(name, "\n".join(PARTS))
+        archive.writestr("c.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in PARTS))
+        archive.writestr("d.jsonl", '{"other": 1}\n')  # without text
+        archive.writestr("e.html", "<html><body>Text</body></html>")
+        archive.writestr("empty.txt", "")
+    write(tmp_path / "plain.txt.gz", gzip.compress("\n".join(PARTS).encode()))  # compressed, no archive
+    lines = describe(tmp_path)
+    [found] = [line for line in lines if line.startswith("found: ")]
+    assert found.startswith(f"found: {3 + len(PARTS)} documents")
+    assert found.endswith("in 2 files (1 jsonl+prose, 1 prose); two.zip is an archive of 3 texts (1 jsonl, 2 prose)")
+    assert "left out: 2 files" in lines
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 1)
+    monkeypatch.setattr(inspection, "_SEEN_CHARS", 1)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 10)
     [found] = [line for line in describe(tmp_path) if line.startswith("found: ")]
-    assert found.startswith("found: 2 documents")
-    assert found.endswith("in 1 file (1 prose); two.zip is an archive: one file, several texts")
+    assert found.endswith("two.zip is an archive of at least 2 texts (2 prose)")
 
 
 def test_what_is_left_out_is_said_once(tmp_path: Path):

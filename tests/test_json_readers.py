@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from bert_jax.data.documents import read_documents
 from bert_jax.data.intermediate import read_done
 from bert_jax.data.manifest import check_manifest
 from bert_jax.data.vocabulary import read_casing
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, closest
 from bert_jax.files import open_regular
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.json_files import MAX_DEPTH, load_json, parse_object, read_json, read_log
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.workdir import read_config
 from bert_jax.runs.writers import JsonLinesWriter
+from bert_jax.tasks import files as task_files
+from bert_jax.tasks.files import read_json as read_task_json
 from bert_jax.tasks.files import read_json_lines
 from bert_jax.tasks.scoring import score_predictions
 from bert_jax.tasks.squad_files import read_questions
@@ -342,13 +345,41 @@ def test_a_name_that_is_there_twice_is_refused_with_the_name():
         parse_object('{"x": [{"a": 1, "b": 2, "a": 3}]}')
 
 
-def test_a_value_of_100_mb_is_refused_before_it_is_parsed(tmp_path: Path):
+def test_a_value_of_100_mb_is_refused_before_it_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "tokenizer.json"
     with file.open("wb") as stream:
         stream.truncate(100 << 20)
-    start = time.monotonic()
+    monkeypatch.setattr(json_files, "parse_json", lambda content: pytest.fail(f"{len(content)} bytes are parsed"))
     with pytest.raises(UserError, match="larger than 64 MiB"):
         read_json(file)
     with pytest.raises(OSError, match="larger than 64 MiB"):
         load_json(file)
-    assert time.monotonic() - start < 5
+
+
+def test_the_number_of_values_is_limited_because_each_takes_a_hundred_times_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "dev.json"
+    file.write_text("[" + "[]," * (json_files.MAX_VALUES // 2) + "[]]")
+    monkeypatch.setattr(json_files.json, "loads", lambda text, **options: pytest.fail("it is parsed"))
+    for read in (read_json, load_json):
+        with pytest.raises((UserError, ValueError), match="more than 8,000,000 values, the most that is read"):
+            read(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(task_files, "_MAX_VALUES", 1000)
+    with pytest.raises(UserError, match=r"dev\.json: not JSON \(it has more than 1,000 values, the most that is read"):
+        read_task_json(file)
+
+
+def test_a_name_of_megabytes_is_compared_in_constant_memory():
+    name = "x" * (4 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"config\.xxx.*no such field"):
+            from_saved({name: 1})
+        assert closest("traim" + name, ["train", "x"]) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert closest("traim", ["train", "x"]) == ["train"]
+    assert peak < 10 * len(name)  # compared whole, it took 40 bytes for each character

@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from conftest import pytest_collection_modifyitems
 
 from tests.import_graph import PACKAGE, modules
 
@@ -48,3 +51,31 @@ def test_core_tests_are_there_and_touch_every_package():
         touched |= set(re.findall(rf"\b{PACKAGE}\.(\w+)", text))
     packages = {parts[1] for name in modules() if len(parts := name.split(".")) > 2}
     assert packages - touched == set()
+
+
+@pytest.mark.parametrize(
+    ("expression", "left_out"),
+    [
+        ("", {"slow", "slow numerics", "soak", "soak numerics"}),
+        ("numerics and not soak", {"slow"}),  # not selected, either
+        ("numerics", {"slow", "soak", "soak numerics"}),
+        ("(numerics or slow) and not soak", set()),
+        ("soak", {"slow", "slow numerics"}),
+    ],
+)
+def test_numerics_has_its_slow_tests_and_no_soak(expression: str, left_out: set[str]):
+    class Item:
+        def __init__(self, *marks: str):
+            self.marks, self.added = marks, []
+
+        def get_closest_marker(self, name: str) -> bool:
+            return name in self.marks
+
+        def add_marker(self, mark: pytest.MarkDecorator) -> None:
+            self.added.append(mark.name)
+
+    names = ("numerics", "slow", "slow numerics", "soak", "soak numerics")
+    items = {name: Item(*name.split()) for name in names}
+    config: Any = SimpleNamespace(getoption=lambda name: expression)
+    pytest_collection_modifyitems(config, cast(Any, list(items.values())))
+    assert {name for name, item in items.items() if item.added} == left_out

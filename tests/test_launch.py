@@ -88,6 +88,11 @@ def test_tpu_vm_takes_further_flags_and_keeps_the_machine_on_demand():
     assert not any("delete" in line for line in commands)
 
 
+def test_tpu_vm_needs_no_share_for_runs_in_a_bucket():
+    commands, _ = dry_run("tpu_vm.sh", SHARE="-", EXTRA="tpu,gcs")
+    assert any("launch/host_install.sh tpu,gcs -" in line for line in commands)
+
+
 def test_gce_makes_template_group_and_numbered_machines():
     commands, notes = dry_run("gce.sh", ACCELERATOR="type=nvidia-tesla-t4,count=1")
     assert commands.pop(0).startswith("gcloud compute instance-groups managed describe group ")

@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.locations import local_path, refuse_url
 from bert_jax.parallel.distributed import start
 from bert_jax.parallel.rendezvous import gather_names
+from bert_jax.planning.compiling import prepare_environment
 from bert_jax.prediction.json_lines import check_output
 from bert_jax.runs.workdir import SameRun, open_workdir
 from tests.runs import run
@@ -35,17 +36,29 @@ FLAGS = {
     "doctor": ("workdir", "out"),
 }
 
+# Flags that may be a folder in a bucket.
+IN_BUCKET = {
+    "train": ("workdir", "init"),
+    "finetune": ("init",),
+    "prepare": ("out",),
+    "predict": ("model",),
+    "export": ("out", "checkpoint"),
+    "evaluate": ("model", "data"),
+}
+
 
 @pytest.mark.parametrize("name", list(FLAGS))
 def test_a_url_in_any_flag_of_a_command_is_refused_before_any_work(tmp_path: Path, name: str):
     for flag in FLAGS[name]:
-        done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x"], cwd=tmp_path)
+        is_in_bucket = flag in IN_BUCKET.get(name, ())
+        url, kinds = ("s3://bucket/x", ", except gs://") if is_in_bucket else ("gs://bucket/x", "")
+        done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}={url}"], cwd=tmp_path)
         if name == "prepare":  # two flags are required
             others = [f"--{other}=a" for other in ("input", "out") if other != flag]
-            done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}=gs://bucket/x", *others], cwd=tmp_path)
+            done = run([sys.executable, "-m", f"bert_jax.{name}", f"--{flag}={url}", *others], cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.strip() == (
-            f"error: --{flag}=gs://bucket/x: URLs are not supported: mount the bucket as a folder (for example with "
+            f"error: --{flag}={url}: URLs are not supported{kinds}: mount the bucket as a folder (for example with "
             "gcsfuse), or copy its files, and name that folder"
         )
     assert list(tmp_path.iterdir()) == []
@@ -76,6 +89,17 @@ def test_what_is_not_a_url_passes(value: str):
     refuse_url(value, name="--input")
 
 
+@pytest.mark.parametrize("url", ["gs://", "gs://a", "gs://bucket", "gs://bucket/", "gs:///x", "gs://Bucket/x"])
+@pytest.mark.parametrize("rest", ["", "//y", "/../y", "/*.txt", "/a b"])
+def test_a_folder_in_a_bucket_is_named_whole(url: str, rest: str):
+    for value in (url + rest, f"gs://bucket/x{rest or '?'}"):
+        with pytest.raises(UserError, match=r"^--out=.*: write gs://BUCKET/FOLDER, without spaces and wildcards"):
+            refuse_url(value, name="--out", buckets=True)
+    refuse_url("gs://bucket-1.example/a/b_c-d/", name="--out", buckets=True)
+    with pytest.raises(UserError, match="URLs are not supported, except gs://"):
+        refuse_url("gs-like://bucket/x", name="--out", buckets=True)
+
+
 def test_functions_refuse_what_their_commands_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     never = SameRun(command="train", read=dict, free=re.compile(""), has_begun=lambda path: False)
@@ -94,8 +118,10 @@ def test_functions_refuse_what_their_commands_do(tmp_path: Path, monkeypatch: py
     for value in ("x" * 5000, "a\0b", "\udcff"):
         with pytest.raises(UserError, match=r"is not a path|does not exist"):
             load_pretrained(value)
-    with pytest.raises(UserError, match=r"config.data.directory=gs://a: URLs are not supported"):
-        from_config_dict({"data": {"directory": "gs://a"}})
+    with pytest.raises(UserError, match=r"config.data.directory=s3://a: URLs are not supported, except gs://: mount"):
+        from_config_dict({"data": {"directory": "s3://a"}})
+    with pytest.raises(UserError, match=r"config.data.input=gs://a/b: URLs are not supported: mount"):
+        from_config_dict({"data": {"input": "gs://a/b"}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,6 +171,8 @@ def test_a_small_address_space_is_told_before_jax_hangs(monkeypatch: pytest.Monk
             UserError, match=r"^memory is short: the limit on address space \(ulimit -v\) is [12]\.\d GB"
         ):
             limits.check_address_space()
+        with pytest.raises(UserError, match=r"^memory is short: "):
+            prepare_environment()  # of `plan`, whose compiler aborts
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
@@ -163,3 +191,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr(os, "access", lambda *_: False)  # of a disk that is mounted read-only
     with pytest.raises(UserError, match=r"^--output=.*: cannot be written \(.* is read-only\)"):
         check_output(str(tmp_path / "new"))
+
+
+def test_an_output_that_is_a_link_to_itself_is_one_line(tmp_path: Path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"A river was here {number}. It was long. It was old.\n" * 20)
+    with pytest.raises(UserError, match=r"loop: .*: choose an --out that you may write to"):
+        build_dataset(DataConfig(input=str(tmp_path / "in")), out=loop, max_seq_lengths=(32,), vocab_size=60)

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from rounding import encoder_bound
+from rounding import (
+    SUMS_A_LAYER,
+    UNIT_BFLOAT16,
+    assert_rounded_alike,
+    assert_trees_rounded_alike,
+    encoder_bound,
+    gradient_bound,
+    sum_bound,
+)
 from tiny_model import instance_spans, on_host, plain_inputs, random_rows, tiny_model, to_device, worst_difference
 
 from bert_jax.config import ModelConfig, model_preset
@@ -24,12 +32,10 @@ from bert_jax.types import EncoderInputs, EncoderOutput, PretrainingLogits, Rows
 
 pytestmark = pytest.mark.numerics
 
-# The same float32 sums in another order, through two layers and back.
-REORDERED = 2e-5
-# bfloat16 keeps 8 bits; weights of std 0.2 let two layers amplify its rounding to a few per cent of the largest value.
-BFLOAT16 = 0.1
-
 LENGTH = 24
+REORDERED = gradient_bound(tiny_model(), tokens=8 * LENGTH)
+# Each sum of two layers and the head has its terms and its result rounded to a unit.
+BFLOAT16 = (2 * SUMS_A_LAYER + 1) * 2 * UNIT_BFLOAT16
 
 
 def init(key: jax.Array, *, model: ModelConfig) -> Any:
@@ -147,7 +153,7 @@ def test_every_layer_and_table_is_drawn_anew() -> None:
 def test_loss_and_gradients_do_not_depend_on_scan_or_remat(changes: dict[str, Any]) -> None:
     expected = outputs_and_gradients(tiny_model())
     found = outputs_and_gradients(tiny_model(**changes))
-    assert worst_difference(without_key_bias(found), without_key_bias(expected)) < REORDERED
+    assert_trees_rounded_alike(without_key_bias(found), without_key_bias(expected), bound=REORDERED)
 
 
 def without_key_bias(tree: Any) -> Any:
@@ -164,7 +170,7 @@ def test_loss_and_gradients_do_not_depend_on_the_chips_bottleneck(monkeypatch: p
     for module in (chip, dense):
         monkeypatch.setattr(module, "is_vector_bound", lambda: True)
     found = outputs_and_gradients.__wrapped__(tiny_model())
-    assert worst_difference(without_key_bias(found), without_key_bias(expected)) < REORDERED
+    assert_trees_rounded_alike(without_key_bias(found), without_key_bias(expected), bound=REORDERED)
     biases = [tree["encoder"]["layers"]["output"]["bias"] for tree in (found[1], expected[1])]
     assert not np.array_equal(*biases)  # the other way of adding up was taken
 
@@ -192,7 +198,7 @@ def test_dropout_reaches_every_layer_and_none_means_none() -> None:
         assert not np.allclose(plain.all_hidden[layer], dropped.all_hidden[layer])
     still = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     silent = cast(EncoderOutput, BertEncoder(still).apply(params, inputs, dropout=drop))
-    assert worst_difference(silent.hidden, plain.hidden) < REORDERED
+    assert_trees_rounded_alike(silent.hidden, plain.hidden, bound=encoder_bound(still))
 
 
 @pytest.mark.parametrize("place", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
@@ -270,11 +276,12 @@ def test_a_packed_row_gives_each_instance_what_it_has_alone(direction: str) -> N
     (_, together), packed_gradients = run(params, to_device(packed))
     (_, apart), alone_gradients = run(params, to_device(alone))
     for index, (row, _, (begin, _, end)) in enumerate(spans):
-        np.testing.assert_allclose(together[row, begin:end], apart[index, : end - begin], atol=encoder_bound(model))
+        assert_rounded_alike(together[row, begin:end], apart[index, : end - begin], bound=encoder_bound(model))
     # The gradient of a key's bias is 0 but for rounding: softmax does not see it.
     for gradients in (packed_gradients, alone_gradients):
         gradients["layers"]["key"].pop("bias")
-    assert worst_difference(packed_gradients, alone_gradients) < REORDERED
+    bound = gradient_bound(model, tokens=len(spans) * 48)
+    assert_trees_rounded_alike(packed_gradients, alone_gradients, bound=bound)
 
 
 def test_gather_is_exact_and_its_gradient_adds_up_repeated_positions() -> None:
@@ -294,8 +301,10 @@ def test_layer_norm_equals_the_formula_in_float64(mean: float) -> None:
     result = np.asarray(LayerNorm(model).apply({"params": {"scale": scale, "bias": bias}}, values))
     wide = np.asarray(values, np.float64)
     normal = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + model.layer_norm_eps)
-    # One pass loses mean^2 / variance of float32's 6e-8.
-    np.testing.assert_allclose(result, normal * np.asarray(scale) + np.asarray(bias), atol=3e-6 * (1 + mean**2))
+    expected = normal * np.asarray(scale) + np.asarray(bias)
+    # One pass loses mean^2 / variance of what the sum of squares is off by.
+    bound = 2 * sum_bound(32, size=float(np.abs(expected).max())) * (1 + mean**2)
+    assert_rounded_alike(result, expected, bound=bound)
 
 
 def test_layer_norm_of_equal_values_is_its_bias() -> None:

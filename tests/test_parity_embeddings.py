@@ -12,14 +12,18 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 
-from source_helpers import WORDS, random_source  # noqa: E402
+from source_helpers import SMALL_TEST, WORDS, random_source  # noqa: E402
 from test_embedding import sentence_folder  # noqa: E402
 
 from bert_jax.convert.export_folder import export_folder  # noqa: E402
 from bert_jax.convert.sentence_transformers import EmbeddingSettings  # noqa: E402
 from bert_jax.prediction.model import load  # noqa: E402
+from tests.rounding import PROMISED_EMBEDDINGS, assert_rounded_alike, encoder_bound  # noqa: E402
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]  # the oracle's own warnings are not ours
+# The oracle's own warnings are not ours.
+pytestmark = [pytest.mark.parity, pytest.mark.numerics, pytest.mark.filterwarnings("default")]
+# What is promised, which is less than roundings may come to.
+BOUND = min(PROMISED_EMBEDDINGS, encoder_bound(SMALL_TEST))
 SETTINGS: dict[str, dict[str, Any]] = {
     "mean": {"pooling": {"pooling_mode_mean_tokens": True}, "modules": (("2_Normalize", "Normalize"),)},
     "cls, 12 tokens": {"pooling": {"pooling_mode_cls_token": True}, "sentence_bert_config": {"max_seq_length": 12}},
@@ -43,8 +47,7 @@ def test_embeddings_are_those_of_sentence_transformers(tmp_path: Path, name: str
     texts = [" ".join(generator.choice(WORDS, size)) for size in (1, 3, 9, 17, 40)]
     theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
     ours = load(folder, report=lambda line: None).embed(texts)
-    # float32 on both sides, two layers of width 8, values of order 1
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert_rounded_alike(ours, theirs, bound=BOUND)
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
@@ -69,12 +72,11 @@ def test_an_exported_embedder_ranks_as_here_at_every_size_and_with_its_prompts(t
         for name, encode in (("", peer.encode), ("query", peer.encode_query), ("document", peer.encode_document)):
             vectors = ours.embed(texts, prompt=name)
             assert vectors.shape[1] == (size or 8)
-            # float32 on both sides, two layers of width 8
-            np.testing.assert_allclose(vectors, encode(texts), atol=1e-5, err_msg=name)
-            np.testing.assert_allclose(cosines(vectors), cosines(encode(texts)), atol=1e-5, err_msg=name)
+            assert_rounded_alike(vectors, encode(texts), bound=BOUND, what=name)
+            assert_rounded_alike(cosines(vectors), cosines(encode(texts)), bound=BOUND, what=name)
     whole = library.SentenceTransformer(str(tmp_path / "st0"), device="cpu", truncate_dim=4)
     shorter = load(tmp_path / "st0", report=lambda line: None).embed(texts, size=4)
-    np.testing.assert_allclose(cosines(shorter), cosines(whole.encode(texts)), atol=1e-5)
+    assert_rounded_alike(cosines(shorter), cosines(whole.encode(texts)), bound=BOUND)
 
 
 @pytest.mark.parametrize("kind", ["regression", "classification", "multilabel"])
@@ -96,4 +98,4 @@ def test_an_exported_cross_encoder_scores_as_pair_does(tmp_path: Path, kind: str
         ours = [answer["score"] for answer in answers]
     else:
         ours = [list(answer["probabilities"].values()) for answer in answers]
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert_rounded_alike(ours, np.reshape(theirs, np.shape(ours)), bound=BOUND)

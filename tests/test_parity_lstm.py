@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from rounding import sum_bound
+from rounding import assert_rounded_alike, lstm_bound
 from tiny_model import instance_spans, random_rows, tiny_model, to_device
 from torch_lstm import copy_to_torch
 
@@ -28,11 +28,6 @@ def spread(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree)
 
 
-# Each of up to LENGTH steps rounds sums of WIDTH + HIDDEN terms, and the state carries all of it, through the layers.
-def bound(terms: int) -> float:
-    return LENGTH * LAYERS * sum_bound(terms, size=2.0)
-
-
 def test_every_packed_instance_gets_the_states_of_pytorchs_bidirectional_lstm() -> None:
     rows = random_rows(4, batch=5, length=LENGTH, instances=3, empty_rows=1)
     segment_ids = encoder_inputs(to_device(rows)).segment_ids
@@ -47,9 +42,8 @@ def test_every_packed_instance_gets_the_states_of_pytorchs_bidirectional_lstm() 
         for row in range(5):
             for begin, _, end in instance_spans(rows, row):
                 alone = torch.from_numpy(np.array(values[row : row + 1, begin:end]))
-                np.testing.assert_allclose(
-                    states[row, begin:end], lstm(alone)[0][0].numpy(), atol=bound(WIDTH + 2 * HIDDEN)
-                )
+                bound = lstm_bound(WIDTH + 2 * HIDDEN, steps=LENGTH, layers=LAYERS)
+                assert_rounded_alike(states[row, begin:end], lstm(alone)[0][0].numpy(), bound=bound)
                 compared += 1
     assert compared > 6
 
@@ -74,6 +68,7 @@ def test_a_language_models_states_are_pytorchs(direction: str) -> None:
             for begin, _, end in instance_spans(rows, row):
                 words = params["word_embeddings"][np.asarray(rows.input_ids)[row, begin:end]]
                 theirs = lstm(torch.from_numpy(np.ascontiguousarray(words[None, ::step])))[0][0].numpy()[::step]
-                np.testing.assert_allclose(output.hidden[row, begin:end], theirs, atol=bound(16))
+                bound = lstm_bound(16, steps=LENGTH, layers=LAYERS)
+                assert_rounded_alike(output.hidden[row, begin:end], theirs, bound=bound)
                 np.testing.assert_array_equal(output.all_hidden[0][row, begin:end], words)
     assert len(output.all_hidden) == LAYERS + 1

@@ -5,10 +5,13 @@ import re
 import sys
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bert_jax import progress
+from bert_jax.finetuning.task_data import load_task_data
 from bert_jax.progress import ByteProgress, format_bytes
 from bert_jax.runs.progress import Progress
 
@@ -100,3 +103,26 @@ def test_a_job_without_a_measure_shows_for_how_long_it_has_run(is_terminal: bool
             assert reported.wait(60)
     assert lines[:1] == ([] if is_terminal else ["compiling: 0 s so far"])
     assert error.getvalue().endswith("\r") == is_terminal
+
+
+def test_data_of_a_task_that_take_long_to_read_are_reported(monkeypatch: pytest.MonkeyPatch):
+    lines, reported = [], threading.Event()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.001)
+
+    def report(line: str) -> None:
+        lines.append(line)
+        reported.set()
+
+    class Slow:
+        name = "own"
+
+        def load(self, name: str, *, tokenizer: None) -> SimpleNamespace:
+            assert reported.wait(60)
+            return SimpleNamespace(name=name, features=SimpleNamespace(targets=[]))
+
+        def eval_splits(self) -> tuple[str, ...]:
+            return ("dev",)
+
+    load_task_data(cast(Any, Slow()), tokenizer=cast(Any, None), predict_test=False, report=report)
+    assert lines[0] == "own: reading the data: 0 s so far"

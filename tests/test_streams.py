@@ -86,6 +86,13 @@ def test_results_that_would_go_nowhere_are_refused(tmp_path: Path):
     assert command(tmp_path / "file", "", lines=1, more=more)[0] == 0
 
 
+@pytest.mark.parametrize("module", ["evaluate", "plan"])
+def test_commands_whose_results_would_go_nowhere_say_so_at_once(module: str):
+    script = f"exec {sys.executable} -m bert_jax.{module} >&-"
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (2, "error: standard output is closed: redirect it to a file\n")
+
+
 def test_memory_that_runs_out_is_one_line(tmp_path: Path):
     status, errors = command(tmp_path / "file", "", lines=0, more="raise MemoryError")
     assert status == 2

@@ -86,6 +86,7 @@ def test_a_stopped_run_ends_bit_equal_to_the_undisturbed_one(
 
 
 @pytest.mark.slow
+@pytest.mark.numerics
 def test_another_mesh_gives_the_same_losses(undisturbed: Path, tiny_dataset: Path, tmp_path: Path):
     done = run(train_command(tmp_path, *STEPS, "mesh.fsdp=2", "mesh.tensor=2", data=tiny_dataset), devices=8)
     assert done.returncode == 0, done.stderr

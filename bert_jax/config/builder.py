@@ -6,7 +6,6 @@ are metadata of the fields (`fields.py`).
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Collection, Container, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 
 from bert_jax.config.fields import FieldInfo, info
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, closest
 from bert_jax.locations import refuse_url
 
 T = TypeVar("T")
@@ -105,7 +104,7 @@ def unknown_field_message(path: str, known: Sequence[str]) -> str:
     near = [_join(parent, name) for name in _similar(leaf, siblings)]
     near += [name for name in known if name.rpartition(".")[2] == leaf]
     if not siblings:  # the group does not exist
-        near = difflib.get_close_matches(path, known, cutoff=0.6) or near
+        near = closest(path, known) or near
     hint = f"did you mean {' or '.join(f'config.{name}' for name in near)}?"
     if not near:
         hint = f"available: {', '.join(_join(parent, name) for name in siblings) or ', '.join(known)}"
@@ -116,7 +115,7 @@ def _similar(name: str, others: Collection[str]) -> list[str]:
     """Return the names that `name` may stand for: its letters are their initials, one contains the other, or a slip."""
     initials = [other for other in others if name == "".join(word[0] for word in other.split("_"))]
     contained = [other for other in others if len(name) > 2 and (name in other or other in name)]
-    return initials or contained or difflib.get_close_matches(name, others, cutoff=0.6)
+    return initials or contained or closest(name, others)
 
 
 def optional_groups(cls: type) -> dict[str, str]:
@@ -181,6 +180,6 @@ def _check_value(value: Any, declared: FieldInfo, *, path: str) -> None:
         for index, item in enumerate(value):
             _check_value(item, declared, path=f"{path}[{index}]")
     elif isinstance(value, str):
-        refuse_url(value, name=path)
+        refuse_url(value, name=path, buckets=declared.in_bucket)
     if value is not None and not isinstance(value, tuple) and (refusal := declared.refusal(value)):
         raise UserError(f"{path}={value!r}: {refusal}")

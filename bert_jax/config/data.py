@@ -1,11 +1,10 @@
 """Config of the pre-training data: where the text comes from and how sequences are built from it."""
 
 import dataclasses
-import difflib
 
 from bert_jax.config.builder import check_fields
 from bert_jax.config.fields import field
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, closest
 
 MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens per segment and one spare
 
@@ -14,7 +13,11 @@ MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens per segment and one 
 class DataConfig:
     """Text, vocabulary, data set, and how instances are built."""
 
-    directory: str = field("", doc="Data set made by prepare; empty: built from `input` in WORKDIR/data.")
+    directory: str = field(
+        "",
+        doc="Data set made by prepare, a folder or gs://BUCKET/FOLDER; empty: built from `input` in WORKDIR/data.",
+        in_bucket=True,
+    )
     input: str = field(
         "", doc='Files, globs, "tfds:NAME" or "embedded" (the documentation inside the installed Python).'
     )
@@ -77,7 +80,7 @@ def _check_documents(value: str) -> None:
     advice = "type lines (each line is a document), blank_lines, or a separator such as '<|endoftext|>'"
     if value != value.strip() or "\n" in value or "\\n" in value:
         raise UserError(f"data.documents={value!r} is white space or contains it at an end: {advice}")
-    close = difflib.get_close_matches(value, _DOCUMENTS, n=1, cutoff=0.7)
+    close = closest(value, _DOCUMENTS, n=1, cutoff=0.7)
     if value not in _DOCUMENTS and close:
         raise UserError(f"data.documents='{value}': did you mean {close[0]}? {advice}")
 

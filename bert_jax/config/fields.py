@@ -57,6 +57,7 @@ class FieldInfo:
       range: the values of a number, or of each number in a list.
       only_for: for an optional group, the configs that have it.
       architecture: the architecture whose field of the model's shape it is; in others it keeps its default.
+      in_bucket: whether a path may be a folder in a bucket.
     """
 
     doc: str = ""
@@ -65,6 +66,7 @@ class FieldInfo:
     range: Range = Range()
     only_for: str = ""
     architecture: str = ""
+    in_bucket: bool = False
 
     def refusal(self, value: Any) -> str | None:
         """Return why a value of the right type is not allowed, or None if it is."""
@@ -89,10 +91,11 @@ def field(
     at_most: float | None = None,
     also: tuple[float, str] | None = None,
     architecture: str = "",
+    in_bucket: bool = False,
 ) -> Any:
     """Return a dataclass field with its meaning and allowed values (see `FieldInfo`, `Range`)."""
     bounds = Range(above, at_least, below, at_most, also)
-    declared = FieldInfo(doc, unit, choices, bounds, architecture=architecture)
+    declared = FieldInfo(doc, unit, choices, bounds, architecture=architecture, in_bucket=in_bucket)
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 

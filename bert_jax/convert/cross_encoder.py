@@ -1,4 +1,4 @@
-"""A model of pairs of texts as a CrossEncoder of sentence-transformers: a field in config.json and the longest pair."""
+"""A model of pairs of texts as a CrossEncoder of sentence-transformers: a field in config.json."""
 
 from typing import Any
 
@@ -30,8 +30,3 @@ def cross_encoder_fields(source: PretrainedModel) -> dict[str, Any]:
             "(configs/finetune_rerank.py, or finetune_own.py with config.own.text_pair)"
         )
     return {"sentence_transformers": {"activation_fn": _ACTIVATIONS[source.output_kind], "version": "4.0.0"}}
-
-
-def longest_pair(source: PretrainedModel) -> int:
-    """Return the longest pair in tokens: that of training if it is known, else what the model can read."""
-    return source.longest_trained or source.model.max_position_embeddings

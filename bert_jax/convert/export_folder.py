@@ -1,6 +1,7 @@
 """Export of any model to a HuggingFace folder, which is read back and compared before success is reported.
 
-The folder is written under a temporary name next to `out` and renamed at the end, so it is never incomplete.
+The folder is written under a temporary name next to `out` and renamed at the end, so it is never incomplete. One in a
+bucket is uploaded when it is whole, config.json last.
 """
 
 import dataclasses
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.convert.assemble import name_architecture
-from bert_jax.convert.cross_encoder import cross_encoder_fields, longest_pair
-from bert_jax.convert.folder_config import config_json
+from bert_jax.convert.cross_encoder import cross_encoder_fields
+from bert_jax.convert.destination import destination
+from bert_jax.convert.folder_config import config_json, own_fields
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.model_card import model_card
@@ -22,10 +24,8 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings, write_sentence_transformers_files
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
-from bert_jax.files import new_folder, writing
 from bert_jax.json_files import load_json
 from bert_jax.kinds.base import id_fields
-from bert_jax.locations import local_path
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.bilstm import BILSTM
 from bert_jax.model.parts import apply_parts, to_device
@@ -43,7 +43,7 @@ _SAMPLE_B = "Nobody could say, so 2 of them went up the valley (on foot) to look
 class Exported:
     """A summary of the export. `largest_difference` is that between the outputs of the folder and of the model."""
 
-    folder: Path
+    folder: Path | str
     architecture: str
     num_parameters: int
     num_tensors: int
@@ -63,7 +63,7 @@ def export_folder(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Callable[[str], None] = print,
 ) -> Exported:
-    """Export `source` to the new folder `out`. The default of `dtype` is the dtype of `source`.
+    """Export `source` to the new folder `out`, which may be in a bucket. The default of `dtype` is that of `source`.
 
     `pooling` is for `sentence_transformers`; its default is that of `source`, else the mean. So is `embedding_size`,
     the numbers of an embedding that are kept; 0: all.
@@ -89,18 +89,13 @@ def export_folder(
     fields = cross_encoder_fields(source) if cross_encoder else {}
     source = _for_huggingface(source, report=report)
     source.require_tokenizer()  # raises before anything is written
-    final = local_path(out, name="--out", expand=True).absolute()
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UserError(f"--out={out}: this folder exists and is not empty: name a new folder, or remove it")
-    with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(final) as folder:
-            tensors = to_tensors(source, dtype=dtype)
-            _write(source, folder, tensors, final.name, dtype, max_shard_bytes, embedding, fields)
-            report(f"wrote {len(tensors)} tensors, reading them back")
-            difference = _compare(source, folder, tensors=tensors)
+    with destination(out, report=report) as target:
+        tensors = to_tensors(source, dtype=dtype)
+        _write(source, target.folder, tensors, target.name, dtype, max_shard_bytes, embedding, fields)
+        report(f"wrote {len(tensors)} tensors, reading them back")
+        difference = _compare(source, target.folder, tensors=tensors)
     return Exported(
-        folder=final,
+        folder=target.final,
         architecture=source.architecture,
         num_parameters=sum(array.size for array in tensors.values()),
         num_tensors=len(tensors),
@@ -150,6 +145,8 @@ def _write(
     fields: Mapping[str, Any],
 ) -> None:
     tokenizer = source.require_tokenizer()
+    trained = source.longest_trained
+    fields = {**fields, **own_fields(max_seq_length=trained, truncation=source.text_limits.get("truncation", ""))}
     config = config_json(
         source.model,
         huggingface_class=source.architecture,
@@ -160,7 +157,7 @@ def _write(
     )
     (folder / "config.json").write_text(config)
     has_token_types = architecture_of(source.model).huggingface.has_token_types
-    longest = longest_pair(source) if fields else source.model.max_position_embeddings
+    longest = trained or source.max_length or source.model.max_position_embeddings
     write_tokenizer_files(tokenizer, folder, max_seq_length=longest, token_types=has_token_types)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     pooling = "+".join(embedding.poolings) if embedding is not None else ""

@@ -4,16 +4,26 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from bert_jax.config import ModelConfig
+from bert_jax.config.task_options import TRUNCATIONS
 from bert_jax.errors import UserError
-from bert_jax.json_files import read_json
+from bert_jax.json_files import fitted, read_json
+from bert_jax.json_forms import Between, OneOf
 from bert_jax.model.architectures import ARCHITECTURES, architecture_of
 from bert_jax.rows.special_ids import SpecialIds
 
 # The fields about a fine-tuned model's labels, which are copied on export.
 _LABEL_FIELDS = ("id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task")
+_OWN_FIELDS = "bert_jax"
+
+
+class TrainedTexts(TypedDict, total=False):
+    """What the training of an exported model read of texts, as in `config.data`."""
+
+    max_seq_length: Annotated[int, Between(3, 1 << 24, "a whole number from 3")]
+    truncation: Annotated[str, OneOf(TRUNCATIONS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +33,7 @@ class FolderConfig:
     model: ModelConfig
     huggingface_class: str  # "" if the file names none
     label_fields: dict[str, Any]
+    trained_texts: TrainedTexts
 
     @property
     def labels(self) -> list[str]:
@@ -44,7 +55,12 @@ def read_config(folder: Path) -> FolderConfig:
     huggingface_class = _read_class(raw, known=architecture.huggingface.classes, file=file)
     label_fields = {name: raw[name] for name in _LABEL_FIELDS if raw.get(name) is not None}
     _check_labels(label_fields, file=file)
-    return FolderConfig(model=model, huggingface_class=huggingface_class, label_fields=label_fields)
+    return FolderConfig(
+        model=model,
+        huggingface_class=huggingface_class,
+        label_fields=label_fields,
+        trained_texts=fitted(raw.get(_OWN_FIELDS) or {}, TrainedTexts, file=file, remedy="fix or remove bert_jax"),
+    )
 
 
 def check_model_type(folder: Path) -> str:
@@ -70,6 +86,12 @@ def _read_class(raw: Mapping[str, Any], *, known: Mapping[str, Any], file: Path)
     if classes[0] and classes[0] not in known:
         raise UserError(f"{file}: unsupported architecture {classes[0][:60]}: supported are {', '.join(known)}")
     return classes[0]
+
+
+def own_fields(*, max_seq_length: int, truncation: str) -> dict[str, Any]:
+    """Return the fields of config.json that only this package reads; none if the training is unknown."""
+    fields = {"max_seq_length": max_seq_length, **({"truncation": truncation} if truncation else {})}
+    return {_OWN_FIELDS: fields} if max_seq_length else {}
 
 
 def _check_labels(fields: Mapping[str, Any], *, file: Path) -> None:

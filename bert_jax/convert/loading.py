@@ -1,7 +1,8 @@
 """Loading of a model from a path, whose format is detected.
 
 A path is a workdir, one of its checkpoints (`WORKDIR/checkpoints/STEP`), a HuggingFace folder, or the prefix of a TF1
-checkpoint (`DIR/bert_model.ckpt`). Nothing is downloaded and no pickle is read.
+checkpoint (`DIR/bert_model.ckpt`), on this machine or in a bucket (gs://). Nothing else is downloaded, and
+no pickle is read.
 """
 
 import dataclasses
@@ -13,16 +14,17 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.convert import tf1
 from bert_jax.convert.assemble import assemble, random_parameter
+from bert_jax.convert.downloads import downloaded_model
 from bert_jax.convert.folder_advice import FORMATS, has_weights, no_model, pickle_message
 from bert_jax.convert.folder_config import check_model_type, read_config
 from bert_jax.convert.huggingface import canonical, read_tensors
 from bert_jax.convert.pretrained import CHECKPOINTS, PretrainedModel
 from bert_jax.convert.sentence_transformers import embedding_settings, transformer_folder
-from bert_jax.convert.tokenizer_files import find_tokenizer
+from bert_jax.convert.tokenizer_files import find_tokenizer, read_max_length
 from bert_jax.data.tokenization import WordPieceTokenizer
 from bert_jax.errors import UserError
 from bert_jax.limits import check_address_space
-from bert_jax.locations import refuse_url
+from bert_jax.locations import is_bucket, refuse_url
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.parameter_names import nest
 
@@ -46,6 +48,8 @@ def load_pretrained(
       UserError: if there is no model, or it is damaged, incomplete or unsupported. The message says what to type.
     """
     check_address_space()
+    if is_bucket(path):
+        path = downloaded_model(os.fspath(path), report=report)
     refuse_url(os.fspath(path), name="model")
     try:
         # Absolute, so that "." has a name, and normalized, so that "checkpoints/../checkpoints/5" is a checkpoint.
@@ -170,6 +174,8 @@ def _load_huggingface(
         label_fields=config.label_fields,
         random=assembled.random,
         embedding=embedding_settings(folder),
+        max_length=length if (length := read_max_length(folder)) <= config.model.max_position_embeddings else 0,
+        trained_texts=config.trained_texts,
     )
 
 

@@ -36,6 +36,7 @@ def model_card(source: PretrainedModel, *, name: str, dtype: str, pooling: str =
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+_READ = {"head": "start", "head_tail": "start and the end", "windows": "whole, in windows"}
 _ORIGINS = {"huggingface": "HuggingFace folder", "tf1": "TF1 checkpoint", "workdir": "checkpoint of bert_jax"}
 
 
@@ -79,6 +80,7 @@ def _training(record: Mapping[str, Any], *, untrained: Sequence[str]) -> str:
         "objective": data.get("objective"),
         "trained": train.get("objective") if train.get("objective") != "auto" else None,
         "batch": train.get("batch_size"),
+        "sequence length": _cut(data),
         "sequence lengths": ", ".join(
             f"{phase['max_seq_length']} for {phase['fraction']:.0%} of the steps" for phase in train.get("phases", ())
         ),
@@ -101,6 +103,12 @@ def _training(record: Mapping[str, Any], *, untrained: Sequence[str]) -> str:
     if untrained:
         note = f"\n\nNot trained, because no loss reached it: {', '.join(untrained)}."
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines]) + note
+
+
+def _cut(data: Mapping[str, Any]) -> str:
+    """Return the length of fine-tuning, and what was read of longer texts."""
+    length, truncation = data.get("max_seq_length"), data.get("truncation", "head")
+    return f"{length}, of longer texts the {_READ.get(truncation, truncation)}" if length else ""
 
 
 def _public(path: str | None) -> str:

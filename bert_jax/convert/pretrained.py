@@ -32,6 +32,8 @@ class PretrainedModel:
       record: metadata of a workdir's checkpoint: step, config, fingerprints, metrics.
       random: the parts, or single parameters, that were initialized randomly when it was loaded.
       embedding: the settings of a sentence-transformers folder, None for other models.
+      max_length: the tokens to which a folder's tokenizer cuts texts, 0 if it says nothing or more than positions.
+      trained_texts: `max_seq_length` and `truncation` of the training of a folder that this package exported.
     """
 
     path: Path
@@ -45,6 +47,8 @@ class PretrainedModel:
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     random: tuple[str, ...] = ()
     embedding: EmbeddingSettings | None = None
+    max_length: int = 0
+    trained_texts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -97,10 +101,19 @@ class PretrainedModel:
 
     @property
     def longest_trained(self) -> int:
-        """Return the longest sequences that the model's run was trained on, from its record; 0 if that is unknown."""
+        """Return the longest sequences that the model was trained on: from its run or its folder, 0 if unknown."""
         config = self.record.get("config", {})
         lengths = [phase.get("max_seq_length", 0) for phase in config.get("train", {}).get("phases", ())]
-        return max([*lengths, config.get("data", {}).get("max_seq_length", 0)])
+        data = config.get("data") or self.trained_texts
+        return max([*lengths, data.get("max_seq_length", 0)])
+
+    @property
+    def text_limits(self) -> dict[str, Any]:
+        """Return the `max_length` and `truncation` of texts in fine-tuning, as far as they are known."""
+        data = self.record.get("config", {}).get("data") or self.trained_texts
+        if length := data.get("max_seq_length", self.max_length):
+            return {"max_length": length, "truncation": data.get("truncation", "head")}
+        return {}
 
     @property
     def randomness(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.convert.safetensors_file import read_safetensors, write_safetensors
+from bert_jax.convert.tokenizer_files import read_max_length
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.json_files import load_json, read_json
@@ -192,9 +193,8 @@ def _text_settings(root: Path, folder: Path) -> dict[str, Any]:
             settings = read_json(file)
             break
     length = settings.get("max_seq_length")
-    if length is None and (folder / "tokenizer_config.json").is_file():
-        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
-        length = length if type(length) is int and 2 < length < 1 << 24 else None  # 10^30 means no limit
+    if length is None:
+        length = read_max_length(folder) or None
     if length is not None and (type(length) is not int or length < 3):
         raise UserError(f"{file}: max_seq_length is {str(length)[:20]}: write a whole number from 3")
     values: dict[str, Any] = {"max_seq_length": length or 0, "lowercase": settings.get("do_lower_case") is True}

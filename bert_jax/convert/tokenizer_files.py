@@ -47,17 +47,30 @@ class _FastTokenizer(TypedDict):
     added_tokens: NotRequired[list[_AddedToken] | None]
 
 
+def read_max_length(folder: Path) -> int:
+    """Return the tokens to which the tokenizer of a folder cuts texts, 0 if it has no limit or no config.
+
+    Raises:
+      UserError: if the file is not a JSON object.
+    """
+    file = folder / CONFIG_FILE
+    length = read_json(file).get("model_max_length") if file.is_file() else None
+    return length if type(length) is int and 2 < length < 1 << 24 else 0  # 10^30 means no limit
+
+
 def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, *, max_seq_length: int, token_types: bool = True) -> None:
     """Write vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
-    The files of a tokenizer of another kind are written as they were read. `token_types` False is for models that do
-    not take `token_type_ids`.
+    The files of a tokenizer of another kind are written as they were read, except for the length. `token_types` False
+    is for models that do not take `token_type_ids`.
 
     Raises:
       UserError: for a SentencePiece model, which HuggingFace's BERT tokenizer cannot express.
     """
     if isinstance(tokenizer, FastTokenizer):
         tokenizer.save(folder)
+        if (file := folder / CONFIG_FILE).is_file() and read_max_length(folder) != max_seq_length:
+            write_json(file, read_json(file) | {"model_max_length": max_seq_length}, indent=2)
         return
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(

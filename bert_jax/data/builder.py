@@ -91,9 +91,9 @@ def build_dataset(
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
         sample = read_sample(sources, config=config, report=report)
-        workers = config.num_workers or default_num_workers()
-        report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=missing, num_workers=workers))
-        check_disk_space(out, text_bytes=sample.all_text_bytes(), max_seq_lengths=missing)
+        report(_describe_estimate(sample, missing, config))
+        text_bytes = sample.all_text_bytes()
+        check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing, objective=config.objective)
         inspect_corpus(sample, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
         with _exclusive(out):
@@ -115,11 +115,20 @@ def describe_inputs(
     """
     check_packing(config)
     sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [], download=False)
-    workers = config.num_workers or default_num_workers()
     sample = read_sample(sources, config=config, report=report)
-    report(describe_estimate(sample.all_text_bytes(), max_seq_lengths=max_seq_lengths, num_workers=workers))
+    report(_describe_estimate(sample, max_seq_lengths, config))
     inspect_corpus(sample, config=config, report=report)
     report("dry run: nothing was written")
+
+
+def _describe_estimate(sample: Sample, max_seq_lengths: Sequence[int], config: DataConfig) -> str:
+    return describe_estimate(
+        sample.all_text_bytes(),
+        embedded_bytes=estimate_text(sample.embedded),
+        max_seq_lengths=max_seq_lengths,
+        num_workers=config.num_workers or default_num_workers(),
+        objective=config.objective,
+    )
 
 
 def _find_sources(inputs: str, *, out: Path, leave_out: Sequence[Path], complete: bool) -> list[TextSource]:
@@ -200,7 +209,9 @@ class _Build:
         objective = "mlm" if self.config.input == EMBEDDED else self.config.objective
         for warning in check(losses, objective=objective, is_learned=existing is None):
             self.report(warning)
-        check_disk_space(self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths)
+        check_disk_space(
+            self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths, objective=self.config.objective
+        )
         plan = ShardSpec(
             out=str(self.out),
             results=str(work / "results"),

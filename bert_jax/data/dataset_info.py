@@ -14,21 +14,21 @@ dataset_info.json is written last: a length without one is not finished.
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from bert_jax.data.bucket_datasets import download_shards, facts_folder, lengths_in_bucket
 from bert_jax.data.records import FEATURE, RowSpec
-from bert_jax.data.shards import DATASET_NAME, VERSION, dataset_directory
+from bert_jax.data.shards import DATASET_NAME, INFO_FILE, METADATA_FILE, VERSION, dataset_directory
 from bert_jax.errors import UserError
 from bert_jax.json_files import load_json
 from bert_jax.json_forms import Count, Finite, fit
+from bert_jax.locations import is_bucket
 
 _DESCRIPTION = "Unmasked instances for BERT pre-training; bert_jax.data.records describes the layout of a row."
-_INFO_FILE = "dataset_info.json"
-_METADATA_FILE = "metadata.json"
 _ROW_DTYPES = ("uint16", "int32")
 
 
@@ -125,22 +125,25 @@ class DatasetInfo:
 
 def is_finished(directory: str | Path, *, max_seq_length: int) -> bool:
     """Return whether the data set is complete at a length."""
-    return (dataset_directory(directory, max_seq_length=max_seq_length) / _INFO_FILE).exists()
+    if is_bucket(directory):
+        return max_seq_length in lengths_in_bucket(str(directory))
+    return (dataset_directory(directory, max_seq_length=max_seq_length) / INFO_FILE).exists()
 
 
 def finished_lengths(directory: str | Path) -> list[int]:
     """Return the lengths at which a data set is complete."""
-    files = Path(directory).glob(f"{DATASET_NAME}/len*/{VERSION}/{_INFO_FILE}")
+    if is_bucket(directory):
+        return lengths_in_bucket(str(directory))
+    files = Path(directory).glob(f"{DATASET_NAME}/len*/{VERSION}/{INFO_FILE}")
     return sorted(int(file.parent.parent.name.removeprefix("len")) for file in files)
 
 
 def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetInfo:
-    """Read the facts of the data set in `directory` at a length.
+    """Read the facts of the data set in `directory` at a length. Of one in a bucket, `require_shards` gets the rest.
 
     Raises:
       UserError: if there is no data set, it lacks this length, or its metadata cannot be read.
     """
-    directory = Path(directory)
     if not is_finished(directory, max_seq_length=max_seq_length):
         lengths = finished_lengths(directory)
         if lengths:
@@ -151,11 +154,14 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
             )
         state = (
             "contains an unfinished data set: finish it with prepare"
-            if directory.exists()
+            if not is_bucket(directory) and Path(directory).exists()
             else "does not exist: make it with prepare"
         )
         raise UserError(f"data set {directory} {state} --input=FILES --out={directory}")
-    file = dataset_directory(directory, max_seq_length=max_seq_length) / _METADATA_FILE
+    if is_bucket(directory):
+        directory = facts_folder(str(directory), max_seq_length=max_seq_length)
+    directory = Path(directory)
+    file = dataset_directory(directory, max_seq_length=max_seq_length) / METADATA_FILE
     try:
         value = load_json(file, form=dict[str, Any])
         info = fit({**value, "directory": directory, "vocab_directory": directory / "vocab"}, DatasetInfo)
@@ -168,6 +174,16 @@ def load_dataset_info(directory: str | Path, *, max_seq_length: int) -> DatasetI
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{file} cannot be read ({reason}): delete {file.parent} and run prepare again") from None
+
+
+def require_shards(directory: str | Path, *, info: DatasetInfo, report: Callable[[str], None]) -> None:
+    """Download the shards of a data set in a bucket that this machine does not have yet.
+
+    Raises:
+      UserError: if that fails.
+    """
+    if is_bucket(directory):
+        download_shards(str(directory), info.directory, max_seq_length=info.max_seq_length, report=report)
 
 
 def write_dataset_info(info: DatasetInfo) -> None:
@@ -215,7 +231,7 @@ def write_dataset_info(info: DatasetInfo) -> None:
     try:
         written.write_to_directory(partial)
         names = sorted(path.name for path in partial.iterdir())
-        for name in sorted(names, key=lambda name: name == _INFO_FILE):
+        for name in sorted(names, key=lambda name: name == INFO_FILE):
             (partial / name).replace(directory / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -51,7 +51,7 @@ def find_sources(
         elif item.startswith(tfds_text.PREFIX):
             others.extend(tfds_text.find_tfds_sources(item, download=download))
         else:
-            files.update(_find_files(item, leave_out={folder.resolve() for folder in leave_out}))
+            files.update(_find_files(item, leave_out={Path(os.path.realpath(folder)) for folder in leave_out}))
     return _file_sources(sorted(files)) + others
 
 
@@ -133,12 +133,17 @@ def _read_file(
         before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
         known = report.formats.get(source.name)
         report.add_format(source.name, actual)
+        is_new_member = stream.name != source.path
         try:
-            yield from assemble(
+            for document in assemble(
                 formats.read_events(stream, format=actual, report=report, layout=layout),
                 prefix=source.name + stream.name.removeprefix(source.path),
                 is_split=actual == "sentences" and layout.documents != "lines",
-            )
+            ):
+                if is_new_member:  # with text: an archive may have a million empty ones
+                    report.add_members(actual, 1)
+                    is_new_member = False
+                yield document
         except NoTextError as error:
             size = source.size if stream.path else report.bytes - before + _rest(stream)
             report.bytes, report.broken_lines = before, broken

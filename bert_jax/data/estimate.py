@@ -14,8 +14,12 @@ from bert_jax.progress import duration, format_bytes
 _EXPANSION = {".gz": 2.6, ".bz2": 3.6, ".xz": 3.7, ".zst": 2.7, ".zip": 2.6, ".parquet": 1.8}
 _BYTES_PER_TOKEN = 4.4  # English; other languages have fewer, Chinese 3
 _FILLED_FRACTION = 0.85  # of the positions of a sequence; the rest is padding
+# Half of the sequences for next-sentence prediction take their second text from elsewhere, and what it replaced is
+# read again: 1.21 for the embedded corpus at length 128.
+_TIMES_READ = {"mlm+nsp": 1.2}
 _RECORD_BYTES = 68  # overhead of ArrayRecord and the Example around a row
 _TEXT_BYTES_PER_SECOND = 5e6  # per core, one length: benchmarks/data_set.py
+_EMBEDDED_BYTES_PER_SECOND = 0.7e6  # of prose, by one process, which parses Python's sources
 
 
 def estimate_text(sources: Sequence[TextSource]) -> int:
@@ -27,19 +31,21 @@ def _expansion(path: str) -> float:
     return _EXPANSION.get(without_compression(path)[1] or PurePosixPath(path).suffix.lower(), 1.0)
 
 
-def describe_estimate(text_bytes: int, *, max_seq_lengths: Sequence[int], num_workers: int) -> str:
-    """Return a line with the estimated size and build time."""
-    rows = {length: estimate_rows(text_bytes, max_seq_length=length) for length in max_seq_lengths}
+def describe_estimate(
+    text_bytes: int, *, embedded_bytes: int, max_seq_lengths: Sequence[int], num_workers: int, objective: str
+) -> str:
+    """Return a line with the estimated size and build time. `embedded_bytes` of the text are the embedded corpus."""
+    rows = {length: estimate_rows(text_bytes, max_seq_length=length, objective=objective) for length in max_seq_lengths}
     sequences = ", ".join(f"{number:,} sequences of {length}" for length, number in rows.items())
-    size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths))
-    seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers
+    size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths, objective=objective))
+    seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers + embedded_bytes / _EMBEDDED_BYTES_PER_SECOND
     return (
         f"estimate: {format_bytes(text_bytes)} of text, {sequences}, {size} in total (plus "
         f"{format_bytes(text_bytes)} during the build); {duration(seconds)} with {num_workers} workers"
     )
 
 
-def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int]) -> None:
+def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[int], objective: str) -> None:
     """Compare the estimated size of the files still to be written with the free disk space.
 
     Raises:
@@ -47,7 +53,7 @@ def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[in
     """
     existing = next(parent for parent in [out, *out.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed = _data_set_bytes(text_bytes, max_seq_lengths) + text_bytes
+    needed = _data_set_bytes(text_bytes, max_seq_lengths, objective=objective) + text_bytes
     needed -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # files of an interrupted build
     if needed > free:
         raise UserError(
@@ -56,11 +62,14 @@ def check_disk_space(out: Path, *, text_bytes: int, max_seq_lengths: Sequence[in
         )
 
 
-def estimate_rows(text_bytes: int, *, max_seq_length: int) -> int:
-    """Return the estimated number of sequences of a text."""
-    return int(text_bytes / _BYTES_PER_TOKEN / (max_seq_length * _FILLED_FRACTION)) + 1
+def estimate_rows(text_bytes: int, *, max_seq_length: int, objective: str) -> int:
+    """Return the estimated number of sequences of a text, for one of `config.data.objective`."""
+    special = 2 if objective == "mlm" else 3
+    tokens = text_bytes / _BYTES_PER_TOKEN * _TIMES_READ.get(objective, 1.0)
+    return int(tokens / max(max_seq_length * _FILLED_FRACTION - special, 1)) + 1
 
 
-def _data_set_bytes(text_bytes: int, max_seq_lengths: Sequence[int]) -> int:
+def _data_set_bytes(text_bytes: int, max_seq_lengths: Sequence[int], *, objective: str) -> int:
     sizes = {length: row_spec(length, vocab_size=1).num_bytes + _RECORD_BYTES for length in max_seq_lengths}
-    return sum(estimate_rows(text_bytes, max_seq_length=length) * size for length, size in sizes.items())
+    rows = {length: estimate_rows(text_bytes, max_seq_length=length, objective=objective) for length in sizes}
+    return sum(rows[length] * size for length, size in sizes.items())

@@ -44,6 +44,7 @@ class Sample:
     text_bytes: float = 0  # of the sources that were opened, estimated where the end was not read
     text_chars: float = 0
     archives: list[str] = dataclasses.field(default_factory=list)
+    has_more_members: bool = False  # in archives whose end was not read
     is_complete: bool = True
     one_sentence: int = 0  # documents of one sentence, among the `num_counted` whose sentences were counted
     num_counted: int = 0
@@ -181,8 +182,9 @@ def _read(source: TextSource, sample: Sample, *, config: DataConfig, quota: int,
     name = next(iter(report.formats.values()), "")
     if shown and len(sample.shown.setdefault(name, [])) < _NUM_SHOWN:
         sample.shown[name].append(list(shown.values()))
-    if any(key.startswith(f"{source.name}/") for key in shown):
+    if report.members:
         sample.archives.append(source.name)
+        sample.has_more_members |= not ended
     whole = text_bytes
     if not ended:
         whole = max(estimate_text([source]) * (num_text / num_bytes if num_text and num_bytes else 1.0), text_bytes)
@@ -215,22 +217,29 @@ def _shown(sample: Sample) -> list[Document]:
 def _describe(sample: Sample, documents: int) -> str:
     sources, num_opened = sample.sources, len(sample.opened)
     formats = Counter(sample.report.formats.values())
-    files = ", ".join(f"{count:,} {name}" for name, count in sorted(formats.items()))
+    files = ", ".join(f"{count:,} {name.replace(', ', '+')}" for name, count in sorted(formats.items()))
     about = "" if sample.is_complete else "about "
     mean = sample.text_chars / max(sample.num_documents(), 1)
     where = "source" if any(source.kind != "file" for source in sources) else "file"
     looked = "" if num_opened == len(sources) else f" of {num_opened:,} that were opened"
     return (
         f"found: {about}{documents:,} document{'s' * (documents != 1)} of {mean:,.0f} characters on average in "
-        f"{len(sources):,} {where}{'s' * (len(sources) != 1)} ({files}{looked}){_archives(sample.archives)}"
+        f"{len(sources):,} {where}{'s' * (len(sources) != 1)} ({files}{looked}){_archives(sample)}"
     )
 
 
-def _archives(names: Sequence[str]) -> str:
-    if not names:
+def _archives(sample: Sample) -> str:
+    names, members = sample.archives, sample.report.members
+    if not members:
         return ""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"; {shown} {'is an archive' if len(names) == 1 else 'are archives'}: one file, several texts"
+    texts = sum(members.values())
+    kinds = ", ".join(f"{count:,} {name}" for name, count in sorted(members.items()))
+    least = "at least " if sample.has_more_members else ""
+    return (
+        f"; {shown} {'is an archive' if len(names) == 1 else 'are archives'} of {least}{texts:,} text"
+        f"{'s' * (texts != 1)} ({kinds})"
+    )
 
 
 def _show(number: int, document: Document, language: str) -> str:

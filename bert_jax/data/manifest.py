@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bert_jax.config import DataConfig
-from bert_jax.data.shards import DATASET_NAME
+from bert_jax.data.shards import DATASET_NAME, INFO_FILE
 from bert_jax.data.source import TextSource
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
@@ -86,14 +86,14 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
                 raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
         return
     try:
-        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES)
+        known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES, max_values=_MAX_BYTES >> 4)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}): {remedy}") from None
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): {remedy}") from None
     if is_finished and _WORDS in manifest:
         known.setdefault(_WORDS, manifest[_WORDS])
-    if known != manifest and not any((out / DATASET_NAME).rglob("*.array_record*")):
+    if known != manifest and not _has_shard(out / DATASET_NAME):
         for name in ("vocab", DATASET_NAME, "work"):
             shutil.rmtree(out / name, ignore_errors=True)
         return
@@ -105,6 +105,11 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
         differences[-1] = f"from other text: {_first_difference(known['inputs'], manifest['inputs'])}"
     if differences:
         raise UserError(f"{out} was built {'; '.join(differences)}: {remedy}")
+
+
+def _has_shard(folder: Path) -> bool:
+    """Return whether a shard is written; those of a finished length may be in a bucket, and only their facts here."""
+    return any(next(folder.rglob(pattern), None) for pattern in ("*.array_record*", INFO_FILE))
 
 
 def _first_difference(before: dict[str, str], now: dict[str, str]) -> str:

@@ -221,6 +221,7 @@ _COMPRESSIONS = (
     _Compression(".xz", lambda head: head.startswith(b"\xfd7zXZ\x00"), _open_xz),
     _Compression(".zst", lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _ZstdFile),
 )
+COMPRESSED = tuple(compression.suffix for compression in _COMPRESSIONS)
 _SHORT_TAR_SUFFIXES = {".tgz": ".gz", ".tbz": ".bz2", ".tbz2": ".bz2", ".txz": ".xz", ".tzst": ".zst"}
 
 

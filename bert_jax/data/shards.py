@@ -26,6 +26,8 @@ from bert_jax.rows.packing import best_fit, one_per_row
 
 DATASET_NAME = "bert_pretraining"
 VERSION = "1.0.0"
+INFO_FILE = "dataset_info.json"  # TFDS's; written last
+METADATA_FILE = "metadata.json"  # TFDS's file for extra metadata
 # Random-access readers expect one record per group. Compression saves only 4 % on ids and halves the reading speed.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _NUM_DONORS = 8  # documents to sample a random B from, for a shard that contains only one document

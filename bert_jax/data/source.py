@@ -92,6 +92,7 @@ class ReadReport:
     left_out_bytes: int = 0  # of those that may be text: after decompression
     remedy: str = ""  # what to type to read the first of those
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
+    members: dict[str, int] = field(default_factory=dict)  # texts inside archives, by format
     problems: list[str] = field(default_factory=list)  # the first MAX_PROBLEMS, each with file and line
 
     def add_problem(self, problem: str) -> None:
@@ -112,6 +113,10 @@ class ReadReport:
         known = set(self.formats[source].split(", ")) if source in self.formats else set()
         self.formats[source] = ", ".join(sorted(known | {name}))
 
+    def add_members(self, name: str, count: int) -> None:
+        """Count texts of a format inside an archive."""
+        self.members[name] = self.members.get(name, 0) + count
+
     def merge(self, other: "ReadReport") -> None:
         """Add another report to this one."""
         for item in fields(self):
@@ -122,6 +127,8 @@ class ReadReport:
         for source, names in other.formats.items():
             for name in names.split(", "):
                 self.add_format(source, name)
+        for name, count in other.members.items():
+            self.add_members(name, count)
         for problem in other.problems:
             self.add_problem(problem)
 

@@ -1,6 +1,6 @@
 """The output of `finetune --dry_run`: what was read of each task, and the steps of its runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,20 @@ _TOKENS = 48  # shown of an example
 
 
 def describe_task(
-    config: FinetuneConfig, *, task: Task, pretrained: PretrainedModel, options: ExperimentOptions
+    config: FinetuneConfig,
+    *,
+    task: Task,
+    pretrained: PretrainedModel,
+    options: ExperimentOptions,
+    report: Callable[[str], None] = print,
 ) -> Iterator[str]:
-    """Yield the lines about a task. Nothing is compiled or written.
+    """Yield the lines about a task. Nothing is compiled or written. `report` gets a line where reading takes long.
 
     Raises:
       UserError: if data, model and config do not fit together.
     """
     tokenizer = pretrained.require_tokenizer()
-    data = load_task_data(task, tokenizer=tokenizer, predict_test=options.predict_test)
+    data = load_task_data(task, tokenizer=tokenizer, predict_test=options.predict_test, report=report)
     baseline = baseline_score(task, data.evals[0])
     yield f"{task.name}: {data.describe()} examples; baseline {task.selection} {baseline:.4f}"
     yield from data.notes(task)

@@ -55,7 +55,8 @@ class Experiment:
         """
         self.config, self.task, self.options, self.runtime, self.directory = config, task, options, runtime, directory
         self._pretrained = pretrained
-        self.data = load_task_data(task, tokenizer=pretrained.require_tokenizer(), predict_test=options.predict_test)
+        tokenizer, predict_test = pretrained.require_tokenizer(), options.predict_test
+        self.data = load_task_data(task, tokenizer=tokenizer, predict_test=predict_test, report=runtime.report)
         self.learner = self._make_learner()
         self.results = TaskResults(
             task,

@@ -132,7 +132,7 @@ def _dry_run(
     for name in _tasks(config, report):
         of_task = config_of_task(config, name)
         task = open_config_task(of_task)
-        for line in describe_task(of_task, task=task, pretrained=pretrained, options=options):
+        for line in describe_task(of_task, task=task, pretrained=pretrained, options=options, report=report):
             report(line)
 
 

@@ -1,11 +1,12 @@
 """The splits of a task in an experiment."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bert_jax.config.task_options import WINDOWS
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.progress import clock
 from bert_jax.tasks.interface import Split, Task
 
 
@@ -51,16 +52,19 @@ class TaskData:
         return notes
 
 
-def load_task_data(task: Task, *, tokenizer: Tokenizer, predict_test: bool) -> TaskData:
-    """Read the splits and build their instances.
+def load_task_data(
+    task: Task, *, tokenizer: Tokenizer, predict_test: bool, report: Callable[[str], None] = print
+) -> TaskData:
+    """Read the splits and build their instances; `report` gets a line where that takes long.
 
     Raises:
       UserError: if files are missing or wrong, or train or an evaluation split has no labels.
     """
-    train = task.load("train", tokenizer=tokenizer)
-    evals = tuple(task.load(name, tokenizer=tokenizer) for name in task.eval_splits())
-    names = task.test_splits() if predict_test else ()
-    tests = tuple(task.load(name, tokenizer=tokenizer) for name in names)
+    with clock(f"{task.name}: reading the data", report=report):
+        train = task.load("train", tokenizer=tokenizer)
+        evals = tuple(task.load(name, tokenizer=tokenizer) for name in task.eval_splits())
+        names = task.test_splits() if predict_test else ()
+        tests = tuple(task.load(name, tokenizer=tokenizer) for name in names)
     check_labeled(task, [train, *evals])
     return TaskData(train, evals, tests)
 

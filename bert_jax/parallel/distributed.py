@@ -26,6 +26,7 @@ from bert_jax.parallel.rendezvous import HostMissing, gather_names
 USAGE_ERROR, LOST_A_HOST = 2, 75  # a launcher restarts the run on 75 (EX_TEMPFAIL of sysexits.h)
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_MAX_HOSTS = 100_000  # the largest slices have some 3,000; the first host keeps a list of those that it waits for
 _POLL_SECONDS = 0.1
 _MAX_SECONDS = 1e7  # jax takes the limit as 32-bit milliseconds or seconds, depending on its version
 _FAREWELL_SECONDS = 10.0  # host 0 serves the messages: it waits this long for the others to read its last one
@@ -240,6 +241,8 @@ def _from_environment() -> tuple[str, int, int, None] | None:
         count, index = int(os.environ[COUNT]), int(os.environ[INDEX])
     except ValueError as error:
         raise UserError(f"{COUNT} and {INDEX} must be whole numbers: {error}") from error
+    if count > _MAX_HOSTS:
+        raise UserError(f"{COUNT}={count}: at most {_MAX_HOSTS:,} hosts are supported: set the number that you start")
     if not 0 <= index < count:
         raise UserError(f"{INDEX}={index} does not fit {COUNT}={count}: number the hosts from 0 to {count - 1}")
     return os.environ[ADDRESS], count, index, None

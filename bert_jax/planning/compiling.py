@@ -17,6 +17,7 @@ from jax.experimental import topologies
 from bert_jax import jax_internals
 from bert_jax.config import CompilerOption, Config, instances_per_row
 from bert_jax.errors import UserError
+from bert_jax.limits import check_address_space
 from bert_jax.parallel import mesh as meshes
 from bert_jax.planning.topology import Topology
 from bert_jax.pretrain.open_values import preliminary
@@ -32,9 +33,14 @@ _SCHEDULES: list[Path] = []  # the compiler's folder for schedules; it reads the
 
 
 def prepare_environment() -> None:
-    """Set up compilation without TPUs. Call it before the first use of jax, which then computes on the CPU."""
+    """Set up compilation without TPUs. Call it before the first use of jax, which then computes on the CPU.
+
+    Raises:
+      UserError: if the limit on address space is too small for the compiler, which would abort.
+    """
     if _SCHEDULES:
         return
+    check_address_space()
     jax_internals.quiet_libtpu()
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans may run at the same time
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -185,11 +185,7 @@ class Model:
 
     def _reading(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return how long texts are read: as the options say, else as in fine-tuning, if the model knows."""
-        data = self.source.record.get("config", {}).get("data", {})
-        known = {}
-        if "max_seq_length" in data:
-            known = {"truncation": data.get("truncation", "head"), "max_length": data["max_seq_length"]}
-        return known | {name: value for name, value in options.items() if value}
+        return self.source.text_limits | {name: value for name, value in options.items() if value}
 
     def columns(self, task: str) -> dict[str, str]:
         """Return the column or key that each field of a task's row had in the custom data of fine-tuning."""

@@ -15,6 +15,7 @@ from bert_jax.data.tokenization import load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json, writing
 from bert_jax.json_files import read_log
+from bert_jax.locations import is_bucket
 from bert_jax.runs.checkpoint import Checkpointer
 from bert_jax.runs.workdir import read_config
 
@@ -106,6 +107,8 @@ def _data_of(saved: Config, *, config: Config, workdir: Path) -> DataConfig:
             f"config.data.input={inputs[1]}, but --continue_from is a run on {inputs[0]}: "
             f"leave config.data out, or train on another text from its parameters alone with --init={workdir}"
         )
+    if is_bucket(saved.data.directory):
+        return dataclasses.replace(data, directory=saved.data.directory, vocab="")
     directory = Path(saved.data.directory or workdir / "data").absolute()
     if not directory.is_dir():
         raise UserError(

@@ -7,9 +7,10 @@ from pathlib import Path
 from bert_jax.config import Config, instances_per_row
 from bert_jax.data.accents import with_accents
 from bert_jax.data.builder import build_dataset
-from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info
+from bert_jax.data.dataset_info import DatasetInfo, load_dataset_info, require_shards
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.locations import is_bucket
 from bert_jax.parallel.distributed import Hosts
 from bert_jax.rows.special_ids import SpecialIds
 
@@ -51,6 +52,10 @@ def open_data(
     Raises:
       UserError: for anything the user can fix; if hosts see different data, it names the host.
     """
+    if is_bucket(config.data.directory):  # all hosts download at the same time
+        for length in max_seq_lengths:
+            info = load_dataset_info(config.data.directory, max_seq_length=length)
+            require_shards(config.data.directory, info=info, report=report)
     with hosts.main_first("data set"):
         infos = open_datasets(
             config, workdir=workdir, max_seq_lengths=max_seq_lengths, build=hosts.is_main, report=report
@@ -80,7 +85,7 @@ def open_datasets(
     """
     data = config.data
     if data.directory:
-        directory = Path(data.directory)
+        directory = data.directory if is_bucket(data.directory) else Path(data.directory)
     elif data.input:
         directory = workdir / "data"
         if build:

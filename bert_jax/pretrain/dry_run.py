@@ -16,6 +16,7 @@ from bert_jax.pretrain.open_values import EPOCHS_NEED_DATA, as_begun, is_settled
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, estimated_epochs, warnings
 from bert_jax.pretrain.run import adopted, continued
+from bert_jax.runs.bucket_workdir import local_copy
 from bert_jax.training.optimizers import decay_policy
 from bert_jax.training.policy import apply_policy, parameter_names
 
@@ -36,7 +37,7 @@ def config_of_start(
     Raises:
       UserError: as the start does.
     """
-    workdir = Path(workdir)
+    workdir = local_copy(workdir)
     has_begun = SAME_RUN.has_begun(workdir)
     config, _ = continued(config, workdir=workdir, path=continue_from, has_begun=has_begun, report=report)
     config = adopted(config, workdir=workdir, source=source, method=method or Method(), report=report)

@@ -18,8 +18,9 @@ from bert_jax.config import (
     model_at,
 )
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
-from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info
+from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info, require_shards
 from bert_jax.errors import UserError
+from bert_jax.locations import is_bucket
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.validation import check_batches
@@ -94,8 +95,8 @@ def evaluate_pretrained(
     for line in kernel_notices(dtype=trained.model.dtype, implementation=trained.model.attention_implementation):
         report(line)
     directory = _directory(source, trained, data)
-    length = max_seq_length or _length(source, trained, directory)
-    info = load_dataset_info(directory, max_seq_length=length)
+    info = _open(directory, max_seq_length=max_seq_length or _length(source, trained, directory), report=report)
+    length = info.max_seq_length
     _check_vocabulary(source, info)
     if note := without_bytes(info):
         report(note)
@@ -148,7 +149,7 @@ def _training(source: PretrainedModel) -> _Training:
     )
 
 
-def _length(source: PretrainedModel, trained: _Training, directory: Path) -> int:
+def _length(source: PretrainedModel, trained: _Training, directory: Path | str) -> int:
     """Return the length of the checkpoint's phase or, if the data set lacks it, the longest length that fits."""
     length, lengths = trained.phase(step=source.record.get("step")).max_seq_length, finished_lengths(directory)
     if length in lengths:
@@ -179,7 +180,18 @@ def _objective(
     )
 
 
-def _directory(source: PretrainedModel, trained: _Training, data: str) -> Path:
+def _open(directory: Path | str, *, max_seq_length: int, report: Callable[[str], None]) -> DatasetInfo:
+    info = load_dataset_info(directory, max_seq_length=max_seq_length)
+    require_shards(directory, info=info, report=report)
+    return info
+
+
+def _directory(source: PretrainedModel, trained: _Training, data: str) -> Path | str:
+    for named in (data, trained.data.directory):
+        if is_bucket(named):
+            return named
+        if named:
+            break
     if data:
         return Path(data)
     workdir = source.path if (source.path / "checkpoints").is_dir() else source.path.parent.parent

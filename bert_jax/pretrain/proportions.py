@@ -38,18 +38,21 @@ def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
     if not config.data.input or config.data.input.startswith("tfds:"):
         return []
     text = estimate_text(find_sources(config.data.input, download=False))
+    rows = {
+        length: estimate_rows(text, max_seq_length=length, objective=config.data.objective)
+        for length in {phase.max_seq_length for phase in phases}
+    }
     lines = [
         f"the data set is not built yet: about {format_bytes(text)} of text; its vocabulary gets at most "
         f"{config.model.vocab_size:,} tokens"
     ]
     for index, phase in enumerate(phases):
         if phase.end > phase.start:
-            rows = estimate_rows(text, max_seq_length=phase.max_seq_length)
+            number = rows[phase.max_seq_length]
             lines.append(
                 f"phase {index}: {phase.end - phase.start:,} steps of {phase.batch_size:,} are about "
-                f"{_epochs(phase, rows):,.3g} epochs of about {rows:,} sequences of {phase.max_seq_length}"
+                f"{_epochs(phase, number):,.3g} epochs of about {number:,} sequences of {phase.max_seq_length}"
             )
-    rows = {length: estimate_rows(text, max_seq_length=length) for length in {p.max_seq_length for p in phases}}
     return lines + _many_epochs(sum(_epochs(phase, rows[phase.max_seq_length]) for phase in phases))
 
 

@@ -9,11 +9,13 @@
 6. Summary: goodput, and the comparison with the unigram model.
 """
 
+import dataclasses
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config import Config
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
@@ -21,6 +23,7 @@ from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
 from bert_jax.invocation import command as command_line
 from bert_jax.invocation import next_steps, resumes, shown
+from bert_jax.locations import is_bucket
 from bert_jax.model.kernel_notices import kernel_notices
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.distributed import Hosts
@@ -38,12 +41,15 @@ from bert_jax.pretrain.method import SAME_RUN, Method
 from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
 from bert_jax.pretrain.proportions import describe_epochs, warnings
+from bert_jax.runs.bucket_workdir import BucketWorkdir, opened, require_dataset
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
 from bert_jax.runs.session import Session, SessionOptions
 from bert_jax.runs.start_up import check_command, open_runtime
-from bert_jax.runs.workdir import CONFIG, save_config
+from bert_jax.runs.workdir import CONFIG, SameRun, save_config
 
+# In a bucket, each host has its own copy of the vocabulary of --init; fingerprints are compared.
+_FREE_IN_BUCKET = r"data\.vocab"
 _OWN = ("data.directory", "data.num_workers")  # may differ between hosts: each may have the data on its own disk
 
 
@@ -65,7 +71,7 @@ def pretrain(
 
     Args:
       config: the run.
-      workdir: its folder.
+      workdir: its folder, on a disk that all hosts see or in a bucket.
       command: what to type to resume, "" if that is not a command.
       init: the path of a model to start from; it determines shape and vocabulary.
       init_missing: parts to initialize randomly if that model lacks them.
@@ -83,19 +89,70 @@ def pretrain(
     report = print if hosts.is_main else silent
     if init and continue_from:
         raise UserError("--init and --continue_from are both set: --init starts from parameters, type one of them")
+    run = functools.partial(
+        _pretrain,
+        config,
+        command=command,
+        init=init,
+        init_missing=init_missing,
+        drop=drop,
+        init_layers=init_layers,
+        continue_from=continue_from,
+        hosts=hosts,
+        started_at=started_at,
+        method=method,
+        report=report,
+    )
+    if not is_bucket(workdir):
+        return run(workdir=workdir, bucket=None)
+    if continue_from:
+        raise UserError(
+            f"--continue_from needs a --workdir on a disk, not {workdir}: to start from the parameters alone, type "
+            f"--init={continue_from}"
+        )
+    with opened(os.fspath(workdir), hosts=hosts, report=report) as bucket:
+        return run(workdir=bucket.path, bucket=bucket)
+
+
+def _pretrain(
+    config: Config,
+    *,
+    workdir: str | Path,
+    bucket: BucketWorkdir | None,
+    command: str,
+    init: str,
+    init_missing: Sequence[str],
+    drop: Sequence[str],
+    init_layers: Sequence[str],
+    continue_from: str,
+    hosts: Hosts,
+    started_at: float | None,
+    method: Method,
+    report: Callable[[str], None],
+) -> int:
     folder = Path(workdir)
     has_begun = _has_begun(folder, hosts=hosts)
     config, earlier = continued(config, workdir=folder, path=continue_from, has_begun=has_begun, report=report)
+    if bucket is not None:
+        require_dataset(config.data.directory)
     source = load_source(init, init_missing=init_missing, drop=drop, layers=init_layers, report=report)
     config = adopted(config, workdir=workdir, source=source, method=method, report=report)
     params = None if source is None else initial_params(source, model=config.model, init_missing=init_missing)
-    check_command(config, params=params, hosts=hosts, own=_OWN, others=method.facts)
+    own = _OWN if bucket is None else (*_OWN, "data.vocab")
+    check_command(config, params=params, hosts=hosts, own=own, others=method.facts)
     _report_kernels(config, report=report)
     first = as_begun(config, workdir=workdir) if has_begun else preliminary(config)
     program = method.program(first, mesh=meshes.make_mesh(first.mesh))
-    prepare = functools.partial(_prepare, source=source, method=method)
-    options: dict[str, Any] = {"same_run": method.same_run, "command": command, "started_at": started_at}
-    runtime = open_runtime(first, workdir=workdir, hosts=hosts, prepare=prepare, **options)
+    runtime = open_runtime(
+        first,
+        workdir=workdir,
+        same_run=method.same_run if bucket is None else _in_bucket(method.same_run),
+        hosts=hosts,
+        prepare=functools.partial(_prepare, source=source, method=method),
+        command=command,
+        started_at=started_at,
+        bucket=bucket,
+    )
     try:
         data = _open_data(config, runtime=runtime, has_begun=has_begun)
         if not has_begun:
@@ -103,10 +160,14 @@ def pretrain(
             _copy_state(earlier, data=data, runtime=runtime)
         _report_program(program, data, report=report)
         job = method.job(program, data=data, runtime=runtime, params=params, trained=_trained(source))
-        del source, params, prepare  # else the weights would stay in host memory for the whole run
+        del source, params  # else the weights would stay in host memory for the whole run
         return _train(job, runtime=runtime)
     finally:
         runtime.close()
+
+
+def _in_bucket(same_run: SameRun) -> SameRun:
+    return dataclasses.replace(same_run, free=re.compile(rf"{same_run.free.pattern}|{_FREE_IN_BUCKET}"))
 
 
 def continued(
@@ -217,7 +278,7 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         start = session.start
         if start >= end:
             runtime.report(
-                f"training has already finished: {end} steps, checkpoint in {path / 'checkpoints' / str(start)}; "
+                f"training has already finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{start}; "
                 f"for more, {'--continue_from it' if config.train.num_epochs else 'set --config.train.num_steps'}"
             )
             return FINISHED
@@ -239,15 +300,15 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
     if ended.step < end:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")
         return stopped_status
-    runtime.report(f"finished: {end} steps, checkpoint in {path / 'checkpoints' / str(end)}")
+    runtime.report(f"finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{end}")
     for line in job.conclusions():
         runtime.report(line)
-    runtime.report(_next_steps(path, fills_masks=job.fills_masks))
+    runtime.report(_next_steps(runtime.shown, fills_masks=job.fills_masks))
     return FINISHED
 
 
-def _next_steps(workdir: Path, *, fills_masks: bool) -> str:
-    model = shown(workdir)
+def _next_steps(workdir: Path | str, *, fills_masks: bool) -> str:
+    model = shown(workdir) if isinstance(workdir, Path) else workdir
     fill = command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'")
     return next_steps(
         *([fill] if fills_masks else []),

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -22,10 +23,12 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from bert_jax.buckets import remedy_of
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
-from bert_jax.jax_internals import UNFINISHED_CHECKPOINT, is_abandoned_read
-from bert_jax.json_files import load_json
+from bert_jax.jax_internals import COMMITTED_CHECKPOINT, UNFINISHED_CHECKPOINT, is_abandoned_read
+from bert_jax.json_files import load_json, parse_object
+from bert_jax.locations import is_bucket
 from bert_jax.parallel.distributed import Hosts, is_lost_host_error
 from bert_jax.training.policy import parameter_names
 
@@ -49,18 +52,19 @@ class Checkpointer:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | os.PathLike,
         *,
         config: CheckpointConfig | None = None,
         report: Callable[[str], None] = print,
         hosts: Hosts | None = None,
     ):
-        """Open `directory`, read-only without `config`. All `hosts` must open it.
+        """Open `directory`, read-only without `config`. All `hosts` must open it. One in a bucket is an `epath.Path`.
 
         Raises:
           UserError: if the directory cannot be created.
         """
-        self._directory = Path(directory).absolute()
+        self._is_remote = is_bucket(directory)
+        self._directory: Any = directory if self._is_remote else Path(directory).absolute()
         self._report = report
         self._hosts = hosts or Hosts()
         self._read_only = config is None
@@ -90,6 +94,8 @@ class Checkpointer:
     def last_good(self) -> int | None:
         """Return the newest step with a complete checkpoint on disk (one being written has another name)."""
         steps = [int(path.name) for path in self._directory.glob("*") if path.name.isdecimal()]
+        if self._is_remote:
+            steps = [step for step in steps if self._is_committed(step)]
         return max(steps, default=None)
 
     def settle(self) -> int | None:
@@ -154,7 +160,8 @@ class Checkpointer:
           ValueError: if it is damaged.
         """
         # Here and below, the manager is not used to read: it ends with a collective, which a failed host does not join.
-        record = load_json(self._directory / str(step) / "metadata" / "metadata", form=dict[str, Any])
+        file = self._directory / str(step) / "metadata" / "metadata"
+        record = parse_object(file.read_bytes()) if self._is_remote else load_json(file, form=dict[str, Any])
         if record.pop("digest", None) != _digest(record):
             raise ValueError("the digest of its metadata differs")
         return record
@@ -196,6 +203,13 @@ class Checkpointer:
         """Remove partial checkpoints of killed processes: on spot machines there may be one per preemption."""
         for path in self._directory.glob(f"*{UNFINISHED_CHECKPOINT}*"):
             shutil.rmtree(path, ignore_errors=True)
+        if self._is_remote:  # where they have their final names
+            for path in self._directory.glob("*"):
+                if path.name.isdecimal() and not self._is_committed(int(path.name)):
+                    path.rmtree(missing_ok=True)
+
+    def _is_committed(self, step: int) -> bool:
+        return (self._directory / str(step) / COMMITTED_CHECKPOINT).exists()
 
     def _agreed_steps(self) -> list[int]:
         """Return the steps with a checkpoint once all hosts see the same; a network disk may show one late.
@@ -268,7 +282,9 @@ class Checkpointer:
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError | RuntimeError) and not remedy_of(error):
+                raise
             if self._hosts.count > 1 and is_lost_host_error(error):
                 raise
             reason = " ".join(str(error).split())[:200]
@@ -298,14 +314,17 @@ def quiet_abandoned_requests() -> None:
     sys.unraisablehook = hook
 
 
-def damage(error: Exception, *, step: int, directory: Path) -> str:
+def damage(error: Exception, *, step: int, directory: os.PathLike) -> str:
     """Return a one-line description of the damage, for a checkpoint whose reading raised `error`.
 
     Raises:
       UserError: if its files may be intact but are unavailable now.
     """
     reason = _reason(error)
-    if isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE):
+    unavailable = isinstance(error, (MemoryError, PermissionError)) or any(name in reason for name in _NOT_DAMAGE)
+    if unavailable or (
+        is_bucket(directory) and not isinstance(error, ValueError | FileNotFoundError) and remedy_of(error)
+    ):
         raise UserError(
             f"checkpoint of step {step} in {directory} could not be read, but it may be intact ({reason}): fix the "
             "cause, then run the same command again"

@@ -7,11 +7,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import jax
 
 from bert_jax.parallel.distributed import Hosts
+from bert_jax.runs.bucket_workdir import BucketWorkdir
 from bert_jax.runs.compilation_cache import DIRECTORY, CompilationCache
 from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.stopping import AgreedStop, StopRequest
@@ -35,6 +36,7 @@ class Runtime:
       started_at: when the process started, in seconds since the epoch.
       is_new: whether this command created the workdir.
       pages: draws the pages of the runs; None draws nothing.
+      bucket: the workdir in a bucket that `path` is a copy of; None: `path` is the workdir.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Runtime:
     started_at: float = dataclasses.field(default_factory=time.time)
     is_new: bool = False
     pages: PageWriter | None = None
+    bucket: BucketWorkdir | None = None
     _stop: AgreedStop | None = None
 
     @property
@@ -53,6 +56,20 @@ class Runtime:
         """Return a description of devices and hosts."""
         plural = "s" if self.hosts.count > 1 else ""
         return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {self.hosts.count} host{plural}"
+
+    @property
+    def shown(self) -> Path | str:
+        """Return the workdir as the user knows it."""
+        return self.path if self.bucket is None else self.bucket.url
+
+    def checkpoints(self, directory: Path, *, name: str) -> Any:
+        """Return the folder of the checkpoints of a run in `directory`."""
+        return directory / name if self.bucket is None else self.bucket.checkpoints(name)
+
+    def publish(self) -> None:
+        """Bring what the run has written to where the next start finds it."""
+        if self.bucket is not None:
+            self.bucket.publish()
 
     def start_run(self) -> float:
         """Return the start time of a new run: for the first run of a command, that of its process."""

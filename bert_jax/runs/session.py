@@ -66,7 +66,10 @@ class Session:
         self._job, self._runtime, self._directory, self._options = job, runtime, directory, options
         self._started_at = runtime.start_run()
         self._checkpointer = Checkpointer(
-            directory / options.checkpoints, config=options.checkpoint, report=runtime.report, hosts=runtime.hosts
+            runtime.checkpoints(directory, name=options.checkpoints),
+            config=options.checkpoint,
+            report=runtime.report,
+            hosts=runtime.hosts,
         )
         try:
             self._restored = self._checkpointer.restore(job.abstract_state)
@@ -116,6 +119,7 @@ class Session:
 
         def save(step: int, state: TrainState) -> None:
             own = {"window": window.to_json(), "nonfinite_steps": nonfinite.count, "seconds": seconds()}
+            runtime.publish()  # first: a complete checkpoint has the metrics up to its step
             self._checkpointer.save(step, state=job.stored(state), metadata={**job.metadata(), **own})
 
         tracer = StepTracer(

@@ -15,6 +15,7 @@ import bert_jax
 from bert_jax.config import flatten
 from bert_jax.errors import UserError
 from bert_jax.parallel.distributed import Hosts, check_all_joined
+from bert_jax.runs.bucket_workdir import BucketWorkdir
 from bert_jax.runs.compilation_cache import CompilationCache
 from bert_jax.runs.page_writer import PageWriter
 from bert_jax.runs.runtime import Runtime, silent
@@ -52,8 +53,11 @@ def open_runtime(
     prepare: Callable[[Path], None] | None = None,
     command: str = "",
     started_at: float | None = None,
+    bucket: BucketWorkdir | None = None,
 ) -> Runtime:
     """Open the workdir on every host. Host 0 creates and locks it, and runs `prepare` in it.
+
+    Of a workdir in a `bucket`, `workdir` is the copy of this machine, and every host does.
 
     Raises:
       UserError: for anything the user can fix.
@@ -62,11 +66,12 @@ def open_runtime(
     path = Path(workdir).absolute()
     is_new = hosts.is_main and not path.exists()
     with hosts.main_first("workdir"):
-        if hosts.is_main:
+        if hosts.is_main or bucket is not None:
             lock = open_workdir(workdir, config=config, same_run=same_run)
             if prepare is not None:
                 prepare(path)
-    check_shared(path, hosts=hosts)
+    if bucket is None:
+        check_shared(path, hosts=hosts)
     report = print if hosts.is_main else silent
     return Runtime(
         path,
@@ -78,6 +83,7 @@ def open_runtime(
         command=command,
         started_at=started_at or time.time(),
         is_new=is_new,
+        bucket=bucket,
     )
 
 

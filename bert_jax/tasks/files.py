@@ -11,6 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.json_files import fitted, parse_json, parse_object
 
 _MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
+_MAX_VALUES = 32_000_000  # of a JSON file: 6 GB of memory at worst; a gigabyte of SQuAD's form has 25 million
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +30,12 @@ def read_text(path: Path) -> str:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}: check the data directory and the file's name")
-    blocks, size = [], 0
+    content = bytearray()
     for stream in open_texts(str(path)):
         while block := stream.read(1 << 20):
-            blocks.append(block)
-            size += len(block)
-            if size > _MAX_BYTES:
+            content += block
+            if len(content) > _MAX_BYTES:
                 raise UserError(f"{path}: holds more than {_MAX_BYTES >> 30} GiB of text: split the file")
-    content = b"".join(blocks)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,9 +49,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Only a line feed ends a line; a carriage return before it is dropped. `str.splitlines` would also split at U+2028
     and similar characters, which GLUE's texts contain.
     """
-    text = read_text(path)
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        yield number, line.removesuffix("\r")
+    text = read_text(path).removesuffix("\n")
+    number, start = 1, 0
+    while (end := text.find("\n", start)) >= 0:  # a list of the lines would take the memory of the text again
+        yield number, text[start:end].removesuffix("\r")
+        number, start = number + 1, end + 1
+    yield number, text[start:].removesuffix("\r")
 
 
 def read_tsv(path: Path, *, columns: Sequence[str] = (), skip_malformed: bool = False) -> Iterator[Row]:
@@ -87,7 +89,7 @@ def read_json(path: Path, *, form: Any = Any, remedy: str = "download or write t
       UserError: if it is missing, not JSON, or something else than `form`; `remedy` says what to do.
     """
     try:
-        value = parse_json(read_text(path))
+        value = parse_json(read_text(path), max_values=_MAX_VALUES)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}): {remedy}") from error
     return fitted(value, form, file=path, remedy=remedy)

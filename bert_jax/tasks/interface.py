@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config.task_options import DataOptions
+from bert_jax.data.opening import COMPRESSED
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
@@ -209,7 +210,7 @@ def split_file(data: DataOptions, split: str) -> str:
 def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "") -> Path:
     """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
-    Where `directory` is itself a file, that is the training set.
+    Where none does, a compressed one is taken. Where `directory` is itself a file, that is the training set.
 
     `shown` describes `names` in the message if there are many.
 
@@ -222,10 +223,11 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
         return path if path.exists() or not Path(file).exists() else Path(file)
     if not directory:
         raise UserError("config.data.directory is empty: give the folder of the task's files with --data_dir=DIR")
-    for name in names:
-        if (Path(directory) / name).is_file():
-            return Path(directory) / name
     folder = Path(directory)
+    for suffix in ("", *COMPRESSED):
+        for name in names:
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
     if folder.is_file():  # the training set; the others may be next to it
         if split == "train":
             return folder
