@@ -77,7 +77,8 @@ def make_program(topology: Topology, *, batch_size_per_chip: int, accumulation: 
     )
     mesh = MeshConfig(data=1, fsdp=-1) if FSDP.value else MeshConfig()
     mesh = dataclasses.replace(mesh, compiler_options=OPTIONS.value)
-    config = validate(Config(model=model, mesh=mesh, train=train, data=DataConfig(pack=pack)))
+    data = DataConfig(pack=pack, objective="mlm+nsp" if model.architecture == "bert" else "mlm")
+    config = validate(Config(model=model, mesh=mesh, train=train, data=data))
     return compiling.make_program(config, topology=topology)
 
 

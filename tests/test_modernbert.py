@@ -172,6 +172,18 @@ def test_flops_count_the_pairs_that_attend(length: int, instances: int, reach: i
     assert actual == pytest.approx(expected, rel=1e-12)
 
 
+def test_flops_of_base_at_8192_are_those_of_a_hand_count() -> None:
+    model = dataclasses.replace(model_preset("modernbert-base"), vocab_size=50_000)
+    # Per token and layer: 4 x 768^2 for q, k, v and output, 3 x 768 x 1152 for input, gate and output of the GeGLU.
+    weights = 22 * (2_359_296 + 2_654_208)
+    # Layers 0, 3, ..., 21 see 8192^2 pairs; the other 14 have 129 keys per query, but 64 x 65 fewer at the two ends.
+    pairs = 8 * 67_108_864 + 14 * (8192 * 129 - 4_160)
+    head = 1_229 * (50_000 * 768 + 589_824)
+    actual = train_flops_per_row(model, max_seq_length=8192, max_predictions=1_229)
+    assert actual == 6 * 8192 * weights + 12 * 768 * pairs + 6 * head
+    assert actual == pytest.approx(10.79e12, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
     [

@@ -1,6 +1,7 @@
 """ModernBERT from text to a fine-tuned export, by the commands: phases of other lengths, prediction, continuation."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from test_fast_tokenizer import byte_level, source_with
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.data.fast_tokenizer import load_fast_tokenizer
-from tests.runs import figures, run
+from bert_jax.pretrain.evaluate_pretrained import evaluate_pretrained
+from tests.runs import checksums, figures, run
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +78,43 @@ def test_a_checkpoint_has_theta_and_window_of_the_phase_that_trained_it(trained:
         succeed("predict", f"--model={tmp_path / 'out'}", "--task=fill_mask", "--text=the [MASK] of a list")
     )
     assert len(answer["predictions"][0]) == 5
+
+
+def test_evaluate_repeats_the_metrics_of_each_phase_with_its_theta_and_window(trained: Path) -> None:
+    logged = {line["step"]: line for line in figures(trained) if "eval/mlm_loss" in line}
+    for step in (4, 8):
+        again = evaluate_pretrained(trained / "checkpoints" / str(step), report=lambda line: None)
+        assert again["eval/mlm_loss"] == pytest.approx(logged[step]["eval/mlm_loss"], rel=1e-6)
+
+
+def test_a_run_that_lost_its_last_phase_resumes_bit_equal(trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    expected = checksums(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "8")  # resumed where theta and window change
+    succeed("train", f"--config={trained.parent / 'config.py'}", f"--workdir={workdir}")
+    assert checksums(workdir) == expected
+
+
+def test_a_run_is_continued_with_another_theta_and_window_as_if_they_were_one_run(
+    trained: Path, tmp_path: Path
+) -> None:
+    config = f"--config={trained.parent / 'config.py'}"
+    unchanged = (
+        "--config.train.phases[1].global_rope_theta=0.0",
+        "--config.train.phases[1].local_attention=0",
+    )
+    data = f"--config.data.directory={trained / 'data'}"
+    succeed("train", config, f"--workdir={tmp_path / 'stable'}", data, "--config.data.input=", *unchanged)
+    assert checksums(tmp_path / "stable") != checksums(trained)
+    stable = load_pretrained(tmp_path / "stable").model
+    assert (stable.global_rope_theta, stable.local_attention) == (160_000.0, 16)
+    branch = tmp_path / "branch"
+    from_stable = f"--continue_from={tmp_path / 'stable' / 'checkpoints' / '4'}"
+    succeed("train", config, f"--workdir={branch}", "--config.data.input=", from_stable)
+    assert checksums(branch) == checksums(trained)
+    longer = load_pretrained(branch).model
+    assert (longer.global_rope_theta, longer.local_attention) == (640_000.0, 32)
 
 
 def test_a_run_starts_from_its_export_and_needs_the_objective_without_next_sentences(

@@ -23,9 +23,12 @@ from bert_jax.chips import CHIPS
 from bert_jax.config import Config, DataConfig, MeshConfig, PhaseConfig, TrainConfig, model_preset
 from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
+from bert_jax.model.attention import AttentionMask, Projected, attend
 from bert_jax.model.chip import is_vector_bound, writes_norms
+from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import fused_attention
 from bert_jax.model.kernels.fused_residual_norm import fused_residual_norm, is_supported
+from bert_jax.model.rotation import Rotation
 from bert_jax.parallel import mesh as meshes
 from bert_jax.parallel.compiler_options import table_of
 from bert_jax.planning import compiling, scaling, sweep
@@ -235,12 +238,50 @@ def compile_attention(topology: str, shape: tuple[int, int, int, int], dtype: st
     return compiled_text(both, tokens, bias, places, seeds)
 
 
+def compile_window_kernels(topology: str, length: int) -> str:
+    """Compile attention to a window and the rotation, both ways, for one chip, in the process with the compiler."""
+    sharding, shape = on_one_chip(topology), (2, length, 4, 64)
+    tokens = jax.ShapeDtypeStruct(shape, "bfloat16", sharding=sharding)
+    places = jax.ShapeDtypeStruct(shape[:2], "int32", sharding=sharding)
+
+    def both(tokens: Any, places: Any) -> Any:
+        def attended(query: Any, key: Any, value: Any) -> Any:
+            rotation = Rotation.create(places, head_size=64, base=10_000.0)
+            return attend(
+                Projected(query, rotation=rotation),
+                key=Projected(key, rotation=rotation),
+                value=Projected(value),
+                mask=AttentionMask(places, places, direction="bidirectional", window=64),
+                dropout=Dropout(seed=jnp.uint32(0), rows=jnp.arange(2)),
+                rate=0.1,
+                site=0,
+                implementation="auto",
+            )
+
+        out, pull = jax.vjp(attended, tokens, tokens + 1, tokens + 2)
+        return out, pull(tokens)
+
+    return compiled_text(both, tokens, places)
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_kernels_of_windows_compile_on_every_chip(topology: str, compiler: Callable[..., Any]) -> None:
+    text = compiler(compile_window_kernels, topology, 1024)
+    assert text.count("tpu_custom_call") >= 6  # attention both ways; queries and keys rotated, both ways
+    for name in ("window_attention_forward", "window_attention_backward", "rotation"):
+        assert name in text
+
+
 @pytest.mark.parametrize(
     ("topology", "shape", "dtype"),
     [
         # What needs the most VMEM: as many heads in a step as fit, at the greatest length.
         *((topology, (3, 512, 16, 64), "float32") for topology in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")),
         ("v5e:2x2", (2, 512, 16, 64), "bfloat16"),
+        *(
+            pytest.param(topology, (2, 1024, 12, 64), "bfloat16", marks=pytest.mark.slow)
+            for topology in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")
+        ),
         ("v5e:2x2", (3, 384, 6, 64), "bfloat16"),
     ],
 )

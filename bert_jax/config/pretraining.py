@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bert_jax.config.attention import check_attention
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
 from bert_jax.config.distillation import DistillationConfig, check_distillation
@@ -73,6 +74,12 @@ class PhaseConfig:
     )
     local_attention: int = field(
         0, at_least=0, unit="tokens", doc="The model's local_attention from this phase on; 0: unchanged."
+    )
+    objective: str = field(
+        "",
+        choices=("", "causal"),
+        doc="causal: in this phase the model reads left to right and predicts the next token at every position; empty: "
+        "train.objective.",
     )
 
 
@@ -171,12 +178,16 @@ def phase_ends(phases: Sequence[PhaseConfig], *, num_steps: int) -> tuple[int, .
 
 
 def phase_models(model: ModelConfig, *, phases: Sequence[PhaseConfig]) -> tuple[ModelConfig, ...]:
-    """Return the model as each phase trains it: with the values that it and the phases before it set."""
+    """Return the model as each phase trains it: with the values that it and the phases before it set.
+
+    A causal phase alone reads left to right.
+    """
     models = []
     for item in phases:
         changes = {name: value for name in _MODEL_FIELDS if (value := getattr(item, name))}
         model = dataclasses.replace(model, **changes) if changes else model
-        models.append(model)
+        is_causal = item.objective == "causal"
+        models.append(dataclasses.replace(model, attention_direction="left_to_right") if is_causal else model)
     return tuple(models)
 
 
@@ -229,7 +240,7 @@ def validate(config: Config) -> Config:
     check_fields(config)
     check_packing(config.data)
     _check_model(config)
-    _check_attention(config)
+    check_attention(config.model, lengths=[item.max_seq_length for item in config.train.phases])
     _check_masking(config.masking)
     _check_causal(config)
     check_distillation(config.distill, model=config.model)
@@ -289,24 +300,6 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_attention(config: Config) -> None:
-    """Check that the requested kernel supports this model and these sequence lengths."""
-    model, name = config.model, "config.model.attention_implementation"
-    if model.attention_implementation == "pallas":
-        heads = model.num_attention_heads
-        if model.hidden_size != 64 * heads or heads % 2:
-            raise UserError(
-                f"{name}=pallas supports an even number of heads of size 64, not {heads} heads of "
-                f"size {model.hidden_size // heads}: set {name}=auto"
-            )
-        for item in config.train.phases:
-            if item.max_seq_length % 128 or item.max_seq_length > 512:
-                raise UserError(
-                    f"{name}=pallas supports sequence lengths 128, 256, 384 and 512, not {item.max_seq_length}: "
-                    f"set {name}=auto, or another max_seq_length"
-                )
-
-
 def _check_masking(masking: MaskingConfig) -> None:
     total = masking.mask_share + masking.random_share + masking.same_share
     if abs(total - 1) > 1e-6:
@@ -341,8 +334,28 @@ def _check_phases(config: Config) -> None:
         _check_phase(config, item, path=f"config.train.phases[{index}]")
 
 
+def _check_causal_phase(config: Config, item: PhaseConfig, *, path: str) -> None:
+    """Check a phase that turns a masked language model left to right for its steps."""
+    if item.objective != "causal":
+        return
+    if config.model.attention_direction != "bidirectional":
+        raise UserError(
+            f"{path}.objective=causal is for a bidirectional model: set --config.train.objective=causal instead"
+        )
+    if config.next_sentence:
+        raise UserError(
+            f"{path}.objective=causal has no loss of next sentences: set --config.train.objective=mlm, or "
+            "--config.data.objective=mlm before the data set is built"
+        )
+    if item.masking_rate or item.max_predictions_per_seq:
+        raise UserError(
+            f"{path}.objective=causal masks nothing: leave the phase's masking_rate and max_predictions_per_seq at 0"
+        )
+
+
 def _check_phase(config: Config, item: PhaseConfig, *, path: str) -> None:
     model, train = config.model, config.train
+    _check_causal_phase(config, item, path=path)
     if item.max_seq_length > model.max_position_embeddings:
         raise UserError(
             f"{path}.max_seq_length={item.max_seq_length} is longer than the position table: set it to at most "

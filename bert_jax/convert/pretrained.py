@@ -87,9 +87,12 @@ class PretrainedModel:
     @property
     def predicts_next(self) -> bool:
         """Return whether the language model predicts the token after a position, not that at it: a causal model."""
-        trained = self.record.get("config", {}).get("train", {}).get("objective")
+        config = self.record.get("config", {})
+        is_causal = config.get("train", {}).get("objective") == "causal"
+        # A bidirectional model that reads left to right at this step is in a causal phase.
+        is_causal |= config.get("model", {}).get("attention_direction") == "bidirectional"
         is_decoder = self.architecture == architecture_of(self.model).huggingface.class_for("LMHeadModel")
-        return self.model.attention_direction == "left_to_right" and (is_decoder or trained == "causal")
+        return self.model.attention_direction == "left_to_right" and (is_decoder or is_causal)
 
     @property
     def trained_parts(self) -> tuple[str, ...]:

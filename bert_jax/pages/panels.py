@@ -82,8 +82,9 @@ _COMPARED = (
 
 
 def language_model(log: Log) -> str:
-    """Return the prefix of the language model's metrics: mlm, or clm for the causal objective."""
-    return "clm" if "train/clm_loss" in log.metrics or "eval/clm_loss" in log.metrics else "mlm"
+    """Return the prefix of the language model's metrics: mlm, or clm for a run without any but the causal objective."""
+    is_masked = "train/mlm_loss" in log.metrics or "eval/mlm_loss" in log.metrics
+    return "mlm" if is_masked or not {"train/clm_loss", "eval/clm_loss"} & log.metrics.keys() else "clm"
 
 
 def panels_of_run(log: Log) -> list[Panel]:

@@ -8,16 +8,25 @@ with `>` for the depth of loops. The cycles of a kernel are the larger of
 """
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
 from bert_jax.chips import Chip
-from bert_jax.model.kernels import fused_attention, fused_residual_norm
+from bert_jax.model.kernels import (
+    fused_attention,
+    fused_residual_norm,
+    fused_rotation,
+    head_pairs,
+    long_attention,
+    window_attention,
+)
 from bert_jax.planning.hlo import HloProgram, Instruction
 
 _TARGET = "tpu_custom_call"
 _BUNDLE = re.compile(r"^\s*0x[0-9a-f]+\s+(?:L[HBE]|P[BF])?\s*:\s*(>*) ?\{", re.MULTILINE)
 _TOKENS = re.compile(r"(bf16|f32)\[(\d+),(\d+),(\d+)\]")  # sequences, tokens, features
+_SIZES = re.compile(r"(?:bf16|f32)\[([\d,]+)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +69,16 @@ def _memory_cycles(item: Instruction, *, program: HloProgram, chip: Chip) -> int
 
 
 def _scheduled_cycles(item: Instruction, *, schedules: Path | None, chip: Chip) -> int | None:
-    files = sorted(schedules.glob(f"*-{item.name}-*final_bundles.txt")) if schedules else []
-    files = [file for file in files if "schedule-analysis" not in file.name]
-    tokens = _TOKENS.search(item.shape)
-    if not files or not tokens:
-        return None
-    rows, length, width = map(int, tokens.groups()[1:])
-    rounds = _loop_rounds(item.name, rows=rows, length=length, width=width, dtype=tokens.group(1), cores=chip.cores)
-    if rounds is None:
+    # The compiler writes one schedule for equal calls, and calls on other layouts may be equal.
+    names = (item.name, re.sub(r"[.\d]*$", "", item.name) + "[.-]*")
+    files = next(filter(None, (_schedules(name, folder=schedules) for name in names)), [])
+    rounds = None
+    if item.name.startswith("splash_"):
+        rounds = _splash_rounds(item.shape, cores=chip.cores)
+    elif tokens := _TOKENS.search(item.shape):
+        rows, length, width = map(int, tokens.groups()[1:])
+        rounds = _loop_rounds(item.name, rows=rows, length=length, width=width, dtype=tokens.group(1), cores=chip.cores)
+    if not files or rounds is None:
         return None
     depths = [len(marks) for marks in _BUNDLE.findall(files[-1].read_text(encoding="utf-8"))]
     total, product = depths.count(0), 1
@@ -77,14 +88,32 @@ def _scheduled_cycles(item: Instruction, *, schedules: Path | None, chip: Chip) 
     return total
 
 
+def _schedules(name: str, *, folder: Path | None) -> list[Path]:
+    files = sorted(folder.glob(f"*-{name}-*final_bundles.txt")) if folder else []
+    return [file for file in files if "schedule-analysis" not in file.name]
+
+
+def _splash_rounds(shape: str, *, cores: int) -> list[int]:
+    """Return the grid steps of a pass of jax's splash attention: a pair of blocks of one head of one sequence each."""
+    # The last result of each pass is `lse` or a gradient: [sequences, heads, T], [sequences, heads, T, K].
+    sizes = [int(size) for size in _SIZES.findall(shape)[-1].split(",")]
+    length = max(sizes)
+    pairs = long_attention.pairs_of_blocks(length)
+    return [-(-math.prod(sizes[: sizes.index(length)]) // cores) * pairs]
+
+
 def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, cores: int) -> list[int] | None:
     """Return the iterations of a kernel's nested loops, on the core with the most work; 1 where there is no loop."""
     item_bytes = 2 if dtype == "bf16" else 4
     if "residual_norm" in name:
         steps, *inner = fused_residual_norm.loop_rounds(rows=rows, length=length, width=width, item_bytes=item_bytes)
         return [-(-steps // cores), *inner]
+    if name.startswith("rotation"):
+        return [-(-rows // cores) * fused_rotation.grid_steps(length)]
+    heads = width // head_pairs.HEAD_SIZE
+    if "window_attention" in name:
+        return [-(-rows // cores) * window_attention.grid_steps(length=length, heads=heads)]
     if "attention" in name:
-        heads = width // fused_attention.HEAD_SIZE
         steps = fused_attention.grid_steps(name, length=length, heads=heads, item_bytes=item_bytes)
         return [-(-rows // cores) * steps]
     return None

@@ -74,6 +74,8 @@ def adopt_run(config: Config, *, path: str | Path, report: Callable[[str], None]
     finally:
         checkpointer.close()
     earlier = model_at(saved.model, phases=saved.train.phases, num_steps=saved.train.num_steps, step=step)
+    # A causal phase is over with that run: the phases of `config` say how the model reads on.
+    earlier = dataclasses.replace(earlier, attention_direction=saved.model.attention_direction)
     model, data = shaped_like(earlier, model=config.model), _data_of(saved, config=config, workdir=workdir)
     if config.train.num_steps <= step and not config.train.num_epochs:
         raise UserError(
@@ -203,13 +205,17 @@ def perplexity_before_and_after(metrics: str | Path) -> str:
       UserError: if there are fewer than two evaluations.
     """
     lines = read_log(metrics)
-    bits = [line["eval/bits_per_byte"] for line in lines if isinstance(line.get("eval/bits_per_byte"), float | int)]
-    evaluations = [
-        (line["step"], line[name])
-        for line in lines
+    kinds = {
+        name: [line for line in lines if "step" in line and isinstance(line.get(name), float | int)]
         for name in ("eval/mlm_loss", "eval/clm_loss")
-        if "step" in line and isinstance(line.get(name), float | int)
-    ]
+    }
+    # A run with causal phases is compared where it predicted masks: the two do not compare.
+    name = max(kinds, key=lambda name: (len(kinds[name]) > 1, name == "eval/mlm_loss"))
+    evaluations = [(line["step"], line[name]) for line in kinds[name]]
+    bits = [line["eval/bits_per_byte"] for line in kinds[name] if "eval/bits_per_byte" in line]
+    if len(evaluations) == 1 and all(kinds.values()):
+        step, loss = evaluations[0]
+        return f"held-out perplexity after (step {step}) {math.exp(min(loss, 700)):,.1f}"
     if len(evaluations) < 2:
         raise UserError(f"{metrics}: has {len(evaluations)} evaluations, but two are needed: set --config.eval.every")
     (first, before), (last, after) = evaluations[0], evaluations[-1]

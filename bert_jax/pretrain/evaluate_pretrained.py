@@ -15,6 +15,7 @@ from bert_jax.config import (
     ModelConfig,
     PhaseConfig,
     from_saved,
+    model_at,
 )
 from bert_jax.convert.loading import PretrainedModel, load_pretrained
 from bert_jax.data.dataset_info import DatasetInfo, finished_lengths, load_dataset_info, require_shards
@@ -132,8 +133,11 @@ def _training(source: PretrainedModel) -> _Training:
         phase = PhaseConfig(max_seq_length=min(128, source.model.max_position_embeddings))
         return _Training(model=source.model, phases=(phase,))
     config = from_saved(source.record["config"])
+    step = source.record.get("step")
+    phases, num_steps = config.train.phases, config.train.num_steps
     return _Training(
-        model=config.model,
+        # As the checkpoint's phase trained it.
+        model=config.model if step is None else model_at(config.model, phases=phases, num_steps=num_steps, step=step),
         phases=config.train.phases,
         num_steps=config.train.num_steps,
         batch_size=config.train.batch_size,
@@ -172,7 +176,7 @@ def _objective(
         instances=info.instances_per_row,
         max_predictions_per_seq=0 if phase.masking_rate else phase.max_predictions_per_seq,  # as the training loop's
         next_sentence=trained.objective == "auto" and info.objective != "mlm" and has_head,
-        cls=objective_class(causal=trained.objective == "causal"),
+        cls=objective_class(causal=trained.objective == "causal" or source.predicts_next),
     )
 
 

@@ -204,6 +204,7 @@ class PretrainingJob(Job):
                 batch_size=phase.batch_size,
             )
             for phase in phases
+            if not self.program.is_causal(phase)
         }
         file = self._runtime.path / SAMPLES if self._runtime.hosts.is_main else None
         if file is not None:

@@ -104,12 +104,16 @@ class PretrainingProgram(Program):
             instances=instances_per_row(self.config.data, max_seq_length=phase.max_seq_length),
             max_predictions_per_seq=phase.max_predictions_per_seq,
             next_sentence=self.config.next_sentence,
-            cls=objective_class(causal=self.config.causal),
+            cls=objective_class(causal=self.is_causal(phase)),
         )
+
+    def is_causal(self, phase: Phase) -> bool:
+        """Return whether every position predicts the next token in `phase`."""
+        return self.config.causal or phase.is_causal
 
     def max_predictions(self, phase: Phase) -> int:
         """Return P, the slots of a sequence in `phase`: enough for all instances of a packed sequence."""
-        if self.config.causal:
+        if self.is_causal(phase):
             return phase.max_seq_length
         return row_predictions(
             phase.max_seq_length,

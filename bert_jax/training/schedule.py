@@ -33,6 +33,7 @@ class Phase:
     max_predictions_per_seq: int
     batch_size: int
     masking_rate: float = 0.0  # 0: that of the run
+    is_causal: bool = False  # whatever the objective of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,8 @@ def phases(train: TrainConfig, *, default_predictions: Callable[[int, float], in
     for item, end in zip(train.phases, phase_ends(train.phases, num_steps=train.num_steps), strict=True):
         predictions = item.max_predictions_per_seq or default_predictions(item.max_seq_length, item.masking_rate)
         batch_size = item.batch_size or train.batch_size
-        result.append(Phase(start, end, item.max_seq_length, predictions, batch_size, item.masking_rate))
+        is_causal = item.objective == "causal"
+        result.append(Phase(start, end, item.max_seq_length, predictions, batch_size, item.masking_rate, is_causal))
         start = end
     return tuple(result)
 

@@ -27,8 +27,16 @@ class Backend:
         return f"{self.module}.{absent[0]}" if absent else None
 
 
-TPU = Backend("jax.experimental.pallas.tpu", ("CompilerParams", "PrefetchScalarGridSpec", "VMEM"), known_jax="0.10.2")
+TPU = Backend(
+    "jax.experimental.pallas.tpu", ("CompilerParams", "PrefetchScalarGridSpec", "VMEM", "roll"), known_jax="0.10.2"
+)
 GPU = Backend("jax.experimental.pallas.triton", ("CompilerParams", "load", "store"), known_jax="0.11.2")
+
+SPLASH = Backend(
+    "jax.experimental.pallas.ops.tpu.splash_attention",
+    ("BlockSizes", "CausalMask", "FullMask", "MultiHeadMask", "SegmentIds", "make_splash_mha_single_device"),
+    known_jax="0.10.2",
+)
 
 
 def _optional(module: str) -> Any:
@@ -40,3 +48,4 @@ def _optional(module: str) -> Any:
 
 # For the kernels of TPUs, which every platform imports: there the plain forms are chosen when a program is lowered.
 pltpu = _optional(TPU.module)
+splash = _optional(SPLASH.module)

@@ -21,9 +21,12 @@ from jaxtyping import Array, Float, Int, UInt32
 from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import fused_attention_passes as passes
 from bert_jax.model.kernels.backends import TPU, pltpu
-from bert_jax.model.kernels.fused_attention_passes import HEAD_SIZE, LANES, Tiling
+from bert_jax.model.kernels.fused_attention_passes import Tiling
+from bert_jax.model.kernels.head_pairs import HEAD_SIZE, LANES
 
-MAX_LENGTH = 512  # up to here, a step fits in the compiler's default of 16 MiB of VMEM per kernel
+MAX_LENGTH = 1024
+_LONGEST_WITHIN_DEFAULT = 512  # up to here, a step fits in the compiler's default of 16 MiB of VMEM per kernel
+_VMEM_OF_LONG = 32 * 1024 * 1024
 # Bytes of one array in a grid step. A step has no loop, so that the compiler overlaps blocks of queries and heads.
 # The limits are VMEM, the compile time (8 s for both passes at T = 512) and the 65,536 instructions that a core holds.
 # The kernels have at most 22,000 on v5e, v5p and v6e. On v4, the forward pass at 512 has 97,000, which are fetched in
@@ -50,18 +53,20 @@ def fused_attention(
     seeds: UInt32[Array, " B"],
     first_head: Int[Array, ""],
     rate: float,
+    window: int = 0,
     interpret: bool = False,
 ) -> Float[Array, "B T N K"]:
     """Return attention within segments, with dropout of probabilities at `rate` by the hash of `attention_dropout`.
 
     `projections` are query, key and value before their `biases` are added. The biases are separate because the kernel
     also sums their gradients: XLA cannot fuse a sum with a kernel, and three separate sums cost 41,000 cycles per
-    sequence of 512 tokens. `first_head` is the global number of this device's first head. `interpret` runs the kernels'
-    source on any backend, slowly.
+    sequence of 512 tokens. `first_head` is the global number of this device's first head. With a `window`, all pairs of
+    positions are computed, and those farther apart are masked. `interpret` runs the kernels' source on any backend,
+    slowly.
     """
     batch, length, heads, size = projections[0].shape
     plans = (
-        Tiling(length, per_step, _group_size(heads), rate, left_to_right)
+        Tiling(length, per_step, _group_size(heads, length=length), rate, left_to_right, window)
         for per_step in _heads_per_step(length=length, heads=heads, item_bytes=projections[0].dtype.itemsize)
     )
     flat = tuple(array.reshape(batch, length, heads * size) for array in projections)
@@ -78,7 +83,10 @@ def grid_steps(name: str, *, length: int, heads: int, item_bytes: int) -> int:
 
 def _heads_per_step(*, length: int, heads: int, item_bytes: int) -> tuple[int, int]:
     """Return the heads per grid step of forward and backward pass: whole groups of heads that share words."""
-    choices = [n for n in range(_group_size(heads), heads + 1, _group_size(heads)) if heads % n == 0]
+    fewest = _group_size(heads, length=length)
+    if length > _LONGEST_WITHIN_DEFAULT:
+        return fewest, fewest
+    choices = [n for n in range(fewest, heads + 1, fewest) if heads % n == 0]
 
     def largest(block_bytes: int) -> int:
         return max(n for n in choices if n * HEAD_SIZE * length * item_bytes <= block_bytes)
@@ -86,8 +94,9 @@ def _heads_per_step(*, length: int, heads: int, item_bytes: int) -> tuple[int, i
     return largest(_FORWARD_BYTES), largest(_BACKWARD_BYTES)
 
 
-def _group_size(heads: int) -> int:
-    return SHARED_BY if heads % SHARED_BY == 0 else 2
+def _group_size(heads: int, *, length: int) -> int:
+    """Return the heads that share words; of long sequences, only two fit into a step."""
+    return SHARED_BY if heads % SHARED_BY == 0 and length <= _LONGEST_WITHIN_DEFAULT else 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -166,6 +175,7 @@ def _call(
     # The mask bias of the sequence and, with dropout, the words of a block.
     shared = [((length, length), jnp.float32), ((length if plan.rate else 8, plan.block), jnp.uint32)]
     heads = width // HEAD_SIZE
+    more_memory = {"vmem_limit_bytes": _VMEM_OF_LONG} if length > _LONGEST_WITHIN_DEFAULT else {}
     return pl.pallas_call(
         functools.partial(kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -177,7 +187,7 @@ def _call(
         ),
         out_shape=outputs,
         # Sequences may be divided among the cores of a chip; all steps of a sequence use one mask bias.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), **more_memory),
         cost_estimate=pl.CostEstimate(
             flops=matmuls * 2 * batch * heads * length**2 * HEAD_SIZE,
             transcendentals=batch * heads * length**2,

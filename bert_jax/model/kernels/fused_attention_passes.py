@@ -25,21 +25,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from bert_jax.model import dropout
-
-LANES = 128  # of a register: two heads side by side
-HEAD_SIZE = 64
-MASKED = -1e30
+from bert_jax.model.kernels.head_pairs import HEAD_SIZE, LANES, MASKED, column, dot, half_of, lanes_of, one_head
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """The static parameters: T, heads per grid step, heads that share words (2 or 4), dropout rate, direction."""
+    """The static parameters: T, heads per grid step, heads that share words (2 or 4), rate, direction, window."""
 
     length: int
     heads: int
     group_size: int
     rate: float
     left_to_right: bool
+    window: int = 0  # 0: none
 
     @property
     def block(self) -> int:
@@ -77,11 +75,11 @@ def forward(
     _fill_bias(segments, positions, bias, plan=plan)
 
     def score(index: int, head: int) -> jax.Array:
-        queries, lanes = _queries(index, plan), _lanes(head)
-        query = _one_head(q[0, queries, lanes], head % 2, scale=plan.score_scale)
+        queries, lanes = _queries(index, plan), lanes_of(head)
+        query = one_head(q[0, queries, lanes], head % 2, scale=plan.score_scale)
         max_score = None
         for keys in _blocks_of_lanes(plan):
-            part_scores = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
+            part_scores = dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
             scores[head % 2, keys] = part_scores
             partial = part_scores.reshape(-1, 8, plan.block).max(0)
             max_score = partial if max_score is None else jnp.maximum(max_score, partial)
@@ -95,7 +93,7 @@ def forward(
         lse[0, head // plan.group_size, within : within + 1, _queries(index, plan)] = jnp.log(total) + max_score
         if plan.rate:
             probs = jnp.where(dropout.is_kept(words[...] * factors[within], rate=plan.rate), probs, 0.0)
-        mixed = _dot(v_t[head // 2, _half(head)], probs.astype(v.dtype), 1, 0)
+        mixed = dot(v_t[head // 2, half_of(head)], probs.astype(v.dtype), 1, 0)
         return mixed * (1 / (1 - plan.rate) / total)
 
     score_max: Any = score(*plan.items[0])
@@ -103,13 +101,13 @@ def forward(
     for (index, head), next_item in zip(plan.items, [*plan.items[1:], None], strict=True):
         next_max = score(*next_item) if next_item else None
         if index == 0 and head % 2 == 0:
-            v_t[head // 2] = v[0, :, _lanes(head)].T
+            v_t[head // 2] = v[0, :, lanes_of(head)].T
         if head % plan.group_size == 0:
             factors = _fill_words(words, seed, first_of_step + head, block=index, plan=plan)
         halves.append(attend(index, head, score_max, factors))
         score_max = next_max
         if head % 2:
-            out[0, _queries(index, plan), _lanes(head)] = jnp.concatenate(halves, 0).T.astype(out.dtype)
+            out[0, _queries(index, plan), lanes_of(head)] = jnp.concatenate(halves, 0).T.astype(out.dtype)
             halves = []
 
 
@@ -144,12 +142,14 @@ def backward(
     _fill_bias(segments, positions, bias, plan=plan)
 
     def scaled_d_out(index: int, head: int) -> jax.Array:
-        head_d_out = d_out_t[head // 2, _half(head), _queries(index, plan)].astype(jnp.float32) * (1 / (1 - plan.rate))
+        head_d_out = d_out_t[head // 2, half_of(head), _queries(index, plan)].astype(jnp.float32) * (
+            1 / (1 - plan.rate)
+        )
         return head_d_out.astype(q.dtype)
 
     def scores(index: int, head: int, factors: list[Any]) -> None:
-        queries, lanes, slot, within = _queries(index, plan), _lanes(head), head % 2, head % plan.group_size
-        query = _one_head(q[0, queries, lanes], slot, scale=plan.score_scale)
+        queries, lanes, slot, within = _queries(index, plan), lanes_of(head), head % 2, head % plan.group_size
+        query = one_head(q[0, queries, lanes], slot, scale=plan.score_scale)
         zeros = jnp.zeros((HEAD_SIZE, plan.block), q.dtype)
         halves_of_pair = [scaled_d_out(index, head), zeros]
         head_d_out = jnp.concatenate(halves_of_pair if slot == 0 else halves_of_pair[::-1], 0)
@@ -158,9 +158,9 @@ def backward(
             delta[head : head + 1, queries],
         )
         for keys in _blocks_of_lanes(plan):
-            logits = _dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
+            logits = dot(k[0, keys, lanes], query, 1, 1) + bias[keys, queries]
             probs = dropped_probs = jnp.exp(logits - head_lse)
-            d_probs = _dot(v[0, keys, lanes], head_d_out, 1, 0)
+            d_probs = dot(v[0, keys, lanes], head_d_out, 1, 0)
             if plan.rate:
                 keep = dropout.is_kept(words[keys] * factors[within], rate=plan.rate)
                 dropped_probs, d_probs = jnp.where(keep, probs, 0.0), jnp.where(keep, d_probs, 0.0)
@@ -169,31 +169,31 @@ def backward(
 
     def products(index: int, head: int) -> jax.Array:
         pair, slot, within = head // 2, head % 2, head % plan.group_size
-        d_value = _dot(scaled_d_out(index, head), block_probs[slot], 1, 1)
-        d_key = _dot(q_t[pair, _half(head), _queries(index, plan)], d_scores[slot], 1, 1)
+        d_value = dot(scaled_d_out(index, head), block_probs[slot], 1, 1)
+        d_key = dot(q_t[pair, half_of(head), _queries(index, plan)], d_scores[slot], 1, 1)
         v_sum[within] = v_sum[within] + d_value if index else d_value
         k_sum[within] = k_sum[within] + d_key if index else d_key
-        return _dot(k_t[pair, _half(head)], d_scores[slot], 1, 0)
+        return dot(k_t[pair, half_of(head)], d_scores[slot], 1, 0)
 
     def write_queries(index: int, head: int, halves: list[jax.Array]) -> None:
         d_query = (jnp.concatenate(halves, 0) * plan.score_scale).T
-        d_q[0, _queries(index, plan), _lanes(head)] = d_query.astype(d_q.dtype)
-        total, at = d_query.sum(0, keepdims=True), (0, slice(None), _lanes(head))
+        d_q[0, _queries(index, plan), lanes_of(head)] = d_query.astype(d_q.dtype)
+        total, at = d_query.sum(0, keepdims=True), (0, slice(None), lanes_of(head))
         q_total[at] = q_total[at] + total if index else total
 
     def write_keys_and_values(head: int) -> None:
         within = head % plan.group_size
         for sums, scale, gradient, total in ((k_sum, plan.score_scale, d_k, k_total), (v_sum, 1.0, d_v, v_total)):
             both = (jnp.concatenate([sums[within - 1], sums[within]], 0) * scale).T
-            gradient[0, :, _lanes(head)] = both.astype(gradient.dtype)
-            total[0, :, _lanes(head)] = both.sum(0, keepdims=True)
+            gradient[0, :, lanes_of(head)] = both.astype(gradient.dtype)
+            total[0, :, lanes_of(head)] = both.sum(0, keepdims=True)
 
     def transpose(pair: int) -> None:
-        at = _lanes(2 * pair)
+        at = lanes_of(2 * pair)
         k_t[pair], q_t[pair], d_out_t[pair] = k[0, :, at].T, q[0, :, at].T, d_out[0, :, at].T
         product = d_out_t[pair].astype(jnp.float32) * out[0, :, at].T.astype(jnp.float32)
         for head in (2 * pair, 2 * pair + 1):
-            delta[head : head + 1] = product[_half(head)].sum(0, keepdims=True)
+            delta[head : head + 1] = product[half_of(head)].sum(0, keepdims=True)
 
     factors, halves = [], []
     for item, next_item in zip([None, *plan.items], [*plan.items, None], strict=True):
@@ -214,11 +214,6 @@ def backward(
                     write_keys_and_values(head)
 
 
-def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
-    contraction = (((left_axis,), (right_axis,)), ((), ()))
-    return jax.lax.dot_general(left, right, contraction, preferred_element_type=jnp.float32)
-
-
 def _queries(index: int, plan: Tiling) -> slice:
     return slice(index * plan.block, (index + 1) * plan.block)
 
@@ -228,36 +223,22 @@ def _blocks_of_lanes(plan: Tiling) -> list[slice]:
     return [slice(start, start + LANES) for start in range(0, plan.length, LANES)]
 
 
-def _lanes(head: int) -> slice:
-    """Return the lanes of a head and of the other head in its pair."""
-    return slice(head // 2 * LANES, (head // 2 + 1) * LANES)
-
-
-def _half(head: int) -> slice:
-    return slice(head % 2 * HEAD_SIZE, head % 2 * HEAD_SIZE + HEAD_SIZE)
-
-
-def _one_head(pair: jax.Array, which: int, *, scale: float) -> jax.Array:
-    """Return a pair's `[T, 128]`, scaled, with zeros in the lanes of the other head."""
-    lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    return (pair.astype(jnp.float32) * jnp.where((lane >= HEAD_SIZE) == bool(which), scale, 0.0)).astype(pair.dtype)
-
-
 def _fill_bias(segments: Any, positions: Any, bias: Any, *, plan: Tiling) -> None:
     """Write the mask bias of a sequence, once for all heads: 0 for allowed keys, a large negative number for others."""
 
-    def column(row: jax.Array) -> jax.Array:
-        # Along sublanes, the same in every lane. It is transposed as a whole, since broadcasting lanes takes shuffles.
-        return jnp.broadcast_to(row, (LANES, plan.length)).astype(jnp.float32).T
-
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
-        key, key_position = column(segments[0]), column(positions[0]) if plan.left_to_right else None
+        key = column(segments[0])
+        key_position = column(positions[0]) if plan.left_to_right or plan.window else None
         for queries in _blocks_of_lanes(plan):
             query = segments[0, :, queries].astype(jnp.float32)
             allowed = (key > 0) & ((query == key) | (query == 0))
             if key_position is not None:
-                allowed &= positions[0, :, queries].astype(jnp.float32) >= key_position
+                query_position = positions[0, :, queries].astype(jnp.float32)
+                if plan.left_to_right:
+                    allowed &= query_position >= key_position
+                if plan.window:
+                    allowed &= (jnp.abs(query_position - key_position) <= plan.window) | (query == 0)
             bias[:, queries] = jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 

@@ -136,7 +136,8 @@ def write_fields(model: ModelConfig) -> dict[str, Any]:
     if model.attention_direction != "bidirectional":
         raise UserError(
             f"model.attention_direction={model.attention_direction} cannot be exported: HuggingFace's ModernBERT "
-            "encoder is bidirectional; train with --config.model.attention_direction=bidirectional"
+            "encoder is bidirectional; train with --config.model.attention_direction=bidirectional, or export a "
+            "checkpoint after the causal phases"
         )
     return {
         **{name: getattr(model, name) for name in (*_SIZES, *_OWN, "initializer_range")},
