@@ -1,9 +1,13 @@
 """Set up every test: eight CPU devices, parsed flags, the shared data, one tiny data set."""
 
+import concurrent.futures
+import multiprocessing
 import os
 import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
@@ -54,6 +58,20 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the shared data folder: set BERT_JAX_TEST_DATA (looked in {path})")
     return path
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[Callable[..., Any]]:
+    """Return a way to call a function where the TPU compiler may be loaded: in a process that does nothing else.
+
+    jax's profiler crashes in a process that has loaded libtpu on a machine without TPUs (jax 0.10.2).
+    """
+    pytest.importorskip("libtpu", reason="needs the plan extra (libtpu)")
+    context = multiprocessing.get_context("spawn")
+    from bert_jax.planning.compiling import prepare_environment
+
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=prepare_environment) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,6 @@ def project(
         module = Projection(config, use_bias=use_bias, parent=None)
         projected = cast(Projected, module.apply({"params": layer[name]}, hidden))
         # Whole on every device of a sequence: readers do not split them as attention's heads are split.
-        return nn.with_logical_constraint(projected.with_bias().reshape(hidden.shape), ("batch", "length", None))
+        return nn.with_logical_constraint(projected.computed().reshape(hidden.shape), ("batch", "length", None))
 
     return Projections(query=one("query"), key=one("key"), value=one("value"))
