@@ -124,9 +124,9 @@ def test_wrong_type_is_named_with_the_right_one(path: str, value: Any, kind: str
 
 
 def from_raw(path: str, value: Any) -> dict[str, Any]:
-    """Return a nested mapping that holds one field."""
+    """Return a nested mapping that holds one field; `name[0]` is the first item of a list."""
     for name in reversed(path.split(".")):
-        value = {name: value}
+        value = {name.removesuffix("[0]"): [value] if name.endswith("[0]") else value}
     return value
 
 
@@ -148,10 +148,11 @@ def test_whole_numbers_serve_as_floats() -> None:
 
 # What a choice needs next to it.
 NEEDED = {
-    "causal": {"model.attention_direction": "left_to_right"},
-    "left_to_right": {"train.objective": "causal"},
-    "right_to_left": {"train.objective": "causal", "model.architecture": "lstm"},
-    "mean": {"model.architecture": "modernbert"},
+    "train.objective=causal": {"model.attention_direction": "left_to_right"},
+    "train.phases[0].objective=causal": {"train.objective": "mlm"},
+    "model.attention_direction=left_to_right": {"train.objective": "causal"},
+    "model.attention_direction=right_to_left": {"train.objective": "causal", "model.architecture": "lstm"},
+    "model.classifier_pooling=mean": {"model.architecture": "modernbert"},
 }
 
 
@@ -163,7 +164,7 @@ def test_every_choice_is_accepted_and_any_other_refused_with_the_list(path: str)
             raw = {**raw, "recipe": raw.get("recipe", "original")}
         if owner := info(leaf_fields(Config)[path]).architecture:  # others refuse its fields
             raw["model"]["architecture"] = owner
-        for field, value in NEEDED.get(choice, {}).items():
+        for field, value in NEEDED.get(f"{path}={choice}", {}).items():
             group, name = field.split(".")
             raw[group] = {**raw.get(group, {}), name: value}
         assert flatten(from_config_dict(raw))[path] == choice

@@ -236,4 +236,4 @@ def test_a_step_that_compiles_but_is_larger_than_a_chip_does_not_fit() -> None:
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
 def test_the_clock_that_peak_and_flops_a_cycle_imply_is_a_tpus(chip: Any) -> None:
-    assert 1.0e9 < chip.clock < 2.0e9
+    assert 0.9e9 < chip.clock < 2.3e9  # v5e 1.5 GHz, v6e and, assumed, TPU7x: 1.75 and 2.2
