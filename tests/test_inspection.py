@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -256,6 +257,84 @@ def test_what_is_left_out_is_said_once(tmp_path: Path):
     _, lines = build(tmp_path, tmp_path / "out", vocab_size=300, documents="blank_lines")
     assert sum("left out" in line or "logo.png" in line for line in lines) == 2  # how many, and which
     assert not any(line.startswith("warning: ") and "file" in line for line in lines)
+
+
+def json_texts(texts: list[str | None], *, lines: bool) -> str:
+    records = [{"id": number, "text": text} for number, text in enumerate(texts)]
+    return "\n".join(map(json.dumps, records)) if lines else json.dumps({"data": records, "version": 1})
+
+
+WITHOUT = [None, "", *PARTS, *[None] * 8]
+SOME_ROWS = {
+    "a.jsonl": (
+        json_texts(WITHOUT, lines=True),
+        ["9 JSON lines skipped: invalid, or without a text", "1 row skipped: the text is empty or null"],
+        "10 skipped: line 1: no 'text' that is a string (fields: id, text); line 2: the text is empty; line 33: no",
+    ),
+    "b.jsonl": (
+        json_texts([*PARTS], lines=True) + '\n{"text": "cut',
+        ["1 JSON line skipped: invalid, or without a text"],
+        "1 skipped: line 31: not JSON (",
+    ),
+    "a.json": (
+        json_texts(WITHOUT, lines=False),
+        ["10 rows skipped: the text is empty or null"],
+        "10 skipped: data item 1: no text; data item 2: no text; data item 33: no text; ...",
+    ),
+    "a.csv": (
+        "id,text\n" + "".join(f'{number},"{text or ""}"\n' for number, text in enumerate(WITHOUT)),
+        ["10 rows skipped: the text is empty or null"],
+        "10 skipped: row 2 has no text; row 3 has no text; row 34 has no text; ...",
+    ),
+    "b.csv": (
+        ("id,text\n" + "".join(f'{number},"Caf\xe9. {text}"\n' for number, text in enumerate(PARTS))).encode("latin-1"),
+        ["30 invalid UTF-8 sequences replaced by U+FFFD"],
+        "",
+    ),
+    "c.csv": (
+        "id,text\n" + "".join(f'{number},"{text}"\n' for number, text in enumerate(PARTS)) + "1,2,3\n",
+        ["1 row of tables skipped: another number of columns than the header"],
+        "1 skipped: row 32 has 3 cells instead of 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOME_ROWS)
+def test_rows_that_are_left_out_are_said_once_before_the_work_begins(tmp_path: Path, name: str):
+    content, counts, places = SOME_ROWS[name]
+    path = write(tmp_path / name, content)
+    expected = [f"warning: {line}" for line in counts]
+    _, lines = build(path, tmp_path / "out", vocab_size=300, objective="mlm")
+    for said in (describe(path, objective="mlm"), lines):
+        warnings = [line for line in said if line.startswith("warning: ") and "%" not in line]
+        assert warnings[: len(expected)] == expected
+        assert len(warnings) == len(expected) + bool(places)
+        assert not places or warnings[-1].startswith(f"warning: {path}: {places}")
+
+
+def test_rows_left_out_of_a_sample_are_said_to_be_of_its_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inspection, "SAMPLE_CHARS", 10_000)
+    monkeypatch.setattr(inspection, "_COUNTED_CHARS", 5_000)
+    monkeypatch.setattr(lines_of_text, "BLOCK", 1 << 12)
+    write(tmp_path / "a.jsonl", json_texts([None, *PARTS * 9, None], lines=True))
+    lines = [line for line in describe(tmp_path) if line.startswith("warning: ")]
+    number = re.fullmatch(r"warning: of the first (\d+) documents: 1 JSON line skipped: .*", lines[0])
+    assert number
+    assert 20 < int(number[1]) < 9 * len(PARTS)
+    assert len(lines) == 2
+    _, lines = build(tmp_path, tmp_path / "out", vocab_size=300, objective="mlm")
+    assert any(line.startswith("warning: 2 JSON lines skipped: ") for line in lines)
+
+
+def test_a_separator_that_occurs_nowhere_is_warned_of(tmp_path: Path):
+    for number in range(4):
+        write(tmp_path / f"{number}.txt", "\n###\n".join(PARTS))
+    [line] = [line for line in describe(tmp_path, documents="[") if line.startswith("warning: ")]
+    assert as_flags(line) == "warning: --documents='[' is in none of the texts, so each plain text is one document"
+    assert not any(line.startswith("warning: ") for line in describe(tmp_path, documents="###"))
+    assert not any(
+        line.startswith("warning: ") for line in describe(tmp_path, documents="blank_lines", objective="mlm")
+    )
 
 
 def test_an_empty_folder_is_called_one(tmp_path: Path):

@@ -113,12 +113,115 @@ def test_prose_with_commas_is_no_table(tmp_path: Path, content: str):
     assert set(report.formats.values()) <= {"prose", "sentences"}
 
 
+MARKDOWN = "| id | text |\n|----|:-----|\n" + "".join(f"| {n} | {PARAGRAPHS[0]} |\n" for n in range(9))
+SENTENCE = [("The", "DT", "O"), ("old", "JJ", "O"), ("city", "NN", "O"), ("of", "IN", "O"), ("Oslo", "NNP", "B-LOC")]
+SENTENCE += [("sleeps", "VBZ", "O"), (".", ".", "O")]
+
+
+def tagged(form: str) -> str:
+    """Return sentences with a word per line; in `form`, {0} is the word, {1} its part of speech, {2} its entity."""
+    return ("\n".join(form.format(*word) for word in SENTENCE) + "\n\n") * 6
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (
+            "".join(f"LJ001-{n:04d}|{text}\n" for n, text in enumerate(PARAGRAPHS * 2)),
+            "table of 2 columns .*text_column=N",
+        ),
+        ("".join(f"{n} | {text} | good\n" for n, text in enumerate(PARAGRAPHS * 2)), "table of 3 columns .*format=csv"),
+        (MARKDOWN, "a table drawn with bars"),
+        ("# Rows of the corpus\n\n" + MARKDOWN, "a table drawn with bars"),
+        (
+            "+----+-------+\n| id | text  |\n+----+-------+\n| 1 | Some text. |\n+----+-------+\n",
+            "a table drawn with bars",
+        ),
+        (tagged("{0} {1} {2}"), "tagged words"),
+        ("-DOCSTART- -X- O\n\n" + tagged("{0}  {2}"), "tagged words"),
+        (tagged("{0}\t{2}"), "tagged words"),
+        (tagged("{2} {0}"), "tagged words"),
+        (tagged("{0} {1}"), "tagged words"),
+        ("# text = a\n" + tagged("1\t{0}\t{0}\t{1}\t_"), "tagged words"),
+    ],
+)
+def test_rows_without_a_header_are_no_prose_unless_the_user_says_so(tmp_path: Path, content: str, named: str):
+    path = write(tmp_path / "a.txt", content)
+    with pytest.raises(
+        UserError, match=rf"no text in input .*a\.txt: .*{named}.*type --config\.data\.format=prose"
+    ) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert read(path, layout=TextLayout(format="prose"))
+
+
+def test_the_advice_for_rows_between_bars_reads_their_text(tmp_path: Path):
+    path = write(tmp_path / "a.txt", "".join(f"LJ001-{n:04d}|{text}\n" for n, text in enumerate(PARAGRAPHS)))
+    assert texts_of(path, format="csv", text_column="2") == [[text] for text in PARAGRAPHS]
+    path = write(
+        tmp_path / "b.txt", "id | text | label\n" + "".join(f"{n}|{text}|good\n" for n, text in enumerate(PARAGRAPHS))
+    )
+    assert texts_of(path) == [[text] for text in PARAGRAPHS]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "".join(f"The wind is in the east | and no bird sings {n} times,\n" for n in "abcdefgh"),
+        "".join(
+            f"{word} | a thing of which one says {word}\n"
+            for word in ["apple", "boat", "cat", "dog", "egg", "fox", "goat"]
+        ),
+        "".join(f"cat file{n} | sort | uniq -c > out{n}\n" for n in range(9)),
+        "".join(f"{word} n. a thing that is like a {word}\n" for word in ["apple", "boat", "cat", "dog", "egg", "fox"]),
+        PARAGRAPHS[0] + "\n\n" + MARKDOWN + "\n" + "\n\n".join(PARAGRAPHS),
+        PARAGRAPHS[-1] + "\n\n" + MARKDOWN,
+        "STOP AT\nONCE AND\nCOME HOME\nSEND NO\nMORE MEN\nTHE WAR\nIS LOST\nALL IS\nIN VAIN\nI GO\nTO SEA\n" * 2,
+        "class A: ...\nclass B: ...\n" * 20,
+        "O my\nO your\nO their\n" * 8,
+    ],
+)
+def test_prose_with_bars_verse_and_code_is_no_table(tmp_path: Path, content: str):
+    report = ReadReport()
+    read(write(tmp_path / "a.txt", content), report=report)
+    assert set(report.formats.values()) <= {"prose", "sentences"}
+    assert not report.left_out
+
+
 def test_a_table_without_the_column_names_those_it_has(tmp_path: Path):
     path = write(tmp_path / "rows.csv", "id,body\n1,Some text.\n2,More text.\n")
     advice = r"type --config\.data\.text_column=NAME \(columns: id, body"
     with pytest.raises(UserError, match=rf"rows\.csv is a table without a column 'text': {advice}"):
         read(path)
     assert texts_of(path, text_column="body") == [["Some text."], ["More text."]]
+
+
+VALUES = ["12", "-3.5", "1,234.50", "5 %", "$7", "1e-05", "2021-03-04", "2021-03-04T10:20:30Z", "10:20", "true", "NaN"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_a_column_of_values_is_not_learned_as_words(tmp_path: Path, kind: str):
+    values = [*VALUES, None, *["4"] * 200, "unknown"]
+    if kind in RECORDS:
+        content = RECORDS[kind](pa.table({"id": pa.array(range(len(values))), "text": pa.array(values)}))
+    else:
+        mark = {"csv": ",", "tsv": "\t"}[kind]
+        content = quoted([["id", "text"], *([str(n), value or ""] for n, value in enumerate(values))], mark)
+    path = write(tmp_path / f"a.{kind}", content)
+    with pytest.raises(
+        UserError, match=rf"a\.{kind}: column 'text' holds values such as 12, not text: type --.*text_column="
+    ):
+        read(path)
+    report = ReadReport()
+    write(tmp_path / "good.txt", "\n\n".join(PARAGRAPHS * 99))
+    assert len(read(tmp_path, report=report)) == report.documents == 1
+    assert (report.left_out, report.empty_rows, report.skipped_rows) == (1, 0, {})
+
+
+def test_a_few_numbers_among_texts_are_texts(tmp_path: Path):
+    rows = ["1984", "Some text.", "2001", "More text of 3 words.", "7th"]
+    path = write(tmp_path / "a.csv", "text,id\n" + "".join(f"{row},1\n" for row in rows))
+    assert texts_of(path) == [[row] for row in rows]
 
 
 def test_a_table_without_a_header_is_read_by_number(tmp_path: Path):
@@ -197,7 +300,22 @@ def test_every_type_of_text_in_parquet_and_arrow_is_read(tmp_path: Path, kind: s
 
 def test_nulls_and_empty_texts_are_no_documents(tmp_path: Path):
     content = parquet(pa.table({"text": [None, "One.", "", "  ", "Two."]}))
-    assert texts_of(write(tmp_path / "a.parquet", content)) == [["One."], ["Two."]]
+    path = write(tmp_path / "a.parquet", content)
+    assert texts_of(path) == [["One."], ["Two."]]
+    report = ReadReport()
+    read(path, report=report)
+    assert report.warnings() == [
+        "3 rows skipped: the text is empty or null",
+        f"{path}: 3 skipped: row 1 has no text; row 3 has no text; row 4 has no text",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_column_without_any_text_is_named(tmp_path: Path, kind: str):
+    content = parquet(pa.table({"text": pa.array([None] * 5, pa.string()), "body": ["A."] * 5}))
+    path = write(tmp_path / f"a.{kind}", content if kind == "parquet" else "text,body\n" + ",A.\n" * 5)
+    with pytest.raises(UserError, match=r"column 'text' has no text in any of its 5 rows: type --.*text_column=.*body"):
+        read(path)
 
 
 @pytest.mark.parametrize("kind", RECORDS)

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from bert_jax.data.json_text import find_text
@@ -11,7 +11,7 @@ from bert_jax.data.lines import decode
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport, alternatives
-from bert_jax.data.tables import find_column
+from bert_jax.data.tables import find_column, texts_or_refusal
 from bert_jax.errors import UserError
 from bert_jax.files import open_regular
 
@@ -35,11 +35,23 @@ def read_arrow(stream: ByteStream, *, column: str, report: ReadReport) -> Iterat
         schema, batches = _open(pa, file, head)
         name, rest = _split(schema.names, column, stream.name)
         _check_type(pa, schema, name, rest, stream.name)
-        for batch in batches(name):
-            values = batch.column(batch.schema.get_field_index(name))
-            for start in range(0, len(values), _ROWS):
-                for value in values.slice(start, _ROWS).to_pylist():
-                    yield from _read_value(value, rest, report)
+        texts = _column_texts(batches(name), name, rest, report)
+        for text in texts_or_refusal(
+            texts, file=stream.name, column=column, advice=lambda: _advice(schema), report=report
+        ):
+            report.bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            yield from read_document(text, report=report)
+
+
+def _column_texts(batches: Iterable[Any], name: str, rest: str, report: ReadReport) -> Iterator[tuple[int, str | None]]:
+    """Yield the number of each row from 1 and its text, None if it has none."""
+    number = 0
+    for batch in batches:
+        values = batch.column(batch.schema.get_field_index(name))
+        for start in range(0, len(values), _ROWS):
+            for value in values.slice(start, _ROWS).to_pylist():
+                number += 1
+                yield number, find_text(decode(value, report) if isinstance(value, bytes) else value, rest)
 
 
 def read_arrow_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -76,15 +88,6 @@ def _reported(pa: Any, name: str) -> Iterator[None]:
         raise UserError(
             f"{name} is damaged or cut short ({reason}): download or create it again, or leave it out of the input"
         ) from error
-
-
-def _read_value(value: Any, rest: str, report: ReadReport) -> Iterator[str | None]:
-    if isinstance(value, bytes):
-        value = decode(value, report)
-    text = find_text(value, rest)
-    if text is not None:
-        report.bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-        yield from read_document(text, report=report)
 
 
 @contextlib.contextmanager

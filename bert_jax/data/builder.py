@@ -200,8 +200,9 @@ class _Build:
         corpus = self._read_text(work / "intermediate", sources, estimate_text(sources))
         if num_left_out(corpus.report) > num_left_out(sample.report):  # those of the sample are named already
             self.report(f"left out: {num_left_out(corpus.report):,} files of all")
-        for warning in corpus.report.warnings():
-            self.report(f"warning: {warning}")
+        if not sample.is_complete or corpus.report.warnings() != sample.report.warnings():  # else they are said
+            for warning in corpus.report.warnings():
+                self.report(f"warning: {warning}")
         tokenizer = self._vocabulary(corpus, existing, vocab_size)
         losses = measure(corpus.training_documents(), tokenizer=tokenizer, language=self.config.language)
         self.report(losses.describe())

@@ -10,6 +10,7 @@ from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
 from bert_jax.data.file_types import markup, why_not_text, why_not_utf8
 from bert_jax.data.opening import ByteStream, open_texts
+from bert_jax.data.row_text import why_not_prose
 from bert_jax.data.sentences import split_paragraph
 from bert_jax.data.source import LEFT_OUT, Document, NoTextError, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
@@ -130,7 +131,7 @@ def _read_file(
         actual = _find_format(stream, format=format, report=report, documents=layout.documents)
         if actual is None:
             continue
-        before, broken, problems = report.bytes, report.broken_lines, len(report.problems)
+        before, problems = _counts(report), len(report.problems)
         known = report.formats.get(source.name)
         report.add_format(source.name, actual)
         is_new_member = stream.name != source.path
@@ -145,12 +146,17 @@ def _read_file(
                     is_new_member = False
                 yield document
         except NoTextError as error:
-            size = source.size if stream.path else report.bytes - before + _rest(stream)
-            report.bytes, report.broken_lines = before, broken
+            size = source.size if stream.path else report.bytes - before["bytes"] + _rest(stream)
+            vars(report).update(before)
             del report.problems[problems:], report.formats[source.name]
+            report.skipped_rows.pop(stream.name, None)
             if known is not None:
                 report.formats[source.name] = known
             report.leave_out(str(error), num_bytes=0 if error.is_metadata else size)
+
+
+def _counts(report: ReadReport) -> dict[str, int]:
+    return {name: value for name, value in vars(report).items() if isinstance(value, int)}
 
 
 def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documents: str) -> formats.Format | None:
@@ -169,7 +175,8 @@ def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documen
     if format != "auto":
         return format  # type: ignore[return-value]  # checked by the caller
     actual = formats.detect_format(head, name=stream.name, documents=documents)
-    if actual in ("prose", "sentences") and (reason := markup(head, name=stream.name)):
+    is_prose = actual in ("prose", "sentences")
+    if is_prose and (reason := markup(head, name=stream.name) or why_not_prose(formats.sample_lines(head))):
         report.leave_out(f"{stream.name}: {reason}", num_bytes=_rest(stream))
         return None
     return actual

@@ -12,6 +12,7 @@ from bert_jax.data.json_text import read_json, read_json_lines
 from bert_jax.data.lines import clean, read_lines
 from bert_jax.data.opening import ByteStream, without_compression
 from bert_jax.data.prose import PARAGRAPH_END, find_layout, read_paragraphs
+from bert_jax.data.row_text import is_tagged
 from bert_jax.data.separators import read_blocks, read_separated, without_separator
 from bert_jax.data.source import ReadReport, TextLayout
 from bert_jax.data.tables import Dialect, find_dialect, read_table
@@ -36,7 +37,7 @@ def detect_format(head: bytes, *, name: str, documents: str = "") -> Format:
     """Return the format, detected from the first bytes of a text and its name; `documents` as in `TextLayout`."""
     if binary := binary_format(head):
         return binary
-    lines = [line.strip() for line in _sample_lines(without_separator(head, documents))]
+    lines = [line.strip() for line in sample_lines(without_separator(head, documents))]
     full = [line for line in lines if line]
     if not full:
         return "prose"
@@ -70,7 +71,8 @@ def is_text(head: bytes) -> bool:
     return 10 * (text.count("\0") + text.count("\ufffd")) <= len(text)
 
 
-def _sample_lines(head: bytes) -> list[str]:
+def sample_lines(head: bytes) -> list[str]:
+    """Return the whole lines among the first bytes of a text."""
     text = clean(head.decode(errors="replace"), ReadReport())
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if len(head) >= SAMPLE and len(lines) > 1 else lines  # the last line is cut off by the sample
@@ -120,7 +122,7 @@ def _end_of_white(text: str, at: int) -> int:
 
 
 def _find_dialect(head: bytes, name: str) -> Dialect | None:
-    suffix, lines = _suffix(name), _sample_lines(head)
+    suffix, lines = _suffix(name), sample_lines(head)
     while lines and not lines[-1].strip():
         lines.pop()
     if len(head) >= SAMPLE and len(lines) > 3:
@@ -128,7 +130,9 @@ def _find_dialect(head: bytes, name: str) -> Dialect | None:
     named = {"csv": ",\t;|", "tsv": "\t", "tab": "\t"}
     if suffix in named:
         return find_dialect(lines, name_says_table=True, delimiters=named[suffix])
-    return find_dialect(lines, name_says_table=False, delimiters=",\t;") if suffix in ("", "txt", "dat", name) else None
+    if suffix not in ("", "txt", "dat", name) or is_tagged(lines):
+        return None
+    return find_dialect(lines, name_says_table=False, delimiters=",\t;|")
 
 
 def _is_json_lines(full: list[str], name: str) -> bool:
@@ -178,7 +182,7 @@ def read_events(
         delimiters = ",\t;|" if format == "csv" else "\t"
         head = stream.peek(SAMPLE)
         dialect = _find_dialect(head, stream.name) or find_dialect(
-            _sample_lines(head), name_says_table=True, delimiters=delimiters
+            sample_lines(head), name_says_table=True, delimiters=delimiters
         )
         return read_table(stream, dialect=dialect or Dialect(), column=layout.text_column, report=report)
     if format == "json":
@@ -192,7 +196,8 @@ def read_events(
     if layout.documents in ("lines", "blank_lines"):
         return read_blocks(batches, lines=layout.documents == "lines", sentences=format == "sentences")
     if layout.documents:
-        return read_separated(batches, separator=layout.documents, sentences=format == "sentences")
+        is_a_line = format == "sentences"
+        return read_separated(batches, separator=layout.documents, sentences=is_a_line, report=report)
     return _read_sentences(batches) if format == "sentences" else _read_prose(batches)
 
 

@@ -13,6 +13,7 @@ from bert_jax.data.losses import check_one_sentence
 from bert_jax.data.opening import without_compression
 from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.sentences import document_sentences
+from bert_jax.data.separators import WAYS
 from bert_jax.data.source import LEFT_OUT, Document, ReadReport, TextLayout, TextSource
 from bert_jax.errors import UserError
 from bert_jax.progress import ByteProgress
@@ -126,7 +127,7 @@ def inspect_corpus(sample: Sample, *, config: DataConfig, report: Callable[[str]
     report(_describe(sample, documents))
     for number, document in enumerate(_shown(sample), start=1):
         report(_show(number, document, config.language))
-    for line in _left_out(sample.report):
+    for line in (*_left_out(sample.report), *_warnings(sample, config)):
         report(line)
     if sample.embedded:
         return
@@ -267,3 +268,14 @@ def _left_out(report: ReadReport) -> list[str]:
     lines = [f"left out: {number:,} file{'s' * (number != 1)}"]
     lines += [f"  {problem.removeprefix(LEFT_OUT)}" for problem in names[:_MAX_LEFT_OUT]]
     return lines + ["  ..."] * (number > _MAX_LEFT_OUT)
+
+
+def _warnings(sample: Sample, config: DataConfig) -> list[str]:
+    """Return lines about rows that are left out and text that is replaced, and about a separator that is not there."""
+    of = "" if sample.is_complete else f"of the first {sample.num_read:,} documents: "
+    lines = [f"warning: {of}{warning}" for warning in sample.report.warnings()]
+    if config.documents and config.documents not in WAYS and not sample.report.separators:
+        lines.append(
+            f"warning: {of}data.documents={config.documents!r} is in none of the texts, so each plain text is one document"
+        )
+    return lines

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -84,12 +85,16 @@ def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report
                 reason = record if isinstance(record, str) else describe_missing(record, key)
                 suggestion = suggestion or ("" if isinstance(record, str) else suggest_key(record))
                 report.broken_lines += 1
-                report.add_problem(f"{name}:{number}: {reason}")
+                report.skip_row(name, f"{number}: {reason}")
                 first_reason = first_reason or f"line {number}: {reason}"
                 if not num_valid and report.broken_lines - before >= _ENOUGH:
                     break
                 continue
             num_valid += 1
+            if not text.strip():
+                report.empty_rows += 1
+                report.skip_row(name, f"{number}: the text is empty")
+                continue
             yield from read_document(text, report=report, title=record.get("title"))
         if not num_valid and report.broken_lines - before >= _ENOUGH:
             break
@@ -131,9 +136,11 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
     """
     num_valid, num_missing, missing, suggestion = 0, 0, "", ""
     keys = alternatives(key)
+    arrays = _ArrayCounts(stream.name, report)
     for prefix, value in _Values(stream, report):
         inside = [one.removeprefix(f"{prefix}.") for one in keys] if prefix else keys
         text = value if isinstance(value, str) and (not prefix or prefix in keys) else _first_text(value, inside)
+        arrays.count(prefix, text)
         if text is not None:
             num_valid += 1
             title = value.get("title") if isinstance(value, dict) else None
@@ -155,6 +162,34 @@ def read_json(stream: ByteStream, *, key: str, report: ReadReport) -> Iterator[s
             ),
             is_metadata=num_missing == 1,
         )
+
+
+class _ArrayCounts:
+    """The elements of arrays that have no text, which are reported once another element of the array has one."""
+
+    def __init__(self, file: str, report: ReadReport):
+        self._file, self._report = file, report
+        self._number = Counter[str]()  # of elements so far, by the name of the array
+        self._has_text = set[str]()
+        self._first: dict[str, list[int]] = {}  # elements without a text, before one with a text
+
+    def count(self, array: str, text: str | None) -> None:
+        """Count the next element of an array."""
+        self._number[array] += 1
+        number = self._number[array]
+        if text is not None:
+            self._has_text.add(array)
+            for earlier in self._first.pop(array, ()):
+                self._skip(array, earlier)
+        if array in self._has_text and not (text or "").strip():
+            self._skip(array, number)
+        elif text is None and len(self._first.setdefault(array, [])) < _ENOUGH:
+            self._first[array].append(number)
+
+    def _skip(self, array: str, number: int) -> None:
+        self._report.empty_rows += 1
+        name = f"{array} " if array else ""
+        self._report.skip_row(self._file, f" {name}item {number}: no text")
 
 
 class _Values:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from bert_jax.data.prose import read_paragraphs
+from bert_jax.data.source import ReadReport
 
 WAYS = ("lines", "blank_lines")
 
@@ -32,7 +33,9 @@ def read_blocks(batches: Iterable[Sequence[str]], *, lines: bool, sentences: boo
 _MAX_LINES = 10_000
 
 
-def read_separated(batches: Iterable[Sequence[str]], *, separator: str, sentences: bool) -> Iterator[str | None]:
+def read_separated(
+    batches: Iterable[Sequence[str]], *, separator: str, sentences: bool, report: ReadReport
+) -> Iterator[str | None]:
     """Yield the paragraphs (or `sentences`) between occurrences of a separator, and None after each document."""
     part: list[str] = []
     for batch in batches:
@@ -41,6 +44,7 @@ def read_separated(batches: Iterable[Sequence[str]], *, separator: str, sentence
                 part.append(line)
             else:
                 first, *others = line.split(separator)
+                report.separators += len(others)
                 for text in others:
                     yield from _read_block([*part, first], sentences=sentences)
                     part, first = [], text

@@ -8,6 +8,8 @@ from bert_jax.errors import UserError
 
 LEFT_OUT = "left out: "  # a problem that is a whole file
 MAX_PROBLEMS = 20  # problems kept as examples; all are counted
+_MAX_EXAMPLES = 4  # of the rows of a file
+_NUM_SHOWN, _SHOWN_CHARS = 3, 120  # of those in a warning
 
 
 class NoTextError(UserError):
@@ -85,20 +87,30 @@ class ReadReport:
     invalid_utf8: int = 0  # byte sequences (or lone surrogates) replaced by U+FFFD
     nul_characters: int = 0  # removed
     long_lines_cut: int = 0
-    broken_lines: int = 0  # invalid JSON lines, skipped
+    broken_lines: int = 0  # JSON lines that are invalid or have no text, skipped
     broken_rows: int = 0  # rows of a table with another number of columns than its header, skipped
+    empty_rows: int = 0  # rows of a table, or elements of a JSON array, whose text is empty or null, skipped
+    separators: int = 0  # occurrences of the separator of `TextLayout.documents`
     not_text: int = 0  # files, or members of an archive, that are not UTF-8 text: skipped
     left_out: int = 0  # files outside of the corpus: metadata, HTML, images, tables without the column of the text
     left_out_bytes: int = 0  # of those that may be text: after decompression
     remedy: str = ""  # what to type to read the first of those
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
     members: dict[str, int] = field(default_factory=dict)  # texts inside archives, by format
+    skipped_rows: dict[str, int] = field(default_factory=dict)  # those of the first MAX_PROBLEMS files that have some
     problems: list[str] = field(default_factory=list)  # the first MAX_PROBLEMS, each with file and line
 
     def add_problem(self, problem: str) -> None:
         """Keep up to MAX_PROBLEMS problems as examples."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
+
+    def skip_row(self, file: str, problem: str) -> None:
+        """Count a row or line of a file that is skipped, and keep the first as examples; a caller counts its kind."""
+        if file in self.skipped_rows or len(self.skipped_rows) < MAX_PROBLEMS:
+            self.skipped_rows[file] = self.skipped_rows.get(file, 0) + 1
+            if self.skipped_rows[file] <= _MAX_EXAMPLES:
+                self.add_problem(f"{file}:{problem}")
 
     def leave_out(self, reason: str, *, num_bytes: int = 0) -> None:
         """Count a file that is left out; `num_bytes` is its size if it may be text."""
@@ -129,20 +141,32 @@ class ReadReport:
                 self.add_format(source, name)
         for name, count in other.members.items():
             self.add_members(name, count)
+        for file, count in other.skipped_rows.items():
+            if file in self.skipped_rows or len(self.skipped_rows) < MAX_PROBLEMS:
+                self.skipped_rows[file] = self.skipped_rows.get(file, 0) + count
         for problem in other.problems:
             self.add_problem(problem)
 
     def warnings(self) -> list[str]:
-        """Return one line for each kind of text that was replaced, split or skipped in files that are read."""
+        """Return a line for each kind of text that was replaced, split or skipped, and for each file with such rows."""
         counts = (
-            (self.broken_lines, "invalid JSON line", "skipped"),
+            (self.broken_lines, "JSON line", "skipped: invalid, or without a text"),
             (self.broken_rows, "row", "of tables skipped: another number of columns than the header"),
+            (self.empty_rows, "row", "skipped: the text is empty or null"),
             (self.invalid_utf8, "invalid UTF-8 sequence", "replaced by U+FFFD"),
             (self.nul_characters, "NUL character", "removed"),
             (self.long_lines_cut, "line", "too long, split at white space"),
         )
         lines = [f"{count:,} {what}{'s' * (count > 1)} {done}" for count, what, done in counts if count]
-        return lines + [problem for problem in self.problems if not problem.startswith(LEFT_OUT)]
+        problems = [problem for problem in self.problems if not problem.startswith(LEFT_OUT)]
+        for file, count in self.skipped_rows.items():
+            examples = [problem for problem in problems if problem.startswith(f"{file}:")]
+            problems = [problem for problem in problems if problem not in examples]
+            rows = [problem[len(file) + 1 :].strip()[:_SHOWN_CHARS] for problem in examples[:_NUM_SHOWN]]
+            shown = [f"line {row}" if row[:1].isdecimal() else row for row in rows]
+            more = "; ..." * (count > len(shown) > 0)
+            lines.append(f"{file}: {count:,} skipped{': ' * bool(shown)}{'; '.join(shown)}{more}")
+        return lines + problems
 
     def require_text(self, inputs: str | Sequence[str]) -> None:
         """Raise an error for a corpus without text, or of which most is left out.
