@@ -14,6 +14,7 @@ from bert_jax.config.task_options import DataOptions, OwnOptions
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import Gold
 from bert_jax.kinds.classification import Classification
+from bert_jax.tasks import files
 from bert_jax.tasks.interface import Task
 from bert_jax.tasks.own_labels import sorted_labels
 from bert_jax.tasks.registry import open_task
@@ -60,6 +61,21 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
     assert [example.text for example in by_file.read("train")] == ["x"]
     (tmp_path / name).write_text(content)
     assert [example.text for example in by_file.read("dev")] == ["x"]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_json_is_read_by_what_it_contains_not_by_its_suffix(tmp_path: Path, name: str):
+    rows = [{"text": "x", "label": "a", "data": [{"y": 1}]}, {"text": "y", "label": "b"}]
+    forms = [rows, {"version": "1", "data": rows}, {"data": rows}]
+    contents = [json.dumps(form, indent=indent) for form in forms for indent in (None, 1)]
+    for content in (*contents, "\n".join(map(json.dumps, rows)), "\ufeff\n" + contents[0]):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        task = own(tmp_path, kind="classification")
+        assert [(example.text, example.label) for example in task.read("train")] == [("x", 0), ("y", 1)], content
+    for damaged in (contents[1][:-9], contents[3][:-9]):
+        (tmp_path / name).write_text(damaged)
+        with pytest.raises(UserError, match=rf"{name}( line \d+)?: not JSON"):
+            own(tmp_path, kind="classification").read("train")
 
 
 MULTILABEL: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -296,5 +312,8 @@ def test_an_empty_dev_file_of_choices_is_called_empty(tmp_path: Path):
 
 def test_a_file_of_json_lines_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": "a"}])
-    monkeypatch.setattr("bert_jax.tasks.own_records.read_text", lambda path: pytest.fail(f"{path} is read twice"))
+    paths: list[Path] = []
+    read_text = files.read_text
+    monkeypatch.setattr(files, "read_text", lambda path: paths.append(path) or read_text(path))
     assert len(own(tmp_path, kind="classification", labels="a,b").read("train")) == 1
+    assert paths == [tmp_path / "train.jsonl"]

@@ -11,6 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.json_files import fitted, parse_json, parse_object
 
 _MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
+_START = 1 << 16  # bytes that show a file's form
 _MAX_VALUES = 32_000_000  # of a JSON file: 6 GB of memory at worst; a gigabyte of SQuAD's form has 25 million
 
 
@@ -41,6 +42,17 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path} line {line}: not UTF-8 text: convert the file to UTF-8") from error
+
+
+def read_start(path: Path) -> str:
+    """Return the first characters of a file's text, without its byte order mark; "" if there is no such file.
+
+    Raises:
+      UserError: if the file cannot be opened.
+    """
+    if not path.is_file():
+        return ""
+    return next((stream.peek(_START).decode("utf-8-sig", "replace") for stream in open_texts(str(path))), "")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

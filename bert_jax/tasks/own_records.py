@@ -4,6 +4,7 @@ Lists of words or tags are space-separated strings; in JSON they may also be lis
 """
 
 import ast
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,11 +15,13 @@ from typing import Any
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.arrow_files import read_arrow_rows
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_text
+from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_start
 from bert_jax.tasks.interface import Task, find_file, split_file
 from bert_jax.tasks.tables import SUFFIXES, read_table
 
 _NUMPY = re.compile(r"""(["'])[ \n]+["']""")
+_ARRAY = re.compile(r"\s*\[\s*\{")
+_OBJECT = re.compile(r'\s*\{(?:[^\n]{0,1000}?"data"\s*:\s*\[\s*\{|\s*\n)')
 PARQUET, TEXT = ".parquet", ".txt"
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
@@ -136,7 +139,7 @@ class Record:
 def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[Record]:
     """Yield the records of a split. Dev may also be called validation, valid or val.
 
-    The suffix of the file is .jsonl or .json (objects, one per line or in an array), .csv or .tsv, or .parquet. With
+    The suffix of the file is .jsonl or .json (objects, one per line or in an array, also under "data"), .csv or .tsv, or .parquet. With
     `texts` it may also be .txt: each line that is not blank is a record with this column.
     """
     suffixes = (".jsonl", ".json", *SUFFIXES, PARQUET, *([TEXT] if texts else []))
@@ -161,15 +164,25 @@ def records_of(path: Path, *, texts: str = "") -> Iterator[Record]:
         for number, line in numbered_lines(path):
             if line.strip():
                 yield Record({texts: line.strip()}, f"{path} line {number}", of_table=True)
-    elif ".json" in path.suffixes and read_text(path).lstrip()[:1] == "[":
-        yield from _array(path)
+    elif (objects := _one_value(path)) is not None:
+        for number, fields in enumerate(objects):
+            if not isinstance(fields, dict):
+                raise UserError(f"{path}: item {number} of the array is not a JSON object: write objects, {{...}}")
+            yield Record(fields, f"{path} item {number}")
     else:
         for location, fields in read_json_lines(path):
             yield Record(fields, location)
 
 
-def _array(path: Path) -> Iterator[Record]:
-    for number, fields in enumerate(read_json(path)):
-        if not isinstance(fields, dict):
-            raise UserError(f"{path}: item {number} of the array is not a JSON object: write objects, {{...}}")
-        yield Record(fields, f"{path} item {number}")
+def _one_value(path: Path) -> list[Any] | None:
+    """Return the elements of a file that is one array, or an object with an array under "data"; None for JSON lines."""
+    text = read_start(path)
+    if _ARRAY.match(text) or (".json" in path.suffixes and text.lstrip()[:1] == "["):
+        return read_json(path)
+    if not _OBJECT.match(text):
+        return None
+    with contextlib.suppress(UserError):  # of lines, each of which is an object
+        rows = read_json(path).get("data")
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            return rows
+    return None
