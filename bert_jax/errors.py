@@ -25,6 +25,11 @@ class UserError(Exception):
         super().__init__(text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 row", "2 rows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def closest(value: str, choices: Collection[str], *, n: int = 3, cutoff: float = 0.6) -> list[str]:
     """Return up to `n` choices that are spelled like a value, which may have megabytes: its start is compared."""
     return difflib.get_close_matches(value[:_COMPARED], choices, n=n, cutoff=cutoff)

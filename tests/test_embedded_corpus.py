@@ -193,7 +193,7 @@ def test_the_estimate_counts_the_time_to_parse_the_sources():
     def seconds(inputs: str) -> int:
         lines: list[str] = []
         describe_inputs(DataConfig(input=inputs, num_workers=1), out="", max_seq_lengths=(128,), report=lines.append)
-        match = re.search(r"; (\d+) s with 1 workers$", lines[0])
+        match = re.search(r"; (\d+) s with 1 worker$", lines[0])
         assert match, lines[0]
         return int(match[1])
 

@@ -118,7 +118,7 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null, expected a text"),
         ("classification", '{"text": ["x"], "label": "a"}', {}, r"line 2: column 'text' holds \["),
         ("multilabel", '{"text": "x", "label": "a"}', {}, r"line 2: column 'label' is 'a': write a list of labels"),
-        ("multilabel", '{"text": "x", "label": null}', {}, r"line 2: column 'label' is None: write a list of labels"),
+        ("multilabel", '{"text": "x", "label": null}', {}, r"line 2: column 'label' is null: write a list of labels"),
         ("multilabel", '{"text": "x", "label": [["a"]]}', {}, r"line 2: column 'label' holds \["),
         (
             "multilabel",
@@ -129,9 +129,9 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("multilabel", '{"text": "x", "label": []}', {}, r"no record of the train set has a label in column 'label'"),
         ("regression", '{"text": "x", "label": NaN}', {}, r"line 2: nan is not a number: fix column label"),
         ("regression", '{"text": "x", "label": Infinity}', {}, r"line 2: inf is not a number: fix column label"),
-        ("regression", '{"text": "x", "label": null}', {}, r"line 2: None is not a number"),
+        ("regression", '{"text": "x", "label": null}', {}, r"line 2: null is not a number"),
         ("tags", '{"text": 5, "label": ["O"]}', {}, r"line 2: column 'text' is 5: write a list of words"),
-        ("tags", '{"text": ["a"], "label": null}', {}, r"line 2: column 'label' is None: write a list of words"),
+        ("tags", '{"text": ["a"], "label": null}', {}, r"line 2: column 'label' is null: write a list of words"),
         ("tags", '{"text": [null], "label": ["O"]}', {}, r"line 2: column 'text' holds null, expected a text"),
         ("span", '{"text": "x", "c": "a b", "ladle": "a"}', {"text_pair": "c"}, r"line 2: there is no column 'label'"),
         ("span", '{"text": "x", "c": null, "label": "a"}', {"text_pair": "c"}, r"line 2: column 'c' holds null"),
@@ -139,13 +139,13 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
             "span",
             '{"text": "x", "c": "a b", "label": "a", "answer_start": null}',
             {"text_pair": "c"},
-            r"line 2: column 'answer_start' is None: write the index",
+            r"line 2: column 'answer_start' is null: write the index",
         ),
         (
             "span",
             '{"text": "x", "c": "a b", "label": ["a", "b"], "answer_start": [0]}',
             {"text_pair": "c"},
-            r"line 2: 2 answers but 1 values in 'answer_start': give one per answer",
+            r"line 2: 2 answers but 1 value in 'answer_start': give one per answer",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_test_set_needs_no_labels_and_train_and_dev_do(tmp_path: Path, kind: s
     assert all(file.stat().st_size for file in files)
     if kind == "tags":
         assert files[0].read_text() == "the B-PER\nbob B-PER\n"
-    with pytest.raises(UserError, match=r"dev.jsonl line 1: (there is no column|unknown label None)"):
+    with pytest.raises(UserError, match=r"dev.jsonl line 1: (there is no column|unknown label null)"):
         task.load("dev", tokenizer=tokenizer())
 
 

@@ -107,7 +107,7 @@ def test_written_predictions_are_what_conlleval_reads(tmp_path: Path):
         ("Bob B-PER\nsat o\n", "line 2: tag 'o' is not O, B-TYPE or I-TYPE"),
         ("Bob sat .\tB-PER O O\n", "line 1: 'B-PER O O' is not a tag: .* for a sentence per line use"),
         ("a\tO\n\tB-PER\n", "line 2: the word is empty"),
-        ("Bob\n", "line 1: 1 columns, expected 2"),
+        ("Bob\n", "line 1: 1 column, expected 2"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, content: str, match: str):

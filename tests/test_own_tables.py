@@ -71,7 +71,7 @@ def test_a_table_is_read_alike_for_a_corpus_and_for_a_task(tmp_path: Path):
         ("text,label\na,b,1\n", r"line 2: 3 columns, expected 2 \(text, label\): .* contains ',' needs \"double"),
         ("text,text\na,b\n", "line 1: two columns are called 'text'"),
         ('text,label\n"a,b\n', "line 2: unexpected end of data"),
-        ('text,label\n"a\nb",1\nc\n', r"line 4: 1 columns, expected 2"),
+        ('text,label\n"a\nb",1\nc\n', r"line 4: 1 column, expected 2"),
     ],
 )
 def test_a_wrong_row_is_one_line(tmp_path: Path, text: str, match: str):

@@ -236,7 +236,7 @@ def test_a_row_of_a_table_that_is_wrong_fails_alone(pretrained, tmp_path):
         pretrained, task="embed", input=str(tmp_path / "a.csv"), output=str(tmp_path / "out"), report=told.append
     )
     assert counts == Counts(3, 1)
-    assert told[0] == "line 3: has 1 columns, the first line 2"
+    assert told[0] == "line 3: has 1 column, the first line 2"
 
 
 @pytest.mark.parametrize("content", [b"PAR1\x15\x04\x15", b"PK\x03\x04\0\0text", b"\x1f\x8b\x08\0\0\0"])

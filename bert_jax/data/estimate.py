@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from bert_jax.data.opening import without_compression
 from bert_jax.data.records import row_spec
 from bert_jax.data.source import TextSource
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.progress import duration, format_bytes
 
 # Expansion of compressed text, measured on novels with each program's default settings.
@@ -39,9 +39,10 @@ def describe_estimate(
     sequences = ", ".join(f"{number:,} sequences of {length}" for length, number in rows.items())
     size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths, objective=objective))
     seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers + embedded_bytes / _EMBEDDED_BYTES_PER_SECOND
+    time = duration(seconds) if seconds >= 1 else "less than 1 s"
     return (
         f"estimate: {format_bytes(text_bytes)} of text, {sequences}, {size} in total (plus "
-        f"{format_bytes(text_bytes)} during the build); {duration(seconds)} with {num_workers} workers"
+        f"{format_bytes(text_bytes)} during the build); {time} with {counted(num_workers, 'worker')}"
     )
 
 

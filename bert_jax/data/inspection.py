@@ -276,6 +276,7 @@ def _warnings(sample: Sample, config: DataConfig) -> list[str]:
     lines = [f"warning: {of}{warning}" for warning in sample.report.warnings()]
     if config.documents and config.documents not in WAYS and not sample.report.separators:
         lines.append(
-            f"warning: {of}data.documents={config.documents!r} is in none of the texts, so each plain text is one document"
+            f"warning: {of}data.documents={config.documents!r} is in none of the texts, so each plain text is one "
+            "document"
         )
     return lines

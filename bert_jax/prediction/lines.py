@@ -10,7 +10,7 @@ from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.data.file_types import why_not_text
 from bert_jax.data.formats import binary_format
 from bert_jax.data.tables import CSV_DELIMITERS, SAMPLE_LINES, Dialect, delimited_rows, find_dialect
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.json_files import parse_object
 from bert_jax.prediction.plain_rows import is_plain
 from bert_jax.progress import ByteProgress
@@ -89,7 +89,7 @@ def _table_rows(
                 header = [cell.strip() for cell in cells]
                 _check_header(header, name=name, task=task, columns=columns)
             elif len(cells) != len(header):
-                yield number, None, f"has {len(cells)} columns, the first line {len(header)}"
+                yield number, None, f"has {counted(len(cells), 'column')}, the first line {len(header)}"
             else:
                 yield number, dict(zip(header, cells, strict=True)), ""
     except csv.Error as error:

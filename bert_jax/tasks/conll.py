@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.tasks.entity_metrics import CHUNKS, is_chunk_tag, normalized_tags, scheme_of
 from bert_jax.tasks.files import numbered_lines
 
@@ -120,7 +120,8 @@ def _blocks(lines: Sequence[tuple[int, str]], *, path: Path, layout: _Layout) ->
             columns = layout.split(line)
             if len(columns) != layout.width or layout.width < 2:
                 raise UserError(
-                    f"{path} line {number}: {len(columns)} columns, expected {max(layout.width, 2)}: fix the line"
+                    f"{path} line {number}: {counted(len(columns), 'column')}, expected {max(layout.width, 2)}: fix "
+                    "the line"
                 )
             rows.append(_Row(number, columns))
 

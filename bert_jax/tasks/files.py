@@ -1,13 +1,14 @@
 """Readers of text, TSV and JSON files whose errors name the file and the line."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.data.opening import open_texts
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.json_files import fitted, parse_json, parse_object
 
 _MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
@@ -88,7 +89,7 @@ def read_tsv(path: Path, *, columns: Sequence[str] = (), skip_malformed: bool = 
             if skip_malformed or not line:
                 continue
             raise UserError(
-                f"{path} line {number}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): "
+                f"{path} line {number}: {counted(len(fields), 'column')}, expected {len(names)} ({', '.join(names)}): "
                 "fix the line; fields are separated by single tabs"
             )
         yield Row(dict(zip(names, fields, strict=True)), f"{path} line {number}")
@@ -135,6 +136,11 @@ def column(row: Row, name: str) -> str:
     return row.fields[name]
 
 
+def written(value: Any) -> str:
+    """Return a value of a record for a message, null and truth values as JSON writes them."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:60]
+
+
 def finite_number(value: Any, *, location: str, name: str) -> float:
     """Return a field as a number.
 
@@ -146,5 +152,5 @@ def finite_number(value: Any, *, location: str, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{location}: {value!r} is not a number: fix column {name}")
+        raise UserError(f"{location}: {written(value)} is not a number: fix column {name}")
     return number

@@ -7,6 +7,7 @@ from typing import Any
 
 from bert_jax.config.task_options import OwnOptions
 from bert_jax.errors import UserError
+from bert_jax.tasks.files import written
 from bert_jax.tasks.own_records import Record
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -75,4 +76,4 @@ def is_truth(value: Any, *, record: Record, name: str) -> bool:
         return True
     if text in ("0", "0.0", "false", ""):
         return False
-    raise UserError(f"{record.location}: column {name!r} is {value!r}: write 0 or 1")
+    raise UserError(f"{record.location}: column {name!r} is {written(value)}: write 0 or 1")

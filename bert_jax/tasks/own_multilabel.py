@@ -9,6 +9,7 @@ from bert_jax.errors import UserError
 from bert_jax.kinds.base import sigmoid
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.tasks import metrics, texts
+from bert_jax.tasks.files import written
 from bert_jax.tasks.interface import Outputs, Split, gold_targets
 from bert_jax.tasks.metrics import f1_from_counts
 from bert_jax.tasks.own_labels import configured_labels, is_truth, label_note, listed, sorted_labels
@@ -80,7 +81,7 @@ class OwnMultiLabelTask(OwnTextTask):
         if self._vectors:
             if not isinstance(value, list) or len(value) != len(target) or not all(_is_bit(item) for item in value):
                 raise UserError(
-                    f"{record.location}: column {self.own.label!r} is {str(value)[:60]}: write a list of "
+                    f"{record.location}: column {self.own.label!r} is {written(value)}: write a list of "
                     f"{len(target)} numbers, 0 or 1, as in the other records"
                 )
             return np.array(value, np.float32)
@@ -93,7 +94,9 @@ class OwnMultiLabelTask(OwnTextTask):
         if isinstance(value, str) and (record.of_table or separator):
             value = self._parts(value, record=record)
         if not isinstance(value, list):
-            raise UserError(f"{record.location}: column {column!r} is {value!r}: write a list of labels, [] for none")
+            raise UserError(
+                f"{record.location}: column {column!r} is {written(value)}: write a list of labels, [] for none"
+            )
         return [record.as_text(name, name=column).strip() for name in value]
 
     def _parts(self, value: str, *, record: Record) -> list[Any]:

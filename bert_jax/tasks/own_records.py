@@ -15,7 +15,7 @@ from typing import Any
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.arrow_files import read_arrow_rows
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_start
+from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_start, written
 from bert_jax.tasks.interface import Task, find_file, split_file
 from bert_jax.tasks.tables import SUFFIXES, read_table
 
@@ -92,7 +92,7 @@ class Record:
             return tuple(value.split())
         if not isinstance(value, list):
             raise UserError(
-                f"{self.location}: column {name!r} is {value!r}: write a list of words, or words separated by spaces"
+                f"{self.location}: column {name!r} is {written(value)}: write a list of words, or words separated by spaces"
             )
         return tuple(self.as_text(item, name=name) for item in value)
 

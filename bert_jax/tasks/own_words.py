@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
+from bert_jax.tasks.files import written
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
 from bert_jax.tasks.squad import SpanTask
 from bert_jax.tasks.squad_files import Answer, Question
@@ -64,7 +65,7 @@ class OwnSpanTask(OwnTask, SpanTask):
         starts = start if isinstance(start, list) else [start] * len(answers)
         if len(starts) != len(answers):
             raise UserError(
-                f"{record.location}: {len(answers)} answers but {len(starts)} values in {own.answer_start!r}: give "
+                f"{record.location}: {counted(len(answers), 'answer')} but {counted(len(starts), 'value')} in {own.answer_start!r}: give "
                 "one per answer"
             )
         texts = [record.as_text(text, name=own.label) for text in answers]
@@ -86,7 +87,7 @@ class OwnSpanTask(OwnTask, SpanTask):
             return int(value)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
-                f"{record.location}: column {self.own.answer_start!r} is {value!r}: write the index of the answer's "
+                f"{record.location}: column {self.own.answer_start!r} is {written(value)}: write the index of the answer's "
                 "first character in the context, from 0"
             ) from None
 
@@ -129,7 +130,9 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
                 "per choice, separated by commas, in config.own.choices"
             )
         if len(endings) < 2:
-            raise UserError(f"{record.location}: {len(endings)} choices in column {names[0]!r}: write at least two")
+            raise UserError(
+                f"{record.location}: {counted(len(endings), 'choice')} in column {names[0]!r}: write at least two"
+            )
         return [record.as_text(ending, name=names[0]) for ending in endings]
 
     def _example(self, record: Record, split: str) -> ChoiceExample:
@@ -141,7 +144,7 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
             return ChoiceExample(text, endings, None)
         if str(label) not in map(str, range(len(endings))):
             raise UserError(
-                f"{record.location}: unknown label {label!r}: write the index of the correct choice, 0 to "
+                f"{record.location}: unknown label {written(label)}: write the index of the correct choice, 0 to "
                 f"{len(endings) - 1}"
             )
         return ChoiceExample(text, endings, int(str(label)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.data.tables import CSV_DELIMITERS, SAMPLE_LINES, Dialect, delimited_rows, find_dialect
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.tasks.files import Row, read_text
 
 SUFFIXES = (".csv", ".tsv")
@@ -84,7 +84,7 @@ def _rows(text: str, *, path: Path, dialect: Dialect) -> Iterator[Row]:
                 if len(fields) != len(names):
                     mark = "a tab" if dialect.delimiter == "\t" else repr(dialect.delimiter)
                     raise UserError(
-                        f"{location}: {len(fields)} columns, expected {len(names)} ({', '.join(names)}): fix the line; "
+                        f"{location}: {counted(len(fields), 'column')}, expected {len(names)} ({', '.join(names)}): fix the line; "
                         f'a field that contains {mark} needs "double quotes"'
                     )
                 yield Row(dict(zip(names, fields, strict=True)), location)
