@@ -92,7 +92,8 @@ class Record:
             return tuple(value.split())
         if not isinstance(value, list):
             raise UserError(
-                f"{self.location}: column {name!r} is {written(value)}: write a list of words, or words separated by spaces"
+                f"{self.location}: column {name!r} is {written(value)}: write a list of words, or words separated by "
+                "spaces"
             )
         return tuple(self.as_text(item, name=name) for item in value)
 
@@ -139,8 +140,8 @@ class Record:
 def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[Record]:
     """Yield the records of a split. Dev may also be called validation, valid or val.
 
-    The suffix of the file is .jsonl or .json (objects, one per line or in an array, also under "data"), .csv or .tsv, or .parquet. With
-    `texts` it may also be .txt: each line that is not blank is a record with this column.
+    The suffix of the file is .jsonl or .json (objects, one per line or in an array, also under "data"),
+    .csv or .tsv, or .parquet. With `texts` it may also be .txt: each line that is not blank is a record with this column.
     """
     suffixes = (".jsonl", ".json", *SUFFIXES, PARQUET, *([TEXT] if texts else []))
     stems = _STEMS[split]

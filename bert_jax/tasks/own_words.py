@@ -65,8 +65,8 @@ class OwnSpanTask(OwnTask, SpanTask):
         starts = start if isinstance(start, list) else [start] * len(answers)
         if len(starts) != len(answers):
             raise UserError(
-                f"{record.location}: {counted(len(answers), 'answer')} but {counted(len(starts), 'value')} in {own.answer_start!r}: give "
-                "one per answer"
+                f"{record.location}: {counted(len(answers), 'answer')} but {counted(len(starts), 'value')} in "
+                f"{own.answer_start!r}: give one per answer"
             )
         texts = [record.as_text(text, name=own.label) for text in answers]
         return tuple(
@@ -87,8 +87,8 @@ class OwnSpanTask(OwnTask, SpanTask):
             return int(value)
         except (TypeError, ValueError, OverflowError):
             raise UserError(
-                f"{record.location}: column {self.own.answer_start!r} is {written(value)}: write the index of the answer's "
-                "first character in the context, from 0"
+                f"{record.location}: column {self.own.answer_start!r} is {written(value)}: write the index of the "
+                "answer's first character in the context, from 0"
             ) from None
 
 
