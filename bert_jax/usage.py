@@ -73,5 +73,4 @@ def as_flags(message: str, *, names: Collection[str]) -> str:
 
     message = re.sub(r" \(prepare --[^)]*\)", "", message)
     message = re.sub(r"(?:--)?\bconfig\.(?:data|model)\.(\w+)", flag, message)
-    message = re.sub(r"(?<![\w./])data\.(\w+)(?=[=:' ])", flag, message)
-    return re.sub(r"(?<=type )(vocab_size)(?==)", flag, message)
+    return re.sub(r"(?<![\w./])data\.(\w+)(?=[=:' ])", flag, message)

@@ -9,6 +9,7 @@ from text_corpus import make_documents, write_corpus, write_vocabulary
 from bert_jax.data import dataset_info, shards
 from bert_jax.data.builder import load_dataset_info
 from bert_jax.errors import UserError
+from bert_jax.usage import as_flags
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_files_in_the_way_are_not_taken_for_a_data_set(corpus, tmp_path):
         ({"heldout_fraction": 0.95}, {}, "heldout_fraction=0.95"),
         ({"short_seq_prob": 1.5}, {}, "short_seq_prob=1.5"),
         ({"num_workers": -1}, {}, "num_workers=-1"),
+        (
+            {"language": "xx"},
+            {},
+            r"data\.language='xx' is not a language code: write one of ISO 639-1, .* en, de or zh",
+        ),
+        ({"language": "English"}, {}, r"data\.language='English' is not a language code"),
+        ({"seed": 10**23}, {}, r"data\.seed=10{23}: must not be negative, nor larger than 9223372036854775807"),
         ({}, {"recipe": "new"}, "recipe='new': choose one of modern, original"),
         ({}, {"runner": "spark"}, "runner='spark': choose one of local, beam"),
         ({}, {"lengths": ()}, "max_seq_length is empty: give at least one"),
@@ -98,6 +106,36 @@ def test_no_permission_gets_one_line(corpus, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose an --out that you may write to"):
         build(config_for(corpus), tmp_path / "file" / "out")
+
+
+def test_an_out_that_cannot_be_written_is_said_before_the_text_is_read(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("bert_jax.data.builder.read_sample", None)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match=rf"--out={file}: {file} is not a folder: choose an --out"):
+        build(config_for(corpus), file)
+    with pytest.raises(
+        UserError, match=r"--out=/proc/x: cannot write in /proc \(.*\): choose an --out that you may write"
+    ):
+        build(config_for(corpus), "/proc/x")
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_vocabulary_that_the_text_does_not_support_leaves_no_unfinished_data_set(corpus, tmp_path, exists):
+    config, out = dataclasses.replace(config_for(corpus), vocab=""), tmp_path / "out"
+    if exists:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"a vocabulary of 30522 tokens is more than .* type --config\.model\.vocab_size="
+    ) as error:
+        build(config, out)
+    assert "type --vocab_size=" in as_flags(str(error.value), names={"vocab_size"})
+    assert [path.name for path in tmp_path.glob("out/*")] == ["notes.txt"] * exists
+    assert out.exists() == exists
+    size = int(str(error.value).split("vocab_size=")[1].split(",")[0])
+    assert build(config, out, vocab_size=size)[0].vocab_size == size
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from built_datasets import LENGTH, build, config_for, content, make_corpus, use_small_shards
 from text_corpus import make_documents, write_corpus, write_vocabulary
 
-from bert_jax.data import builder, intermediate, shards
+from bert_jax.data import builder, intermediate, output_folder, shards
 from bert_jax.data.builder import load_dataset_info
 from bert_jax.errors import UserError
 
@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up_gets_one_line_and_the_next_run_goes_on(corpus, tmp
 def test_two_builds_do_not_write_to_the_same_folder(corpus, tmp_path):
     tmp_path.joinpath("out").mkdir()
     with (
-        builder._exclusive(tmp_path / "out"),
+        output_folder.exclusive(tmp_path / "out"),
         pytest.raises(UserError, match="another process is building"),
     ):
         build(config_for(corpus), tmp_path / "out")

@@ -232,11 +232,11 @@ def test_unused_slots_follow_the_special_pieces():
     ("texts", "low"), [(TEXTS, True), (["a b c", "hello hello world"], True), (["x ▁a ▁▁ ▅y"], False)]
 )
 def test_a_size_the_text_does_not_support_is_refused_with_the_largest_that_it_does(texts: list[str], low: bool):
-    with pytest.raises(UserError, match=r"vocab_size=9999 is more than the text supports") as caught:
+    with pytest.raises(UserError, match=r"a vocabulary of 9999 tokens is more than the text supports") as caught:
         learn_vocabulary(texts, vocab_size=9999, do_lower_case=low)
-    largest = int(str(caught.value).split("type vocab_size=")[1].split(",")[0])
+    largest = int(str(caught.value).split("type --config.model.vocab_size=")[1].split(",")[0])
     assert learn_vocabulary(texts, vocab_size=largest, do_lower_case=low).size == largest
-    with pytest.raises(UserError, match=rf"type vocab_size={largest}, the largest possible"):
+    with pytest.raises(UserError, match=rf"type --config\.model\.vocab_size={largest}, the largest possible"):
         learn_vocabulary(texts, vocab_size=largest + 1, do_lower_case=low)
 
 
@@ -244,7 +244,7 @@ def test_a_size_with_no_room_for_letters_is_refused_with_one_that_works():
     for too_small in (-1, 0, 4, 5, 6, 8, 10):
         with pytest.raises(UserError, match=r"too small for the characters of the text") as caught:
             learn_vocabulary(["a b c", "hello hello world"], vocab_size=too_small, do_lower_case=True)
-    size = int(str(caught.value).split("type vocab_size=")[1].split()[0])
+    size = int(str(caught.value).split("type --config.model.vocab_size=")[1].split()[0])
     assert learn_vocabulary(["a b c", "hello hello world"], vocab_size=size, do_lower_case=True).size == size
 
 

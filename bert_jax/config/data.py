@@ -1,9 +1,10 @@
 """Config of the pre-training data: where the text comes from and how sequences are built from it."""
 
 import dataclasses
+import re
 
 from bert_jax.config.builder import check_fields
-from bert_jax.config.fields import field
+from bert_jax.config.fields import MAX_SEED, field
 from bert_jax.errors import UserError, closest
 
 MIN_SEQ_LENGTH = 8  # [CLS] A [SEP] B [SEP] with two tokens per segment and one spare
@@ -70,7 +71,30 @@ class DataConfig:
     )
     num_workers: int = field(0, at_least=0, unit="processes", doc="Processes that build the data set; 0: one per core.")
     # 12345: the default of the original's create_pretraining_data.py
-    seed: int = field(12345, at_least=0, doc="Seed of the data set; one data set serves every training seed.")
+    seed: int = field(
+        12345, at_least=0, at_most=MAX_SEED, doc="Seed of the data set; one data set serves every training seed."
+    )
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")
+# ISO 639-1, with the codes that were withdrawn and are still in use.
+_TWO_LETTERS = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik in io is it iu iw "
+    "ja ji jv jw ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mo mr ms mt "
+    "my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm "
+    "sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+
+
+def _check_language(value: str) -> None:
+    """Check that a language exists, as far as its code shows: with rules for another, sentences are split wrongly."""
+    code = value.partition("-")[0]
+    if not _LANGUAGE.fullmatch(value) or (len(code) == 2 and code not in _TWO_LETTERS.split()):
+        raise UserError(
+            f"data.language={value!r:.40} is not a language code: write one of ISO 639-1, in small letters, such as "
+            "en, de or zh"
+        )
 
 
 _DOCUMENTS = ("lines", "blank_lines")
@@ -102,6 +126,7 @@ def check_packing(data: DataConfig) -> None:
       UserError: naming the field and what to type.
     """
     check_fields(data, path="data")
+    _check_language(data.language)
     _check_documents(data.documents)
     for name in ("max_instances_per_row", "max_instance_length"):
         value = getattr(data, name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from bert_jax.errors import choose_one
 
+MAX_SEED = (1 << 63) - 1  # what NumPy and jax take
 _KEY = "bert_jax"
 
 
@@ -36,6 +37,8 @@ class Range:
         return self._bounds() + extra
 
     def _bounds(self) -> str:
+        if self.at_least == 0 and self.at_most == MAX_SEED:
+            return f"must not be negative, nor larger than {MAX_SEED}"
         if self.at_least is not None and self.at_most is not None:
             return f"must be between {self.at_least:g} and {self.at_most:g}"
         if self.at_least is not None and self.below is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bert_jax.config.builder import absent_group_message, build, check_fields, to_dict
-from bert_jax.config.fields import field, group, optional_group
+from bert_jax.config.fields import MAX_SEED, field, group, optional_group
 from bert_jax.config.groups import (
     RECIPES,
     REMAT,
@@ -133,7 +133,9 @@ class FinetuneConfig:
     """
 
     task: str = field("mrpc", doc='Task; several separated by commas; "all" for the GLUE benchmark.')
-    seed: int = field(0, at_least=0, doc="Seed of shuffling, newly initialized parameters and dropout.")
+    seed: int = field(
+        0, at_least=0, at_most=MAX_SEED, doc="Seed of shuffling, newly initialized parameters and dropout."
+    )
     recipe: str = field(
         "modern",
         choices=RECIPES,

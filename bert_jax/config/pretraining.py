@@ -10,7 +10,7 @@ from bert_jax.config.attention import check_attention
 from bert_jax.config.builder import build, check_fields, choices_of, to_dict
 from bert_jax.config.data import MIN_SEQ_LENGTH, DataConfig, check_packing
 from bert_jax.config.distillation import DistillationConfig, check_distillation
-from bert_jax.config.fields import field, group, info, optional_group
+from bert_jax.config.fields import MAX_SEED, field, group, info, optional_group
 from bert_jax.config.groups import (
     RECIPES,
     CheckpointConfig,
@@ -112,7 +112,7 @@ class TrainConfig:
 class Config:
     """The complete config of a pre-training run."""
 
-    seed: int = field(0, at_least=0, doc="Seed of parameters, batches, masks and dropout.")
+    seed: int = field(0, at_least=0, at_most=MAX_SEED, doc="Seed of parameters, batches, masks and dropout.")
     recipe: str = field(
         "modern",
         choices=RECIPES,

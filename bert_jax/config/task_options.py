@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from bert_jax.config.data import MIN_SEQ_LENGTH
-from bert_jax.config.fields import field
+from bert_jax.config.fields import MAX_SEED, field
 
 # The rows of Table 7 (paper section 5.3).
 FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_last_four", "sum_all")
@@ -62,7 +62,7 @@ class DataOptions:
     max_eval_examples: int = field(
         0, at_least=0, unit="examples", doc="Dev examples to sample with `seed`; 0: all. Test sets are always whole."
     )
-    seed: int = field(0, at_least=0, doc="Seed for holding out and sampling examples.")
+    seed: int = field(0, at_least=0, at_most=MAX_SEED, doc="Seed for holding out and sampling examples.")
 
 
 @dataclasses.dataclass(frozen=True)

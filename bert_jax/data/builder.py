@@ -1,15 +1,11 @@
 """Build a pre-training data set from text: read, learn a vocabulary, write shards and metadata. Each step resumes."""
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import hashlib
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,14 @@ from bert_jax.data.inspection import Sample, inspect_corpus, layout_of, num_left
 from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.losses import check, measure
 from bert_jax.data.manifest import check_manifest, make_manifest
+from bert_jax.data.output_folder import (
+    Refused,
+    check_folder,
+    check_writable,
+    discarding,
+    exclusive,
+    system_errors,
+)
 from bert_jax.data.records import row_spec
 from bert_jax.data.shards import ShardSpec, dataset_directory, read_result, shard_name, write_shard
 from bert_jax.data.source import TextSource
@@ -75,6 +79,8 @@ def build_dataset(
     out = local_path(out, name="--out", expand=True).absolute()
     max_seq_lengths = tuple(dict.fromkeys(max_seq_lengths))
     _check_settings(config, max_seq_lengths, recipe, runner)
+    is_new = not out.exists()
+    check_folder(out)
     missing = [length for length in max_seq_lengths if not is_finished(out, max_seq_length=length)]
     try:
         sources = _find_sources(config.input, out=out, leave_out=leave_out, complete=not missing)
@@ -83,25 +89,27 @@ def build_dataset(
         return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
     tokenizer = load_given_vocabulary(config, vocab_size=vocab_size) if config.vocab else None
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
-    with _system_errors(out):
+    with system_errors(out):
         manifest = make_manifest(config, sources=sources, tokenizer=tokenizer, vocab_size=vocab_size, recipe=recipe)
         check_manifest(out, manifest, is_finished=not missing)
         if not missing:
             report(f"data set in {out} is complete, nothing to do")
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
+        check_writable(out)
         sample = read_sample(sources, config=config, report=report)
         report(_describe_estimate(sample, missing, config))
         text_bytes = sample.all_text_bytes()
         check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing, objective=config.objective)
         inspect_corpus(sample, config=config, report=report)
         out.mkdir(parents=True, exist_ok=True)
-        with _exclusive(out):
+        with exclusive(out):
             for leftover in out.glob(f".manifest.json.*{SUFFIX}"):  # of killed builds
                 leftover.unlink(missing_ok=True)
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
-            _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, sample)
+            with discarding(out, is_new=is_new):
+                _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, sample)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
 
 
@@ -203,13 +211,16 @@ class _Build:
         if not sample.is_complete or corpus.report.warnings() != sample.report.warnings():  # else they are said
             for warning in corpus.report.warnings():
                 self.report(f"warning: {warning}")
-        tokenizer = self._vocabulary(corpus, existing, vocab_size)
-        losses = measure(corpus.training_documents(), tokenizer=tokenizer, language=self.config.language)
-        self.report(losses.describe())
-        # No one can change the documents of the embedded corpus.
-        objective = "mlm" if self.config.input == EMBEDDED else self.config.objective
-        for warning in check(losses, objective=objective, is_learned=existing is None):
-            self.report(warning)
+        try:
+            tokenizer = self._vocabulary(corpus, existing, vocab_size)
+            losses = measure(corpus.training_documents(), tokenizer=tokenizer, language=self.config.language)
+            self.report(losses.describe())
+            # No one can change the documents of the embedded corpus.
+            objective = "mlm" if self.config.input == EMBEDDED else self.config.objective
+            for warning in check(losses, objective=objective, is_learned=existing is None):
+                self.report(warning)
+        except UserError as error:
+            raise Refused(str(error)) from error
         check_disk_space(
             self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths, objective=self.config.objective
         )
@@ -362,37 +373,3 @@ def _check_settings(config: DataConfig, max_seq_lengths: Sequence[int], recipe: 
         if not MIN_SEQ_LENGTH <= length <= 65535:
             raise UserError(f"max_seq_length={length}: must be between {MIN_SEQ_LENGTH} and 65535")
     check_packing(config)
-
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-
-
-@contextlib.contextmanager
-def _system_errors(out: Path) -> Iterator[None]:
-    """Turn errors of the operating system into one line; after Ctrl-C, say how to resume."""
-    try:
-        yield
-    except OSError as error:
-        resume = "finished work is kept; run the same command to resume"
-        if error.errno in _DISK_FULL:
-            raise UserError(f"the disk of {out} is full: free disk space; {resume}") from None
-        if error.errno not in _REFUSED:
-            raise
-        raise UserError(
-            f"{error.filename or out}: {error.strerror}: choose an --out that you may write to; {resume}"
-        ) from None
-    except KeyboardInterrupt:
-        print(f"stopped; finished shards are kept in {out}: run the same command to resume", file=sys.stderr)
-        raise
-
-
-@contextlib.contextmanager
-def _exclusive(out: Path) -> Iterator[None]:
-    """Lock `out` against other builds."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is building {out}: wait for it, or choose another --out") from None
-        yield

@@ -211,12 +211,12 @@ def learn_pieces(
     smallest, largest = num_reserved + len(singles), num_reserved + len(singles) + len(everything)
     if num_pieces + num_reserved > largest:
         raise UserError(
-            f"vocab_size={num_pieces + num_reserved} is more than the text supports{_long_words(counts)}: give more "
-            f"text, or type vocab_size={largest}, the largest possible"
+            f"a vocabulary of {num_pieces + num_reserved} tokens is more than the text supports{_long_words(counts)}: "
+            f"give more text, or type --config.model.vocab_size={largest}, the largest possible"
         )
     raise UserError(
-        f"vocab_size={num_pieces + num_reserved} is too small for the characters of the text: type "
-        f"vocab_size={smallest} or more, up to {largest}"
+        f"a vocabulary of {num_pieces + num_reserved} tokens is too small for the characters of the text: type "
+        f"--config.model.vocab_size={smallest} or more, up to {largest}"
     )
 
 

@@ -141,7 +141,8 @@ def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[
     """Yield the records of a split. Dev may also be called validation, valid or val.
 
     The suffix of the file is .jsonl or .json (objects, one per line or in an array, also under "data"),
-    .csv or .tsv, or .parquet. With `texts` it may also be .txt: each line that is not blank is a record with this column.
+    .csv or .tsv, or .parquet. With `texts` it may also be .txt: each line that is not blank is a record with this
+    column.
     """
     suffixes = (".jsonl", ".json", *SUFFIXES, PARQUET, *([TEXT] if texts else []))
     stems = _STEMS[split]

@@ -84,8 +84,8 @@ def _rows(text: str, *, path: Path, dialect: Dialect) -> Iterator[Row]:
                 if len(fields) != len(names):
                     mark = "a tab" if dialect.delimiter == "\t" else repr(dialect.delimiter)
                     raise UserError(
-                        f"{location}: {counted(len(fields), 'column')}, expected {len(names)} ({', '.join(names)}): fix "
-                        f'the line; a field that contains {mark} needs "double quotes"'
+                        f"{location}: {counted(len(fields), 'column')}, expected {len(names)} ({', '.join(names)}): "
+                        f'fix the line; a field that contains {mark} needs "double quotes"'
                     )
                 yield Row(dict(zip(names, fields, strict=True)), location)
         except csv.Error as error:
