@@ -64,7 +64,7 @@ def test_files_in_the_way_are_not_taken_for_a_data_set(corpus, tmp_path):
         (
             {"language": "xx"},
             {},
-            r"data\.language='xx' is not a language code: write one of ISO 639-1, .* en, de or zh",
+            r"data\.language='xx' is not a language code: write one of ISO 639-1, ",
         ),
         ({"language": "English"}, {}, r"data\.language='English' is not a language code"),
         ({"seed": 10**23}, {}, r"data\.seed=10{23}: must not be negative, nor larger than 9223372036854775807"),
@@ -114,9 +114,7 @@ def test_an_out_that_cannot_be_written_is_said_before_the_text_is_read(corpus, t
     file.write_text("")
     with pytest.raises(UserError, match=rf"--out={file}: {file} is not a folder: choose an --out"):
         build(config_for(corpus), file)
-    with pytest.raises(
-        UserError, match=r"--out=/proc/x: cannot write in /proc \(.*\): choose an --out that you may write"
-    ):
+    with pytest.raises(UserError, match=r"--out=/proc/x: cannot write in /proc \(.*\): choose an --out that you may"):
         build(config_for(corpus), "/proc/x")
     assert file.read_text() == ""
 
@@ -128,7 +126,7 @@ def test_a_vocabulary_that_the_text_does_not_support_leaves_no_unfinished_data_s
         out.mkdir()
         (out / "notes.txt").write_text("mine")
     with pytest.raises(
-        UserError, match=r"a vocabulary of 30522 tokens is more than .* type --config\.model\.vocab_size="
+        UserError, match=r"a vocabulary of 30522 tokens is more than .* type --config\.model\.vocab"
     ) as error:
         build(config, out)
     assert "type --vocab_size=" in as_flags(str(error.value), names={"vocab_size"})

@@ -36,7 +36,7 @@ def describe_estimate(
 ) -> str:
     """Return a line with the estimated size and build time. `embedded_bytes` of the text are the embedded corpus."""
     rows = {length: estimate_rows(text_bytes, max_seq_length=length, objective=objective) for length in max_seq_lengths}
-    sequences = ", ".join(f"{number:,} sequences of {length}" for length, number in rows.items())
+    sequences = ", ".join(f"{counted(number, 'sequence')} of {length}" for length, number in rows.items())
     size = format_bytes(_data_set_bytes(text_bytes, max_seq_lengths, objective=objective))
     seconds = text_bytes / _TEXT_BYTES_PER_SECOND / num_workers + embedded_bytes / _EMBEDDED_BYTES_PER_SECOND
     time = duration(seconds) if seconds >= 1 else "less than 1 s"
