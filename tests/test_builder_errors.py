@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from built_datasets import LENGTH, build, config_for, make_corpus
@@ -115,7 +116,7 @@ def test_an_out_that_cannot_be_written_is_said_before_the_text_is_read(corpus, t
     with pytest.raises(UserError, match=rf"--out={file}: {file} is not a folder: choose an --out"):
         build(config_for(corpus), file)
     with pytest.raises(UserError, match=r"--out=/proc/x: cannot write in /proc \(.*\): choose an --out that you may"):
-        build(config_for(corpus), "/proc/x")
+        build(config_for(corpus), Path("/proc/x"))
     assert file.read_text() == ""
 
 

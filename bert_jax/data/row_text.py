@@ -1,4 +1,4 @@
-"""Rows of cells in files that are not named as tables: tables drawn with bars, rows without a header, tagged words."""
+"""Rows of cells in files that are not named as tables: tables with bars as borders, rows without a header, tagged words."""
 
 import re
 from collections import Counter
@@ -27,8 +27,8 @@ def why_not_prose(lines: Sequence[str]) -> str:
     Nearly all its lines must be rows: a table among prose, a few bars, verse, code and lists of words are prose.
     """
     rows = _rows(lines)
-    if _is_drawn(rows):
-        return f"a table drawn with bars, not prose: save its rows as CSV and name the column of the text, or {_PROSE}"
+    if _has_borders(rows):
+        return f"a table with bars as borders, not prose: save its rows as CSV and name the column of the text, or {_PROSE}"
     if width := _bar_columns(rows):
         return (
             f"it looks like a table of {width} columns without a header, separated by '|': type "
@@ -46,8 +46,8 @@ def _rows(lines: Sequence[str]) -> list[str]:
     return [text for line in lines[:_SAMPLE_LINES] if (text := line.strip())]
 
 
-def _is_drawn(rows: Sequence[str]) -> bool:
-    """Return whether lines are a table of Markdown, or as terminals draw it."""
+def _has_borders(rows: Sequence[str]) -> bool:
+    """Return whether lines are a table of Markdown, or as terminals show it."""
     rules = sum(map(_is_rule, rows))
     others = [row for row in rows if not _is_rule(row) and not (row[0] == row[-1] == "|")]
     is_most = len(rows) - len(others) >= max(3, _MOST * len(rows))

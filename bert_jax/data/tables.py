@@ -75,7 +75,7 @@ def find_dialect(lines: Sequence[str], *, name_says_table: bool, delimiters: str
             if width < 2 or (consistent < _CONSISTENT and not name_says_table):
                 continue
             enough = len(rows) >= _MIN_ROWS.get(delimiter, _MIN_ROWS_OF_MARKS)
-            # White space beside a bar is layout; after a comma it is prose.
+            # White space next to a bar is layout; after a comma it is prose.
             header = [cell.strip() for cell in rows[0]] if delimiter == "|" else rows[0]
             is_table = name_says_table or (enough and _is_header(header))
             if is_table and (consistent, width) > best:
