@@ -1,4 +1,4 @@
-"""Rows of cells in files that are not named as tables: tables with bars as borders, rows without a header, tagged words."""
+"""Rows of cells in files not named as tables: tables with bars as borders, rows without a header, tagged words."""
 
 import re
 from collections import Counter
@@ -28,7 +28,7 @@ def why_not_prose(lines: Sequence[str]) -> str:
     """
     rows = _rows(lines)
     if _has_borders(rows):
-        return f"a table with bars as borders, not prose: save its rows as CSV and name the column of the text, or {_PROSE}"
+        return f"a table with bars as borders, not prose: save its rows as CSV and name the text's column, or {_PROSE}"
     if width := _bar_columns(rows):
         return (
             f"it looks like a table of {width} columns without a header, separated by '|': type "
