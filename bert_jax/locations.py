@@ -12,7 +12,10 @@ from pathlib import Path
 from bert_jax.errors import UserError
 
 # As typed, and with slashes forgotten: `s3:/bucket`, and `gs:bucket` for what cannot be the name of a file by chance.
-_URL = re.compile(r"(?:^|,)\s*(?:([a-z][a-z0-9+.-]*)://|([a-z][a-z0-9+.-]+):/|(gs|s3|hdfs|https?):)", re.IGNORECASE)
+# `tfds:/folder` names a data set.
+_URL = re.compile(
+    r"(?:^|,)\s*(?:([a-z][a-z0-9+.-]*)://|(?!tfds:)([a-z][a-z0-9+.-]+):/|(gs|s3|hdfs|https?):)", re.IGNORECASE
+)
 _WAYS = {
     "file": "type the path itself, without file://",
     "http": "download it, and name the copy",

@@ -83,7 +83,18 @@ def test_every_scheme_is_refused_wherever_it_stands(scheme: str):
 
 
 @pytest.mark.parametrize(
-    "value", ["tfds:wikipedia/20230601.en", "tfds:gs://bucket/x", "C:/x", "a:b", "a//b", "x://y"[1:], "s3", "10:30/a"]
+    "value",
+    [
+        "tfds:wikipedia/20230601.en",
+        "tfds:/data/x",
+        "tfds:gs://bucket/x",
+        "C:/x",
+        "a:b",
+        "a//b",
+        "x://y"[1:],
+        "s3",
+        "10:30/a",
+    ],
 )
 def test_what_is_not_a_url_passes(value: str):
     refuse_url(value, name="--input")
