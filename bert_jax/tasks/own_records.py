@@ -6,6 +6,7 @@ Lists of words or tags are space-separated strings; in JSON they may also be lis
 import ast
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,11 +116,13 @@ class Record:
         """Return a value of column `name` as text.
 
         Raises:
-          UserError: if it is null, NaN, a list, or an object.
+          UserError: if it is null, a truth value, NaN (which pandas writes for a missing value), a list, or an object.
         """
-        if isinstance(value, str | int | float) and value == value:  # not NaN, which pandas writes for a missing value
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return str(value)
-        value_text = json.dumps(value)[:60]
+        value_text = json.dumps(value, default=repr)[:60]
         raise UserError(f"{self.location}: column {name!r} holds {value_text}, expected a text: fix the record")
 
     def label_id(self, label: str, *, labels: Sequence[str]) -> int:
