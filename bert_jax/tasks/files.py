@@ -9,8 +9,10 @@ from typing import Any
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError
 from bert_jax.json_files import fitted, parse_json, parse_object
+from bert_jax.json_forms import shown
 
 _MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
+_LARGEST = 1e18  # a label or score: the loss squares it, and float32 ends at 3.4e38
 _MAX_VALUES = 32_000_000  # of a JSON file: 6 GB of memory at worst; a gigabyte of SQuAD's form has 25 million
 
 
@@ -127,12 +129,19 @@ def finite_number(value: Any, *, location: str, name: str) -> float:
     """Return a field as a number.
 
     Raises:
-      UserError: if it is not a number, or not finite.
+      UserError: if it is not a number, or not finite, or so large that its square overflows.
     """
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{location}: {value!r} is not a number: fix column {name}")
+        number = None if isinstance(value, bool) else float(value)
+    except OverflowError:
+        number = _LARGEST * 10
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not math.isfinite(number):
+        raise UserError(f"{location}: {shown(value)} is not a number: fix column {name}")
+    if abs(number) > _LARGEST:
+        raise UserError(
+            f"{location}: {shown(value)} is beyond {_LARGEST:g}, the largest number that is computed with: scale "
+            f"column {name}, or fix the record"
+        )
     return number
