@@ -191,13 +191,13 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     begin, end, value = _config_argument(argv)
     if begin == end:
         return list(argv)
+    if "://" in value:
+        fail(f"--config={value}: URLs are not supported: copy the file here, and name the copy")
     path = config_files.find(value)
     file, like = config_files.split(path)[0], sys.argv[0] + value
     if not file or not Path(file).is_file():  # Path("") is the current folder
-        fail(
-            f"--config={value}: there is no file {file!r}; {choose_one(file, _listed_configs(like))}, or a file of "
-            "your own"
-        )
+        problem = f"{file!r} is not a file" if file and Path(file).exists() else f"there is no file {file!r}"
+        fail(f"--config={value}: {problem}; {choose_one(file, _listed_configs(like))}, or a file of your own")
     return [*argv[:begin], f"--config={path}", *argv[end:]]
 
 

@@ -49,6 +49,8 @@ def replacing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Path
       OSError: if the file cannot be written.
     """
     file = Path(file)
+    if file.exists() and not file.is_file() and not file.is_dir():  # a rename would replace a pipe or a device
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(file))
     partial = _partial(file)
     try:
         yield partial

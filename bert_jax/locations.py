@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bert_jax.errors import UserError
 
-_URL = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9+.-]*)://")
+# As typed, and with slashes forgotten: `s3:/bucket`, and `gs:bucket` for what cannot be the name of a file by chance.
+_URL = re.compile(r"(?:^|,)\s*(?:([a-z][a-z0-9+.-]*)://|([a-z][a-z0-9+.-]+):/|(gs|s3|hdfs|https?):)", re.IGNORECASE)
 _WAYS = {
     "file": "type the path itself, without file://",
     "http": "download it, and name the copy",
@@ -40,12 +41,18 @@ def refuse_url(value: str, *, name: str, buckets: bool = False) -> None:
     if buckets and is_bucket(value):
         match = _BUCKET_URL.fullmatch(value)
         if match is None or {".", ".."} & set(match[1].split("/")):
-            raise UserError(f"{name}={value[:200]}: write gs://BUCKET/FOLDER, without spaces and wildcards")
+            raise UserError(
+                f"{name}={value[:200]}: write gs://BUCKET/FOLDER: a bucket has three or more lower-case letters, "
+                "digits, '.', '_' or '-', a folder no spaces and wildcards"
+            )
         return
     match = _URL.search(value)
     if match is not None:
+        scheme = next(filter(None, match.groups())).lower()
+        if buckets and scheme == "gs":
+            raise UserError(f"{name}={value[:200]}: write gs://BUCKET/FOLDER, with two slashes and in lower case")
         kinds = f"URLs are not supported, except {BUCKET}" if buckets else "URLs are not supported"
-        raise UserError(f"{name}={value[:200]}: {kinds}: {_WAYS.get(match[1].lower(), _MOUNT)}")
+        raise UserError(f"{name}={value[:200]}: {kinds}: {_WAYS.get(scheme, _MOUNT)}")
 
 
 def refuse_urls(values: Iterable[tuple[str, object]], *, buckets: Container[str] = ()) -> None:
@@ -86,3 +93,25 @@ def local_path(value: str | os.PathLike, *, name: str, example: str = "a folder"
         if error.errno == errno.ENAMETOOLONG:  # what else is wrong is reported where the path is used
             raise UserError(f"{name}={text[:200]}: is not a path here ({error.strerror}): name {example}") from None
     return Path(os.path.expanduser(text) if expand else text)  # noqa: PTH111  Path.expanduser raises for a user
+
+
+def output_file(value: str, *, name: str, pipes: bool = False) -> Path:
+    """Return the path of a file to write, which `name`, for example "--out", names. Nothing is written.
+
+    Raises:
+      UserError: if it is a folder, its folder does not exist or is read-only, or, without `pipes`, it is a pipe or a
+        device: a file that is written whole replaces what was there.
+    """
+    file = local_path(value, name=name, example="a file")
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UserError(f"{name}={value}: this is a folder: name a file in it")
+    if file.exists() and not file.is_file():
+        if pipes:
+            return file
+        raise UserError(f"{name}={value}: this is a pipe or a device: name a file")
+    if not folder.is_dir():
+        raise UserError(f"{name}={value}: cannot be written (there is no folder {folder}): make it first")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{name}={value}: cannot be written ({folder} is read-only): name another file")
+    return file

@@ -30,6 +30,7 @@ def main() -> int:
     from bert_jax import config as configs
     from bert_jax.errors import UserError
     from bert_jax.files import write_text
+    from bert_jax.locations import output_file
     from bert_jax.planning import compiling, report, sweep
     from bert_jax.planning.topology import parse_topology
 
@@ -37,8 +38,8 @@ def main() -> int:
         raise UserError("--topology is missing: name a slice, for example --topology=v5e:4x4")
     if HLO.value and SWEEP.value:
         raise UserError("--hlo writes the program of a single plan: leave out --sweep, or leave out --hlo")
-    if HLO.value and not Path(HLO.value).absolute().parent.is_dir():
-        raise UserError(f"--hlo={HLO.value}: there is no folder {Path(HLO.value).absolute().parent}; create it first")
+    if HLO.value:
+        output_file(HLO.value, name="--hlo")
     compiling.prepare_environment()
     config = configs.from_config_dict(CONFIG.value)
     if config.distill is not None:

@@ -3,9 +3,12 @@
     bert-jax predict --model=MODEL --task=fill_mask --text='Paris is the [MASK] of France.'
     bert-jax predict --model=MODEL --task=fill_mask --input=FILE
 
-    fill_mask  {"text": "Paris is the [MASK] of France."}         nsp, pair  {"text_a": "...", "text_b": "..."}
-    embed, features, classify, tag  {"text": "..."}               tag also   {"words": ["...", "..."]}
-    answer  {"question": "...", "context": "..."}                 choice    {"text_a": "...", "choices": ["..."]}
+    fill_mask                  {"text": "Paris is the [MASK] of France."}
+    embed, features, classify  {"text": "..."}
+    tag                        {"text": "..."} or {"words": ["...", "..."]}
+    nsp, pair                  {"text_a": "...", "text_b": "..."}
+    answer                     {"question": "...", "context": "..."}
+    choice                     {"text_a": "...", "choices": ["...", "..."]}
 
 A .csv or .tsv file has a column per field; columns are also found by the names that they had in fine-tuning.
 Where a row has one text, a line may be that text itself. Without `--input`, rows come from `--text`, once per field

@@ -137,8 +137,10 @@ def _watch(progress: Callable[[], ByteProgress | None], finished: threading.Even
 
 
 @contextlib.contextmanager
-def clock(label: str, *, report: Callable[[str], None]) -> Iterator[None]:
+def clock(label: str, *, report: Callable[[str], None], bar: ProgressBar | None = None) -> Iterator[None]:
     """Show for how long a job has run that has no measure of its progress: on a terminal a clock, else a line at times.
+
+    Where there is a `bar`, it shows the clock.
 
     The first line comes after `INTERVAL_SECONDS`, so that no job is silent for long. The block must let other threads
     run, as a compilation does.
@@ -150,7 +152,9 @@ def clock(label: str, *, report: Callable[[str], None]) -> Iterator[None]:
         while not finished.wait(wait):
             wait = CLOCK_SECONDS[is_terminal]
             passed = f"{label}: {duration(time.monotonic() - start)}"
-            if is_terminal:
+            if bar is not None and bar.is_shown:
+                bar.note(passed)
+            elif is_terminal:
                 print(f"\r{passed}", end="", file=sys.stderr, flush=True)
             else:
                 report(f"{passed} so far")
@@ -162,7 +166,9 @@ def clock(label: str, *, report: Callable[[str], None]) -> Iterator[None]:
     finally:
         finished.set()
         thread.join()
-        if is_terminal:
+        if bar is not None and bar.is_shown:
+            bar.note("")
+        elif is_terminal:
             print(f"\r{' ' * (len(label) + 20)}\r", end="", file=sys.stderr, flush=True)
 
 

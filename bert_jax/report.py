@@ -5,7 +5,6 @@ Needs matplotlib (extra `report`).
 """
 
 import os
-from pathlib import Path
 
 from bert_jax import cli  # first: it quiets the libraries that the next imports load
 
@@ -24,12 +23,13 @@ def main() -> None:
     """Read the flags and draw."""
     from bert_jax.errors import UserError
     from bert_jax.files import writing
+    from bert_jax.locations import output_file
     from bert_jax.pages.page import write_page
 
     if not WORKDIRS.value:
         raise UserError("--workdir is missing: name the workdir of train or finetune")
-    if OUT.value and not Path(OUT.value).absolute().parent.is_dir():
-        raise UserError(f"--out={OUT.value}: there is no folder {Path(OUT.value).absolute().parent}; make it first")
+    if OUT.value:
+        output_file(OUT.value, name="--out")
     if BACKGROUND.value:
         os.nice(10)
     with writing("the page", remedy="name another file with --out=FILE"):

@@ -34,8 +34,23 @@ def _introduction(text: str) -> str:
     """Return a docstring at the width of a terminal, its commands as the running one was typed."""
     start = invocation.command("")
     paragraphs = re.split(r"\n\n", text.replace("bert-jax ", start) if start != "bert-jax " else text)
-    wrapped = [part if part.startswith("    ") else textwrap.fill(" ".join(part.split()), WIDTH) for part in paragraphs]
-    return "\n\n".join(wrapped)
+    return "\n\n".join(
+        "\n".join(map(cut_command, part.splitlines()))
+        if part.startswith("    ")
+        else textwrap.fill(" ".join(part.split()), WIDTH)
+        for part in paragraphs
+    )
+
+
+def cut_command(line: str) -> str:
+    """Return a command on as many lines as the width needs, to be typed as they are."""
+    lines: list[str] = []
+    for flag in re.split(r" (?=--)", line):
+        if lines and len(lines[-1]) + len(flag) + 3 <= WIDTH:
+            lines[-1] += f" {flag}"
+        else:
+            lines.append(f"        {flag}" if lines else flag)
+    return " \\\n".join(lines)
 
 
 def _flags() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax import usage
 from bert_jax.config import files as config_files
 from tests.runs import ROOT, environment, run
 
@@ -98,12 +99,27 @@ def test_a_reader_that_leaves_ends_the_door_quietly():
         assert process.wait(timeout=120) == 141
 
 
+@pytest.mark.parametrize("config", ["configs", "gs://bucket/tiny_cpu.py"])
+def test_a_config_that_is_no_file_is_one_line(config: str):
+    done = run([sys.executable, "-m", "bert_jax.train", f"--config={config}"])
+    assert done.returncode == 2
+    assert "is not a file" in done.stderr or "copy the file here" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_long_commands_in_help_are_cut_between_flags_to_be_typed_as_they_are():
+    line = "    bert-jax predict --text='" + "a " * 20 + "' --model=MODEL --task=fill_mask --output=FILE"
+    shown = usage.cut_command(line)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert " ".join(shown.replace("\\\n", "").split()) == " ".join(line.split())
+
+
 @pytest.mark.parametrize("module", ["train", "finetune", "prepare", "predict"])
 def test_help_lists_flags_and_config_fields_and_is_no_failure(module: str):
     done = run([sys.executable, "-m", f"bert_jax.{module}", "--help"])
     assert (done.returncode, done.stderr) == (0, "")
     assert run([sys.executable, "-m", f"bert_jax.{module}", "help"]).stdout == done.stdout
-    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith("    ")) <= 80
+    assert max(map(len, done.stdout.replace(sys.executable, "python").splitlines())) <= 80
     assert "Required" in done.stdout
     assert "repeat this option" not in done.stdout
     assert ".py " not in done.stdout.partition("flags:")[2].replace("configs/", "")  # no pointer to the source

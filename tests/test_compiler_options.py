@@ -84,6 +84,7 @@ def test_loops_are_compiled_alike_on_one_device_and_on_many() -> None:
     assert options.table_of("v4", devices=1) == {}  # not compiled with it
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_with_the_options_and_computes_the_same(as_v5e: None, tmp_path: Path) -> None:
     rows = random_rows(0, batch=8, length=32)
     losses = []

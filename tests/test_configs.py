@@ -109,12 +109,9 @@ def test_a_config_is_small_and_opens_with_its_command(name: str):
 
 
 @pytest.mark.parametrize(
-    # These two have every procedure of stock BERT; the slow tier takes them all.
+    # The slow tier takes them all.
     "name",
-    [
-        pytest.param(name, marks=() if name in ("tiny_cpu", "large_tpu:lamb_64k") else pytest.mark.slow)
-        for name in CONFIGS
-    ],
+    [pytest.param(name, marks=() if name == "tiny_cpu" else pytest.mark.slow) for name in CONFIGS],
 )
 def test_a_config_takes_two_steps_a_phase_on_eight_devices(name: str, tiny_dataset: Path):
     config = shrink(load(name))

@@ -89,7 +89,7 @@ def moments(state: Any) -> Any:
         pytest.param((2, 1, 1), 1, marks=pytest.mark.slow),
         pytest.param((1, 2, 2), 1, marks=pytest.mark.slow),
         pytest.param((4, 1, 1), 2, marks=pytest.mark.slow),
-        ((2, 2, 2), 2),
+        pytest.param((2, 2, 2), 2, marks=pytest.mark.slow),
         pytest.param((8, 1, 1), 1, marks=pytest.mark.slow),
     ],
     ids=str,

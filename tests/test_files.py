@@ -73,6 +73,15 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path):
     assert names(tmp_path / "folder") == ["inside"]
 
 
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(OSError, match="a pipe or a device"):
+            files.write_text(file, "text")
+    assert names(tmp_path) == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_new_folder_takes_the_place_of_no_other(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "theirs").write_text("")

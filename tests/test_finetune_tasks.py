@@ -196,7 +196,9 @@ def test_one_of_four_endings_is_learned(tmp_path: Path, source: Path):
     assert written == ["pred", *map(str, right[:8])]
 
 
-@pytest.mark.parametrize("context", [True, pytest.param(False, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "context", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.soak)]
+)
 def test_entities_are_learned_with_and_without_the_document(tmp_path: Path, source: Path, context: bool):
     folder = write_conll(tmp_path / "data")
     learning: dict[str, Any] = {"optimizer": {"learning_rate": 3e-3}, "train": {"num_epochs": 12.0}}

@@ -387,3 +387,11 @@ def test_initial_params_are_those_of_the_source_and_complain_of_another_shape():
     with pytest.raises(UserError, match=r"--config\.model\.hidden_size=128"):
         initial_params(source, model=other, init_missing=["masked_lm", "next_sentence"])
     assert model_of(source, model=other).hidden_size == 128
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_link_that_leads_nowhere_is_named(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../blobs/0123")
+    with pytest.raises(UserError, match=rf"{name}: is a link to ../blobs/0123, which does not exist"):
+        load_pretrained(folder)

@@ -15,7 +15,7 @@ from bert_jax.convert.loading import load_pretrained
 from bert_jax.data.builder import build_dataset
 from bert_jax.data.documents import find_sources, read_documents
 from bert_jax.errors import UserError
-from bert_jax.locations import local_path, refuse_url
+from bert_jax.locations import local_path, output_file, refuse_url
 from bert_jax.parallel.distributed import start
 from bert_jax.parallel.rendezvous import gather_names
 from bert_jax.planning.compiling import prepare_environment
@@ -83,17 +83,36 @@ def test_every_scheme_is_refused_wherever_it_stands(scheme: str):
 
 
 @pytest.mark.parametrize(
-    "value", ["tfds:wikipedia/20230601.en", "tfds:gs://bucket/x", "C:/x", "a:b", "a//b", "x://y"[1:]]
+    "value", ["tfds:wikipedia/20230601.en", "tfds:gs://bucket/x", "C:/x", "a:b", "a//b", "x://y"[1:], "s3", "10:30/a"]
 )
 def test_what_is_not_a_url_passes(value: str):
     refuse_url(value, name="--input")
+
+
+@pytest.mark.parametrize("value", ["gs:/bucket/f", "s3:b", "S3:/b", "http:/x", "host:/folder", "a.txt,gs:x"])
+def test_a_url_without_its_slashes_makes_no_folder_of_that_name(value: str):
+    with pytest.raises(UserError, match=r"^--out=.*: URLs are not supported: "):
+        refuse_url(value, name="--out")
+
+
+@pytest.mark.parametrize("value", ["GS://bucket/x", "gs:/bucket/x", "gs:bucket"])
+def test_a_bucket_is_written_with_two_slashes_and_in_lower_case(value: str):
+    with pytest.raises(UserError, match="write gs://BUCKET/FOLDER, with two slashes and in lower case"):
+        refuse_url(value, name="--out", buckets=True)
+
+
+def test_an_output_is_a_file_and_no_pipe_unless_it_is_written_as_it_is(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    assert output_file(str(tmp_path / "pipe"), name="--out", pipes=True) == tmp_path / "pipe"
+    with pytest.raises(UserError, match=r"^--out=.*: this is a pipe or a device: name a file"):
+        output_file(str(tmp_path / "pipe"), name="--out")
 
 
 @pytest.mark.parametrize("url", ["gs://", "gs://a", "gs://bucket", "gs://bucket/", "gs:///x", "gs://Bucket/x"])
 @pytest.mark.parametrize("rest", ["", "//y", "/../y", "/*.txt", "/a b"])
 def test_a_folder_in_a_bucket_is_named_whole(url: str, rest: str):
     for value in (url + rest, f"gs://bucket/x{rest or '?'}"):
-        with pytest.raises(UserError, match=r"^--out=.*: write gs://BUCKET/FOLDER, without spaces and wildcards"):
+        with pytest.raises(UserError, match=r"^--out=.*: write gs://BUCKET/FOLDER: a bucket has three or more"):
             refuse_url(value, name="--out", buckets=True)
     refuse_url("gs://bucket-1.example/a/b_c-d/", name="--out", buckets=True)
     with pytest.raises(UserError, match="URLs are not supported, except gs://"):

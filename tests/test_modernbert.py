@@ -70,6 +70,7 @@ def initial_params(model: ModelConfig) -> Any:
 
 
 @pytest.mark.numerics
+@pytest.mark.slow
 def test_scanned_groups_equal_unrolled_layers_with_dropout_and_rematerialization() -> None:
     rows = to_device(random_rows(3, batch=2, length=32, instances=2))
     params = initial_params(small())

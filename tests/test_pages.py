@@ -12,6 +12,7 @@ from bert_jax.pages.panels import panels_of_run
 from bert_jax.pages.plots import MOST_POINTS, thin
 from bert_jax.pages.run_files import read_run
 from bert_jax.pages.sections import spread
+from bert_jax.reproduction.records import goodput_seconds
 from tests.page_runs import finetuning_run, pretraining_run
 from tests.runs import run
 
@@ -114,6 +115,36 @@ def test_damaged_and_cut_lines_are_left_out(tmp_path: Path):
             file.write('{"step": 21, "train/lo')
     (folder / "goodput.json").write_text("{")
     assert "Loss of the masked LM" in write_page([folder]).read_text()
+
+
+@pytest.mark.parametrize(
+    "goodput",
+    [[], {}, {"seconds": 5}, {"seconds": {"other": "x"}}, {"seconds": {"useful": float("nan"), "compile": -5}}],
+    ids=str,
+)
+def test_a_damaged_record_of_wall_time_is_as_good_as_none(tmp_path: Path, goodput: object):
+    folder = pretraining_run(tmp_path / "run", steps=20)
+    (folder / "goodput.json").write_text(json.dumps(goodput))
+    assert "Loss of the masked LM" in write_page([folder]).read_text()
+    assert goodput_seconds(folder) == 0.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"step": "x"},
+        {"samples": [{"text": [], "masks": []}]},
+        {"samples": [{"text": ["a", "b"], "masks": [{"answer": "c", "guess": "c", "probability": "x"}]}]},
+        {"samples": [5]},
+    ],
+    ids=str,
+)
+def test_damaged_filled_masks_are_left_out(tmp_path: Path, damage: dict[str, object]):
+    folder = pretraining_run(tmp_path / "run", steps=20)
+    whole = write_page([folder]).read_text()
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 30, "samples": []} | damage) + "\n")
+    assert write_page([folder]).read_text() == whole
 
 
 def test_the_command_compares_runs_by_curves_and_by_what_their_configs_differ_in(pretraining: Path, tmp_path: Path):

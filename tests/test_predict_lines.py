@@ -66,6 +66,19 @@ def test_a_named_pipe_is_waited_for_with_a_line(pretrained, tmp_path):
     assert "is a pipe: waiting for what is written to it" in told[0]
 
 
+def test_a_named_pipe_for_the_answers_is_waited_for_with_a_line(pretrained, tmp_path):
+    os.mkfifo(tmp_path / "out")
+    told, read = [], []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "out").read_bytes()))
+    reader.start()
+    options = {"texts": ["the cat"], "output": str(tmp_path / "out"), "report": told.append}
+    assert predict_lines(pretrained, task="embed", **options) == Counts(1, 0)
+    reader.join()
+    assert "embedding" in json.loads(read[0])
+    assert "is a pipe: waiting for what reads it" in told[0]
+    assert (tmp_path / "out").is_fifo()
+
+
 def test_lines_that_fail_are_counted_and_the_others_answered_in_order(pretrained, tmp_path):
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(LINES))
     told = []
@@ -159,6 +172,22 @@ def test_a_file_of_texts_needs_no_json(pretrained, tmp_path):
     assert predict_lines(pretrained, task="embed", input=str(tmp_path / "in.txt"), output=str(out)) == Counts(3, 0)
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     np.testing.assert_allclose(answers[2]["embedding"], pretrained.embed("the dog"), atol=ATOL)
+
+
+@pytest.mark.parametrize("first", ["[]", "5", "null", "the cat"])
+def test_an_object_after_a_line_of_text_is_not_answered_as_text(pretrained, tmp_path, first):
+    told, out = [], tmp_path / "out.jsonl"
+    for name in ("in.jsonl", "in.txt"):
+        (tmp_path / name).write_text(first + '\n{"text": "the dog"}\n')
+        counts = predict_lines(
+            pretrained, task="embed", input=str(tmp_path / name), output=str(out), report=told.append
+        )
+        assert counts == Counts(2, 1)
+        answers = [json.loads(line) for line in out.read_text().splitlines()]
+        if name == "in.jsonl":  # never text
+            np.testing.assert_allclose(answers[1]["embedding"], pretrained.embed("the dog"), atol=ATOL)
+        else:
+            assert answers[1]["error"].startswith("is a JSON object, the first line is text: name the file .jsonl")
 
 
 def test_texts_fill_the_fields_of_a_row_in_order(pretrained, tmp_path):

@@ -70,8 +70,11 @@ def test_at_80_columns_the_bar_of_a_run_shows_loss_rate_and_eta_whole(
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     shown = Progress(start=0, end=1_000_000)
-    shown.compiling(None)
-    shown.compiling(95.0)
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.001)
+    for seconds in (None, 95.0):
+        with shown.compiling(seconds):
+            while not re.search(r"compiling: 0 s", terminal.getvalue()):
+                time.sleep(0.001)
     for step in (1, 123_456):
         shown.advance(step)
         shown.line(step, metrics={"train/loss": 12.3456, "train/mlm_loss": 11.0, "perf/sequences_per_second": 4567.8})

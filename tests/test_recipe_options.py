@@ -135,6 +135,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_causal_and_then_masked_and_each_checkpoint_is_what_its_phase_trained(
     tiny_dataset: Path, tmp_path: Path
 ) -> None:

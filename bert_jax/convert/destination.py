@@ -35,7 +35,9 @@ def destination(out: str | Path, *, report: Callable[[str], None]) -> Iterator[D
             yield target
         return
     final = local_path(out, name="--out", expand=True).absolute()
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+    if final.exists() and not final.is_dir():
+        raise UserError(f"--out={out}: this is not a folder: name a new folder")
+    if final.exists() and any(final.iterdir()):
         raise UserError(f"--out={out}: this folder exists and is not empty: name a new folder, or remove it")
     with writing(f"--out={out}:", remedy="name another folder, or free disk space and check the permissions"):
         final.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,7 @@ def load_pretrained(
         folder = transformer_folder(absolute)
         if folder != absolute:
             report(f"{path}: a sentence-transformers folder, whose model is in {folder.name}/")
+        _check_links(folder)
         if not (folder / "config.json").is_file():
             raise no_model(folder)
         if not has_weights(folder):
@@ -81,6 +82,16 @@ def load_pretrained(
     _check_vocabulary(source)
     _report_random(source, report=report)
     return source
+
+
+def _check_links(folder: Path) -> None:
+    """Check that no file of a folder is a link that leads nowhere: a tokenizer without its config changes its ids."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_symlink() and not file.exists():
+            raise UserError(
+                f"{file}: is a link to {file.readlink()}, which does not exist: put the file there, or download the "
+                "model again"
+            )
 
 
 def _report_random(source: PretrainedModel, *, report: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bert_jax.config import Config, ModelConfig, flatten, model_preset, presets
 from bert_jax.config import from_saved as pretraining_config
@@ -15,10 +15,33 @@ from bert_jax.data.dataset_info import finished_lengths, load_dataset_info
 from bert_jax.errors import UserError
 from bert_jax.files import open_regular
 from bert_jax.json_files import parse_object, read_json, read_log
-from bert_jax.runs.goodput import FILE as GOODPUT
+from bert_jax.json_forms import Count, Finite, fit
+from bert_jax.runs.goodput import read_seconds
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 Points = list[tuple[float, float]]  # step and value
+
+
+class FilledMask(TypedDict):
+    """What was at a masked place, and what the model puts there."""
+
+    answer: str
+    guess: str
+    probability: Finite
+
+
+class FilledSequence(TypedDict):
+    """A held-out sequence: the text before, between and after its masks."""
+
+    text: list[str]
+    masks: list[FilledMask]
+
+
+class SamplesLine(TypedDict):
+    """The filled masks of one evaluation."""
+
+    step: Count
+    samples: list[FilledSequence]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,22 +152,18 @@ def _log(folder: Path) -> Log:
         for name, value in line.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value) and "step" in line:
                 metrics.setdefault(name, []).append((line["step"], value))
-    seconds: dict[str, float] = {}
-    with contextlib.suppress(UserError):  # a page without this file is better than none
-        record = read_json(folder / GOODPUT)["seconds"]
-        seconds = {name: float(value) for name, value in record.items()}
-    return Log(folder.name, metrics, seconds)
+    return Log(folder.name, metrics, read_seconds(folder))  # a page without these is better than none
 
 
-def _samples(file: Path) -> list[dict[str, Any]]:
+def _samples(file: Path) -> list[SamplesLine]:
     """Return the lines of filled masks; damaged ones are left out."""
-    lines: list[dict[str, Any]] = []
+    lines: list[SamplesLine] = []
     if file.is_file():
         with contextlib.suppress(OSError), open_regular(file) as stream:
             for line in stream:
                 with contextlib.suppress(ValueError):
-                    lines.append(parse_object(line))
-    return [line for line in lines if isinstance(line.get("samples"), list) and "step" in line]
+                    lines.append(fit(parse_object(line), SamplesLine))
+    return [line for line in lines if all(len(item["text"]) == len(item["masks"]) + 1 for item in line["samples"])]
 
 
 def _statistics(config: Config, *, workdir: Path) -> dict[str, Any]:

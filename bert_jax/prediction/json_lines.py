@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import IO, Any
 from bert_jax import streams
 from bert_jax.errors import UserError
 from bert_jax.files import replacing, writing
-from bert_jax.locations import local_path
+from bert_jax.locations import local_path, output_file
 from bert_jax.prediction.lines import Numbered, numbered_rows
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.plain_rows import prompt, rows_of
@@ -68,7 +67,7 @@ def predict_lines(
     if texts or (input == "-" and sys.stdin is not None and sys.stdin.isatty()):
         rows = rows_of(task, texts) if texts else prompt(task)
         rows_at_once = rows_at_once if texts else 1  # a person waits for the answer
-        with _written(output) as target:
+        with _written(output, report=report) as target:
             numbered = ((number, row, "") for number, row in enumerate(rows, start=1))
             return _answer(
                 model,
@@ -83,7 +82,7 @@ def predict_lines(
     files = [Path(name) for name in (input, output) if name != "-" and Path(name).exists()]
     if len(files) == 2 and files[0].samefile(files[1]):
         raise UserError(f"--output={output}: this is the input file: name another file")
-    with _opened(input, report=report) as source, _written(output) as target:
+    with _opened(input, report=report) as source, _written(output, report=report) as target:
         size = 0 if input == "-" else Path(input).stat().st_size
         # Answers on a terminal show the progress themselves.
         progress = None if not size or _is_terminal(output) else ByteProgress(task, total=size, report=report)
@@ -151,15 +150,7 @@ def check_output(output: str) -> None:
     if output == "-":
         streams.require_output(remedy="redirect it to a file, or name one with --output=FILE")
         return
-    file = local_path(output, name="--output", example="a file")
-    if file.is_dir():
-        raise UserError(f"--output={output}: this is a folder: name a file in it")
-    if file.exists() and not file.is_file():  # a pipe or a device is written as it is
-        return
-    if not file.absolute().parent.is_dir():
-        raise UserError(f"--output={output}: cannot be written (there is no folder {file.parent}): make it first")
-    if not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"--output={output}: cannot be written ({file.parent} is read-only): name another file")
+    output_file(output, name="--output", pipes=True)  # a pipe or a device is written as it is
 
 
 @contextlib.contextmanager
@@ -180,7 +171,7 @@ def _opened(name: str, *, report: Callable[[str], None]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _written(name: str) -> Iterator[IO[bytes]]:
+def _written(name: str, *, report: Callable[[str], None]) -> Iterator[IO[bytes]]:
     """Open a temporary file next to `name` for the answers, and rename it when it is complete."""
     if name == "-":
         yield sys.stdout.buffer
@@ -189,6 +180,8 @@ def _written(name: str) -> Iterator[IO[bytes]]:
     remedy = "free disk space, or name another file"
     with writing(f"--output={name}:", remedy=remedy):
         if file.exists() and not file.is_file():  # pipes and devices cannot be replaced
+            if file.is_fifo():  # opening one waits for its other end
+                report(f"--output={name}: is a pipe: waiting for what reads it")
             with file.open("wb") as stream:
                 yield stream
             return

@@ -1,5 +1,6 @@
 """Rows of an input file: JSON lines, texts one per line, or a table with a header."""
 
+import contextlib
 import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from bert_jax.progress import ByteProgress
 
 _MAX_LINE = 32 << 20  # bytes
 _LONGEST_LINE = 1 << 30  # bytes; the rest of a line over `_MAX_LINE` is skipped
+_JSON = {".jsonl", ".ndjson", ".json"}
 _DELIMITERS = {".csv": CSV_DELIMITERS, ".tsv": "\t"}
 
 # Line, row (None if it is wrong), what is wrong.
@@ -28,7 +30,8 @@ def numbered_rows(
 ) -> Numbered:
     """Yield each line's number, its row (None if it is wrong), and what is wrong with it.
 
-    A name in .csv or .tsv is a table. Otherwise the first line says what the others are: JSON objects, or texts.
+    A name in .csv or .tsv is a table, one in .jsonl, .ndjson or .json JSON lines. Otherwise the first line says what
+    the others are: JSON objects, or texts.
     `columns` names the column or key of each field which is not in a row by its own name.
 
     Raises:
@@ -40,7 +43,7 @@ def numbered_rows(
     if suffix in _DELIMITERS:
         rows = _table_rows(lines, name=name, task=task, columns=columns, delimiters=_DELIMITERS[suffix])
     else:
-        rows = _line_rows(lines, task=task)
+        rows = _line_rows(lines, task=task, plain=False if suffix in _JSON else None)
     for number, row, problem in rows:
         yield number, None if row is None else _with_fields(row, columns), problem
 
@@ -57,22 +60,35 @@ def _with_fields(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[
     return {**row, **{field: row[column] for field, column in columns.items() if field not in row and column in row}}
 
 
-def _line_rows(lines: Iterator[bytes], *, task: str) -> Numbered:
-    plain = None
+def _line_rows(lines: Iterator[bytes], *, task: str, plain: bool | None) -> Numbered:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         if plain is None:
             plain = is_plain(task, line)
-        if plain:
+        if plain and _is_object(line):
+            yield number, None, "is a JSON object, the first line is text: name the file .jsonl, or begin it with a row"
+        elif plain:
             yield number, {"text": line.decode("utf-8", "replace").rstrip("\r\n")}, ""
-            continue
-        try:
-            row = parse_object(line, allow_nan=False)
-        except ValueError as error:
-            yield number, None, f'is {error}; write an object, as in {{"text": "..."}}'
         else:
-            yield number, row, ""
+            yield number, *_json_row(line)
+
+
+def _json_row(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the row of a JSON line (None if it is wrong), and what is wrong with it."""
+    try:
+        return parse_object(line, allow_nan=False), ""
+    except ValueError as error:
+        return None, f'is {error}; write an object, as in {{"text": "..."}}'
+
+
+def _is_object(line: bytes) -> bool:
+    """Return whether a line is a JSON object, which no text looks like by accident."""
+    if not line.lstrip().startswith(b"{"):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(parse_object(line))
+    return False
 
 
 def _table_rows(

@@ -54,6 +54,12 @@ class _Record(TypedDict):
     last: _Last
 
 
+class _Kinds(TypedDict):
+    """The part of the file that a page shows."""
+
+    seconds: dict[str, Seconds]
+
+
 class Goodput:
     """Seconds by kind, summed over this start and the earlier starts recorded in the file."""
 
@@ -169,6 +175,14 @@ class Goodput:
     @staticmethod
     def _fraction(seconds: dict[str, float]) -> float:
         return seconds["useful"] / max(sum(seconds.values()), 1e-9)
+
+
+def read_seconds(folder: Path) -> dict[str, float]:
+    """Return the seconds of wall time by kind that the run in `folder` has recorded; none if its file is unreadable."""
+    with contextlib.suppress(OSError, ValueError):
+        record: _Kinds = load_json(folder / FILE, form=_Kinds)
+        return record["seconds"]
+    return {}
 
 
 def percentiles(times: Any) -> dict[int, float]:

@@ -1,9 +1,10 @@
 """Progress of a run: a bar with metrics on a terminal, otherwise one line per interval."""
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from bert_jax.progress import ProgressBar, duration
+from bert_jax.progress import ProgressBar, clock, duration
 from bert_jax.wrapping import line_width
 
 
@@ -35,10 +36,13 @@ class Progress:
             text += f"  ETA {remaining}"
         self.say(text)
 
-    def compiling(self, seconds: float | None) -> None:
-        """Print that the next step is compiled first, which took `seconds` at an earlier start if there was one."""
+    @contextlib.contextmanager
+    def compiling(self, seconds: float | None) -> Iterator[None]:
+        """Show for how long the body compiles a step; at an earlier start, if there was one, it took `seconds`."""
         about = "" if seconds is None else f", about {duration(seconds)}"
         self.say(f"compiling{about}; the bar moves afterwards" if self._bar.is_shown else f"compiling{about}")
+        with clock("compiling", report=self.say, bar=self._bar) if self._enabled else contextlib.nullcontext():
+            yield
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""

@@ -30,6 +30,7 @@ from bert_jax.runs.step_log import NonfiniteSteps, StepFacts, StepLog
 from bert_jax.runs.writers import make_writers
 from bert_jax.training.metrics import MetricWindow
 from bert_jax.training.state import TrainState
+from bert_jax.training.steps import StepOutput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +195,17 @@ class Session:
     @staticmethod
     def _compiling(job: Job, log: StepLog, recorder: Recorder) -> Callable[[int], StepFunction]:
         def train_step(step: int) -> StepFunction:
-            if job.compiles_at(step):
-                log.expect_compilation()
-                recorder.progress.compiling(recorder.goodput.compile_seconds)
-            return job.train_step(step)
+            is_new = job.compiles_at(step)
+            function = job.train_step(step)
+            if not is_new:
+                return function
+            log.expect_compilation()
+
+            def compiled(state: TrainState, rows: Any) -> tuple[TrainState, StepOutput]:
+                with recorder.progress.compiling(recorder.goodput.compile_seconds):
+                    return function(state, rows)
+
+            return compiled
 
         return train_step
 
