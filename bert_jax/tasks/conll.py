@@ -102,9 +102,9 @@ def read_conll(path: Path, *, tag_column: int, word_column: int = 0, scheme: str
     words = [[row.columns[word_column] for row in rows] for _, rows in blocks]
     if blocks:
         _check_words(words, path=path, word_column=word_column, same=(word_column - tag_column) % layout.width == 0)
-    if not scheme and shown == PLAIN and (found := misspelled(tag for file_tags in tags for tag in file_tags)):
-        line = next(row.number for _, rows in blocks for row in rows if row.columns[tag_column] == found[0])
-        raise misspelling(*found, location=f"{path} line {line}")
+    if not scheme and shown == PLAIN and (wrong := misspelled(tag for file_tags in tags for tag in file_tags)):
+        line = next(row.number for _, rows in blocks for row in rows if row.columns[tag_column] == wrong[0])
+        raise misspelling(*wrong, location=f"{path} line {line}")
     sentences, scheme = [], scheme or shown
     for (document, rows), sentence, file_tags in zip(blocks, words, tags, strict=True):
         for row, word, tag in zip(rows, sentence, file_tags, strict=True):

@@ -82,11 +82,11 @@ def misspelled(tags: Iterable[str]) -> tuple[str, str] | None:
     bare = {tag: tag.strip(_QUOTES) for tag in sorted(set(tags))}
     inside = {tag: text for tag, text in bare.items() if text not in ("O", "o", "")}
     for spelling in _OTHER_SPELLINGS:
-        found = {tag: match for tag, text in inside.items() if (match := spelling.fullmatch(text))}
-        prefixes = {match["prefix"].upper() for match in found.values()}
-        if found and len(found) == len(inside) and prefixes & {"B", "I"}:
-            first = next(iter(found))
-            return first, f"{found[first]['prefix'].upper()}-{found[first]['kind']}"
+        matches = {tag: match for tag, text in inside.items() if (match := spelling.fullmatch(text))}
+        prefixes = {match["prefix"].upper() for match in matches.values()}
+        if matches and len(matches) == len(inside) and prefixes & {"B", "I"}:
+            first = next(iter(matches))
+            return first, f"{matches[first]['prefix'].upper()}-{matches[first]['kind']}"
     return next(iter(bare.items())) if bare and all(bare.values()) and _all_quoted(bare) else None
 
 

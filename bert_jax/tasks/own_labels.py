@@ -74,7 +74,7 @@ def _type_of(value: Any) -> str:
 
 
 def stray_notes(labels: Sequence[str]) -> list[str]:
-    """Return a line about a label that is of another kind than the others, or a number that is written in two ways."""
+    """Return lines about labels: one of another kind than the others, a number that is written in two ways."""
     kinds: dict[str, list[str]] = {}
     numbers: dict[Decimal, str] = {}
     notes: list[str] = []

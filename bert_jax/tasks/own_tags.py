@@ -42,9 +42,9 @@ class OwnTagTask(OwnTask, TagTask):
         raws = [self._raw(record, split=split) for record in read_records(self.data, split=split)]
         scheme = scheme_of(raw.tags for raw in raws if raw.tags is not None) if split == "train" else self.scheme
         tags = (tag for raw in raws for tag in raw.tags or ())
-        if split == "train" and scheme == PLAIN and (found := misspelled(tags)):
-            location = next(raw.location for raw in raws if found[0] in (raw.tags or ()))
-            raise misspelling(*found, location=location)
+        if split == "train" and scheme == PLAIN and (wrong := misspelled(tags)):
+            location = next(raw.location for raw in raws if wrong[0] in (raw.tags or ()))
+            raise misspelling(*wrong, location=location)
         return [_sentence(raw, number, scheme=scheme) for number, raw in enumerate(raws)]
 
     @functools.cached_property

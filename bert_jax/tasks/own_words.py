@@ -46,9 +46,9 @@ class OwnSpanTask(OwnTask, SpanTask):
                     f"{record.location}: id {name!r} also appears in an earlier record: give each question its own id"
                 )
             ids.add(name)
-            found = () if unlabeled else self._answers(record)
-            answers = tuple(Answer(answer, self._start(start, record, context)) for answer, start in found)
-            has_starts = all(start is not _NO_START for _, start in found)
+            placed = () if unlabeled else self._answers(record)
+            answers = tuple(Answer(answer, self._start(start, record, context)) for answer, start in placed)
+            has_starts = all(start is not _NO_START for _, start in placed)
             questions.append(Question(name, text, context, None if unlabeled else answers, context, has_starts))
         return questions
 
