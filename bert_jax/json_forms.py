@@ -195,6 +195,16 @@ def kind_of(value: Any) -> str:
     return json.dumps(value)
 
 
+def shown(value: Any) -> str:
+    """Return a value of any kind as Python writes it, null and truth values as JSON does, shortened for a message."""
+    if value is None or isinstance(value, bool):
+        return kind_of(value)
+    if isinstance(value, int) and abs(value) > 10**_SHOWN:  # its digits may be more than Python writes
+        return kind_of(value)
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
 def _wrong(value: Any, expected: str, *, at: str) -> ValueError:
     return ValueError(f"{_place(at)} is {kind_of(value)}, expected {expected}")
 

@@ -158,6 +158,43 @@ def test_tags_without_prefixes_are_scored_by_word_and_selected_by_accuracy(tmp_p
     assert (record["accuracy"], record["found_NN"]) == (pytest.approx(0.6), 3)
 
 
+@pytest.mark.parametrize(
+    ("tags", "found", "right"),
+    [
+        (('"B-PER"', '"I-PER"', '"O"'), '"B-PER"', "B-PER"),
+        (("\u201cB-PER\u201d", "O", "O"), "\u201cB-PER\u201d", "B-PER"),
+        (("b-per", "i-per", "o"), "b-per", "B-per"),
+        (("B_PER", "I_PER", "O"), "B_PER", "B-PER"),
+        (("b:per", "o", "s:loc"), "b:per", "B-per"),
+        (("O", "PER-B", "PER-I"), "PER-B", "B-PER"),
+        (("O", "I/PER", "I/PER"), "I/PER", "I-PER"),
+        (("'NN'", "'VB'", "'DT'"), "'DT'", "DT"),
+    ],
+)
+def test_entities_in_another_spelling_are_refused(tmp_path: Path, tags: tuple[str, ...], found: str, right: str):
+    """They would be read as tags without prefixes, scored by accuracy."""
+    write(tmp_path, "".join(f"word {tag}\n" for tag in tags))
+    with pytest.raises(UserError) as error:
+        ner(tmp_path).read("train")
+    expected = f"train.txt line {tags.index(found) + 1}: tag {found!r} looks like {right!r} in another spelling"
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    ["NN VBD DT", "m-sg m-pl O", "NP-TL NN-HL B_", "PER LOC O", "B_PER NN O", "`` '' NN", "O LOC-B LOC", "'' '' \"\""],
+)
+def test_tags_without_prefixes_stay_as_they_are(tmp_path: Path, tags: str):
+    write(tmp_path, "".join(f"word {tag}\n" for tag in tags.split()))
+    assert [tag for sentence in ner(tmp_path).read("train") for tag in sentence.tags] == tags.split()
+
+
+def test_an_entity_of_type_o_is_refused(tmp_path: Path):
+    write(tmp_path, "Bob B-PER\nsat B-O\n")
+    with pytest.raises(UserError, match=r"train.txt line 2: tag 'B-O' is an entity of type O, which means no entity"):
+        ner(tmp_path).read("train")
+
+
 def test_scores_have_all_that_conlleval_prints(tmp_path: Path):
     """Accuracy over all words, and precision, recall, F1 and counts per type; the data's word column is found."""
     gold = "1\tBob\tB-PER\n2\tDob\tI-PER\n3\tsat\tO\n\n1\tin\tO\n2\tOslo\tB-LOC\n"

@@ -116,6 +116,10 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("choice", '{"text": "x", "c": ["a", null], "label": 0}', {"choices": "c"}, r"line 2: column 'c' holds null"),
         ("classification", '{"text": "x", "label": null}', {}, r"line 2: column 'label' holds null, expected a text"),
         ("classification", '{"text": null, "label": "a"}', {}, r"line 2: column 'text' holds null, expected a text"),
+        ("classification", '{"text": true, "label": "a"}', {}, r"line 2: column 'text' holds true, expected a text"),
+        ("tags", '{"text": "a b", "label": ["b_PER", "o"]}', {}, r"line 2: tag 'b_PER' looks like 'B-PER' in another"),
+        ("tags", '{"text": "a b", "label": "B-O O"}', {}, r"line 2: tag 'B-O' is an entity of type O, which means no"),
+        ("tags", '{"text": "a b", "label": [true, false]}', {}, r"line 2: column 'label' holds true, expected a text"),
         ("classification", '{"text": ["x"], "label": "a"}', {}, r"line 2: column 'text' holds \["),
         ("multilabel", '{"text": "x", "label": "a"}', {}, r"line 2: column 'label' is 'a': write a list of labels"),
         ("multilabel", '{"text": "x", "label": null}', {}, r"line 2: column 'label' is null: write a list of labels"),
@@ -140,6 +144,32 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
             '{"text": "x", "c": "a b", "label": "a", "answer_start": null}',
             {"text_pair": "c"},
             r"line 2: column 'answer_start' is null: write the index",
+        ),
+        *(
+            (
+                "span",
+                f'{{"text": "x", "c": "a b", "label": {answer}, "answer_start": {start}}}',
+                {"text_pair": "c"},
+                match,
+            )
+            for answer, start, match in (
+                (
+                    '"b"',
+                    10**30,
+                    r"line 2: column 'answer_start' is 1000.*, outside the context of 3 characters: write the",
+                ),
+                ('"b"', -5, r"line 2: .* is -5, outside the context .*, or leave it out: then the first occurrence"),
+                ('"b"', 3, r"line 2: .* is 3, outside the context"),
+                ('"b"', 0.5, r"line 2: column 'answer_start' is 0.5: write the index"),
+                ('"b"', '"2"', r"line 2: column 'answer_start' is '2': write the index"),
+                ('"b"', "true", r"line 2: column 'answer_start' is true: write the index"),
+                ('["a", "b"]', 2, r"line 2: 2 answers but 1 value in 'answer_start'"),
+                ('{"text": ["b"], "answer_start": [7]}', 2, r"line 2: .* is 7, outside the context"),
+                ('{"answer_start": 2}', 2, r"line 2: column 'label' holds an object .* without 'text': write {"),
+                ('{"text": [["b"]]}', 2, r"line 2: column 'label' holds \["),
+                ("true", 2, r"line 2: column 'label' holds true, expected a text"),
+                ('"b", "id": [1]', 2, r"line 2: column 'id' is \[1\]: write a text or a number"),
+            )
         ),
         (
             "span",
@@ -200,6 +230,34 @@ def test_unanswerable_rows_may_say_so_with_null_and_several_answers_are_a_list(t
             output[last] = 9
     figures = task.score(split, outputs)
     assert (figures["exact"], figures["HasAns_exact"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"a": "good", "answer_start": 12},
+        {"a": "good", "answer_start": 12.0},  # as pandas writes a column with gaps
+        {"a": ["good"], "answer_start": [12]},
+        {"a": ["good"], "answer_start": 12},
+        {"a": {"text": "good", "answer_start": 12}},
+        {"a": {"text": ["good"], "answer_start": [12]}},
+        {"a": [{"text": "good", "answer_start": 12}]},
+    ],
+)
+def test_an_answer_that_is_not_where_the_record_says_is_counted(tmp_path: Path, record: dict[str, Any]):
+    """In every form of the answer; one without a start is where it first occurs, and not counted."""
+    row = {"q": "was it", "c": "it was good and good"}
+    write_jsonl(tmp_path / "train.jsonl", [row | record, row | {"a": "good"}, row | {"a": {"text": ["good"]}}])
+    task = own(tmp_path, kind="span", text="q", text_pair="c", label="a")
+    split = task.load("train", tokenizer=tokenizer())
+    assert [question.answers[0].start for question in split.examples] == [12, 0, 0]
+    (note,) = task.notes(split)
+    assert note.startswith("1 of 3 answers of train are not at their answer_start: the occurrence nearest to it is")
+    (tmp_path / "train.csv").write_text("q,c,a,answer_start\nwas it,it was good,good,7.0\nwas it,it was good,,\n")
+    task.data = dataclasses.replace(task.data, train_file="train.csv")
+    split = task.load("train", tokenizer=tokenizer())
+    assert [[answer.start for answer in question.answers] for question in split.examples] == [[7], []]
+    assert not task.notes(split)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -37,6 +37,15 @@ def test_integers_are_in_the_order_of_numbers_and_the_order_is_reported(tmp_path
     assert sorted_labels(["b", "10", "2"]) == ("10", "2", "b")
 
 
+def test_numbers_with_decimals_are_in_the_order_of_numbers_and_keep_their_text(tmp_path: Path):
+    """pandas writes a column of whole numbers with a gap as 0.0 to 11.0."""
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": float(i)} for i in range(11, -1, -1)])
+    assert own(tmp_path, kind="classification").labels == tuple(f"{i}.0" for i in range(12))
+    assert sorted_labels(["1e1", "-0.5", "+3", ".5", "10.0"]) == ("-0.5", ".5", "+3", "10.0", "1e1")
+    digits = "9" * 5000  # more than Python turns into an integer
+    assert sorted_labels([digits, "10", "9.5"]) == ("9.5", "10", digits)
+
+
 @pytest.mark.parametrize("name", ["validation.jsonl", "dev.json", "val.csv", "valid.tsv"])
 def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: str):
     content = {
@@ -167,6 +176,34 @@ def test_one_content_is_the_same_in_two_hundred_forms(tmp_path: Path):
         assert [(e.text, task.labels[e.label]) for e in task.read("train")] == [(t, str(v)) for t, v in content], number
 
 
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ([[0, 1], [1, 0]], [[0, 1], [1, 0]]),  # as names, both would be labels of every text
+        ([[1], [0, 1]], [[0, 1], [1, 1]]),  # names
+        ([[0, 2], [1, 0]], [[1, 0, 1], [1, 1, 0]]),  # names
+        ([[0, 1, 0], [0, 1]], r"line 2: column 'label' is \[0, 1\]: write a list of 3 numbers, 0 or 1, as in the"),
+        ([[0, 1, 0], []], r"line 2: column 'label' is \[\]: write a list of 3 numbers"),
+        ([[0, 1, 0], [0, 2, 0]], r"line 2: column 'label' is \[0, 2, 0\]: write a list of 3 numbers"),
+    ],
+)
+def test_lists_of_0_and_1_are_vectors_of_one_length_or_names(tmp_path: Path, lists: list[Any], expected: Any):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": value} for value in lists])
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f'x,"{value}"\n' for value in lists))
+    for file in ("train.jsonl", "train.csv"):
+        task = own(tmp_path, kind="multilabel", data={"train_file": file})
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected.replace("line 2", f"line {3 if '.csv' in file else 2}")):
+                task.load("train", tokenizer=tokenizer())
+        else:
+            targets = task.load("train", tokenizer=tokenizer()).features.targets
+            np.testing.assert_array_equal(targets, expected)  # type: ignore[arg-type]
+    if lists[0] == [0, 1, 0]:
+        write_jsonl(tmp_path / "train.jsonl", [{"text": "x", "label": lists[0]}])
+        with pytest.raises(UserError, match=r"config.own.labels names 2 labels, but the lists .* have 3 numbers"):
+            own(tmp_path, kind="multilabel", labels="a,b").load("train", tokenizer=tokenizer())
+
+
 def test_a_wrong_bit_or_vector_is_one_line(tmp_path: Path):
     (tmp_path / "train.csv").write_text("text,toxic,rude\nx,1,0\ny,2,0\n")
     with pytest.raises(UserError, match=r"train.csv line 3: column 'toxic' is '2': write 0 or 1"):
@@ -261,6 +298,8 @@ def test_entities_as_character_spans_become_tags_of_whole_words(tmp_path: Path):
     wrong = [
         ([{"start": 0, "end": 99, "label": "PER"}], "the entity 0-99 .* is not in the text of 29 characters"),
         ([{"start": "0", "end": 4, "label": "PER"}], "is not an entity: write"),
+        ([[0, 4, "O"]], "the entity 0-4 has the label O, which means no entity: leave it out"),
+        ([[0, 10**40, "PER"]], "the entity 0-a number of more than 60 digits|the entity 0-1000"),
         ([[0, 4, "PER"], [3, 6, "LOC"]], r"the entities 0-4 \(PER\) and 3-6 \(LOC\) overlap"),
     ]  # fmt: skip
     for entities, match in wrong:

@@ -54,8 +54,28 @@ def test_a_truth_value_is_true_or_false(tmp_path: Path, value: Any):
     path = questions(tmp_path / "dev.json", {"answers": [YEAR], "is_impossible": value})
     with pytest.raises(UserError, match=r"qas\[0\]: 'is_impossible' is .*: write true or false, without quotes"):
         read_questions(path)
-    assert read_questions(questions(path, {"answers": [YEAR], "is_impossible": True}))[0].answers == ()
+    assert read_questions(questions(path, {"answers": [], "is_impossible": True}))[0].answers == ()
     assert read_questions(questions(path, {"answers": [YEAR], "is_impossible": None}))[0].answers
+
+
+def test_answers_count_whatever_is_impossible_says_as_in_the_official_script(tmp_path: Path):
+    """`evaluate-v2.0.py` counts a question as answerable if its list of answers is not empty."""
+    data = questions(tmp_path / "dev.json", {"answers": [YEAR], "is_impossible": True}, {"is_impossible": False})
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text('{"q0": "1902", "q1": ""}')
+    scores = score_predictions(task="squad_v2", predictions=predictions, data=data)
+    assert (scores["HasAns_total"], scores["HasAns_exact"], scores["NoAns_total"]) == (1, 100, 1)
+    predictions.write_text('{"q0": "", "q1": ""}')
+    assert score_predictions(task="squad_v2", predictions=predictions, data=data)["exact"] == 50
+
+
+@pytest.mark.parametrize("start", [10**40, -5, 29])
+def test_an_answer_starts_in_its_context(tmp_path: Path, start: int):
+    path = questions(tmp_path / "dev.json", {"answers": [YEAR, {"text": "1902", "answer_start": start}]})
+    match = r"dev.json: data\[0\].*answers\[1\]: 'answer_start' is .*, outside the context of 29 characters: write the"
+    with pytest.raises(UserError, match=match) as error:
+        read_questions(path)
+    assert len(str(error.value)) < 300
 
 
 def test_ids_are_unique_and_an_answer_without_text_is_none(tmp_path: Path):

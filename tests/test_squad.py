@@ -216,6 +216,21 @@ def test_misplaced_answers_are_found_again_and_missing_ones_refused(tmp_path: Pa
     assert len(task.featurize([bad], tokenizer=tokenizer(), training=False).ids) == 1
 
 
+def test_answers_that_are_moved_left_out_or_contradicted_are_counted():
+    context = "the film was very good and it was good"
+    answers = [Answer("good", 18), Answer("good", 30), Answer("good", 0), Answer("bad", 3)]
+    asked = [Question(f"q{n}", "was it", context, (a,), 0, is_marked_impossible=n == 1) for n, a in enumerate(answers)]
+    asked += [Question("q4", "was it", context, (), 0), Question("q5", "was it", context, (answers[2],), 0, False)]
+    task = squad("v2", skip_bad_answers=True)
+    assert task.notes(Split("train", asked, task.featurize(asked, tokenizer=tokenizer(), training=True))) == [
+        "2 of 5 answers of train are not at their answer_start: the occurrence nearest to it is taken (the first: "
+        "question q1)",
+        "1 of 5 answers of train are not in their context: these questions are left out (the first: question q3)",
+        "1 of 5 answers of train are of questions with is_impossible=true: they count, as in the official script (the "
+        "first: question q1)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [

@@ -134,7 +134,7 @@ class OwnOptions:
     labels: str = field(
         "",
         doc="All labels in the order of their ids, separated by commas; empty: the labels of train, sorted (as numbers "
-        "if all are integers). For tags that are numbers: their names.",
+        "if all are numbers). For tags that are numbers: their names.",
     )
 
 

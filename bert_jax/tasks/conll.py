@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bert_jax.errors import UserError, counted
-from bert_jax.tasks.entity_metrics import CHUNKS, is_chunk_tag, normalized_tags, scheme_of
+from bert_jax.tasks.entity_metrics import (
+    CHUNKS,
+    PLAIN,
+    is_chunk_tag,
+    misspelled,
+    misspelling,
+    normalized_tags,
+    scheme_of,
+)
 from bert_jax.tasks.files import numbered_lines
 
 _DOCUMENT = "-DOCSTART-"
@@ -90,11 +98,14 @@ def read_conll(path: Path, *, tag_column: int, word_column: int = 0, scheme: str
                 f"{layout.width - 1}"
             )
     tags = [[row.columns[tag_column] for row in rows] for _, rows in blocks]
-    scheme = scheme or scheme_of(tags)
+    shown = scheme_of(tags)
     words = [[row.columns[word_column] for row in rows] for _, rows in blocks]
     if blocks:
         _check_words(words, path=path, word_column=word_column, same=(word_column - tag_column) % layout.width == 0)
-    sentences = []
+    if not scheme and shown == PLAIN and (wrong := misspelled(tag for file_tags in tags for tag in file_tags)):
+        line = next(row.number for _, rows in blocks for row in rows if row.columns[tag_column] == wrong[0])
+        raise misspelling(*wrong, location=f"{path} line {line}")
+    sentences, scheme = [], scheme or shown
     for (document, rows), sentence, file_tags in zip(blocks, words, tags, strict=True):
         for row, word, tag in zip(rows, sentence, file_tags, strict=True):
             _check_row(word, tag, scheme=scheme, location=f"{path} line {row.number}")
@@ -141,7 +152,7 @@ def _check_row(word: str, tag: str, *, scheme: str, location: str) -> None:
             f"{location}: {tag!r} is not a tag: write one word and its tag per line; for a sentence per line use "
             "--config=configs/finetune_own.py:tags"
         )
-    if scheme == CHUNKS and not is_chunk_tag(tag):
+    if scheme == CHUNKS and (not is_chunk_tag(tag) or tag.endswith("-O")):
         try:
             normalized_tags([tag], scheme=scheme)
         except UserError as error:

@@ -10,6 +10,7 @@ Tags without prefixes (parts of speech) are not entities: each word counts, in t
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -18,6 +19,12 @@ from bert_jax.errors import UserError
 from bert_jax.tasks.metrics import PrecisionRecall, f1_from_counts
 
 CHUNKS, PLAIN = "entities", "tags without prefixes"  # the schemes of tags
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+# Tags of entities in other spellings, as groups "prefix" and "kind".
+_OTHER_SPELLINGS = (
+    re.compile("(?P<prefix>[BIMELSU])[-_:/](?P<kind>.+)", re.IGNORECASE),
+    re.compile("(?P<kind>.+)[-_:/](?P<prefix>[BIMELSU])"),
+)
 _PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
 
 
@@ -66,13 +73,46 @@ def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
     return PLAIN if distinct and not any(is_chunk_tag(tag) for tag in distinct) else CHUNKS
 
 
+def misspelled(tags: Iterable[str]) -> tuple[str, str] | None:
+    """Return one of the tags, which have no prefixes, and what it should be, if all look like misspelled entities.
+
+    "B-PER" with its quotes, b-per, B_PER and PER-B do, next to o. Without B or I among the prefixes they do not. If all
+    tags are in quotes, the quotes are wrong.
+    """
+    bare = {tag: tag.strip(_QUOTES) for tag in sorted(set(tags))}
+    inside = {tag: text for tag, text in bare.items() if text not in ("O", "o", "")}
+    for spelling in _OTHER_SPELLINGS:
+        matches = {tag: match for tag, text in inside.items() if (match := spelling.fullmatch(text))}
+        prefixes = {match["prefix"].upper() for match in matches.values()}
+        if matches and len(matches) == len(inside) and prefixes & {"B", "I"}:
+            first = next(iter(matches))
+            return first, f"{matches[first]['prefix'].upper()}-{matches[first]['kind']}"
+    return next(iter(bare.items())) if bare and all(bare.values()) and _all_quoted(bare) else None
+
+
+def _all_quoted(tags: Iterable[str]) -> bool:
+    return all(len(tag) > 2 and tag[0] in _QUOTES and tag[-1] in _QUOTES for tag in tags)
+
+
+def misspelling(tag: str, right: str, *, location: str) -> UserError:
+    """Return the error about a tag of `misspelled`."""
+    return UserError(
+        f"{location}: tag {tag!r} looks like {right!r} in another spelling, as all tags do: fix the tags; those of "
+        "entities are B-TYPE, I-TYPE and O"
+    )
+
+
 def normalized_tags(tags: Sequence[str], *, scheme: str) -> list[str]:
     """Return the tags of a sentence, entities in IOB2.
 
     Raises:
       UserError: if a tag does not belong to the scheme.
     """
-    return to_iob2(tags) if scheme == CHUNKS else list(tags)
+    if scheme != CHUNKS:
+        return list(tags)
+    if wrong := next((tag for tag in tags if tag.endswith("-O") and split_tag(tag)[1] == "O"), ""):
+        raise UserError(f"tag {wrong!r} is an entity of type O, which means no entity: write O, or name its type")
+    return to_iob2(tags)
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:

@@ -1,7 +1,6 @@
 """Readers of text, TSV and JSON files whose errors name the file and the line."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 from bert_jax.data.opening import open_texts
 from bert_jax.errors import UserError, counted
 from bert_jax.json_files import fitted, parse_json, parse_object
+from bert_jax.json_forms import shown
 
 _MAX_BYTES = 1 << 30  # of a file's text, decompressed; SQuAD's training set has 42 MB, MNLI's 76 MB
 _START = 1 << 16  # bytes that show a file's form
+_LARGEST = 1e18  # a label or score: the loss squares it, and float32 ends at 3.4e38
 _MAX_VALUES = 32_000_000  # of a JSON file: 6 GB of memory at worst; a gigabyte of SQuAD's form has 25 million
 
 
@@ -136,21 +137,23 @@ def column(row: Row, name: str) -> str:
     return row.fields[name]
 
 
-def written(value: Any) -> str:
-    """Return a value of a record for a message, null and truth values as JSON writes them."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)[:60]
-
-
 def finite_number(value: Any, *, location: str, name: str) -> float:
     """Return a field as a number.
 
     Raises:
-      UserError: if it is not a number, or not finite.
+      UserError: if it is not a number, or not finite, or so large that its square overflows.
     """
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{location}: {written(value)} is not a number: fix column {name}")
+        number = None if isinstance(value, bool) else float(value)
+    except OverflowError:
+        number = _LARGEST * 10
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not math.isfinite(number):
+        raise UserError(f"{location}: {shown(value)} is not a number: fix column {name}")
+    if abs(number) > _LARGEST:
+        raise UserError(
+            f"{location}: {shown(value)} is beyond {_LARGEST:g}, the largest number that is computed with: scale "
+            f"column {name}, or fix the record"
+        )
     return number

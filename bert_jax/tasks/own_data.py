@@ -13,7 +13,14 @@ from bert_jax.tasks import metrics, texts
 from bert_jax.tasks.files import finite_number
 from bert_jax.tasks.glue import named_metrics
 from bert_jax.tasks.interface import Outputs, Split
-from bert_jax.tasks.own_labels import configured_labels, label_note, sorted_labels, weight_list
+from bert_jax.tasks.own_labels import (
+    check_label_types,
+    configured_labels,
+    label_note,
+    sorted_labels,
+    stray_notes,
+    weight_list,
+)
 from bert_jax.tasks.own_multilabel import OwnMultiLabelTask
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
 from bert_jax.tasks.own_tags import OwnTagTask
@@ -33,17 +40,24 @@ class OwnClassificationTask(OwnTextTask):
         """Return the labels in the config, or those of train, sorted.
 
         Raises:
-          UserError: if there is only one.
+          UserError: if there is only one, or a truth value or number among labels of another kind.
         """
-        labels = configured_labels(self.own) or sorted_labels(
-            self._name(record) for record in read_records(self.data, split="train")
-        )
+        labels = configured_labels(self.own) or self._labels_of_train()
         if len(labels) == 1:
             raise UserError(
                 f"the only label in column {self.own.label!r} of train is {labels[0]!r}: there is nothing to learn; "
                 "name the column of the labels with --config.own.label, or add records with another label"
             )
         return labels
+
+    def _labels_of_train(self) -> tuple[str, ...]:
+        column = self.own.label
+        distinct: dict[tuple[type, str], tuple[str, Any]] = {}
+        for record in read_records(self.data, split="train"):
+            name = self._name(record)
+            distinct.setdefault((type(record.fields[column]), name), (record.location, record.fields[column]))
+        check_label_types(distinct.values(), column=column)
+        return sorted_labels(name for _, name in distinct)
 
     def label(self, record: Record) -> int:
         """Return the label id."""
@@ -56,14 +70,17 @@ class OwnClassificationTask(OwnTextTask):
                 f"{record.location}: column {column!r} holds a list: for several labels per text type "
                 "--config=configs/finetune_own.py:multilabel"
             )
-        name = record.text(column, option="label").strip()
+        value = record.field(column, option="label")
+        name = str(value) if isinstance(value, bool) else record.as_text(value, name=column).strip()
         if not name:
             raise UserError(f"{record.location}: column {column!r} is empty: give the record a label")
         return name
 
     def notes(self, train: Split) -> list[str]:
-        """Return the labels in the order of their ids, with their numbers of examples."""
-        return [label_note(self.labels, counts=self._counts(train).tolist())]
+        """Return the labels in the order of their ids, with their numbers of examples, and what is odd in train."""
+        counts = self._counts(train).tolist()
+        strays = [] if self.own.labels else stray_notes(self.labels)
+        return [label_note(self.labels, counts=counts), *strays, *super().notes(train)]
 
     def _counts(self, train: Split) -> np.ndarray:
         return np.bincount(texts.label_ids(train), minlength=len(self.labels))
@@ -117,6 +134,18 @@ class OwnRegressionTask(OwnTextTask):
         """Return the number."""
         value = record.field(self.own.label, option="label")
         return finite_number(value, location=record.location, name=self.own.label)
+
+    def notes(self, train: Split) -> list[str]:
+        """Return the range of the numbers, and what is odd in train."""
+        numbers = texts.label_numbers(train)
+        low, high, column = numbers.min(), numbers.max(), self.own.label
+        note = f"numbers from {low:g} to {high:g} in train, mean {numbers.mean():g}"
+        if low == high:
+            note = (
+                f"column {column!r} is {low:g} in all {len(numbers)} examples of train: there is nothing to learn; "
+                "name the column of the numbers with --config.own.label"
+            )
+        return [note, *super().notes(train)]
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return Spearman's and Pearson's correlation."""

@@ -1,16 +1,19 @@
 """The labels of custom data: their order, their weights, and how they are shown."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from bert_jax.config.task_options import OwnOptions
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import written
+from bert_jax.json_forms import shown
 from bert_jax.tasks.own_records import Record
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+_TRUTHS = ("true", "false")
 _SHOWN = 30  # labels in a note
 _MANY = 0.5  # labels per example from which the column is probably not one of labels
 
@@ -28,11 +31,62 @@ def configured_labels(own: OwnOptions) -> tuple[str, ...]:
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return distinct labels in the order of their ids: as numbers if all are integers, else as text."""
+    """Return distinct labels in the order of their ids: as numbers if all are, else as text; their texts are kept."""
     distinct = set(labels)
-    if all(_INTEGER.fullmatch(label) for label in distinct):
-        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
+    if all(is_number(label) for label in distinct):
+        return tuple(sorted(distinct, key=lambda label: (Decimal(label), label)))
     return tuple(sorted(distinct))
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, in ASCII digits."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def check_label_types(located: Iterable[tuple[str, Any]], *, column: str) -> None:
+    """Check that JSON's values in the column of the labels are of one kind. Texts may be numbers; 1 and "1" are one.
+
+    Args:
+      located: the location and the value of each record.
+      column: the name of the column, for the message.
+
+    Raises:
+      UserError: if a truth value or a number is among labels of another kind.
+    """
+    values = sorted(located, key=lambda item: not isinstance(item[1], bool))
+    odd = next(((at, value) for at, value in values if not isinstance(value, str)), None)
+    if odd is None:
+        return  # of a table, or quoted: a note names a stray label
+    other = next((item for item in values if _type_of(item[1]) != _type_of(odd[1])), None)
+    if other is None:
+        return
+    raise UserError(
+        f"{odd[0]}: the label in column {column!r} is {json.dumps(odd[1])}, {_type_of(odd[1])}, but {other[0]} has "
+        f"{json.dumps(other[1])[:60]}, {_type_of(other[1])}: write labels of one kind, or name them with "
+        "--config.own.labels=A,B,..."
+    )
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a truth value"
+    return "a number" if not isinstance(value, str) or is_number(value) else "a text"
+
+
+def stray_notes(labels: Sequence[str]) -> list[str]:
+    """Return lines about labels: one of another kind than the others, a number that is written in two ways."""
+    kinds: dict[str, list[str]] = {}
+    numbers: dict[Decimal, str] = {}
+    notes: list[str] = []
+    for label in labels:
+        kind = "a truth value" if label.lower() in _TRUTHS else _type_of(label)
+        kinds.setdefault(kind, []).append(label)
+        if kind == "a number" and (same := numbers.setdefault(Decimal(label), label)) != label:
+            notes.append(f"labels {same!r} and {label!r} are one number: write it in one way if they are one label")
+    for kind, names in kinds.items():
+        if len(names) == 1 < len(kinds) and kind != "a text":
+            notes.append(f"label {names[0]!r} is {kind}, the others are not: fix its records if it is not meant")
+    return notes
 
 
 def listed(names: str) -> list[str]:
@@ -76,4 +130,4 @@ def is_truth(value: Any, *, record: Record, name: str) -> bool:
         return True
     if text in ("0", "0.0", "false", ""):
         return False
-    raise UserError(f"{record.location}: column {name!r} is {written(value)}: write 0 or 1")
+    raise UserError(f"{record.location}: column {name!r} is {shown(value)}: write 0 or 1")

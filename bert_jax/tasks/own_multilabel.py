@@ -1,18 +1,19 @@
 """Multi-label classification of custom data: labels as a list, as text with separators, or as columns of 0 and 1."""
 
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.json_forms import shown
 from bert_jax.kinds.base import sigmoid
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.tasks import metrics, texts
-from bert_jax.tasks.files import written
 from bert_jax.tasks.interface import Outputs, Split, gold_targets
 from bert_jax.tasks.metrics import f1_from_counts
-from bert_jax.tasks.own_labels import configured_labels, is_truth, label_note, listed, sorted_labels
+from bert_jax.tasks.own_labels import configured_labels, is_truth, label_note, listed, sorted_labels, stray_notes
 from bert_jax.tasks.own_records import Record, read_records
 from bert_jax.tasks.own_texts import OwnTextTask
 
@@ -53,17 +54,41 @@ class OwnMultiLabelTask(OwnTextTask):
     @functools.cached_property
     def _vectors(self) -> bool:
         """Return whether the lists of train are vectors of 0 and 1, one number per label."""
-        records = list(read_records(self.data, split="train"))
-        return self._vector_width(records) == len(self.labels) > 0
+        width = self._vector_width(list(read_records(self.data, split="train")))
+        if width and width != len(self.labels):
+            raise UserError(
+                f"config.own.labels names {len(self.labels)} labels, but the lists in column {self.own.label!r} of "
+                f"train have {width} numbers, 0 or 1: name {width}"
+            )
+        return width > 0
 
     def _vector_width(self, records: list[Record]) -> int:
-        """Return the length of the lists if all are vectors of 0 and 1, else 0. A list of names repeats no name."""
-        values = [record.fields.get(self.own.label) for record in records]
-        if not all(isinstance(value, list) and value and all(_is_bit(item) for item in value) for value in values):
+        """Return the length of the lists if all are vectors of 0 and 1, else 0.
+
+        A list of names repeats no name, and names that are 0 and 1 in every text would say nothing.
+
+        Raises:
+          UserError: if a list has another length than the others, or other numbers, or is empty.
+        """
+        lists = [(record, value) for record in records if isinstance(value := self._value(record), list)]
+        bits = [value for _, value in lists if value and all(_is_bit(item) for item in value)]
+        repeats = any(len(set(value)) < len(value) for value in bits)
+        pairs = len(bits) == len(lists) and all(len(value) == 2 for value in bits)
+        if len(lists) < len(records) or not (repeats or pairs):
             return 0
-        sizes = {len(value) for value in values if isinstance(value, list)}
-        repeats = any(len(set(value)) < len(value) for value in values if isinstance(value, list))
-        return sizes.pop() if len(sizes) == 1 and repeats else 0
+        if any(isinstance(item, str | list | dict) for _, value in lists for item in value):
+            return 0
+        width = Counter(map(len, bits)).most_common(1)[0][0]
+        for record, value in lists:
+            self._check_vector(value, record=record, width=width)
+        return width
+
+    def _check_vector(self, value: Any, *, record: Record, width: int) -> None:
+        if not isinstance(value, list) or len(value) != width or not all(_is_bit(item) for item in value):
+            raise UserError(
+                f"{record.location}: column {self.own.label!r} is {shown(value)}: write a list of {width} numbers, 0 "
+                "or 1, as in the other records"
+            )
 
     def is_unlabeled(self, record: Record, *, split: str) -> bool:
         """Return whether a record of the test set lacks its labels. In a table an empty field means no label."""
@@ -77,40 +102,40 @@ class OwnMultiLabelTask(OwnTextTask):
             bits = [is_truth(v, record=record, name=n) for n, v in zip(columns, values, strict=True)]
             return np.array(bits, np.float32)
         target = np.zeros(len(self.labels), np.float32)
-        value = record.field(self.own.label, option="label")
         if self._vectors:
-            if not isinstance(value, list) or len(value) != len(target) or not all(_is_bit(item) for item in value):
-                raise UserError(
-                    f"{record.location}: column {self.own.label!r} is {written(value)}: write a list of "
-                    f"{len(target)} numbers, 0 or 1, as in the other records"
-                )
+            value = self._value(record)
+            self._check_vector(value, record=record, width=len(target))
             return np.array(value, np.float32)
         target[[record.label_id(name, labels=self.labels) for name in self._names(record)]] = 1
         return target
 
     def _names(self, record: Record) -> list[str]:
         column, separator = self.own.label, self.own.label_separator
-        value = record.field(column, option="label")
+        value = self._value(record)
         if isinstance(value, str) and (record.of_table or separator):
-            value = self._parts(value, record=record)
+            value = [part.strip() for part in value.split(separator or ",") if part.strip()]
         if not isinstance(value, list):
             raise UserError(
-                f"{record.location}: column {column!r} is {written(value)}: write a list of labels, [] for none"
+                f"{record.location}: column {column!r} is {shown(value)}: write a list of labels, [] for none"
             )
         return [record.as_text(name, name=column).strip() for name in value]
 
-    def _parts(self, value: str, *, record: Record) -> list[Any]:
-        """Return the labels in a text: separated, or a list as pandas writes it to a table."""
-        names = record.listed(value, name=self.own.label)
-        if names is not None:
-            return names
-        return [part.strip() for part in value.split(self.own.label_separator or ",") if part.strip()]
+    def _value(self, record: Record) -> Any:
+        """Return the field of the labels; a text that is a list, as pandas writes it to a table, as a list."""
+        column = self.own.label
+        value = record.field(column, option="label")
+        if isinstance(value, str) and (record.of_table or self.own.label_separator):
+            names = record.listed(value, name=column)
+            return value if names is None else names
+        return value
 
     def notes(self, train: Split) -> list[str]:
-        """Return the labels in the order of their ids, with their numbers of examples."""
+        """Return the labels in the order of their ids, with their numbers of examples, and what is odd in train."""
         counts = np.sum(gold_targets(train), axis=0).astype(int).tolist()
         empty = sum(not target.any() for target in gold_targets(train))
-        return [label_note(self.labels, counts=counts) + (f"; {empty} texts without a label" if empty else "")]
+        note = label_note(self.labels, counts=counts) + (f"; {empty} texts without a label" if empty else "")
+        strays = [] if self.own.labels else stray_notes(self.labels)
+        return [note, *strays, *super().notes(train)]
 
     def score(self, split: Split, outputs: Outputs) -> dict[str, float]:
         """Return micro and macro F1, and the fraction of examples with all labels correct."""

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.arrow_files import read_arrow_rows
 from bert_jax.errors import UserError
-from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_start, written
+from bert_jax.json_forms import shown
+from bert_jax.tasks.files import numbered_lines, read_json, read_json_lines, read_start
 from bert_jax.tasks.interface import Task, find_file, split_file
 from bert_jax.tasks.tables import SUFFIXES, read_table
 
@@ -92,7 +94,7 @@ class Record:
             return tuple(value.split())
         if not isinstance(value, list):
             raise UserError(
-                f"{self.location}: column {name!r} is {written(value)}: write a list of words, or words separated by "
+                f"{self.location}: column {name!r} is {shown(value)}: write a list of words, or words separated by "
                 "spaces"
             )
         return tuple(self.as_text(item, name=name) for item in value)
@@ -119,11 +121,13 @@ class Record:
         """Return a value of column `name` as text.
 
         Raises:
-          UserError: if it is null, NaN, a list, or an object.
+          UserError: if it is null, a truth value, NaN (which pandas writes for a missing value), a list, or an object.
         """
-        if isinstance(value, str | int | float) and value == value:  # not NaN, which pandas writes for a missing value
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return str(value)
-        value_text = json.dumps(value)[:60]
+        value_text = json.dumps(value, default=repr)[:60]
         raise UserError(f"{self.location}: column {name!r} holds {value_text}, expected a text: fix the record")
 
     def label_id(self, label: str, *, labels: Sequence[str]) -> int:
@@ -149,8 +153,8 @@ def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[
     names = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
     stem, *others = stems
     also = f"or {', '.join(others)}; " if others else ""
-    shown = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
-    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=shown)
+    wanted = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
+    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=wanted)
     yield from records_of(path, texts=texts)
 
 

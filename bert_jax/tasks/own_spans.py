@@ -8,6 +8,7 @@ from typing import Any
 
 from bert_jax.data.wordpiece import aligned_words
 from bert_jax.errors import UserError
+from bert_jax.json_forms import shown
 
 _RUN = re.compile(r"\S+")
 _TYPE_KEYS = ("label", "type", "entity", "entity_group", "tag")
@@ -52,10 +53,15 @@ def _span(item: Any, *, text: str, location: str) -> TextSpan:
         kind = kind[0]
     if type(start) is not int or type(end) is not int or not isinstance(kind, str) or not kind.strip():
         raise UserError(f"{location}: {str(item)[:80]} is not an entity: write {_FORM}")
+    if kind.strip() == "O":
+        raise UserError(
+            f"{location}: the entity {shown(start)}-{shown(end)} has the label O, which means no entity: leave it out, "
+            "or give its type another name"
+        )
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise UserError(
-            f"{location}: the entity {start}-{end} ({kind}) is not in the text of {len(text)} characters, or has no "
-            f"letters: write {_FORM}"
+            f"{location}: the entity {shown(start)}-{shown(end)} ({kind:.40}) is not in the text of {len(text)} "
+            f"characters, or has no letters: write {_FORM}"
         )
     return TextSpan(start, end, kind.strip())
 

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.conll import Sentence
-from bert_jax.tasks.entity_metrics import CHUNKS, normalized_tags, scheme_of, split_tag
+from bert_jax.tasks.entity_metrics import (
+    CHUNKS,
+    PLAIN,
+    misspelled,
+    misspelling,
+    normalized_tags,
+    scheme_of,
+    split_tag,
+)
 from bert_jax.tasks.ner import TagTask
 from bert_jax.tasks.own_labels import configured_labels
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
@@ -33,6 +41,10 @@ class OwnTagTask(OwnTask, TagTask):
         """Return the sentences of a split. Only test may lack tags."""
         raws = [self._raw(record, split=split) for record in read_records(self.data, split=split)]
         scheme = scheme_of(raw.tags for raw in raws if raw.tags is not None) if split == "train" else self.scheme
+        tags = (tag for raw in raws for tag in raw.tags or ())
+        if split == "train" and scheme == PLAIN and (wrong := misspelled(tags)):
+            location = next(raw.location for raw in raws if wrong[0] in (raw.tags or ()))
+            raise misspelling(*wrong, location=location)
         return [_sentence(raw, number, scheme=scheme) for number, raw in enumerate(raws)]
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """What tasks on custom data with one prediction per text or pair share: reading, instances and the predictions file."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from bert_jax.data.tokenization import Tokenizer
 from bert_jax.files import write_json_lines
 from bert_jax.tasks import texts
 from bert_jax.tasks.interface import Instances, Outputs, Split
+from bert_jax.tasks.own_labels import is_number
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
 from bert_jax.tasks.texts import TextExample
 
@@ -27,6 +28,26 @@ class OwnTextTask(OwnTask):
         text = record.text(own.text, option="text")
         pair = record.text(own.text_pair, option="text_pair") if own.text_pair else None
         return TextExample(text, pair, None if self.is_unlabeled(record, split=split) else self.label(record))
+
+    def notes(self, train: Split) -> list[str]:
+        """Return how many texts of train are empty, and how many are numbers."""
+        return [
+            line
+            for column, option, values in (
+                (self.own.text, "text", [example.text for example in train.examples]),
+                (self.own.text_pair, "text_pair", [example.text_pair or "" for example in train.examples]),
+            )
+            if column
+            for line in self._odd_texts(column, option=option, values=values)
+        ]
+
+    def _odd_texts(self, column: str, *, option: str, values: Sequence[str]) -> Iterator[str]:
+        remedy = f"is {column!r} the column of the texts (config.own.{option})?"
+        for kind, is_odd in (("empty", _is_empty), ("numbers", is_number)):
+            if count := sum(is_odd(value) for value in values):
+                records = read_records(self.data, split="train")
+                location = next(r.location for r in records if is_odd(r.text(column, option=option)))
+                yield f"{count} of {len(values)} texts of train are {kind}, the first: {location}; {remedy}"
 
     @abc.abstractmethod
     def label(self, record: Record) -> Any:
@@ -52,3 +73,7 @@ class OwnTextTask(OwnTask):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_lines(path, records)
         return [path]
+
+
+def _is_empty(text: str) -> bool:
+    return not text.strip()

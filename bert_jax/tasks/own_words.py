@@ -7,10 +7,10 @@ from typing import Any
 
 from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
 from bert_jax.errors import UserError, counted
-from bert_jax.tasks.files import written
+from bert_jax.json_forms import kind_of, shown
 from bert_jax.tasks.own_records import OwnTask, Record, read_records
 from bert_jax.tasks.squad import SpanTask
-from bert_jax.tasks.squad_files import Answer, Question
+from bert_jax.tasks.squad_files import Answer, Question, check_start
 from bert_jax.tasks.swag import ChoiceExample, ChoiceTask
 
 
@@ -40,56 +40,90 @@ class OwnSpanTask(OwnTask, SpanTask):
         for number, record in enumerate(records):
             text = record.text(own.text, option="text")
             context = record.text(own.text_pair, option="text_pair")
-            name = str(number if record.fields.get("id") is None else record.fields["id"])
+            name = _name(record, number)
             if scored and name in ids:
                 raise UserError(
                     f"{record.location}: id {name!r} also appears in an earlier record: give each question its own id"
                 )
-            answers = None if unlabeled else self._answers(record)
             ids.add(name)
-            questions.append(Question(name, text, context, answers, context))
+            placed = () if unlabeled else self._answers(record)
+            answers = tuple(Answer(answer, self._start(start, record, context)) for answer, start in placed)
+            has_starts = all(start is not _NO_START for _, start in placed)
+            questions.append(Question(name, text, context, None if unlabeled else answers, context, has_starts))
         return questions
 
-    def _answers(self, record: Record) -> tuple[Answer, ...]:
-        """Return the right answers. Answers without text are left out."""
+    def _answers(self, record: Record) -> list[tuple[str, Any]]:
+        """Return the right answers, each with its start as the record has it. Answers without text are left out."""
         own = self.own
-        answer, start = self._answer_of(record), record.fields.get(own.answer_start, 0)
+        answer, start = self._answer_of(record), record.fields.get(own.answer_start, _NO_START)
         if isinstance(answer, Mapping):  # the form of SQuAD in HuggingFace datasets: lists of texts and starts
-            answer, start = answer.get("text"), answer.get("answer_start", 0)
+            answer, start = _text_and_start(answer, record=record, name=own.label)
         elif isinstance(answer, list) and answer and all(isinstance(item, Mapping) for item in answer):
-            start = [item.get("answer_start", 0) for item in answer]  # the form of SQuAD's files
-            answer = [item.get("text") for item in answer]
+            pairs = [_text_and_start(item, record=record, name=own.label) for item in answer]  # that of SQuAD's files
+            answer, start = [text for text, _ in pairs], [offset for _, offset in pairs]
         answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
         if not answers:
-            return ()
-        starts = start if isinstance(start, list) else [start] * len(answers)
+            return []
+        starts = start if isinstance(start, list) else [start]
+        if start is _NO_START:
+            starts = [start] * len(answers)
         if len(starts) != len(answers):
             raise UserError(
                 f"{record.location}: {counted(len(answers), 'answer')} but {counted(len(starts), 'value')} in "
                 f"{own.answer_start!r}: give one per answer"
             )
         texts = [record.as_text(text, name=own.label) for text in answers]
-        return tuple(
-            Answer(text, self._start(offset, record))
-            for text, offset in zip(texts, starts, strict=True)
-            if text.strip()
-        )
+        return [(text, offset) for text, offset in zip(texts, starts, strict=True) if text.strip()]
 
     def _answer_of(self, record: Record) -> Any:
         """Return the field of the answer; `answers` if the default column is missing, as in HuggingFace datasets."""
         label = self.own.label
         return record.fields.get("answers" if label == "answer" and label not in record.fields else label)
 
-    def _start(self, value: Any, record: Record) -> int:
-        try:
-            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-                raise TypeError(value)
-            return int(value)
-        except (TypeError, ValueError, OverflowError):
+    def _start(self, value: Any, record: Record, context: str) -> int:
+        """Return the index of an answer's first character; 0 if the record does not say it."""
+        if value is _NO_START:
+            return 0
+        what = f"{record.location}: column {self.own.answer_start!r}"
+        start = _whole_number(value, of_table=record.of_table)
+        if start is None:
             raise UserError(
-                f"{record.location}: column {self.own.answer_start!r} is {written(value)}: write the index of the "
-                "answer's first character in the context, from 0"
-            ) from None
+                f"{what} is {shown(value)}: write the index of the answer's first character in the context, from 0"
+            )
+        check_start(start, context=context, what=what, otherwise=", or leave it out: then the first occurrence counts")
+        return start
+
+
+_NO_START = object()  # the record does not say where an answer is
+
+
+def _name(record: Record, number: int) -> str:
+    """Return the id of a question: that of its record, else its number."""
+    value = record.fields.get("id")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise UserError(f"{record.location}: column 'id' is {shown(value)}: write a text or a number")
+    return str(number if value is None else value)
+
+
+def _whole_number(value: Any, *, of_table: bool) -> int | None:
+    """Return a whole number, or None for another value. pandas writes those of a column with gaps as 13.0."""
+    if of_table and isinstance(value, str):
+        try:
+            return int(value) if "." not in value else _whole_number(float(value), of_table=False)
+        except ValueError:
+            return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _text_and_start(answer: Mapping[str, Any], *, record: Record, name: str) -> tuple[Any, Any]:
+    if "text" not in answer:
+        raise UserError(
+            f"{record.location}: column {name!r} holds {kind_of(answer)} without 'text': write "
+            '{"text": ["..."], "answer_start": [0]}'
+        )
+    return answer["text"], answer.get("answer_start", _NO_START)
 
 
 class OwnChoiceTask(OwnTask, ChoiceTask):
@@ -144,7 +178,7 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
             return ChoiceExample(text, endings, None)
         if str(label) not in map(str, range(len(endings))):
             raise UserError(
-                f"{record.location}: unknown label {written(label)}: write the index of the correct choice, 0 to "
+                f"{record.location}: unknown label {shown(label)}: write the index of the correct choice, 0 to "
                 f"{len(endings) - 1}"
             )
         return ChoiceExample(text, endings, int(str(label)))

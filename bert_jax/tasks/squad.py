@@ -120,6 +120,24 @@ class SpanTask(Task):
             for number, (start, length) in enumerate(spans)
         ]
 
+    def notes(self, train: Split) -> list[str]:
+        """Return how many answers of train are not where the file says, are left out, or contradict it."""
+        answered = [question for question in train.examples if question.answers]
+        located = [(question, locate(question.answers[0], question.context)) for question in answered]
+        moved = [q.id for q, place in located if place and q.has_starts and place.start != q.answers[0].start]
+        lost = [question.id for question, place in located if place is None]
+        marked = [question.id for question in answered if question.is_marked_impossible]
+        counts = (
+            (moved, "are not at their answer_start: the occurrence nearest to it is taken"),
+            (lost, "are not in their context: these questions are left out"),
+            (marked, "are of questions with is_impossible=true: they count, as in the official script"),
+        )
+        return [
+            f"{len(ids)} of {len(answered)} answers of train {what} (the first: question {ids[0]})"
+            for ids, what in counts
+            if ids
+        ]
+
     def predictions(self, split: Split, outputs: Outputs) -> list[Prediction]:
         """Return one prediction per question."""
         windows = split.features.alignments

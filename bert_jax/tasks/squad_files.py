@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.json_forms import shown
 from bert_jax.tasks.files import read_json
 
 FILES = {
@@ -33,15 +34,18 @@ class Question:
     context: str
     answers: tuple[Answer, ...] | None  # empty: unanswerable; None: unlabeled
     group: Any  # the index of the article
+    has_starts: bool = True  # False: the file does not say where the answers are
+    is_marked_impossible: bool = False  # `is_impossible`; what counts is whether there are answers
 
 
 def read_questions(path: Path, *, with_null: bool = True, skip_unanswered: bool = False) -> list[Question]:
     """Return the questions of a file in the official format. Either all are labeled or none is.
 
-    An answer without text (with `answer_start` -1, for example) is left out. A file is unlabeled if no question has
-    `answers`. Without `with_null` (v1.1, where every question has an answer) it is also unlabeled if all lists of
-    answers are empty. v1.1's official script cannot score a question without answers, so a file in which some questions
-    lack answers is an error; `skip_unanswered` skips these questions.
+    An answer without text (with `answer_start` -1, for example) is left out. A question is unanswerable if it has no
+    answers, as in the official script, whatever `is_impossible` says of one that has some. A file is unlabeled if no
+    question has `answers`. Without `with_null` (v1.1, where every question has an answer) it is also unlabeled if all
+    lists of answers are empty. v1.1's official script cannot score a question without answers, so a file in which some
+    questions lack answers is an error; `skip_unanswered` skips these questions.
 
     Raises:
       UserError: if the file is missing, not JSON or in another format, or only some questions have answers.
@@ -100,18 +104,32 @@ def _question(item: Any, *, context: str, group: int, location: str) -> Question
     impossible = item.get("is_impossible")
     if impossible is not None and not isinstance(impossible, bool):
         raise UserError(f"{location}: 'is_impossible' is {impossible!r:.40}: write true or false, without quotes")
-    if impossible:
-        return Question(str(name), text, context, (), group)
     if item.get("answers") is None:
-        return Question(str(name), text, context, None, group)
-    answers = [
-        Answer(*(_get(answer, key, kind, location=f"{location}.answers[{n}]") for key, kind in _ANSWER))
-        for n, answer in enumerate(_get(item, "answers", list, location=location))
-    ]
-    return Question(str(name), text, context, tuple(answer for answer in answers if answer.text.strip()), group)
+        return Question(str(name), text, context, () if impossible else None, group)
+    answers = []
+    for number, value in enumerate(_get(item, "answers", list, location=location)):
+        at_answer = f"{location}.answers[{number}]"
+        answer = Answer(*(_get(value, key, kind, location=at_answer) for key, kind in _ANSWER))
+        if answer.text.strip():
+            check_start(answer.start, context=context, what=f"{at_answer}: 'answer_start'")
+            answers.append(answer)
+    return Question(str(name), text, context, tuple(answers), group, is_marked_impossible=impossible is True)
 
 
 _ANSWER: Sequence[tuple[str, type]] = (("text", str), ("answer_start", int))
+
+
+def check_start(start: int, *, context: str, what: str, otherwise: str = "") -> None:
+    """Check that an answer starts in its context. `what` is the location and the field, `otherwise` what else to do.
+
+    Raises:
+      UserError: if it does not.
+    """
+    if not 0 <= start < len(context):
+        raise UserError(
+            f"{what} is {shown(start)}, outside the context of {len(context)} characters: write the index of the "
+            f"answer's first character, from 0{otherwise}"
+        )
 
 
 def _get(value: Any, key: str, kind: type, *, location: str) -> Any:
