@@ -153,8 +153,8 @@ def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[
     names = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
     stem, *others = stems
     also = f"or {', '.join(others)}; " if others else ""
-    wanted = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
-    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=wanted)
+    expected = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
+    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=expected)
     yield from records_of(path, texts=texts)
 
 
