@@ -72,7 +72,7 @@ def test_texts_that_are_empty_or_numbers_are_counted(tmp_path: Path):
 
 def test_numbers_to_learn_are_numbers_that_float32_can_square(tmp_path: Path):
     wrong = [
-        (True, "True is not a number: fix column label"),
+        (True, "true is not a number: fix column label"),
         (10**400, "a number of more than 60 digits is beyond 1e\\+18"),
         (-(10**400), "a number of more than 60 digits is beyond"),
         (1e300, r"1e\+300 is beyond 1e\+18, the largest number that is computed with: scale column label"),
