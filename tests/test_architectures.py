@@ -94,6 +94,7 @@ def test_an_objective_that_it_has_no_head_for_is_refused_in_a_line() -> None:
         objective(toy_model(), next_sentence=True)
 
 
+@pytest.mark.slow
 def test_instances_of_a_packed_row_see_their_own_positions_alone() -> None:
     model = toy_model()
     params = to_device(pretraining_params(model)["encoder"])

@@ -291,7 +291,7 @@ def test_the_kernel_takes_large_scores_and_rows_with_nothing_to_see() -> None:
     assert all(np.isfinite(array).all() for array in nothing)
 
 
-@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("tensor", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
     arrays, mask = random_arrays(batch=4, length=128, heads=4), packed_mask(128, batch=4)
     expected = results("pallas", arrays, mask=mask, rate=0.1)

@@ -56,7 +56,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, source: PretrainedModel) -
     [
         pytest.param("triplets", 1, (2, 1, 1), marks=pytest.mark.slow),
         pytest.param("triplets", 1, (4, 1, 1), marks=pytest.mark.slow),
-        ("triplets", 1, (8, 1, 1)),
+        pytest.param("triplets", 1, (8, 1, 1), marks=pytest.mark.slow),
         pytest.param("triplets", 1, (2, 2, 2), marks=pytest.mark.slow),
         pytest.param("triplets", 4, (1, 1, 1), marks=pytest.mark.slow),
         pytest.param("triplets", 2, (4, 1, 1), marks=pytest.mark.slow),

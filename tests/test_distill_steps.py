@@ -110,6 +110,7 @@ def test_mesh_and_accumulation_change_neither_loss_nor_gradients_nor_metrics(
     assert bool(output.finite)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_relations_and_the_weight_times_pretraining() -> None:
     _, output = take_step(config())
     means = {name: float(mean.value()) for name, mean in output.means.items()}
@@ -138,6 +139,7 @@ def test_without_pretraining_only_what_the_relations_reach_is_updated(student: M
     assert "mlm_loss" not in output.means
 
 
+@pytest.mark.slow
 def test_the_teacher_is_on_the_mesh_as_given_and_stays_so() -> None:
     state, _ = take_step(config(accumulation=2), (2, 2, 2))
     program = opened(config(accumulation=2), (2, 2, 2))

@@ -170,6 +170,7 @@ def test_a_teacher_of_something_else_is_refused(tmp_path: Path, changes: dict[st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_distills_into_some_layers_and_another_teacher_is_refused_on_resume(tmp_path: Path):
     data = write_sentiment(tmp_path / "data", train=32, dev=16)
     write_source(tmp_path / "source", num_hidden_layers=4)

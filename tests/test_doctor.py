@@ -156,6 +156,7 @@ def attention_check() -> kernels.Comparison:
     return kernels.compare_attention(128, batch=1, heads=2, packed=True, platform="cpu")
 
 
+@pytest.mark.slow
 def test_attention_that_is_right_passes_and_one_that_drops_others_fails(monkeypatch: pytest.MonkeyPatch):
     right = attention.fused_attention
     assert not attention_check().wrong

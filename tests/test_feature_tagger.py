@@ -50,6 +50,7 @@ def test_every_sentence_gets_the_logits_of_pytorchs_lstm_whatever_padding_follow
             assert_rounded_alike(logits[row, :length], expected, bound=bound)
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_do_not_depend_on_gradient_accumulation() -> None:
     rng = np.random.default_rng(2)
     rows = WordRows(

@@ -61,6 +61,7 @@ def results(workdir: Path) -> dict[str, Any]:
     return without_times(json.loads((workdir / "results.json").read_text()))
 
 
+@pytest.mark.slow
 def test_any_number_of_hosts_holds_the_same_rows(folder: Path, tmp_path: Path) -> None:
     config = {
         "task": "own",

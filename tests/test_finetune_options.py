@@ -51,6 +51,7 @@ def train(config: FinetuneConfig, workdir: Path) -> tuple[dict, list[str]]:
     return json.loads((workdir / "results.json").read_text()), log
 
 
+@pytest.mark.slow
 @pytest.mark.numerics
 def test_long_texts_are_learned_in_windows_and_predicted_like_that(tmp_path: Path):
     """The head says nothing about the label. The workdir remembers windows and length; a flag overrides them."""

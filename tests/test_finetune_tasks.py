@@ -278,6 +278,7 @@ def test_own_data_of_every_kind_is_trained_predicted_and_exported(tmp_path: Path
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["architectures"]
 
 
+@pytest.mark.slow
 def test_several_labels_are_learned_exported_and_predicted(tmp_path: Path, source: Path):
     """From a list of labels to HuggingFace's `problem_type`, in the order of the config throughout."""
     several = [[], ["bad"], ["good"], ["bad", "good"]]

@@ -64,7 +64,7 @@ def random_arrays(shape: tuple[int, int, int, int]) -> tuple[jax.Array, ...]:
         (128, 5, 64, 0.1, "bidirectional"),
         (256, 4, 32, 0.1, "left_to_right"),
         (64, 2, 128, 0.0, "bidirectional"),
-        (192, 4, 16, 0.3, "bidirectional"),
+        pytest.param(192, 4, 16, 0.3, "bidirectional", marks=pytest.mark.slow),
     ],
 )
 def test_the_kernels_equal_the_reference_in_values_gradients_and_what_they_drop(

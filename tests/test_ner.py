@@ -24,6 +24,7 @@ def gold_outputs(task: NerTask, split: Split) -> list[np.ndarray]:
     return [one_hot[np.maximum(target, 0)] for target in split.features.targets or []]
 
 
+@pytest.mark.slow
 def test_the_shared_files_are_read_whole(shared_data: Path):
     task = ner(shared_data / "conll2003")
     train, dev = task.read("train"), task.read("dev")
@@ -33,7 +34,7 @@ def test_the_shared_files_are_read_whole(shared_data: Path):
     assert task.labels == ("O", *(f"{p}-{t}" for t in ("LOC", "MISC", "ORG", "PER") for p in "BI"))
 
 
-@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("context", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_word_is_scored_once_and_gold_outputs_score_one(shared_data: Path, context: bool):
     words = load_tokenizer(shared_data / "vocab" / "bert-base-cased-vocab.txt", do_lower_case=False)
     task = ner(shared_data / "conll2003", context=context, max_seq_length=256)

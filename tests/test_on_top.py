@@ -66,6 +66,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return tmp_path / "work", experiment(tmp_path, config).run_all()
 
 
+@pytest.mark.slow
 def test_a_bilstm_on_a_frozen_encoder_learns_and_leaves_the_encoder_alone(tuned: tuple[Path, dict[str, Any]]) -> None:
     workdir, result = tuned
     assert result["best"]["best"]["metrics"]["accuracy"] > result["constant"]

@@ -119,6 +119,7 @@ def test_a_vocabulary_too_large_for_the_text_is_warned_of(infos: dict[int, Datas
     assert "5,120 tokens of text for a vocabulary of 512, 10 each" in line
 
 
+@pytest.mark.slow
 def test_a_run_of_epochs_on_the_datas_vocabulary_settles_both_and_resumes(tiny_dataset: Path, tmp_path: Path) -> None:
     fields = ("model.vocab_size=0", "train.num_epochs=0.01", "checkpoint.every=100", "eval.every=100", "log.every=2")
     command = train_command(tmp_path / "run", *fields, data=tiny_dataset)

@@ -105,6 +105,7 @@ def with_empty(batch: PretrainingBatch, *, rows: int, slots: int) -> Pretraining
     return jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path[-1].name, leaf), batch)
 
 
+@pytest.mark.slow
 def test_packed_files_give_each_instance_its_outputs_and_gradients_alone(packed: Path):
     rows, batch, objective = loaded(packed)
     assert (rows.segment_lengths.sum(-1) > 0).sum() > 2 * len(rows.input_ids)
@@ -218,6 +219,7 @@ def train(workdir: Path, packed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_says_how_many_instances_a_second_it_learns_from(workdir: Path, packed: Path):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if "train/loss" in line][-1]

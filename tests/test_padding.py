@@ -137,6 +137,7 @@ def test_only_tables_over_several_replicas_of_whole_layers_are_padded(pad: Any) 
     assert not any(jax.tree.leaves(program((8, 1, 1)).added_rows))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_that_of_a_run_without_the_rows_and_restores_on_any_mesh(pad: Any, tmp_path: Path) -> None:
     pad(True)
     padded = program((8, 1, 1))

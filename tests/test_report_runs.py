@@ -53,6 +53,7 @@ def test_the_page_is_there_when_the_command_ends_or_one_line_says_why_not(report
     assert "report.html" not in output
 
 
+@pytest.mark.slow
 def test_a_continued_run_repeats_the_examples_after_its_checkpoint(
     reported: tuple[Path, str], tiny_dataset: Path, tmp_path: Path
 ):

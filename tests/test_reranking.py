@@ -119,6 +119,7 @@ def test_a_ranking_is_scored_by_its_gains_and_by_the_place_of_the_best_document(
     assert json.loads(path.read_text().splitlines()[1]) == {"index": 1, "scores": [5.0, 4.0]}
 
 
+@pytest.mark.slow
 def test_a_reranker_learns_and_is_a_model_of_pairs(tmp_path: Path):
     """The teacher likes documents with a good word more than those with a bad one."""
     rng = np.random.default_rng(0)

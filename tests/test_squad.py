@@ -58,6 +58,7 @@ def test_gold_spans_survive_the_round_trip(shared_data: Path):
     assert right / total >= 0.998
 
 
+@pytest.mark.slow
 def test_predictions_from_gold_logits_are_the_gold_answers(shared_data: Path):
     words = load_tokenizer(shared_data / "vocab" / "bert-base-uncased-vocab.txt", do_lower_case=True)
     for version, key in (("v1", "exact_match"), ("v2", "exact")):

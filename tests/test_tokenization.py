@@ -143,6 +143,7 @@ def shared_lines(shared_data: Path) -> list[str]:
 # --- Exactness ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED)
 def test_ids_equal_the_original_on_every_code_point(shared_data: Path, name: str):
     # All of Unicode with one vocabulary; with the others the unassigned, private and surrogate ones are thinned out for

@@ -66,7 +66,7 @@ def _kill_behind_step(command: list[str], *, step: int, number: signal.Signals) 
     ("number", "status"),
     [
         pytest.param(signal.SIGKILL, -9, id="kill"),
-        pytest.param(signal.SIGTERM, 75, id="term"),
+        pytest.param(signal.SIGTERM, 75, id="term", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, id="int", marks=pytest.mark.slow),
     ],
 )
@@ -142,6 +142,7 @@ def test_a_config_can_be_mended_until_there_is_a_checkpoint(tiny_dataset: Path, 
     assert mended.returncode == 0, mended.stderr
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_training_goes_on_unevaluated(tmp_path: Path):
     (tmp_path / "texts").mkdir()
     for number in range(4):

@@ -68,7 +68,7 @@ def assert_alike_but_for_padding(
         pytest.param(1024, 512, [[1000]], marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("direction", ["bidirectional", "left_to_right"])
+@pytest.mark.parametrize("direction", ["bidirectional", pytest.param("left_to_right", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("kernel_at_every_length")
 def test_the_kernel_equals_the_reference_however_a_sequence_is_cut(
     length: int, block: int, instances: list[list[int]], direction: str, monkeypatch: pytest.MonkeyPatch
@@ -108,7 +108,8 @@ def test_a_sequence_of_padding_is_finite_and_so_are_its_gradients() -> None:
 
 
 @pytest.mark.usefixtures("kernel_at_every_length")
-@pytest.mark.parametrize("tensor", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor", [1, 2])
 def test_the_kernel_drops_the_same_on_every_mesh(tensor: int) -> None:
     mask = packed([[128], [100], [60, 60], [70, 58]], length=128)
     arrays = without_padding(random_arrays(batch=4, length=128, heads=4), mask=mask)
