@@ -41,6 +41,7 @@ def test_a_new_token_is_whole_and_begins_as_the_mean_of_its_parts(tmp_path: Path
             with_added_tokens(source, tokens=[bad])
 
 
+@pytest.mark.slow
 def test_added_tokens_are_in_the_workdir_and_the_export(tmp_path: Path):
     rows = [{"text": f"the {token} film", "label": label} for token, label in (("[E1]", "a"), ("[E2]", "b"))] * 4
     for split in ("train", "dev"):

@@ -35,7 +35,7 @@ ACCEPTED: dict[str, set[str]] = {
 ARGUMENTS = [(name, argument) for name, known in ACCEPTED.items() for argument in sorted(known) or [None]]
 # A program of each kind is compiled in the default run: tasks of one kind share it. Three labels instead of two, and a
 # row of Table 7 with its encoder and tagger, are other programs; tests/test_finetune_tasks.py trains two of those rows.
-SLOW = {"mnli", *FEATURES}
+SLOW = {"mnli", "kl", "margin_mse", "triplets", *FEATURES}
 
 
 def test_every_config_is_known_and_documents_the_arguments_that_it_takes():

@@ -167,6 +167,7 @@ def test_a_sweep_compiles_no_more_than_one_run(tmp_path: Path, monkeypatch: Any)
     assert len(traced) <= 3
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat(tmp_path: Path):
     config = own_config(write_sentiment(tmp_path / "data", train=32), train={"num_epochs": 1.0})
     options = ExperimentOptions(runs=tuple(grid(config, sweep=False, seeds=2)))

@@ -179,6 +179,7 @@ def test_intermediate_training_gives_the_second_stage_its_head(tmp_path: Path, s
         config_of("swag", tmp_path, squad={"intermediate_file": "trivia.json"})
 
 
+@pytest.mark.slow
 def test_one_of_four_endings_is_learned(tmp_path: Path, source: Path):
     header = ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3,label\n"
     endings = [["was bad"] * 4 for _ in range(32)]

@@ -23,7 +23,8 @@ def test_every_run_has_its_file_and_every_file_its_run():
     assert {file.stem for file in records.LOSSES.glob("*.json")} == set(RUNS)
 
 
-@pytest.mark.parametrize("name", [pytest.param("modern_mlm_nsp", marks=pytest.mark.slow), "tags"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["modern_mlm_nsp", "tags"])
 def test_losses_here_lie_within_rounding_of_the_golden_ones(name: str):
     """The pre-training run on one device, the other on all: sums in another order."""
     assert not difference(measure(name), exact=False)

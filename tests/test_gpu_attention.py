@@ -62,7 +62,7 @@ def random_arrays(shape: tuple[int, int, int, int]) -> tuple[jax.Array, ...]:
     ("length", "heads", "head_size", "rate", "direction"),
     [
         (128, 5, 64, 0.1, "bidirectional"),
-        (256, 4, 32, 0.1, "left_to_right"),
+        pytest.param(256, 4, 32, 0.1, "left_to_right", marks=pytest.mark.slow),
         (64, 2, 128, 0.0, "bidirectional"),
         pytest.param(192, 4, 16, 0.3, "bidirectional", marks=pytest.mark.slow),
     ],

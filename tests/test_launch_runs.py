@@ -92,7 +92,7 @@ def test_tpu_vm_waits_for_ssh_no_longer_than_it_says(tmp_path):
     assert "no host answers (5 of 5): no answer within 0.1 s" in result.stdout
 
 
-@pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh"])
+@pytest.mark.parametrize("step", [pytest.param("tpu-vm scp", marks=pytest.mark.slow), "host_install.sh"])
 def test_tpu_vm_stops_where_installing_fails_again_and_again(tmp_path, step):
     answers = ["*queued-resources describe => ACTIVE", f"*{step} => no => 1", "*|| echo gone => gone|gone"]
     result, calls = against_script(tmp_path, "tpu_vm.sh", answers)
@@ -102,7 +102,9 @@ def test_tpu_vm_stops_where_installing_fails_again_and_again(tmp_path, step):
     assert count(calls, "setsid") == 0
 
 
-@pytest.mark.parametrize("step", ["tpu-vm scp", "host_install.sh", "setsid"])
+@pytest.mark.parametrize(
+    "step", ["tpu-vm scp", *(pytest.param(step, marks=pytest.mark.slow) for step in ("host_install.sh", "setsid"))]
+)
 def test_tpu_vm_tries_again_where_a_connection_breaks_while_installing(tmp_path, step):
     answers = [
         "*queued-resources describe => ACTIVE",

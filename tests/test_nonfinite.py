@@ -12,6 +12,7 @@ FIELDS = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_skips_as_many_steps_in_all_its_starts_together(tiny_dataset: Path, tmp_path: Path) -> None:
     first = run(train_command(tmp_path, *FIELDS, "train.max_nonfinite_steps=3", data=tiny_dataset))
     assert first.returncode == 2

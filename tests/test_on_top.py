@@ -78,6 +78,7 @@ def test_a_bilstm_on_a_frozen_encoder_learns_and_leaves_the_encoder_alone(tuned:
         np.testing.assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.numerics
 def test_predictions_are_those_of_the_run(tuned: tuple[Path, dict[str, Any]]) -> None:
     workdir, result = tuned
@@ -92,6 +93,7 @@ def test_predictions_are_those_of_the_run(tuned: tuple[Path, dict[str, Any]]) ->
         assert_rounded_alike(list(answer["probabilities"].values()), softmax(output), bound=bound)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_bilstm_is_not_exported_without_it(tuned: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     model = bert_jax.load(tuned[0])
     with pytest.raises(UserError, match=r"has a BiLSTM .*--drop=bilstm,pooler,classifier"):

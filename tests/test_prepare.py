@@ -139,6 +139,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(corpus, tmp_path, flags
     assert not (tmp_path / "out" / "bert_pretraining").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume_and_leaves_no_process(corpus, tmp_path):
     many = write_corpus(tmp_path / "text", make_documents(400) * 80, num_files=8)
     flags = [f"--input={many}", f"--out={tmp_path / 'out'}", f"--vocab={corpus.parent}", "--num_workers=2"]
