@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.runs import run, train_command
 
 # After the first step the parameters are so large that every later loss is not finite.
