@@ -64,7 +64,6 @@ def digest(tiny_dataset: Path, *, hosts: int, mesh: Sequence[int]) -> tuple[str,
     return found.group(1), int(found.group(2))
 
 
-@pytest.mark.slow
 def test_any_number_of_hosts_has_the_same_global_batches_and_reads_only_its_rows(tiny_dataset: Path) -> None:
     alone, rows = digest(tiny_dataset, hosts=1, mesh=(4, 1, 1))
     assert rows == 16
