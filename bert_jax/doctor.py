@@ -25,6 +25,7 @@ def main() -> int:
     start = time.monotonic()
     from bert_jax.diagnosis import examination
     from bert_jax.errors import UserError
+    from bert_jax.locations import output_file
     from bert_jax.parallel import distributed
 
     checks = examination.choose(CHECKS.value)
@@ -32,8 +33,8 @@ def main() -> int:
         raise UserError(f"--seconds={SECONDS.value:g}: must be positive")
     if WORKDIR.value and not Path(WORKDIR.value).is_dir():
         raise UserError(f"--workdir={WORKDIR.value}: there is no such folder; make it first")
-    if OUT.value and not Path(OUT.value).absolute().parent.is_dir():
-        raise UserError(f"--out={OUT.value}: there is no folder {Path(OUT.value).absolute().parent}; make it first")
+    if OUT.value:
+        output_file(OUT.value, name="--out")
 
     def on_host(hosts: distributed.Hosts) -> int:
         with tempfile.TemporaryDirectory(prefix="bert_jax_doctor_", dir=WORKDIR.value or None) as folder:

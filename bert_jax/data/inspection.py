@@ -15,7 +15,7 @@ from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
 from bert_jax.data.sentences import document_sentences
 from bert_jax.data.separators import WAYS
 from bert_jax.data.source import LEFT_OUT, Document, ReadReport, TextLayout, TextSource
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.progress import ByteProgress
 
 SAMPLE_CHARS = 8 << 20  # of text that is read to count documents, shared by the kinds of files
@@ -224,8 +224,8 @@ def _describe(sample: Sample, documents: int) -> str:
     where = "source" if any(source.kind != "file" for source in sources) else "file"
     looked = "" if num_opened == len(sources) else f" of {num_opened:,} that were opened"
     return (
-        f"found: {about}{documents:,} document{'s' * (documents != 1)} of {mean:,.0f} characters on average in "
-        f"{len(sources):,} {where}{'s' * (len(sources) != 1)} ({files}{looked}){_archives(sample)}"
+        f"found: {about}{counted(documents, 'document')} of {mean:,.0f} characters on average in "
+        f"{counted(len(sources), where)} ({files}{looked}){_archives(sample)}"
     )
 
 
@@ -238,8 +238,8 @@ def _archives(sample: Sample) -> str:
     kinds = ", ".join(f"{count:,} {name}" for name, count in sorted(members.items()))
     least = "at least " if sample.has_more_members else ""
     return (
-        f"; {shown} {'is an archive' if len(names) == 1 else 'are archives'} of {least}{texts:,} text"
-        f"{'s' * (texts != 1)} ({kinds})"
+        f"; {shown} {'is an archive' if len(names) == 1 else 'are archives'} of {least}{counted(texts, 'text')} "
+        f"({kinds})"
     )
 
 
@@ -247,7 +247,7 @@ def _show(number: int, document: Document, language: str) -> str:
     sentences = _sentences(document, language)
     text = " | ".join(sentences[:20])
     text = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} ..."
-    count = f"{len(sentences):,} sentence{'s' * (len(sentences) != 1)}"
+    count = counted(len(sentences), "sentence")
     return f"document {number} ({document.key}), {count}: {text}"
 
 
@@ -265,7 +265,7 @@ def _left_out(report: ReadReport) -> list[str]:
     if not number:
         return []
     names = [problem for problem in report.problems if problem.startswith(LEFT_OUT)]
-    lines = [f"left out: {number:,} file{'s' * (number != 1)}"]
+    lines = [f"left out: {counted(number, 'file')}"]
     lines += [f"  {problem.removeprefix(LEFT_OUT)}" for problem in names[:_MAX_LEFT_OUT]]
     return lines + ["  ..."] * (number > _MAX_LEFT_OUT)
 

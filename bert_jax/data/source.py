@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 
 LEFT_OUT = "left out: "  # a problem that is a whole file
 MAX_PROBLEMS = 20  # problems kept as examples; all are counted
@@ -157,7 +157,7 @@ class ReadReport:
             (self.nul_characters, "NUL character", "removed"),
             (self.long_lines_cut, "line", "too long, split at white space"),
         )
-        lines = [f"{count:,} {what}{'s' * (count > 1)} {done}" for count, what, done in counts if count]
+        lines = [f"{counted(count, what)} {done}" for count, what, done in counts if count]
         problems = [problem for problem in self.problems if not problem.startswith(LEFT_OUT)]
         for file, count in self.skipped_rows.items():
             examples = [problem for problem in problems if problem.startswith(f"{file}:")]

@@ -14,7 +14,7 @@ from bert_jax.data.lines import MAX_WHOLE_LINE, OVERLONG, read_lines
 from bert_jax.data.opening import ByteStream
 from bert_jax.data.prose import read_document
 from bert_jax.data.source import NoTextError, ReadReport, alternatives, others_and
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 
 SAMPLE_LINES = 200
 CSV_DELIMITERS = ",;\t|"  # of a .csv file; the first where its lines do not decide
@@ -201,9 +201,7 @@ def texts_or_refusal(
             f"{file}: column '{column}' holds values such as {first[0].strip()[:40]}, not text: {advice()}"
         )
     if not first and (num_rows := report.empty_rows - before):
-        raise NoTextError(
-            f"{file}: column '{column}' has no text in any of its {num_rows:,} row{'s' * (num_rows > 1)}: {advice()}"
-        )
+        raise NoTextError(f"{file}: column '{column}' has no text in any of its {counted(num_rows, 'row')}: {advice()}")
     yield from first
     yield from filled
 
