@@ -228,6 +228,9 @@ def assert_equal(actual: list[jax.Array], expected: list[jax.Array], *, toleranc
         (256, 2, 0.1, "left_to_right"),
         pytest.param(384, 2, 0.1, "bidirectional", marks=pytest.mark.slow),
         pytest.param(512, 4, 0.1, "bidirectional", marks=pytest.mark.slow),
+        # Above 512, a step loops over blocks of queries: five of 128, and three of 256 in two steps.
+        (640, 2, 0.1, "bidirectional"),
+        pytest.param(768, 4, 0.1, "left_to_right", marks=pytest.mark.slow),
     ],
 )
 def test_the_kernel_equals_the_reference_in_values_gradients_and_what_it_drops(
@@ -255,8 +258,8 @@ def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(
     monkeypatch.setattr(fused_attention, "_FORWARD_BYTES", most)
     monkeypatch.setattr(fused_attention, "_BACKWARD_BYTES", most)
     sizes = {"length": length, "heads": heads, "item_bytes": 4}
-    steps = [fused_attention.grid_steps(name, **sizes) for name in ("forward", "backward")]
-    assert steps == [heads // count for count in per_step]
+    rounds = [fused_attention.loop_rounds(name, **sizes) for name in ("forward", "backward")]
+    assert rounds == [[heads // count, 1] for count in per_step]
     arrays, mask = random_arrays(batch=2, length=length, heads=heads), packed_mask(length, batch=2)
     expected = results("reference", arrays, mask=mask, rate=0.1)
     actual = results("pallas", arrays, mask=mask, rate=0.1)

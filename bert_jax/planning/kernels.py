@@ -114,6 +114,6 @@ def _loop_rounds(name: str, *, rows: int, length: int, width: int, dtype: str, c
     if "window_attention" in name:
         return [-(-rows // cores) * window_attention.grid_steps(length=length, heads=heads)]
     if "attention" in name:
-        steps = fused_attention.grid_steps(name, length=length, heads=heads, item_bytes=item_bytes)
-        return [-(-rows // cores) * steps]
+        steps, *inner = fused_attention.loop_rounds(name, length=length, heads=heads, item_bytes=item_bytes)
+        return [-(-rows // cores) * steps, *inner]
     return None

@@ -21,13 +21,12 @@ from jaxtyping import Array, Float, Int, UInt32
 from bert_jax.model.dropout import SHARED_BY
 from bert_jax.model.kernels import fused_attention_passes as passes
 from bert_jax.model.kernels.backends import TPU, pltpu
-from bert_jax.model.kernels.fused_attention_passes import Tiling
+from bert_jax.model.kernels.fused_attention_passes import LONGEST_UNROLLED, Tiling
 from bert_jax.model.kernels.head_pairs import HEAD_SIZE, LANES
 
 MAX_LENGTH = 1024
-_LONGEST_WITHIN_DEFAULT = 512  # up to here, a step fits in the compiler's default of 16 MiB of VMEM per kernel
-_VMEM_OF_LONG = 32 * 1024 * 1024
-# Bytes of one array in a grid step. A step has no loop, so that the compiler overlaps blocks of queries and heads.
+# Bytes of one array in a grid step. Up to 512 tokens, a step has no loop, so that the compiler overlaps blocks of
+# queries and heads. Longer sequences have two heads per step.
 # The limits are VMEM, the compile time (8 s for both passes at T = 512) and the 65,536 instructions that a core holds.
 # The kernels have at most 22,000 on v5e, v5p and v6e. On v4, the forward pass at 512 has 97,000, which are fetched in
 # parts as it runs; without the time of fetching, that still takes 13 % fewer cycles than loops.
@@ -75,16 +74,17 @@ def fused_attention(
     return out.reshape(projections[0].shape)
 
 
-def grid_steps(name: str, *, length: int, heads: int, item_bytes: int) -> int:
-    """Return the grid steps per sequence of the pass `name`, to count cycles from a schedule."""
-    forward_heads, backward_heads = _heads_per_step(length=length, heads=heads, item_bytes=item_bytes)
-    return heads // (backward_heads if "backward" in name else forward_heads)
+def loop_rounds(name: str, *, length: int, heads: int, item_bytes: int) -> list[int]:
+    """Return the grid steps per sequence of the pass `name` and the rounds of its loop, to count cycles."""
+    heads_per_step = _heads_per_step(length=length, heads=heads, item_bytes=item_bytes)["backward" in name]
+    plan = Tiling(length, heads_per_step, _group_size(heads, length=length), rate=0.0, left_to_right=False)
+    return [heads // heads_per_step, plan.blocks if plan.loops else 1]
 
 
 def _heads_per_step(*, length: int, heads: int, item_bytes: int) -> tuple[int, int]:
     """Return the heads per grid step of forward and backward pass: whole groups of heads that share words."""
     fewest = _group_size(heads, length=length)
-    if length > _LONGEST_WITHIN_DEFAULT:
+    if length > LONGEST_UNROLLED:
         return fewest, fewest
     choices = [n for n in range(fewest, heads + 1, fewest) if heads % n == 0]
 
@@ -96,7 +96,7 @@ def _heads_per_step(*, length: int, heads: int, item_bytes: int) -> tuple[int, i
 
 def _group_size(heads: int, *, length: int) -> int:
     """Return the heads that share words; of long sequences, only two fit into a step."""
-    return SHARED_BY if heads % SHARED_BY == 0 and length <= _LONGEST_WITHIN_DEFAULT else 2
+    return SHARED_BY if heads % SHARED_BY == 0 and length <= LONGEST_UNROLLED else 2
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -175,7 +175,6 @@ def _call(
     # The mask bias of the sequence and, with dropout, the words of a block.
     shared = [((length, length), jnp.float32), ((length if plan.rate else 8, plan.block), jnp.uint32)]
     heads = width // HEAD_SIZE
-    more_memory = {"vmem_limit_bytes": _VMEM_OF_LONG} if length > _LONGEST_WITHIN_DEFAULT else {}
     return pl.pallas_call(
         functools.partial(kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -187,7 +186,7 @@ def _call(
         ),
         out_shape=outputs,
         # Sequences may be divided among the cores of a chip; all steps of a sequence use one mask bias.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), **more_memory),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         cost_estimate=pl.CostEstimate(
             flops=matmuls * 2 * batch * heads * length**2 * HEAD_SIZE,
             transcendentals=batch * heads * length**2,
