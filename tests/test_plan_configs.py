@@ -11,9 +11,12 @@ from bert_jax.planning import report as reports
 from tests.tpu_plans import plan_config, thin
 
 NOT_PLANNED = ("tiny_cpu", "distill_minilm")  # a teacher is not planned
+SLOW = ("base_tpu:modernbert-base", "large_tpu", "large_tpu:lamb_64k")
 PLANNED = [
-    name for name in CONFIGS if name not in NOT_PLANNED and ":L-" not in name
-]  # sizes of programs that are there
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in CONFIGS
+    if name not in NOT_PLANNED and ":L-" not in name  # sizes of programs that are there
+]
 
 
 @pytest.mark.parametrize("name", PLANNED)
