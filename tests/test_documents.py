@@ -197,13 +197,30 @@ def test_document_over_a_megabyte_comes_in_parts(novels: Path):
 # Bad input
 
 
-def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path):
-    text = ("Caf\xe9s of the city, one by one, are closed on Sundays. " * 50).encode("latin-1")
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Caf\xc3\xa9s of the city, one by one, are closed on Sundays. " * 99 + b"Caf\xe9s too.",
+        b"Shops of the city, one by one, are closed on Sundays. " * 99 + b"Caf\xe9s too.",
+        b"Caf\xc3\xa9s of the city, one by one, and caf\xe9s are closed on Sundays.",
+    ],
+    ids=["one of many accents", "one in a thousand letters", "as many valid as not"],
+)
+def test_a_little_invalid_utf8_is_replaced_and_counted(text: bytes, tmp_path: Path):
     report = ReadReport()
     [document] = read(write(tmp_path / "a.txt", text), report=report)
-    assert report.invalid_utf8 == 50
-    assert "Caf\ufffds" in document.sentences[0]
-    assert report.warnings() == ["50 invalid UTF-8 sequences replaced by U+FFFD"]
+    assert report.invalid_utf8 == 1
+    assert "af\ufffds" in document.sentences[-1]
+    assert report.warnings() == ["1 invalid UTF-8 sequence replaced by U+FFFD"]
+
+
+def test_a_corpus_that_is_mostly_in_another_encoding_is_refused(tmp_path: Path):
+    german = "Das Café in der Straße war gestern geschlossen, und der Bäcker auch. " * 20
+    for number in range(3):
+        write(tmp_path / f"{number}.txt", german.encode("cp1252"))
+    write(tmp_path / "good.txt", german.encode())
+    with pytest.raises(UserError, match=r"^most of the text .* would be left out .*0\.txt: not UTF-8 text \(convert"):
+        read(tmp_path)
 
 
 def test_nul_characters_are_removed_and_counted(tmp_path: Path):
@@ -220,8 +237,10 @@ def test_nul_characters_are_removed_and_counted(tmp_path: Path):
         "Привет, мир. Это текст.".encode("cp1251") * 9,
         "This is text in another encoding.".encode("utf-16") * 9,
         "这是一段中文文本。".encode("gbk") * 9,
+        "Das Café in der Straße war gestern geschlossen.".encode("cp1252") * 9,
+        "The town’s cafés, one by one, are closed on Sundays. ".encode("cp1252") * 9,
     ],
-    ids=["program", "cp1251", "utf-16", "gbk"],
+    ids=["program", "cp1251", "utf-16", "gbk", "cp1252", "curly quotes"],
 )
 def test_file_that_is_not_utf8_is_left_out_and_named(tmp_path: Path, content: bytes):
     write(tmp_path / "bad.txt", content)
@@ -230,7 +249,7 @@ def test_file_that_is_not_utf8_is_left_out_and_named(tmp_path: Path, content: by
     with pytest.raises(UserError, match=rf"no text in input '.*' \([^:]*bad\.txt: {reason}") as error:
         read(tmp_path)
     assert str(error.value).count("bad.txt") == 1
-    write(tmp_path / "good.txt", PARAGRAPHS[0])
+    write(tmp_path / "good.txt", PARAGRAPHS[0] * 9)
     report = ReadReport()
     assert [document.key for document in read(tmp_path, report=report)] == ["good.txt#0"]
     assert report.not_text == 1
@@ -310,7 +329,7 @@ def test_file_without_permission_is_named(tmp_path: Path):
 def test_reports_of_sources_merge_to_the_report_of_all(tmp_path: Path):
     write(tmp_path / "a.txt", "A NUL\0 and so on, and so on.\n")
     write(tmp_path / "b.jsonl", '{"text": "One. Two."}\nbroken\n')
-    write(tmp_path / "c.bin", bytes(range(128, 256)) * 9)
+    write(tmp_path / "c.bin", bytes(range(128, 160)))
     together, merged = ReadReport(), ReadReport()
     read(tmp_path, report=together)
     for source in find_sources(str(tmp_path)):

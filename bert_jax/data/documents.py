@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bert_jax.data import formats, tfds_text
 from bert_jax.data.embedded_corpus import EMBEDDED, embedded_source, read_embedded_corpus
-from bert_jax.data.file_types import markup, why_not_text, why_not_utf8
+from bert_jax.data.file_types import NOT_TEXT, markup, why_not_text, why_not_utf8
 from bert_jax.data.opening import ByteStream, open_texts
 from bert_jax.data.row_text import why_not_prose
 from bert_jax.data.sentences import split_paragraph
@@ -171,6 +171,8 @@ def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documen
     if not formats.is_text(head):
         report.not_text += 1
         report.add_problem(f"{LEFT_OUT}{stream.name}: {why_not_utf8(head)}")
+        if why_not_utf8(head) != NOT_TEXT:
+            report.miss(f"{stream.name}: {why_not_utf8(head)}", num_bytes=_rest(stream))
         return None
     if format != "auto":
         return format  # type: ignore[return-value]  # checked by the caller

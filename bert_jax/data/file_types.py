@@ -43,6 +43,9 @@ _FEW_CONTROLS = 0.01
 _PROGRAM_ZIPS = ("jar", "npz", "pt", "pth", "whl", "apk")
 
 
+NOT_TEXT = "not text"
+
+
 def why_not_text(head: bytes, *, name: str) -> str:
     """Return what a file is and what to do with it, "" if it may be plain text."""
     for magic, meaning in _MAGIC:
@@ -62,7 +65,7 @@ def why_not_utf8(head: bytes) -> str:
     controls = sum(head.count(code) for code in _CONTROLS) / max(len(head), 1)
     is_utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff")) or 0.2 < head.count(0) / max(len(head), 1) <= 0.5
     if controls > _FEW_CONTROLS and not is_utf16:
-        return "not text"
+        return NOT_TEXT
     return "not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
 
 

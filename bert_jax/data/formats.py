@@ -62,13 +62,18 @@ def binary_format(head: bytes) -> Literal["parquet", "arrow"] | None:
 
 
 def is_text(head: bytes) -> bool:
-    """Return whether the first bytes look like UTF-8 text: at most a tenth of the characters are NUL or invalid.
+    """Return whether the first bytes look like UTF-8 text, perhaps with a little damage.
 
-    Western text in a single-byte encoding passes, because only a few percent of its letters are accented. Programs,
-    images, UTF-16, and Cyrillic or Chinese text in older encodings do not.
+    At most a tenth of the characters are NUL or invalid; programs, images, UTF-16, and Cyrillic or Chinese text in
+    older encodings have more. Western text in a single-byte encoding has few letters with accents, but none of them is
+    valid: more than one in a thousand characters is invalid, and fewer are valid outside of ASCII.
     """
     text = head.decode(errors="replace")
-    return 10 * (text.count("\0") + text.count("\ufffd")) <= len(text)
+    invalid = text.count("\ufffd") - head.count("\ufffd".encode())
+    if 10 * (text.count("\0") + invalid) > len(text):
+        return False
+    valid = sum(not char.isascii() for char in text) - invalid if invalid else 0
+    return 1000 * invalid <= len(text) or invalid <= valid
 
 
 def sample_lines(head: bytes) -> list[str]:

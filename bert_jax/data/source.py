@@ -115,10 +115,14 @@ class ReadReport:
     def leave_out(self, reason: str, *, num_bytes: int = 0) -> None:
         """Count a file that is left out; `num_bytes` is its size if it may be text."""
         self.left_out += 1
-        self.left_out_bytes += num_bytes
-        if num_bytes and not self.remedy:
-            self.remedy = reason
         self.add_problem(f"{LEFT_OUT}{reason}")
+        if num_bytes:
+            self.miss(reason, num_bytes=num_bytes)
+
+    def miss(self, reason: str, *, num_bytes: int) -> None:
+        """Count the bytes of a text that is not read; the first reason is the advice."""
+        self.left_out_bytes += num_bytes
+        self.remedy = self.remedy or reason
 
     def add_format(self, source: str, name: str) -> None:
         """Record the format of a source; an archive may contain several."""
@@ -177,13 +181,14 @@ class ReadReport:
         names = inputs if isinstance(inputs, str) else ",".join(inputs)
         num_bytes = max(self.bytes, self.characters)  # the embedded corpus counts no bytes
         if self.documents and self.left_out_bytes > num_bytes:
+            num_files = self.left_out + self.not_text
             raise UserError(
-                f"most of the text in input '{names}' would be left out (files: {self.left_out}; bytes: "
+                f"most of the text in input '{names}' would be left out (files: {num_files}; bytes: "
                 f"{self.left_out_bytes:,} of {self.left_out_bytes + num_bytes:,}): {self.remedy}"
             )
         if self.documents:
             return
-        if self.remedy:
+        if self.remedy and self.left_out:
             raise UserError(f"no text in input '{names}': {self.remedy}")
         reasons = "; ".join(
             [*(p.removeprefix(LEFT_OUT) for p in self.problems if p.startswith(LEFT_OUT)), *self.warnings()]
