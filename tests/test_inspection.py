@@ -288,7 +288,7 @@ SOME_ROWS = {
     ),
     "b.csv": (
         ("id,text\n" + "".join(f'{number},"Caf\xe9. {text}"\n' for number, text in enumerate(PARTS))).encode("latin-1"),
-        ["30 invalid UTF-8 sequences replaced by U+FFFD"],
+        ["30 invalid UTF-8 sequences replaced by U+FFFD, the first in FILE"],
         "",
     ),
     "c.csv": (
@@ -303,7 +303,7 @@ SOME_ROWS = {
 def test_rows_that_are_left_out_are_said_once_before_the_work_begins(tmp_path: Path, name: str):
     content, counts, places = SOME_ROWS[name]
     path = write(tmp_path / name, content)
-    expected = [f"warning: {line}" for line in counts]
+    expected = [f"warning: {line}".replace("FILE", str(path)) for line in counts]
     _, lines = build(path, tmp_path / "out", vocab_size=300, objective="mlm")
     for said in (describe(path, objective="mlm"), lines):
         warnings = [line for line in said if line.startswith("warning: ") and "%" not in line]

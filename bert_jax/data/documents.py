@@ -153,6 +153,9 @@ def _read_file(
             if known is not None:
                 report.formats[source.name] = known
             report.leave_out(str(error), num_bytes=0 if error.is_metadata else size)
+        finally:  # also where a sample ends
+            if report.invalid_utf8 > before["invalid_utf8"] and not report.damaged:
+                report.damaged = stream.name
 
 
 def _counts(report: ReadReport) -> dict[str, int]:

@@ -99,7 +99,7 @@ def read_json_lines(batches: Iterable[list[str]], *, name: str, key: str, report
         if not num_valid and report.broken_lines - before >= _ENOUGH:
             break
     if first_reason and not num_valid:
-        reason = f"no line of {name} is a JSON object with a '{key}' ({first_reason})"
+        reason = f"{name}: no line is a JSON object with a '{key}' ({first_reason})"
         if suggestion and report.broken_lines - before == 1:
             raise NoTextError(reason, is_metadata=True)
         advice = f'write one {{"{key}": ...}} per line, or set data.format to the file\'s format'

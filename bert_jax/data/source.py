@@ -95,6 +95,7 @@ class ReadReport:
     left_out: int = 0  # files outside of the corpus: metadata, HTML, images, tables without the column of the text
     left_out_bytes: int = 0  # of those that may be text: after decompression
     remedy: str = ""  # what to type to read the first of those
+    damaged: str = ""  # the first file with invalid UTF-8
     formats: dict[str, str] = field(default_factory=dict)  # source name -> detected format
     members: dict[str, int] = field(default_factory=dict)  # texts inside archives, by format
     skipped_rows: dict[str, int] = field(default_factory=dict)  # those of the first MAX_PROBLEMS files that have some
@@ -140,6 +141,7 @@ class ReadReport:
             if isinstance(value, int):
                 setattr(self, item.name, value + increment)
         self.remedy = self.remedy or other.remedy
+        self.damaged = self.damaged or other.damaged
         for source, names in other.formats.items():
             for name in names.split(", "):
                 self.add_format(source, name)
@@ -157,7 +159,7 @@ class ReadReport:
             (self.broken_lines, "JSON line", "skipped: invalid, or without a text"),
             (self.broken_rows, "row", "of tables skipped: another number of columns than the header"),
             (self.empty_rows, "row", "skipped: the text is empty or null"),
-            (self.invalid_utf8, "invalid UTF-8 sequence", "replaced by U+FFFD"),
+            (self.invalid_utf8, "invalid UTF-8 sequence", f"replaced by U+FFFD, the first in {self.damaged}"),
             (self.nul_characters, "NUL character", "removed"),
             (self.long_lines_cut, "line", "too long, split at white space"),
         )
