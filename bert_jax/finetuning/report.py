@@ -81,7 +81,7 @@ def shown_baseline(metric: str, score: float) -> str:
 def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:
     """Return a sentence that compares the best run with the baseline, which does what `answer` says.
 
-    Of an accuracy, it also says whether the gap may be chance: within two standard errors of that of so many
+    Of an accuracy, it also says whether the gap may be chance: within two standard errors, with that number of
     `examples`.
     """
     metric, split = record["selection"], record["selection_split"]

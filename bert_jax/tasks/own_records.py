@@ -79,9 +79,9 @@ class Record:
         if not missing:
             return
         *first, last = [repr(name) for _, name in missing]
-        names = f"are no columns {', '.join(first)} and {last}" if first else f"is no column {last}"
+        what = f"there are no columns {', '.join(first)} and {last}" if first else f"there is no column {last}"
         options = " ".join(dict.fromkeys(f"--config.{group}.{option}=NAME" for option, _ in missing))
-        raise UserError(f"{self.location}: there {names}; the columns are {', '.join(self.fields)}: type {options}")
+        raise UserError(f"{self.location}: {what}; the columns are {', '.join(self.fields)}: type {options}")
 
     def text(self, name: str, *, option: str, group: str = "own") -> str:
         """Return a field as text; a number is converted.
