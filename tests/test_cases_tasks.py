@@ -14,6 +14,7 @@ CHOICE = {"kind": "choice", "choices": "choices"}
 MILL = '"context": "Mira Kettle opened the mill in 1902 near Dale. The mill closed in 1950."'
 TEXTS = r"train 24, dev 24\n"
 ROWS = r"train 12, dev 12\nlabels 0, 1\n"
+NAMES = r"--config\.own\.text=NAME --config\.own\.label=NAME$"
 EXAMPLE = r'{"text": ".*", "text_pair": null, "label": %s}$'
 
 # Folder, the options of custom data, and a pattern of what is read or of the whole error.
@@ -57,7 +58,7 @@ OWN: dict[str, tuple[dict[str, Any], str]] = {
     "tags_hf": (TAGS, r"labels 0, 3, 7\n.*they are numbers: --config\.own\.labels=O,B-PER,\.\.\. names them"),
     "tags_pos": (TAGS, r"labels DT, NN, VBD\n.*without prefixes, scored by accuracy and F1 per tag"),
     "tsv_index": ({}, ROWS + ".*" + EXAMPLE % 0),
-    "tsv_no_header": ({}, r"error: .*there is no column 'text'; the columns are .*: type --config\.own\.text=NAME$"),
+    "tsv_no_header": ({}, r"error: .*there are no columns 'text' and 'label'; the columns are .*: type " + NAMES),
     "tsv_pandas": ({}, ROWS + r'.*\\"really\\"\\nsecond line\\twith tab"'),
     "tsv_quotes": ({}, ROWS + r'.*"He said \\"the view was bad\\""'),
     "unique_labels": ({}, TEXTS + "labels note 0, note 1, "),

@@ -97,7 +97,7 @@ def test_a_dry_run_shows_what_is_read_and_writes_nothing(tmp_path: Path, capsys:
     assert finetune.finetune(config, request=request) == FINISHED
     shown = capsys.readouterr().out
     for part in (
-        "own: train 48, dev 16 examples; baseline accuracy 0.7500",
+        "own: train 48, dev 16 examples; baseline accuracy 75.00 %",
         "0 = 'bad' (36), 1 = 'good' (12)",
         "48 of 48 texts of train (100.0 %) are longer than 16 tokens",
         "run b16-lr0.003-e3-s1: 9 steps of 16 examples",

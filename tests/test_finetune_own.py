@@ -97,7 +97,12 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
     [
         ("classification", '{"text": "x"', {}, r"train.jsonl line 2: not JSON"),
         ("classification", "[1]", {}, r"line 2: not a JSON object"),
-        ("classification", '{"words": "x"}', {}, r"line 2: there is no column 'text'; .*: type --config.own.text=NAME"),
+        (
+            "classification",
+            '{"words": "x"}',
+            {},
+            r"line 2: there are no columns 'text' and 'label'; the columns are words: ",
+        ),
         ("regression", '{"text": "x", "label": "much"}', {}, r"line 2: 'much' is not a number: fix column label"),
         ("tags", '{"text": ["a", "b"], "label": ["O"]}', {}, r"line 2: 2 words but 1 tags: give one tag per word"),
         ("tags", '{"text": ["a", "b"], "label": ["B-X", "PER"]}', {}, r"line 2: tag 'PER' is not O, B-TYPE or I-TYPE"),
@@ -138,6 +143,18 @@ def test_given_labels_keep_their_order_and_answers_may_be_missing(tmp_path: Path
         ("tags", '{"text": ["a"], "label": null}', {}, r"line 2: column 'label' is null: write a list of words"),
         ("tags", '{"text": [null], "label": ["O"]}', {}, r"line 2: column 'text' holds null, expected a text"),
         ("span", '{"text": "x", "c": "a b", "ladle": "a"}', {"text_pair": "c"}, r"line 2: there is no column 'label'"),
+        (
+            "choice",
+            '{"words": "x", "ends": ["a"]}',
+            {"choices": "c"},
+            r"columns 'text', 'c' and 'label'; .*text=NAME --config.own.choices=NAME --config.own.label=NAME$",
+        ),
+        (
+            "span",
+            '{"text": "x", "context": "a b"}',
+            {"text_pair": "c"},
+            r"line 2: there are no columns 'c' and 'label'",
+        ),
         ("span", '{"text": "x", "c": null, "label": "a"}', {"text_pair": "c"}, r"line 2: column 'c' holds null"),
         (
             "span",

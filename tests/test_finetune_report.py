@@ -3,7 +3,9 @@
 import statistics
 from typing import Any
 
-from bert_jax.finetuning.report import summarize, table
+import pytest
+
+from bert_jax.finetuning.report import summarize, table, verdict
 from bert_jax.finetuning.run_result import Evaluation, RunResult
 from bert_jax.finetuning.settings import RunSettings
 
@@ -52,3 +54,43 @@ def test_a_split_that_one_run_lacks_has_no_mean() -> None:
     runs = results()
     del runs[2].metrics["test"]
     assert set(summarize(runs, selection="f1")[0]["splits"]) == {"dev"}
+
+
+def test_collapsed_runs_are_counted_only_where_there_are_any() -> None:
+    assert table(record("dev")).splitlines()[1].split() == ["setting", "runs", "mean", "sd", "best"]
+    runs = results()
+    runs[0].collapsed = True
+    lines = table({**record("dev"), "summary": summarize(runs, selection="f1")}).splitlines()
+    assert (lines[1].split()[-1], lines[2].split()[-1]) == ("collapsed", "1")
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "baseline", "examples", "sentence"),
+    [
+        ("f1", 0.5667, 0.5367, 300, "The model beats random by 3.00 points (f1 56.67 on dev vs. 53.67)."),
+        ("accuracy", 0.9, 0.5, 300, "The model beats random by 40.00 points (accuracy 90.00 on dev vs. 50.00)."),
+        (
+            "accuracy",
+            0.5667,
+            0.5367,
+            300,
+            "The model beats random by 3.00 points (accuracy 56.67 on dev vs. 53.67; with 300 examples, less than 5.72 "
+            "points may be chance).",
+        ),
+        (
+            "accuracy",
+            0.5,
+            0.5,
+            300,
+            "The model does not beat random (accuracy 50.00 on dev vs. 50.00): train for more epochs "
+            "(--config.train.num_epochs) or at a larger learning rate (--config.optimizer.learning_rate), see "
+            "docs/howto/finetuning.md.",
+        ),
+    ],
+)
+def test_a_sentence_compares_the_best_run_with_the_baseline(
+    metric: str, score: float, baseline: float, examples: int, sentence: str
+) -> None:
+    best = {"metrics": {"dev": {metric: score}}}
+    values = {"selection": metric, "selection_split": "dev", "constant": baseline, "best": best}
+    assert verdict(values, answer="random", examples=examples) == sentence

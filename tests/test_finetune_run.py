@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -335,6 +336,19 @@ def test_bad_input_is_one_line(tmp_path: Path):
     )
     write_jsonl(folder / "dev.jsonl", [{"words": "it was", "label": "good"}])
     refused(config, "line 1: there is no column 'text'; the columns are", workdir=str(tmp_path / "e"))
+
+
+def test_the_end_compares_the_best_run_with_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_sentiment(tmp_path / "data", train=32)
+    write_source(tmp_path / "source")
+    config = own_config(folder, train={"num_epochs": 1.0}, optimizer={"learning_rate": 3e-5})
+    assert finetune.finetune(config, request=request(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"baseline accuracy \d\d\.\d\d %\n", shown)
+    assert shown.count("a model of width 32 usually learns faster than at the default learning rate of 3e-05: ") == 1
+    sentence = (tmp_path / "work" / "results.txt").read_text().splitlines()[-1]
+    assert re.match(r"The model (beats|does not beat) always answering '(good|bad)' ", sentence)
+    assert sentence in shown
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
-from bert_jax.finetuning.initial import baseline_score
+from bert_jax.finetuning.initial import baseline_answer, baseline_score
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
@@ -63,6 +63,20 @@ def test_the_baseline_of_several_labels_is_the_best_constant_answer(seed: int):
     every = itertools.product((-1.0, 1.0), repeat=len(labels))
     best = max(task.score(split, [np.array(answer, np.float32)] * len(targets))["micro_f1"] for answer in every)
     assert baseline_score(task, split) == best
+
+
+def test_the_baseline_of_a_classification_names_its_label():
+    task = open_task("own", data=DataOptions(), own=OwnOptions(kind="classification", labels="bad,good"))
+    targets = [0, 1, 1]
+    ids = [np.ones(3, np.int32)] * len(targets)
+    split = Split("dev", [None] * len(targets), Instances(ids, np.full(len(ids), 3, np.int32), targets))
+    assert baseline_answer(task, split) == "always answering 'good'"
+    assert baseline_score(task, split) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_baseline_of_every_kind_has_a_name(name: str):
+    assert KINDS[name].baseline_name
 
 
 def test_answers_of_several_labels_are_those_above_a_half_and_no_logit_overflows():

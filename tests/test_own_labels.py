@@ -68,8 +68,41 @@ def test_dev_has_the_names_and_forms_that_people_give_it(tmp_path: Path, name: s
         task.read("dev")
     by_file = own(tmp_path / "reviews.csv", kind="classification", labels="a,b")
     assert [example.text for example in by_file.read("train")] == ["x"]
+    with pytest.raises(UserError, match=r"it has reviews\.csv: hold out part of train with --config\S*=0\.1, or give"):
+        by_file.read("dev")
     (tmp_path / name).write_text(content)
     assert [example.text for example in by_file.read("dev")] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "advice"),
+    [
+        (["my reviews.csv", "notes.md"], {}, r"type --data_dir='\S+/my reviews\.csv' --config\.data\.dev_fraction=0"),
+        (["reviews.csv.gz"], {"dev_fraction": 0.2}, r"type --data_dir=\S+/reviews\.csv\.gz, or give"),
+        (["reviews.csv", "more.csv"], {}, "give the folder"),
+        (["dev.csv"], {}, "give the folder"),
+        ([], {}, "give the folder"),
+    ],
+)  # fmt: skip
+def test_the_error_for_a_folder_with_one_file_says_first_how_to_train_on_it(
+    tmp_path: Path, files: list[str], data: dict[str, Any], advice: str
+):
+    for file in files:
+        (tmp_path / file).write_text("review,sentiment\nx,a\n")
+    task = own(tmp_path, kind="classification", data=data)
+    with pytest.raises(UserError, match=rf"contains no train\.jsonl .*: {advice}"):
+        task.read("train")
+
+
+def test_all_missing_columns_are_in_one_error(tmp_path: Path):
+    (tmp_path / "reviews.csv").write_text("review,sentiment\nx,a\n")
+    options = r"--config\.own\.text=NAME --config\.own\.label=NAME$"
+    match = rf"line 2: there are no columns 'text' and 'label'; the columns are review, sentiment: type {options}"
+    for kind in ("classification", "regression", "multilabel"):
+        with pytest.raises(UserError, match=match):
+            own(tmp_path / "reviews.csv", kind=kind).read("train")
+    with pytest.raises(UserError, match=r"no columns 'a' and 'b'; .*: type --config\.own\.label=NAME$"):
+        own(tmp_path / "reviews.csv", kind="multilabel", text="review", label="a,b").read("train")
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json"])

@@ -23,6 +23,9 @@ def undisturbed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert done.returncode == 0, done.stderr
     assert "finished: 12 steps" in done.stdout
     assert "word frequencies" in done.stdout
+    assert re.search(
+        r"finetune --config=\S+ --init=\S+ --data_dir=FILE\.csv --config\.data\.dev_fraction=", done.stdout
+    )
     return workdir
 
 

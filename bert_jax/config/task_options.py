@@ -13,6 +13,8 @@ FEATURES = ("embeddings", "second_to_last", "last", "sum_last_four", "concat_las
 WINDOWS = "windows"
 TRUNCATIONS = ("head", "head_tail", WINDOWS)
 
+HOLD_OUT = "--config.data.dev_fraction=0.1"  # what messages say to type without a dev file
+
 # What a record of the train set of an embedder is.
 EMBED_FORMS = ("pairs", "triplets", "scores", "texts")
 RERANK_LOSSES = ("margin_mse", "kl")

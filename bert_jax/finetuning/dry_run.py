@@ -9,7 +9,8 @@ from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.fine_tuner import FineTuner
-from bert_jax.finetuning.initial import baseline_score, task_model
+from bert_jax.finetuning.initial import baseline_score, small_model_notes, task_model
+from bert_jax.finetuning.report import shown_baseline
 from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.task_data import TaskData, load_task_data
 from bert_jax.tasks.interface import Task
@@ -33,9 +34,10 @@ def describe_task(
     """
     tokenizer = pretrained.require_tokenizer()
     data = load_task_data(task, tokenizer=tokenizer, predict_test=options.predict_test, report=report)
-    baseline = baseline_score(task, data.evals[0])
-    yield f"{task.name}: {data.describe()} examples; baseline {task.selection} {baseline:.4f}"
+    baseline = shown_baseline(task.selection, baseline_score(task, data.evals[0]))
+    yield f"{task.name}: {data.describe()} examples; {baseline}"
     yield from data.notes(task)
+    yield from small_model_notes(pretrained, config=config, rates=[run.learning_rate for run in options.runs])
     if config.features:
         task_model(pretrained, config=config)
         yield f"{task.name}: features {config.features} of the frozen encoder"

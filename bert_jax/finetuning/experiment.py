@@ -19,10 +19,11 @@ from bert_jax.errors import UserError
 from bert_jax.files import RESUME, writing
 from bert_jax.finetuning.feature_based import FeatureBased
 from bert_jax.finetuning.fine_tuner import FineTuner
-from bert_jax.finetuning.initial import baseline_score
+from bert_jax.finetuning.initial import baseline_score, small_model_notes
 from bert_jax.finetuning.job import BEST, TaskJob, open_best, restore_best
 from bert_jax.finetuning.learner import Learner
 from bert_jax.finetuning.origin import settle_origin
+from bert_jax.finetuning.report import shown_baseline
 from bert_jax.finetuning.results import ExperimentOptions, TaskResults
 from bert_jax.finetuning.run_result import RunResult, Stopped
 from bert_jax.finetuning.settings import RunSettings
@@ -83,10 +84,12 @@ class Experiment:
             hosts=hosts,
         )
         runtime.report(
-            f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; baseline "
-            f"{self.task.selection} {self.results.baseline:.4f}"
+            f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; "
+            f"{shown_baseline(self.task.selection, self.results.baseline)}"
         )
-        for note in self.data.notes(self.task):
+        rates = [settings.learning_rate for settings in self.options.runs]
+        notes = small_model_notes(self._pretrained, config=self.config, rates=rates)
+        for note in (*self.data.notes(self.task), *notes):
             runtime.report(note)
         is_done = hosts.from_main("finished runs", lambda: [self.results.is_done(s) for s in self.options.runs])
         if not all(is_done):

@@ -1,18 +1,23 @@
 """Initialization from a pretrained model: encoder, pooler if it has one, and head if it is for the same task."""
 
 import dataclasses
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 
 from bert_jax.config import ModelConfig, TaskModelConfig
-from bert_jax.config.finetuning import FinetuneConfig
+from bert_jax.config.finetuning import FinetuneConfig, FinetuneOptimizerConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.kinds.base import OutputKind
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.bilstm import BILSTM
 from bert_jax.tasks.interface import Outputs, Split, Task, merged
+
+# A width up to which 3e-4 is a better start than 3e-5: that of BERT-Mini, whose encoder has 3 million parameters. Turc
+# et al. (2019) found the best rates of their small models, from 128 wide, among 3e-5, 5e-5, 1e-4 and 3e-4.
+_SMALL_WIDTH = 256
 
 
 def task_model(pretrained: PretrainedModel, *, config: FinetuneConfig) -> TaskModelConfig:
@@ -132,8 +137,34 @@ def baseline_score(task: Task, split: Split) -> float:
     """
     features = split.features
     kind = task.make_kind(group=features.group)
-
-    def score(outputs: Outputs) -> float:
-        return task.score(split, merged(features, outputs))[task.selection]
-
+    score = _selection_score(task, split)
     return kind.baseline(score, lengths=[len(ids) for ids in features.ids], targets=features.targets or ())
+
+
+def baseline_answer(task: Task, split: Split) -> str:
+    """Return what that model does, such as "always answering 'good'"."""
+    features = split.features
+    kind = task.make_kind(group=features.group)
+    return kind.baseline_answer(_selection_score(task, split), targets=features.targets or (), labels=task.labels)
+
+
+def _selection_score(task: Task, split: Split) -> Callable[[Outputs], float]:
+    def score(outputs: Outputs) -> float:
+        return task.score(split, merged(split.features, outputs))[task.selection]
+
+    return score
+
+
+def small_model_notes(pretrained: PretrainedModel, *, config: FinetuneConfig, rates: Collection[float]) -> list[str]:
+    """Return a note if a small model is to be trained at the default learning rate, which suits larger ones.
+
+    `rates` are those of the runs. A tagger on frozen features trains none of the model.
+    """
+    width = pretrained.model.hidden_size
+    if config.features or width > _SMALL_WIDTH or set(rates) != {FinetuneOptimizerConfig.learning_rate}:
+        return []
+    return [
+        f"a model of width {width} usually learns faster than at the default learning rate of "
+        f"{FinetuneOptimizerConfig.learning_rate:g}: --config.optimizer.learning_rate=3e-4 is a good start "
+        "(docs/howto/finetuning.md)"
+    ]

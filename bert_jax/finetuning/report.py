@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax.errors import counted
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.tasks import glue
 
@@ -51,14 +52,15 @@ def _split_summaries(runs: Sequence[RunResult]) -> dict[str, dict[str, dict[str,
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """Return the results of a task as text. Metrics are percentages."""
+    """Return the results of a task as text. Metrics are percentages. Collapsed runs are counted if there are any."""
     selected = record["selection_split"]
     lines = [f"{record['task']}: {record['selection']} on {selected}, in percent"]
-    form = "{:<24} {:>4}  {:>6}  {:>5}  {:>6}  {:>9}"
-    lines.append(form.format("setting", "runs", "mean", "sd", "best", "collapsed"))
+    last = ["collapsed"] if any(row["collapsed"] for row in record["summary"]) else []
+    form = "{:<24} {:>4}  {:>6}  {:>5}  {:>6}" + "  {:>9}" * len(last)
+    lines.append(form.format("setting", "runs", "mean", "sd", "best", *last))
     for row in record["summary"]:
         scores = [f"{100 * row[name]:.2f}" for name in ("mean", "sd", "best")]
-        lines.append(form.format(row["setting"], row["runs"], *scores, row["collapsed"]))
+        lines.append(form.format(row["setting"], row["runs"], *scores, *(row[name] for name in last)))
     lines += _other_splits(record, selected=selected)
     best = record["best"]
     lines.append(f"best run {best['name']}, step {best['best']['step']} of {best['num_steps']}:")
@@ -69,6 +71,30 @@ def table(record: Mapping[str, Any]) -> str:
             lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_format(metrics)}")
     lines += _confusion(record["tables"])
     return "\n".join(lines)
+
+
+def shown_baseline(metric: str, score: float) -> str:
+    """Return the baseline in the unit of the results."""
+    return f"baseline {metric} {100 * score:.2f} %"
+
+
+def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:
+    """Return a sentence that compares the best run with the baseline, which does what `answer` says.
+
+    Of an accuracy, it also says whether the gap may be chance: within two standard errors, with that number of
+    `examples`.
+    """
+    metric, split = record["selection"], record["selection_split"]
+    score, baseline = 100 * record["best"]["metrics"][split][metric], 100 * record["constant"]
+    gap, scores = score - baseline, f"{metric} {score:.2f} on {split} vs. {baseline:.2f}"
+    if not gap > 0:
+        return (
+            f"The model does not beat {answer} ({scores}): train for more epochs (--config.train.num_epochs) or at a "
+            "larger learning rate (--config.optimizer.learning_rate), see docs/howto/finetuning.md."
+        )
+    error = 2 * (score * (100 - score) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    chance = f"; with {counted(examples, 'example')}, less than {error:.2f} points may be chance" if gap < error else ""
+    return f"The model beats {answer} by {gap:.2f} points ({scores}{chance})."
 
 
 def _other_splits(record: Mapping[str, Any], *, selected: str) -> list[str]:

@@ -9,6 +9,7 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.files import write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
+from bert_jax.finetuning.initial import baseline_answer
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.finetuning.settings import RunSettings
@@ -150,7 +151,8 @@ class TaskResults:
         if self.options.ensemble:
             record["ensemble"] = self._ensemble(results)
         write_json(self.directory / "results.json", record)
-        text = report.table(record)
+        sentence = report.verdict(record, answer=baseline_answer(self.task, dev), examples=len(dev.examples))
+        text = f"{report.table(record)}\n{sentence}"
         write_text(self.directory / "results.txt", text + "\n")
         self._report(text)
         return record

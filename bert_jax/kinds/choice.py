@@ -28,6 +28,7 @@ class Choice(OutputKind):
     in_transformers_pipeline = False
     prediction_tasks = ("choice",)
     can_imitate = True
+    baseline_name = "guessing at random"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a head of one score per instance, computed from the pooled [CLS]."""

@@ -23,6 +23,7 @@ class Classification(OutputKind):
     huggingface_class = "ForSequenceClassification"
     pipeline_tag = "text-classification"
     prediction_tasks = ("classify", "pair")
+    baseline_name = "always answering the same label"
     can_imitate = True
 
     def model(self, config: ModelConfig) -> nn.Module:
@@ -54,7 +55,14 @@ class Classification(OutputKind):
     def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
         """Return the metric of the majority class: the best of all constant predictions."""
         del lengths
-        return max(score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32))
+        return max(self._constant_scores(score, targets=targets))
+
+    def baseline_answer(self, score: Score, *, targets: Sequence[Any], labels: Sequence[str]) -> str:
+        """Return which label the best constant prediction is."""
+        return f"always answering {labels[int(np.argmax(self._constant_scores(score, targets=targets)))]!r}"
+
+    def _constant_scores(self, score: Score, *, targets: Sequence[Any]) -> list[float]:
+        return [score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32)]
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Embedding(OutputKind):
     huggingface_class = "Model"
     pipeline_tag = "sentence-similarity"
     prediction_tasks = ("embed",)
+    baseline_name = "random embeddings"
 
     @property
     def _is_scored(self) -> bool:

@@ -27,6 +27,7 @@ class MultiLabel(OutputKind):
     prediction_tasks = ("classify", "pair")
     can_imitate = True
     target_dtype = np.float32
+    baseline_name = "always answering the most frequent labels"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of the pooled [CLS]."""

@@ -34,6 +34,7 @@ class Ranking(OutputKind):
     pipeline_tag = "text-ranking"
     prediction_tasks = ("pair",)
     target_dtype = np.float32
+    baseline_name = "random scores"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with one output per pair, computed from the pooled [CLS]."""

@@ -29,6 +29,7 @@ class Span(OutputKind):
     pipeline_tag = "question-answering"
     in_transformers_pipeline = False
     prediction_tasks = ("answer",)
+    baseline_name = "equal scores for all tokens"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with start and end logits for each token."""

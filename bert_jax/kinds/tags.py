@@ -24,6 +24,7 @@ class Tags(OutputKind):
     pipeline_tag = "token-classification"
     per_token = True
     prediction_tasks = ("tag",)
+    baseline_name = "the same tag for each word"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of each token."""
@@ -42,6 +43,11 @@ class Tags(OutputKind):
         del targets
         outside = np.eye(self.num_labels, dtype=np.float32)[:1]
         return score([np.repeat(outside, length, axis=0) for length in lengths])
+
+    def baseline_answer(self, score: Score, *, targets: Sequence[Any], labels: Sequence[str]) -> str:
+        """Return the first label as the tag of each word."""
+        del score, targets
+        return f"the tag {labels[0]!r} for each word"
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return -1 for each token, [B, T]."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert_jax.config import Config
+from bert_jax.config.task_options import HOLD_OUT
 from bert_jax.convert.loading import PretrainedModel, initial_params, load_pretrained
 from bert_jax.convert.pruned_layers import with_layers
 from bert_jax.errors import UserError
@@ -312,7 +313,10 @@ def _next_steps(workdir: Path | str, *, fills_masks: bool) -> str:
     fill = command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'")
     return next_steps(
         *([fill] if fills_masks else []),
-        command_line("finetune", f"--config=configs/finetune_own.py:classification --init={model} --data_dir=FOLDER"),
+        command_line(
+            "finetune",
+            f"--config=configs/finetune_own.py:classification --init={model} --data_dir=FILE.csv {HOLD_OUT}",
+        ),
         command_line("export", f"--checkpoint={model} --out=FOLDER"),
     )
 

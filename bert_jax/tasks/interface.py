@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config.task_options import DataOptions
+from bert_jax.config.task_options import HOLD_OUT, DataOptions
 from bert_jax.data.opening import COMPRESSED
 from bert_jax.data.tokenization import Tokenizer
 from bert_jax.errors import UserError
@@ -207,12 +207,15 @@ def split_file(data: DataOptions, split: str) -> str:
     return {"train": data.train_file, "dev": data.dev_file, "test": data.test_file}.get(split, "")
 
 
-def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "") -> Path:
+def find_file(
+    directory: str, *, file: str, names: Sequence[str], split: str = "", shown: str = "", advice: str = ""
+) -> Path:
     """Return `file` in `directory` or anywhere; without `file`, the first of the official `names` that exists.
 
-    Where none does, a compressed one is taken. Where `directory` is itself a file, that is the training set.
+    Where none does, a compressed one is taken. Where `directory` is itself a file, that is the training set, and the
+    others may be next to it.
 
-    `shown` describes `names` in the message if there are many.
+    `shown` describes `names` in the message if there are many; `advice` is what to try first.
 
     Raises:
       UserError: if none of `names` exists; the message names the folder, the missing file and what else is possible
@@ -224,23 +227,23 @@ def find_file(directory: str, *, file: str, names: Sequence[str], split: str = "
     if not directory:
         raise UserError("config.data.directory is empty: give the folder of the task's files with --data_dir=DIR")
     folder = Path(directory)
+    if is_file := folder.is_file():
+        if split == "train":
+            return folder
+        folder = folder.parent
     for suffix in ("", *COMPRESSED):
         for name in names:
             if (folder / f"{name}{suffix}").is_file():
                 return folder / f"{name}{suffix}"
-    if folder.is_file():  # the training set; the others may be next to it
-        if split == "train":
-            return folder
-        return find_file(str(folder.parent), file="", names=names, split=split, shown=shown)
-    remedy = "give the folder of the task's files with --data_dir=DIR"
+    remedies = [advice, "give the folder of the task's files with --data_dir=DIR"]
     if split in ("train", "dev", "test"):
-        remedy += f", or the file's name with --config.data.{split}_file=FILE"
-    if split.startswith("dev"):
-        remedy += ", or hold out part of train with --config.data.dev_fraction=0.1"
+        remedies.append(f"the file's name with --config.data.{split}_file=FILE")
+    if split.startswith("dev"):  # with one file, the likely remedy
+        remedies.insert(0 if is_file else len(remedies), f"hold out part of train with {HOLD_OUT}")
     others = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     listed = ", ".join(others[:_MOST_LISTED]) + (", ..." if len(others) > _MOST_LISTED else "")
     raise UserError(
-        f"{directory}: contains no {shown or ' or '.join(names)}"
+        f"{folder}: contains no {shown or ' or '.join(names)}"
         + (f"; it has {listed}" if listed else "")
-        + f": {remedy}"
+        + f": {', or '.join(filter(None, remedies))}"
     )

@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,11 @@ class OwnMultiLabelTask(OwnTextTask):
     def is_unlabeled(self, record: Record, *, split: str) -> bool:
         """Return whether a record of the test set lacks its labels. In a table an empty field means no label."""
         return split == "test" and all(record.fields.get(name) is None for name in listed(self.own.label))
+
+    @functools.cached_property
+    def label_columns(self) -> Sequence[str]:  # type: ignore[override]
+        """Return the names of the columns of labels: one, or a column per label."""
+        return listed(self.own.label)
 
     def label(self, record: Record) -> np.ndarray:
         """Return a float32 vector [C], 1 for each label of the record."""

@@ -9,11 +9,12 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.task_options import DataOptions, OwnOptions, SquadOptions
+from bert_jax.config.task_options import HOLD_OUT, DataOptions, OwnOptions, SquadOptions
 from bert_jax.data.arrow_files import read_arrow_rows
 from bert_jax.errors import UserError
 from bert_jax.json_forms import shown
@@ -65,13 +66,22 @@ class Record:
         Raises:
           UserError: if the record has no such column; the message names the option that chose it.
         """
-        if name not in self.fields:
-            columns = ", ".join(self.fields)
-            raise UserError(
-                f"{self.location}: there is no column {name!r}; the columns are {columns}: type "
-                f"--config.{group}.{option}=NAME"
-            )
+        self.require((option, name), group=group)
         return self.fields[name]
+
+    def require(self, *columns: tuple[str, str], group: str = "own") -> None:
+        """Check that the record has `columns`, each given as the option that chooses it and its name.
+
+        Raises:
+          UserError: which names all that are missing at once, and the options to type.
+        """
+        missing = [(option, name) for option, name in columns if name not in self.fields]
+        if not missing:
+            return
+        *first, last = [repr(name) for _, name in missing]
+        what = f"there are no columns {', '.join(first)} and {last}" if first else f"there is no column {last}"
+        options = " ".join(dict.fromkeys(f"--config.{group}.{option}=NAME" for option, _ in missing))
+        raise UserError(f"{self.location}: {what}; the columns are {', '.join(self.fields)}: type {options}")
 
     def text(self, name: str, *, option: str, group: str = "own") -> str:
         """Return a field as text; a number is converted.
@@ -154,8 +164,29 @@ def read_records(data: DataOptions, *, split: str, texts: str = "") -> Iterator[
     stem, *others = stems
     also = f"or {', '.join(others)}; " if others else ""
     expected = f"{stem}.jsonl ({also}or {', '.join(suffixes[1:])})"
-    path = find_file(data.directory or ".", file=split_file(data, split), names=names, split=split, shown=expected)
+    directory = data.directory or "."
+    path = find_file(
+        directory,
+        file=split_file(data, split),
+        names=names,
+        split=split,
+        shown=expected,
+        advice=_only_file(data, suffixes=suffixes, is_scored=not texts) if split == "train" else "",
+    )
     yield from records_of(path, texts=texts)
+
+
+def _only_file(data: DataOptions, *, suffixes: Sequence[str], is_scored: bool) -> str:
+    """Return what to type to train on the only data file of a folder; "" if it has none, several, or one for dev.
+
+    Without a dev file a part of train must be held out, which is in the same advice: it would be the next error.
+    """
+    folder = Path(data.directory or ".")
+    files = [path for path in folder.iterdir() if set(suffixes) & set(path.suffixes)] if folder.is_dir() else []
+    if len(files) != 1 or files[0].name.partition(".")[0] in (*_STEMS["dev"], *_STEMS["test"]):
+        return ""
+    needs_dev = is_scored and data.dev_split == "dev" and not (data.dev_file or data.dev_fraction)
+    return f"type --data_dir={shlex.quote(str(files[0]))}" + (f" {HOLD_OUT}" if needs_dev else "")
 
 
 def records_of(path: Path, *, texts: str = "") -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """What tasks on custom data with one prediction per text or pair share: reading, instances and the predictions file."""
 
 import abc
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,23 @@ class OwnTextTask(OwnTask):
 
     def _example(self, record: Record, split: str) -> TextExample:
         own = self.own
+        unlabeled = self.is_unlabeled(record, split=split)
+        labels = () if unlabeled else self.label_columns
+        record.require(*self._text_columns, *(("label", name) for name in labels))
         text = record.text(own.text, option="text")
         pair = record.text(own.text_pair, option="text_pair") if own.text_pair else None
-        return TextExample(text, pair, None if self.is_unlabeled(record, split=split) else self.label(record))
+        return TextExample(text, pair, None if unlabeled else self.label(record))
+
+    @functools.cached_property
+    def _text_columns(self) -> list[tuple[str, str]]:
+        """Return the options of the columns of texts with their names."""
+        own = self.own
+        return [("text", own.text), *([("text_pair", own.text_pair)] if own.text_pair else [])]
+
+    @property
+    def label_columns(self) -> Sequence[str]:
+        """Return the names of the columns of labels."""
+        return (self.own.label,)
 
     def notes(self, train: Split) -> list[str]:
         """Return how many texts of train are empty, and how many are numbers."""

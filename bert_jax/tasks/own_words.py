@@ -31,13 +31,15 @@ class OwnSpanTask(OwnTask, SpanTask):
         own = self.own
         records = list(read_records(self.data, split=split))
         named = {own.label, *(["answers"] if own.label == "answer" else [])}
+        columns = ("text", own.text), ("text_pair", own.text_pair)
         unlabeled = not any(named & record.fields.keys() for record in records)
         if unlabeled and records and split != "test":
-            records[0].field(own.label, option="label")  # raises: the column's name is mistyped
+            records[0].require(*columns, ("label", own.label))  # raises: the column's name is mistyped
         scored = split != "train" or self.data.dev_fraction > 0  # scores are looked up by id; training ignores ids
         questions: list[Question] = []
         ids: set[str] = set()
         for number, record in enumerate(records):
+            record.require(*columns)
             text = record.text(own.text, option="text")
             context = record.text(own.text_pair, option="text_pair")
             name = _name(record, number)
@@ -171,10 +173,13 @@ class OwnChoiceTask(OwnTask, ChoiceTask):
 
     def _example(self, record: Record, split: str) -> ChoiceExample:
         own = self.own
+        unlabeled = self.is_unlabeled(record, split=split)
+        choices = [("choices", name.strip()) for name in own.choices.split(",")]
+        record.require(("text", own.text), *choices, *(() if unlabeled else [("label", own.label)]))
         endings = tuple(self._endings(record))
         text = record.text(own.text, option="text")
         label = record.fields.get(own.label)
-        if self.is_unlabeled(record, split=split):
+        if unlabeled:
             return ChoiceExample(text, endings, None)
         if str(label) not in map(str, range(len(endings))):
             raise UserError(
