@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from bert_jax import streams
+
 COMMANDS = (
     "prepare",
     "train",
@@ -26,6 +28,7 @@ def main() -> None:
     """Run the command named by the first argument, like `python -m bert_jax.COMMAND`."""
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("--help", "-h", "help"):
+        streams.prepare()
         print(usage())
     elif first == "--version":
         from bert_jax.usage import version  # absl, which a list of commands does not need
@@ -35,6 +38,7 @@ def main() -> None:
         sys.argv = [f"bert-jax {first}", *sys.argv[2:]]
         runpy.run_module(f"bert_jax.{first}", run_name="__main__", alter_sys=True)
     else:
+        streams.prepare()
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: {first!r} is not a command of bert-jax: {hint}", file=sys.stderr)

@@ -30,6 +30,7 @@ _PLAINER = {
     r"cannot be casted to type <class '(\w+)'>": r"\1: expected \4, got \2 (\3)",
 }
 _OUTPUTS = ("workdir", "out", "output")
+_MODEL_FLAGS = ("model", "checkpoint", "init", "teacher")  # the names of the model in the commands
 _NOT_PATHS = ("text",)  # flags whose value may contain a URL
 
 
@@ -140,7 +141,7 @@ def _parse(
     except UserError as error:
         fail(str(error))
     except flags.UnrecognizedFlagError as error:
-        near = closest(error.flagname, list(flags.FLAGS), n=1)
+        near = _model_flag(error.flagname) or closest(error.flagname, list(flags.FLAGS), n=1)
         hint = f"did you mean --{near[0]}? " if near else ""
         fail(f"--{error.flagname}: there is no such flag; {hint}--help lists the flags")
     except flags.Error as error:
@@ -151,6 +152,12 @@ def _parse(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
         fail(_config_error(argv, error, config=config))
     raise AssertionError("fail() exits")
+
+
+def _model_flag(name: str) -> list[str]:
+    """Return the flag of this command for the model if `name` is that of another command; a required one first."""
+    own = [flag for flag in _MODEL_FLAGS if flag in flags.FLAGS] if name in _MODEL_FLAGS else []
+    return sorted(own, key=lambda flag: not (flags.FLAGS[flag].help or "").startswith("Required"))
 
 
 def _config_error(argv: Sequence[str], error: Exception, *, config: Callable[[], type] | None) -> str:
@@ -197,7 +204,8 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
     file, like = config_files.split(path)[0], sys.argv[0] + value
     if not file or not Path(file).is_file():  # Path("") is the current folder
         problem = f"{file!r} is not a file" if file and Path(file).exists() else f"there is no file {file!r}"
-        fail(f"--config={value}: {problem}; {choose_one(file, _listed_configs(like))}, or a file of your own")
+        choices = choose_one(config_files.packaged(file) or file, _listed_configs(like))
+        fail(f"--config={value}: {problem}; {choices}, or a file of your own")
     return [*argv[:begin], f"--config={path}", *argv[end:]]
 
 

@@ -4,7 +4,9 @@ MODEL is a workdir, one of its checkpoints, a HuggingFace folder, or the prefix 
 is read back and compared before success is reported.
 """
 
-from bert_jax import cli  # first: it quiets the libraries that the next imports load
+from pathlib import Path
+
+from bert_jax import cli, invocation  # first: it quiets the libraries that the next imports load
 
 from absl import flags  # isort: skip
 
@@ -80,6 +82,9 @@ def main() -> int:
         f"read back: {result.num_tensors} tensors equal bit for bit, outputs within {result.largest_difference:.1e} of "
         f"a second computation{random}"
     )
+    imported, expression = result.example
+    copy = [] if isinstance(result.folder, Path) else [f"gcloud storage cp --recursive {result.folder} ."]
+    print(invocation.next_steps(*copy, invocation.python(f"{imported}; print({expression})")))
     return 0
 
 

@@ -1,5 +1,6 @@
 """How the command that runs was typed, for the commands that its messages say to type next."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -22,6 +23,11 @@ def same_command() -> str:
     return command(_name(), *map(shlex.quote, sys.argv[1:]))
 
 
+def python(code: str) -> str:
+    """Return the command that runs `code`, one line of Python, quoted for a shell."""
+    return "python -c " + (shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"')
+
+
 def next_steps(*commands: str) -> str:
     """Return the text that says which commands to type next, one per line."""
     return "\n    ".join(["next:", *commands])
@@ -34,8 +40,13 @@ def resumes(command: str) -> str:
 
 def shown(path: Path) -> str:
     """Return a path as short as it can be typed in the current folder, quoted for a shell."""
+    return shlex.quote(str(relative(path)))
+
+
+def relative(path: Path) -> Path:
+    """Return a path as short as it can be from the current folder."""
     here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) and path != here else path))
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 def _start(name: str, *, typed: Sequence[str]) -> list[str]:

@@ -88,6 +88,8 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_one_on_a_disk(store: Store, tm
     done = run(store, second, *command("export", "--checkpoint=gs://bucket/run", "--out=gs://bucket/model"))
     assert done.returncode == 0, done.stderr
     assert "exported to gs://bucket/model: BertForPreTraining" in done.stdout
+    assert "\nnext:\n    gcloud storage cp --recursive gs://bucket/model .\n" in done.stdout
+    assert "model='model'" in done.stdout.splitlines()[-1]
     predict = command("predict", "--task=fill_mask", "--text=The [MASK] of a list.")
     answers = {
         run(store, tmp_path / "third", *predict, f"--model={model}").stdout

@@ -29,6 +29,8 @@ TRAIN = [sys.executable, "-m", "bert_jax.train"]
         (["--config=configs/tiny_cpu.py", "--config.optimizer.lr=1"], "did you mean config.optimizer.learning_rate?"),
         (["--config=configs/tiny_cpu.py", "--config.train.steps=1"], "config.train.num_steps or "),
         (["--config=configs/tinny_cpu.py"], "did you mean configs/tiny_cpu.py?"),
+        (["--config=tiny_cpu"], "did you mean configs/tiny_cpu.py?"),
+        (["--config=finetune_own:tags"], "did you mean configs/finetune_own.py?"),
         (["--config=configs/tiny_cpu.py", "--workdr=x"], "--workdr: there is no such flag; did you mean --workdir?"),
         (["--config=configs/tiny_cpu.py", "--config.train.batch_size=x"], "batch_size=x: must be a whole number"),
         (["--config=configs/tiny_cpu.py", "--config.model=base"], "default_config(model='base')"),
@@ -41,6 +43,22 @@ def test_a_wrong_command_is_one_line(flags: list[str], says: str):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "own"),
+    [
+        ("export", "model", "checkpoint"),
+        ("predict", "checkpoint", "model"),
+        ("train", "model", "init"),
+        ("finetune", "checkpoint", "init"),
+        ("distill", "model", "teacher"),
+    ],
+)
+def test_the_flag_of_the_model_in_another_command_is_answered_with_that_of_this_one(command: str, flag: str, own: str):
+    done = run([sys.executable, "-m", f"bert_jax.{command}", f"--{flag}=run"])
+    assert done.returncode == 2
+    assert done.stderr == f"error: --{flag}: there is no such flag; did you mean --{own}? --help lists the flags\n"
 
 
 def test_a_config_with_a_mistake_in_it_is_one_line(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 
 import numpy as np
@@ -288,11 +289,30 @@ def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "BertForPreTraining" in done.stdout
     assert "equal bit for bit" in done.stdout
+    head, code = done.stdout.splitlines()[-2:]
+    assert head == "next:"
+    assert shlex.split(code) == [
+        "python",
+        "-c",
+        f"from transformers import pipeline; print(pipeline('fill-mask', model='{tmp_path / 'out'}')"
+        "('Paris is the [MASK] of France.'))",
+    ]
     assert load_pretrained(tmp_path / "out").dtype == "bfloat16"
     again = run_door(f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     assert again.returncode == 2
     assert again.stderr.startswith("error: --out=")
     assert again.stderr.count("\n") == 1
+
+
+def test_the_way_to_load_an_export_is_that_of_its_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    choice = random_source("small-test", architecture="BertForMultipleChoice")
+    assert export_folder(choice, out="choice", report=quiet).example == (
+        "from transformers import BertForMultipleChoice",
+        "BertForMultipleChoice.from_pretrained('choice')",
+    )
+    sentences = export_folder(random_source("small-test"), out="s", sentence_transformers=True, report=quiet)
+    assert sentences.example[1] == "SentenceTransformer('s').encode(['A sentence.'])"
 
 
 def test_an_export_knows_the_longest_sequences_of_its_training():

@@ -1,5 +1,6 @@
 """The commands that messages say to type start as the running command does."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -42,3 +43,8 @@ def test_next_commands_can_be_copied_line_by_line(monkeypatch: pytest.MonkeyPatc
     assert invocation.shown(tmp_path / "a run") == "'a run'"
     assert invocation.shown(tmp_path) == str(tmp_path)
     assert invocation.shown(Path("/elsewhere")) == "/elsewhere"
+
+
+@pytest.mark.parametrize("code", ["print('a')", 'print("it\'s")', "print('$HOME')"])
+def test_a_line_of_python_is_one_argument_of_a_shell(code: str):
+    assert shlex.split(invocation.python(code)) == ["python", "-c", code]

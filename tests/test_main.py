@@ -11,6 +11,7 @@ import pytest
 from bert_jax import __main__ as entry
 from tests import command_server
 from tests.runs import environment, run
+from tests.terminals import on_terminal
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
@@ -20,6 +21,14 @@ def test_the_commands_are_listed_with_what_they_do(arguments: list[str]):
     for name in entry.COMMANDS:
         line = next(line for line in done.stdout.splitlines() if line.strip().startswith(f"{name} "))
         assert len(line.split()) > 3, line
+
+
+def test_the_list_of_commands_fits_the_terminal():
+    code = "import sys; from bert_jax import __main__; sys.argv = ['bert-jax', *{}]; __main__.main()"
+    for arguments in ([], ["nonsense"]):
+        shown = on_terminal(code.format(arguments))
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "reproduce" in shown
 
 
 def test_every_command_has_a_file():

@@ -15,7 +15,7 @@ from source_helpers import SMALL_TEST, random_source
 
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
-from bert_jax.prediction import json_lines
+from bert_jax.prediction import json_lines, layout
 from bert_jax.prediction import lines as prediction_lines
 from bert_jax.prediction.json_lines import Counts, predict_lines
 from bert_jax.prediction.model import Model
@@ -34,6 +34,17 @@ def pretrained() -> Model:
     return Model(random_source("small-test"))
 
 
+# A program with a model that gives the same answer to every row.
+STUB = """
+from bert_jax import streams
+from bert_jax.prediction import json_lines
+class Model:
+    num_cut = 0
+    def columns(self, task): return {{}}
+    def task(self, name, **options): return None
+    def predict(self, task, rows, **options): return ({answer} for row in rows)
+streams.prepare()
+"""
 LINES = [
     b'{"id": "x", "text": "the cat"}',
     b"not json",
@@ -215,9 +226,52 @@ def test_a_terminal_is_asked_for_one_row_after_the_other(pretrained, monkeypatch
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert predict_lines(pretrained, task="fill_mask") == Counts(2, 0)
     shown = capsysbinary.readouterr()
-    assert shown.err == b"text> " * 4 + b"\n"
+    assert shown.err == b"write [MASK] where a word is missing; Ctrl-D ends\n" + b"text> " * 4 + b"\n"
     answers = [json.loads(line) for line in shown.out.splitlines()]
     assert [list(answer) for answer in answers] == [["predictions"]] * 2
+
+
+def test_ctrl_c_at_the_prompt_leaves_with_a_line_of_its_own(pretrained, monkeypatch, capsys):
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        predict_lines(pretrained, task="embed")
+    assert capsys.readouterr().err == "Ctrl-D ends\ntext> \n"
+
+
+NESTED = {"id": 1, "predictions": [[{"token": "é", "id": 5}, {"token": "a", "id": 6}], []], "size": [1, 2]}
+
+
+def test_a_nested_answer_has_a_line_per_innermost_value_on_a_terminal():
+    assert layout.readable(NESTED).splitlines() == [
+        "{",
+        '  "id": 1,',
+        '  "predictions": [',
+        "    [",
+        '      {"token": "é", "id": 5},',
+        '      {"token": "a", "id": 6}',
+        "    ],",
+        "    []",
+        "  ],",
+        '  "size": [1, 2]',
+        "}",
+    ]
+    assert json.loads(layout.readable(NESTED)) == NESTED
+    assert layout.readable({"label": "a", "score": 0.5}) == '{"label": "a", "score": 0.5}'
+
+
+def test_answers_are_readable_on_a_terminal_and_one_line_in_a_file(tmp_path):
+    answer = {"predictions": [[{"token": "a"}]]}
+    out = str(tmp_path / "out")
+    for given in ("", f", output={out!r}"):
+        shown = on_terminal(
+            f"{STUB.format(answer=answer)}json_lines.predict_lines(Model(), task='embed', texts=['a']{given})"
+        )
+        assert shown.strip() == ("" if given else layout.readable(answer))
+    assert Path(out).read_text() == json.dumps(answer) + "\n"
 
 
 @pytest.mark.parametrize(("counts", "failed"), [(Counts(2, 2), True), (Counts(2, 1), False), (Counts(0, 0), False)])
@@ -276,18 +330,7 @@ def test_a_file_that_is_not_text_is_refused(pretrained, tmp_path, content):
 
 
 def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(tmp_path):
-    code = """
-import sys
-from bert_jax import streams
-from bert_jax.prediction import json_lines
-from bert_jax.prediction import lines as prediction_lines
-class Model:
-    num_cut = 0
-    def columns(self, task): return {}
-    def task(self, name, **options): return None
-    def predict(self, task, rows, **options): return ({"error": "no [MASK]"} for row in rows)
-streams.prepare()
-"""
+    code = STUB.format(answer={"error": "no [MASK]"})
     (tmp_path / "a.txt").write_text("a text\n")
     file, out = str(tmp_path / "a.txt"), str(tmp_path / "out")
     for given in (f"input={file!r}", f"input={file!r}, output={out!r}", "texts=['a text']"):
@@ -298,6 +341,27 @@ streams.prepare()
     assert to_terminal == ["line 1: no [MASK]", answer, summary]
     assert to_file == ["line 1: no [MASK]", summary]
     assert one_text == [answer]
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("classify", "classification"),
+        ("pair", "classification --config.own.text_pair=COLUMN"),
+        ("choice", "choice"),
+        ("answer", "span"),
+        ("tag", "tags"),
+    ],
+)
+def test_a_model_that_is_not_fine_tuned_names_the_command_that_does(pretrained, task, kind):
+    with pytest.raises(UserError) as caught:
+        pretrained.task(task)
+    command = f"finetune --config=configs/finetune_own.py:{kind} --init={pretrained.source.path} --data_dir=FOLDER"
+    assert str(caught.value).endswith(command)
+    tagger = Model(random_source("small-test", architecture="BertForTokenClassification"))
+    if task != "tag":
+        with pytest.raises(UserError, match=r"give a model that was trained for it$"):
+            tagger.task(task)
 
 
 def test_a_model_with_one_use_needs_no_task(pretrained, monkeypatch):

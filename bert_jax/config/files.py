@@ -32,6 +32,12 @@ def find(value: str) -> str:
     return value
 
 
+def packaged(file: str) -> str:
+    """Return the packaged config file that a name without folder or `.py` means, "" if there is none."""
+    name = f"{FOLDER.name}/{Path(file).stem}.py"
+    return name if Path(file).parent.name in ("", FOLDER.name) and name in names() else ""
+
+
 def load(config: str | Path | ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Return a config as nested dictionaries: that of a ConfigDict, or of `FILE[:argument]`.
 

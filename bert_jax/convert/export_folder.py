@@ -15,15 +15,16 @@ import numpy as np
 
 from bert_jax.convert.assemble import name_architecture
 from bert_jax.convert.cross_encoder import cross_encoder_fields
-from bert_jax.convert.destination import destination
+from bert_jax.convert.destination import Destination, destination
 from bert_jax.convert.folder_config import config_json, own_fields
 from bert_jax.convert.huggingface import WEIGHT_DTYPES, read_tensors, same_bits, to_tensors, write_tensors
 from bert_jax.convert.loading import load_pretrained
-from bert_jax.convert.model_card import model_card
+from bert_jax.convert.model_card import example, model_card
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.convert.sentence_transformers import POOLINGS, EmbeddingSettings, write_sentence_transformers_files
 from bert_jax.convert.tokenizer_files import write_tokenizer_files
 from bert_jax.errors import UserError
+from bert_jax.invocation import relative
 from bert_jax.json_files import load_json
 from bert_jax.kinds.base import id_fields
 from bert_jax.model.architectures import architecture_of
@@ -41,7 +42,10 @@ _SAMPLE_B = "Nobody could say, so 2 of them went up the valley (on foot) to look
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A summary of the export. `largest_difference` is that between the outputs of the folder and of the model."""
+    """A summary of the export. `largest_difference` is that between the outputs of the folder and of the model.
+
+    `example` is Python that uses the folder: an import and an expression.
+    """
 
     folder: Path | str
     architecture: str
@@ -49,6 +53,7 @@ class Exported:
     num_tensors: int
     dtype: str
     largest_difference: float
+    example: tuple[str, str]
 
 
 def export_folder(
@@ -101,7 +106,13 @@ def export_folder(
         num_tensors=len(tensors),
         dtype=dtype,
         largest_difference=difference,
+        example=example(source, name=_loaded_as(target), pooling=_pooling(embedding)),
     )
+
+
+def _loaded_as(target: Destination) -> str:
+    """Return how Python names the folder: a path, or that of a bucket's copy in the current folder."""
+    return str(relative(target.final)) if isinstance(target.final, Path) else target.name
 
 
 def _for_huggingface(source: PretrainedModel, *, report: Callable[[str], None]) -> PretrainedModel:
@@ -160,10 +171,14 @@ def _write(
     longest = trained or source.max_length or source.model.max_position_embeddings
     write_tokenizer_files(tokenizer, folder, max_seq_length=longest, token_types=has_token_types)
     write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
-    pooling = "+".join(embedding.poolings) if embedding is not None else ""
-    (folder / "README.md").write_text(model_card(source, name=name, dtype=dtype, pooling=pooling), encoding="utf-8")
+    card = model_card(source, name=name, dtype=dtype, pooling=_pooling(embedding))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     if embedding is not None:
         write_sentence_transformers_files(folder, model=source.model, settings=embedding)
+
+
+def _pooling(embedding: EmbeddingSettings | None) -> str:
+    return "+".join(embedding.poolings) if embedding is not None else ""
 
 
 def _embedding(source: PretrainedModel, *, pooling: str) -> EmbeddingSettings:

@@ -177,15 +177,19 @@ def _vocabulary(source: PretrainedModel) -> str:
 
 
 def _use(source: PretrainedModel, *, name: str, pooling: str) -> str:
+    code = "\n\n".join(example(source, name=name, pooling=pooling))
+    return f"## Use\n\n```python\n{code}\n```"
+
+
+def example(source: PretrainedModel, *, name: str, pooling: str = "") -> tuple[str, str]:
+    """Return Python that uses the exported folder `name`: an import and an expression."""
     kind = source.output_kind
     if pooling:
-        load = f"SentenceTransformer('{name}')"
-        code = f"from sentence_transformers import SentenceTransformer\n\n{load}.encode(['A sentence.'])"
-    elif (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
+        load = f"SentenceTransformer({name!r})"
+        return "from sentence_transformers import SentenceTransformer", f"{load}.encode(['A sentence.'])"
+    if (task := _pipeline_tag(source)) and (kind is None or kind.in_transformers_pipeline):
         tokenizer = source.require_tokenizer()
         mask = tokenizer.pieces[tokenizer.mask_id]
         text = f"Paris is the {mask} of France." if task == "fill-mask" else "A sentence."
-        code = f"from transformers import pipeline\n\npipeline('{task}', model='{name}')('{text}')"
-    else:
-        code = f"from transformers import {source.architecture}\n\n{source.architecture}.from_pretrained('{name}')"
-    return f"## Use\n\n```python\n{code}\n```"
+        return "from transformers import pipeline", f"pipeline('{task}', model={name!r})('{text}')"
+    return f"from transformers import {source.architecture}", f"{source.architecture}.from_pretrained({name!r})"

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from bert_jax import streams
 from bert_jax.errors import UserError
 from bert_jax.files import replacing, writing
 from bert_jax.locations import local_path, output_file
+from bert_jax.prediction.layout import one_line, readable
 from bert_jax.prediction.lines import Numbered, numbered_rows
 from bert_jax.prediction.model import Model
 from bert_jax.prediction.plain_rows import prompt, rows_of
@@ -51,7 +51,8 @@ def predict_lines(
     """Write the answer to each line of the file `input`, or to the rows made of `texts`, to `output`; count the rows.
 
     "-" means standard input (a prompt, if that is a terminal) or output. A field `id` is copied to the answer. Blank
-    lines are skipped. A name in .csv or .tsv is a table. A file is written whole or not at all.
+    lines are skipped. A name in .csv or .tsv is a table. A file is written whole or not at all. An answer is one line,
+    on a terminal several where it is nested.
 
     Raises:
       UserError: if a file cannot be opened, there is no line, or the model cannot do the task.
@@ -114,6 +115,7 @@ def _answer(
 ) -> Counts:
     """Answer `size` rows at a time, and write them; failures are in the answers, and reported if `names_failures`."""
     predictor, cut_before = model.task(task, **options), model.num_cut
+    layout = readable if target.isatty() else one_line
     failed = total = 0
     while batch := list(itertools.islice(lines, size)):
         answers = model.predict(task, [row for _, row, _ in batch if row is not None], **options)
@@ -125,7 +127,7 @@ def _answer(
                 if failed <= _EXAMPLES and names_failures:
                     report(f"line {number}: {answer['error']}")
             head = {"id": row["id"]} if row is not None and "id" in row else {}
-            text = json.dumps({**head, **answer}, ensure_ascii=False)
+            text = layout({**head, **answer})
             # A lone surrogate cannot be encoded as UTF-8; escaped as \ud800 it is valid JSON.
             target.write(text.encode("utf-8", "backslashreplace") + b"\n")
         target.flush()

@@ -12,6 +12,7 @@ from bert_jax.config.task_options import TYPED_FIELDS
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError, choose_one
+from bert_jax.invocation import command, shown
 from bert_jax.kinds.table import KINDS
 from bert_jax.model.bilstm import BILSTM
 from bert_jax.model.kernel_notices import kernel_notices
@@ -220,8 +221,17 @@ class Model:
             reason = f"has no {', '.join(missing)}" if missing else "has the head of another task"
             raise UserError(
                 f"{self.source.path}: {self.source.architecture} {reason}, so it cannot do --task={name}: give a model "
-                "that was trained for it"
+                f"that was trained for it{self._training_of(name)}"
             )
+
+    def _training_of(self, name: str) -> str:
+        """Return how to fine-tune this model for a task; "" where fine-tuning has no such task, or was for another."""
+        kind = next((kind for kind, output in KINDS.items() if name in output.prediction_tasks), "")
+        if not kind or self.source.output_kind is not None:
+            return ""
+        pair = " --config.own.text_pair=COLUMN" if name == "pair" else ""
+        config = f"--config=configs/finetune_own.py:{kind}{pair} --init={shown(self.source.path)}"
+        return f", or fine-tune this one: {command('finetune', f'{config} --data_dir=FOLDER')}"
 
     def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:
         is_single = isinstance(texts, str)

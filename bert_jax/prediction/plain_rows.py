@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from bert_jax.config.task_options import TYPED_FIELDS
+from bert_jax.data.tokenizer import MASK
 from bert_jax.errors import UserError
 
 
@@ -41,6 +42,8 @@ def prompt(task: str) -> Iterator[dict[str, str]]:
     fields = TYPED_FIELDS.get(task)
     if fields is None:
         raise UserError(f"--input is missing: --task={task} takes JSON lines; give a file as --input=FILE")
+    what = f"write {MASK} where a word is missing; " if task == "fill_mask" else ""
+    print(f"{what}Ctrl-D ends", file=sys.stderr)
     while True:
         row: dict[str, str] = {}
         for field in fields:
@@ -51,5 +54,8 @@ def prompt(task: str) -> Iterator[dict[str, str]]:
             except EOFError:
                 print(file=sys.stderr)
                 return
+            except KeyboardInterrupt:  # after the ^C that the terminal shows
+                print(file=sys.stderr)
+                raise
         if all(value.strip() for value in row.values()):
             yield row
