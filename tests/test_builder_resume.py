@@ -135,11 +135,15 @@ def test_another_recipe_vocabulary_or_text_is_refused(tmp_path):
     write_vocabulary(tmp_path / "vocabulary")
     file = text / "part1.txt"
     file.write_text(file.read_text().replace("the", "eht", 1))
-    with pytest.raises(UserError, match=r"built from other text: part1.txt has changed"):
+    with pytest.raises(UserError, match=r"built from other text: part1.txt differs now:"):
         build(config_for(text), tmp_path / "out")
     file.unlink()
-    with pytest.raises(UserError, match=r"other text: part1.txt is no longer there"):
+    with pytest.raises(
+        UserError, match=r"part1.txt is not in the input now \(built from part0.txt and 2 more files; .*--out"
+    ):
         build(config_for(text), tmp_path / "out")
+    with pytest.raises(UserError, match=r"the input now is part0.txt and 1 more file\): choose another --workdir$"):
+        build(config_for(text), tmp_path / "out", flag="--workdir")
 
 
 def test_text_that_changed_where_the_samples_do_not_look_is_refused_for_a_new_length(tmp_path):
