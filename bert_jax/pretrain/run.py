@@ -303,6 +303,7 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
     runtime.report(f"finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{end}")
     for line in job.conclusions():
         runtime.report(line)
+    runtime.report_missing_page()
     runtime.report(_next_steps(runtime.shown, fills_masks=job.fills_masks))
     return FINISHED
 
