@@ -37,7 +37,8 @@ def test_all_differences_are_named(tmp_path: Path):
     ("now", "says"),
     [
         ({"a.txt": "2"}, "a.txt differs now"),
-        ({"a.txt": "1", "b.txt": "1"}, "b.txt was not in the input (built from a.txt; the input now is a.txt and 1 more file)"),
+        ({"a.txt": "1", "b.txt": "1"}, "b.txt was not in the input (built from a.txt; the input now is a.txt and 1 "
+         "more file)"),
         ({"c.txt": "1"}, "a.txt is not in the input now (built from a.txt; the input now is c.txt)"),
         ({"a.txt": "2", "b.txt": "1"}, "a.txt differs now (built from a.txt; the input now is a.txt and 1 more file)"),
     ],
