@@ -29,6 +29,8 @@ _PLAINER = {
     r"(?:TypeError: )?Could not override field '(\w+)' \([^)]*\)\. (.*) is of original type <class '(\w+)'> and "
     r"cannot be casted to type <class '(\w+)'>": r"\1: expected \4, got \2 (\3)",
 }
+# What a config file, or an override that it does not take, raises.
+_WRONG_CONFIG = (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError)
 _OUTPUTS = ("workdir", "out", "output")
 _MODEL_FLAGS = ("model", "checkpoint", "init", "teacher")  # the names of the model in the commands
 _NOT_PATHS = ("text",)  # flags whose value may contain a URL
@@ -77,7 +79,16 @@ def run(
 
 
 def _print_help(config: Callable[[], type]) -> None:
-    print(usage.text(config), flush=True)
+    argv = [argument for argument in sys.argv if argument not in HELP]
+    named = "config" in flags.FLAGS and _config_argument(argv)[2]
+    argv = _with_config_file(argv) if named else argv
+    try:
+        shown = usage.text(config, file=_config_argument(argv)[2] if named else "")
+    except UserError as error:
+        fail(str(error))
+    except _WRONG_CONFIG as error:
+        fail(_config_error(argv, error, config=config))
+    print(shown, flush=True)
     sys.exit(0)
 
 
@@ -149,7 +160,7 @@ def _parse(
         if group := re.search(r"--config\.([\w.]+)=.*? as a ConfigDict", text):
             fail(_group_message(group[1]))
         fail(re.sub(r"^(FATAL Flags parsing error:)?\s*", "", text) + "; --help lists the flags")
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, SyntaxError, ImportError, OSError) as error:
+    except _WRONG_CONFIG as error:
         fail(_config_error(argv, error, config=config))
     raise AssertionError("fail() exits")
 

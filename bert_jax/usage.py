@@ -1,10 +1,12 @@
 """How a command is used: the text of `--help` with flags and config fields, and messages in terms of its flags."""
 
+import dataclasses
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection
 from importlib import metadata
+from typing import Any
 
 from absl import flags
 
@@ -14,11 +16,14 @@ WIDTH = 80
 _REPEATED = r";\s*repeat this option to specify a list of values"
 
 
-def text(config: Callable[[], type]) -> str:
-    """Return the help of the command that runs; `config` returns the class of its config, if it has one."""
+def text(config: Callable[[], type], *, file: str = "") -> str:
+    """Return the help of the command that runs; `config` returns the class of its config, if it has one.
+
+    Fields have the values of the config `file`, `FILE[:argument]`, else the library's defaults.
+    """
     parts = [_introduction((sys.modules["__main__"].__doc__ or "").strip()), _flags()]
     if "config" in flags.FLAGS:
-        parts.append(_fields(config()))
+        parts.append(_fields(config(), file=file))
     return "\n\n".join(parts)
 
 
@@ -64,16 +69,31 @@ def _flags() -> str:
     return "\n".join(lines)
 
 
-def _fields(config: type) -> str:
-    from bert_jax.config import builder  # needs ml_collections, which no other help does
+def _fields(config: type, *, file: str) -> str:
+    from bert_jax.config import builder, files  # need ml_collections, which no other help does
     from bert_jax.config.fields import info
 
-    lines = ["config fields, as in --config.train.batch_size=64; a config file may differ:"]
+    values = files.load(file) if file else {}
+    head = f"with the values of {file}:" if file else "with the library's defaults; a config file may differ:"
+    lines = textwrap.wrap(f"config fields, as in --config.train.batch_size=64, {head}", WIDTH)
     for name, item in builder.leaf_fields(config).items():
+        default = _value(values, name) if file else item.default
+        if default is dataclasses.MISSING:
+            continue
         known = info(item)
         choices = f" One of {', '.join(choice or repr(choice) for choice in known.choices)}." if known.choices else ""
-        lines += _entry(f"{name} [{item.default}]", known.doc + choices)
+        lines += _entry(f"{name} [{default}]", known.doc + choices)
     return "\n".join(lines)
+
+
+def _value(config: Any, name: str) -> Any:
+    """Return the value of a field, `dataclasses.MISSING` where the config lacks its group."""
+    for part in re.findall(r"\w+", name):
+        try:
+            config = config[int(part) if part.isdecimal() else part]
+        except (LookupError, TypeError):
+            return dataclasses.MISSING
+    return config
 
 
 def _entry(head: str, body: str) -> list[str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import os
 import shutil
@@ -13,6 +14,8 @@ from text_corpus import make_documents, write_corpus, write_vocabulary
 from bert_jax.data import builder, intermediate, output_folder, shards
 from bert_jax.data.builder import load_dataset_info
 from bert_jax.errors import UserError
+from bert_jax.pretrain.dataset import open_datasets
+from tests.tiny_model import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +138,26 @@ def test_another_recipe_vocabulary_or_text_is_refused(tmp_path):
     write_vocabulary(tmp_path / "vocabulary")
     file = text / "part1.txt"
     file.write_text(file.read_text().replace("the", "eht", 1))
-    with pytest.raises(UserError, match=r"built from other text: part1.txt has changed"):
+    with pytest.raises(UserError, match=r"built from other text: part1.txt differs now:"):
         build(config_for(text), tmp_path / "out")
     file.unlink()
-    with pytest.raises(UserError, match=r"other text: part1.txt is no longer there"):
+    with pytest.raises(UserError, match=r"part1.txt is not in the input now \(built from part0.txt and 2 more files;"):
         build(config_for(text), tmp_path / "out")
+    with pytest.raises(UserError, match=r"the input now is part0.txt and 1 more file\): choose another --workdir$"):
+        build(config_for(text), tmp_path / "out", flag="--workdir")
+
+
+def test_a_run_with_a_data_set_of_other_text_is_given_another_workdir(tmp_path):
+    write_vocabulary(tmp_path / "vocabulary")
+
+    def open_with(name: str, *, num_files: int) -> None:
+        data = config_for(write_corpus(tmp_path / name, make_documents(10), num_files=num_files))
+        config = tiny_config(data=data, model=dataclasses.replace(tiny_config().model, vocab_size=0))
+        open_datasets(config, workdir=tmp_path / "run", max_seq_lengths=(LENGTH,), report=lambda line: None)
+
+    open_with("first", num_files=1)
+    with pytest.raises(UserError, match=r"run/data was built from other text: .*: choose another --workdir$"):
+        open_with("second", num_files=2)
 
 
 def test_text_that_changed_where_the_samples_do_not_look_is_refused_for_a_new_length(tmp_path):

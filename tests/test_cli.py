@@ -147,8 +147,33 @@ def test_help_lists_flags_and_config_fields_and_is_no_failure(module: str):
     assert ("  train.batch_size [" in done.stdout) == (module in ("train", "finetune"))
 
 
+def test_help_shows_the_values_of_the_config_that_is_named(tmp_path: Path):
+    train = [sys.executable, "-m", "bert_jax.train"]
+    shown = run([*train, "--config=configs/tiny_cpu.py", "--help"]).stdout
+    for line in ("model.vocab_size [1024]", "train.num_steps [2400]", "train.phases[0].max_seq_length [64]"):
+        assert f"  {line}\n" in shown
+    assert "with the values of configs/tiny_cpu.py:" in " ".join(shown.split())
+    assert "distill." not in shown.partition("config fields")[2]  # a group that this config lacks
+    library = run([*train, "--help"]).stdout
+    assert "  train.num_steps [1000000]\n" in library
+    assert "with the library's defaults" in library
+    assert run([*train, "--help", "--config"]).stdout == library
+    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 / 'a'\n")
+    for config in (tmp_path / "nowhere.py", tmp_path / "broken.py", "configs/tiny_cpu.py:L-x"):
+        done = run([*train, f"--config={config}", "--help"])
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
 @pytest.mark.parametrize(
-    "arguments", [["train"], ["finetune"], ["plan"], ["train", "--config=configs/x.py"], ["train", "--help"]]
+    "arguments",
+    [
+        ["train"],
+        ["finetune"],
+        ["plan"],
+        ["train", "--config=configs/x.py"],
+        ["train", "--help"],
+        ["train", "--config=configs/tiny_cpu.py", "--help"],
+    ],
 )
 def test_what_needs_no_jax_is_answered_without_importing_it(arguments: list[str]):
     module, *rest = arguments

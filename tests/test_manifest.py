@@ -29,5 +29,19 @@ def test_all_differences_are_named(tmp_path: Path):
     now = value | {"inputs": {}, "seed": 2, "pack": True}
     with pytest.raises(UserError) as error:
         manifest.check_manifest(tmp_path, now)
-    for part in ("seed=1, now it is 2", "pack=False, now it is True", "other text: a.txt is no longer there"):
+    for part in ("seed=1, now it is 2", "pack=False, now it is True", "other text: a.txt is not in the input now"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ({"a.txt": "2"}, "a.txt differs now"),
+        ({"a.txt": "1", "b.txt": "1"}, "b.txt was not in the input (built from a.txt; the input now is a.txt and 1 "
+         "more file)"),
+        ({"c.txt": "1"}, "a.txt is not in the input now (built from a.txt; the input now is c.txt)"),
+        ({"a.txt": "2", "b.txt": "1"}, "a.txt differs now (built from a.txt; the input now is a.txt and 1 more file)"),
+    ],
+)  # fmt: skip
+def test_other_text_is_named_without_a_claim_about_the_disk(now: dict[str, str], says: str):
+    assert manifest._difference({"a.txt": "1"}, now) == says

@@ -91,6 +91,15 @@ def test_epochs_of_each_phase_are_told(infos: dict[int, DatasetInfo]) -> None:
     assert line.startswith(f"phase 0: {rows // 8:,} steps of 16 are 2 epochs of {rows:,} sequences of 32")
 
 
+def test_a_run_that_saw_a_part_of_its_text_says_how_to_go_on(infos: dict[int, DatasetInfo]) -> None:
+    half = [phase(1, batch=infos[32].num_train_rows // 2)]
+    (line,) = proportions.describe_unseen(config(), phases=half, infos=infos, workdir="run")
+    assert re.fullmatch(r"the run has seen (49|50)% of the text: .*the same command with a larger .*num_steps", line)
+    (line,) = proportions.describe_unseen(config(num_epochs=0.5), phases=half, infos=infos, workdir="run")
+    assert line.endswith("--continue_from=run and a larger --config.train.num_epochs")
+    assert proportions.describe_unseen(config(), phases=half * 3, infos=infos, workdir="run") == []
+
+
 def test_a_run_that_fits_its_text_is_not_warned_of(infos: dict[int, DatasetInfo]) -> None:
     made = config(vocab_size=512)
     assert proportions.warnings(made, phases=[phase(100)], infos=infos) == []

@@ -105,6 +105,9 @@ def test_without_the_library_one_line_names_the_extra_and_nothing_is_drawn(
     lines: list[str] = []
     writer = PageWriter(enabled=True, report=lines.append)
     writer.request(FIRST)
+    assert lines == []  # said at the end of a run alone
+    for _ in range(2):
+        writer.report_missing()
     writer.close()
     assert len(lines) == 1
     assert "pip install 'bert_jax[report]'" in lines[0]
@@ -114,5 +117,6 @@ def test_without_the_library_one_line_names_the_extra_and_nothing_is_drawn(
 def test_a_run_that_wants_no_page_says_nothing(drawings: list[Drawing]):
     writer = PageWriter(enabled=False, report=pytest.fail)
     writer.request(FIRST)
+    writer.report_missing()
     writer.close()
     assert drawings == []

@@ -16,9 +16,11 @@ from bert_jax.data.builder import build_dataset
 from bert_jax.errors import UserError
 from bert_jax.model.chip import is_vector_bound, writes_norms
 from bert_jax.parallel import mesh as meshes
+from bert_jax.parallel.axes import AXES
 from bert_jax.parallel.compiler_options import table_of
 from bert_jax.planning import compiling, scaling, sweep
 from bert_jax.planning import report as reports
+from bert_jax.planning.collectives import LINKS
 from bert_jax.planning.compiling import CompiledStep
 from bert_jax.planning.estimate import memory_json
 from bert_jax.planning.topology import parse_topology
@@ -226,6 +228,45 @@ def test_what_does_not_fit_says_what_to_change() -> None:
     assert "fsdp" not in alone
     full = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
     assert "remat" not in reports.advice(full, needed=None, topology=parse_topology("v5e:4x4"))
+
+
+def planned(*, fits: bool) -> dict[str, Any]:
+    """Return a plan as `plan_run` makes it, with a collective that is nothing in the units of the table."""
+    collective = {
+        "kind": "all-reduce", "count": 2, "chips": 16, "network": LINKS, "bytes": 2**20, "seconds": 2e-3, "fused": 0,
+        "overlapped": True, "exposed_seconds": 1e-3, "limited_by": "", "first_issued_seconds": 0.0,
+        "last_issued_seconds": 0.01,
+    }  # fmt: skip
+    nothing = collective | {"kind": "all-gather", "bytes": 900, "seconds": 1e-6, "exposed_seconds": 1e-6}
+    phase = {
+        "phase": 0, "steps": 1000, "max_seq_length": 128, "batch_size": 512, "batch_size_per_chip": 32,
+        "gradient_accumulation_steps": 1, "unestimated": {}, "collectives": [collective, nothing],
+        "hbm": {"total_bytes": 2**32, "capacity_bytes": 2**34, "argument_bytes": 2**30, "temporary_bytes": 2**30},
+        "compute_seconds": 0.049, "exposed_collective_seconds": 0.001, "step_seconds": 0.05, "seconds": 50.0,
+        "sequences_per_second": 10_000.0, "tokens_per_second": 1e6, "real_tokens_per_second": None, "mfu": 0.4,
+        "mfu_before_collectives": 0.41, **({} if fits else {"advice": "a step needs more"}),
+    }  # fmt: skip
+    plan = {
+        "topology": "v5e:4x4", "chips": 16, "parameters": 10**8, "compiler_options": {},
+        "mesh": {name: 16 if name == "data" else 1 for name in AXES},
+        "fits": fits, "notes": ["a caveat"], "phases": [phase],
+    }  # fmt: skip
+    return plan | ({"days": 0.5, "chip_hours": 192.0} if fits else {})
+
+
+def test_the_last_lines_of_a_table_are_what_a_user_decides_by() -> None:
+    lines = reports.as_table(planned(fits=True)).splitlines()
+    assert lines[-5:] == [
+        "",
+        "note: a caveat",
+        "",
+        "phase 0 fits: 4.00 of 16 GiB, 50.0 ms per step, MFU 40.0%, 50 s for 1,000 steps",
+        "whole schedule: 12 h 00 min (0.50 days), 192 chip-hours",
+    ]
+    assert any(line.startswith("  all-reduce") for line in lines)
+    assert not any(line.startswith("  all-gather") for line in lines)
+    refused = reports.as_table(planned(fits=False)).splitlines()
+    assert refused[-1] == "phase 0 does not fit: a step needs more"
 
 
 def test_a_step_that_compiles_but_is_larger_than_a_chip_does_not_fit() -> None:

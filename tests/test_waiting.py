@@ -32,7 +32,7 @@ def test_links_that_are_busy_longer_than_chips_compute_mean_too_small_a_batch() 
     assert "phase 1: 44% of a step is waiting for communication" in note
     assert "(6.0 of 8.0 ms) for all-reduce over 64 chips (limit: earlier collectives on the links)" in note
     assert "communication takes 16.0 ms and computation 10.0: 4 sequences per chip are too few to hide it" in note
-    assert "--sweep='batch=8,16,32'" in note
+    assert "--sweep='batch=8,16,32' compares: each value is compiled and takes as long as this plan" in note
 
 
 def test_what_the_compiler_made_synchronous_is_not_blamed_on_the_batch() -> None:

@@ -17,7 +17,11 @@ class ModelConfig:
 
     architecture: str = field("bert", doc="Architecture of the encoder, a name in `model/architectures.py`.")
     vocab_size: int = field(
-        30522, at_least=0, unit="tokens", doc="Size of the vocabulary; 0, for pre-training only: the data set's."
+        30522,
+        at_least=0,
+        unit="tokens",
+        doc="Size of the vocabulary, also of one that `train` learns from text; 0, for pre-training only: the data "
+        "set's, or 30522 for one that is learned.",
     )
     hidden_size: int = field(768, above=0, doc="Width of the encoder.")
     num_hidden_layers: int = field(12, above=0, unit="layers", doc="Depth of the encoder.")

@@ -25,7 +25,7 @@ from bert_jax.data.estimate import check_disk_space, describe_estimate, estimate
 from bert_jax.data.inspection import Sample, inspect_corpus, layout_of, num_left_out, read_sample
 from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.losses import check, measure
-from bert_jax.data.manifest import check_manifest, make_manifest
+from bert_jax.data.manifest import another, check_manifest, make_manifest
 from bert_jax.data.output_folder import (
     Refused,
     check_folder,
@@ -64,13 +64,15 @@ def build_dataset(
     runner: str = "local",
     beam_arguments: Sequence[str] = (),
     leave_out: Sequence[Path] = (),
+    flag: str = "--out",
     report: Callable[[str], None] = print,
 ) -> DatasetInfo:
     """Build the data set of every length of `max_seq_lengths` in `out` and return the facts of the first one.
 
     Finished work is kept: a second call does nothing, a call after a crash resumes, a call with another length adds it.
     `vocab_size` is the size of the vocabulary to learn (0: 30522), or the maximum size of an existing one (0: any).
-    `out` and the folders `leave_out` are not read, even if they are inside an input folder.
+    `out` and the folders `leave_out` are not read, even if they are inside an input folder. `flag` is what chooses
+    `out` on the command line: `--workdir` for a run that builds its data set.
 
     Raises:
       UserError: for wrong settings; no text; `out` built from other text or with other settings; a full disk; missing
@@ -91,7 +93,7 @@ def build_dataset(
     vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
     with system_errors(out):
         manifest = make_manifest(config, sources=sources, tokenizer=tokenizer, vocab_size=vocab_size, recipe=recipe)
-        check_manifest(out, manifest, is_finished=not missing)
+        check_manifest(out, manifest, flag=flag, is_finished=not missing)
         if not missing:
             report(f"data set in {out} is complete, nothing to do")
             shutil.rmtree(out / "work", ignore_errors=True)  # left by a build that was killed at its very end
@@ -109,7 +111,7 @@ def build_dataset(
             write_json(out / "manifest.json", manifest)
             run = _runner(runner, config.num_workers, beam_arguments)
             with discarding(out, is_new=is_new):
-                _Build(out, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, sample)
+                _Build(out, flag, config, recipe, report, run).build(sources, missing, tokenizer, vocab_size, sample)
     return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
 
 
@@ -191,6 +193,7 @@ class _Build:
     """One build: settings and output shared by its steps."""
 
     out: Path
+    flag: str
     config: DataConfig
     recipe: str
     report: Callable[[str], None]
@@ -304,8 +307,8 @@ class _Build:
         for length in finished_lengths(self.out):
             if load_dataset_info(self.out, max_seq_length=length).data_fingerprint != fingerprint:
                 raise UserError(
-                    f"the text differs from that of the data set of length {length} in {self.out}: choose another "
-                    "--out, or delete that folder"
+                    f"the text differs from that of the data set of length {length} in {self.out}: "
+                    + another(self.flag, instead="delete that folder")
                 )
         for length in plan.max_seq_lengths:
             statistics = summarize(counts, max_seq_length=length, num_paragraphs=corpus.num_paragraphs)

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,7 +10,7 @@ from bert_jax.config import DataConfig
 from bert_jax.data.shards import DATASET_NAME, INFO_FILE
 from bert_jax.data.source import TextSource
 from bert_jax.data.tokenization import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, counted
 from bert_jax.json_files import load_json
 
 _LAYOUT = 1  # version of the output: raised when the same text would give other bytes
@@ -70,20 +70,21 @@ def _sample_hash(source: TextSource) -> str:
     return digest.hexdigest()
 
 
-def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = False) -> None:
+def check_manifest(out: Path, manifest: dict[str, Any], *, flag: str = "--out", is_finished: bool = False) -> None:
     """Compare with the manifest in `out`, if there is one; remove a differing build that has no shard yet.
 
-    A data set that `is_finished` may be of an earlier version, whose word starts differ.
+    A data set that `is_finished` may be of an earlier version, whose word starts differ. `flag` chooses `out` on the
+    command line.
 
     Raises:
       UserError: naming the differences; or if `out` contains conflicting files that are not a data set's.
     """
     file = out / "manifest.json"
-    remedy = "choose another --out, or delete that folder to build it again"
+    remedy = another(flag, instead="delete that folder to build it again")
     if not file.exists():
         for name in ("vocab", DATASET_NAME):
             if (out / name).exists():
-                raise UserError(f"{out / name} was not made by prepare: choose another --out, or move it away")
+                raise UserError(f"{out / name} was not made by prepare: {another(flag, instead='move it away')}")
         return
     try:
         known = _LATER | load_json(file, form=_Manifest, max_bytes=_MAX_BYTES, max_values=_MAX_BYTES >> 4)
@@ -102,7 +103,7 @@ def check_manifest(out: Path, manifest: dict[str, Any], *, is_finished: bool = F
     changed = [name for name in names if known.get(name) != manifest.get(name)]
     differences = [f"with {name}={known.get(name)!r}, now it is {manifest.get(name)!r}" for name in changed]
     if "inputs" in changed:
-        differences[-1] = f"from other text: {_first_difference(known['inputs'], manifest['inputs'])}"
+        differences[-1] = f"from other text: {_difference(known['inputs'], manifest['inputs'])}"
     if differences:
         raise UserError(f"{out} was built {'; '.join(differences)}: {remedy}")
 
@@ -112,12 +113,25 @@ def _has_shard(folder: Path) -> bool:
     return any(next(folder.rglob(pattern), None) for pattern in ("*.array_record*", INFO_FILE))
 
 
-def _first_difference(before: dict[str, str], now: dict[str, str]) -> str:
-    for name in sorted(set(before) | set(now)):
-        if name not in now:
-            return f"{name} is no longer there"
-        if name not in before:
-            return f"{name} was not there"
-        if before[name] != now[name]:
-            return f"{name} has changed"
-    return "in another order"
+def another(flag: str, *, instead: str) -> str:
+    """Return the remedy of a folder that has something else: of a run's workdir, nothing is deleted by hand."""
+    return f"choose another {flag}" + (f", or {instead}" if flag == "--out" else "")
+
+
+def _difference(before: dict[str, str], now: dict[str, str]) -> str:
+    """Return the first file that differs, and the files of both if their names do.
+
+    Names do not say in which folder the files are, so nothing is said about what is on the disk.
+    """
+    name = next(name for name in sorted({*before, *now}) if before.get(name) != now.get(name))
+    if before.keys() == now.keys():
+        return f"{name} differs now"
+    how = "is not in the input now" if name not in now else "differs now" if name in before else "was not in the input"
+    return f"{name} {how} (built from {_listed(before)}; the input now is {_listed(now)})"
+
+
+def _listed(names: Collection[str]) -> str:
+    if not names:
+        return "no file"
+    others = len(names) - 1
+    return min(names) + (f" and {counted(others, 'more file')}" if others else "")

@@ -108,6 +108,8 @@ class Experiment:
                 with writing(self.directory, remedy=RESUME):
                     record = self.results.finish(facts=self._facts())
         runtime.draw_page(self.directory)
+        if not all(is_done):
+            runtime.report_missing_page()
         return record
 
     def _make_learner(self) -> Learner:

@@ -103,7 +103,7 @@ def make_program(config: Config, *, topology: Topology) -> PretrainingProgram:
         description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options)
     except Exception as error:
         if "libtpu" in str(error) or "TPU backend" in str(error):
-            raise UserError("the TPU compiler is not installed: run `pip install -e '.[plan]'`") from error
+            raise UserError("the TPU compiler is not installed: pip install 'bert_jax[plan]'") from error
         reason = re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])[:200]
         if of_host := re.search(r'chips_per_host_bounds "([\dx]+)"', reason):
             reason = f"a host has {of_host[1]} chips, and a slice is made of whole hosts"

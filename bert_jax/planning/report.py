@@ -240,7 +240,7 @@ def _contents(phase: dict[str, Any]) -> str:
 
 
 def as_table(plan: dict[str, Any]) -> str:
-    """Return a plan as text for a terminal."""
+    """Return a plan as text for a terminal: what a user decides by comes last, where a long text ends on a screen."""
     lines = [
         f"{plan['topology']}: {plan['chips']} chips, mesh {describe(plan['mesh'])}, {plan['parameters']:,} parameters"
     ]
@@ -254,7 +254,7 @@ def as_table(plan: dict[str, Any]) -> str:
             + (f" in {accumulated} micro-batches)" if accumulated > 1 else ")")
         )
         if "step_seconds" not in phase:
-            lines.append(f"  does not fit: {phase['advice']}")
+            lines.append("  does not fit")
             continue
         hbm = phase["hbm"]
         lines.append(
@@ -272,7 +272,7 @@ def as_table(plan: dict[str, Any]) -> str:
             f"{phase['tokens_per_second']:,.0f} tokens/s{_contents(phase)}, MFU {phase['mfu']:.1%} "
             f"({phase['mfu_before_collectives']:.1%} before collectives)"
         )
-        for item in phase["collectives"]:
+        for item in filter(_is_visible, phase["collectives"]):
             how = "overlapped" if item["overlapped"] else "synchronous"
             how += f" ({item['fused']} fused with computation)" if item["fused"] else ""
             where = "chips" if item["network"] == LINKS else "chips across slices"
@@ -285,9 +285,32 @@ def as_table(plan: dict[str, Any]) -> str:
         if phase["unestimated"]:
             counts = ", ".join(f"{count} x {kind}" for kind, count in phase["unestimated"].items())
             lines.append(f"  not estimated   {counts}")
+    return "\n".join(
+        [*lines, *([""] if plan["notes"] else []), *(f"note: {note}" for note in plan["notes"]), "", *_summary(plan)]
+    )
+
+
+def _is_visible(item: dict[str, Any]) -> bool:
+    """Return whether a collective is more than zero in the units of the table."""
+    return item["bytes"] >= 0.05 * 2**20 or max(item["seconds"], item["exposed_seconds"]) >= 0.005e-3
+
+
+def _summary(plan: dict[str, Any]) -> list[str]:
+    """Return a line per phase with its step, MFU and memory, and the time and chip-hours of the whole schedule."""
+    lines = []
+    for phase in plan["phases"]:
+        hbm = phase["hbm"]
         if "advice" in phase:
-            lines.append(f"  does not fit: {phase['advice']}")
+            lines.append(f"phase {phase['phase']} does not fit: {phase['advice']}")
+        else:
+            lines.append(
+                f"phase {phase['phase']} fits: {hbm['total_bytes'] / 2**30:.2f} of {hbm['capacity_bytes'] / 2**30:.0f} "
+                f"GiB, {phase['step_seconds'] * 1e3:.1f} ms per step, MFU {phase['mfu']:.1%}, "
+                f"{duration(phase['seconds'])} for {phase['steps']:,} steps"
+            )
     if plan["fits"]:
-        lines.append(f"\nwhole schedule: {duration(plan['days'] * 86400)}, {plan['chip_hours']:,.0f} chip-hours")
-    lines += [f"note: {note}" for note in plan["notes"]]
-    return "\n".join(lines)
+        lines.append(
+            f"whole schedule: {duration(plan['days'] * 86400)} ({plan['days']:,.2f} days), {plan['chip_hours']:,.0f} "
+            "chip-hours"
+        )
+    return lines

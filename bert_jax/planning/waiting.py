@@ -40,8 +40,8 @@ def _remedy(phase: dict[str, Any]) -> str:
     busy = sum(item["seconds"] for item in phase["collectives"])
     more = ",".join(f"{factor * rows:g}" for factor in (2, 4, 8))
     batch = (
-        f"use fewer chips, or a larger batch (--sweep='batch={more}' compares; accumulation does not change what a "
-        "step sends)"
+        f"use fewer chips, or a larger batch (--sweep='batch={more}' compares: each value is compiled and takes as "
+        "long as this plan; accumulation does not change what a step sends)"
     )
     if busy > computing:
         return (

@@ -96,6 +96,7 @@ def open_datasets(
                 vocab_size=config.model.vocab_size,
                 recipe=config.recipe,
                 leave_out=[workdir],
+                flag="--workdir",
                 report=report,
             )
     else:

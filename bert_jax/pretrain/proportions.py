@@ -78,6 +78,21 @@ def warnings(config: Config, *, phases: Sequence[Phase], infos: Mapping[int, Dat
     return lines + _many_epochs(epochs)
 
 
+def describe_unseen(
+    config: Config, *, phases: Sequence[Phase], infos: Mapping[int, DatasetInfo], workdir: str
+) -> list[str]:
+    """Return the line for the end of a run in `workdir` that went through less than its text, with what to type."""
+    epochs = sum(_epochs(phase, infos[phase.max_seq_length].num_train_rows) for phase in phases)
+    if epochs >= 0.995:  # 100 %, as it is printed
+        return []
+    more = (
+        f"continue it with --continue_from={workdir} and a larger --config.train.num_epochs"
+        if config.train.num_epochs
+        else "type the same command with a larger --config.train.num_steps"
+    )
+    return [f"the run has seen {epochs:.0%} of the text: for more steps, {more}"]
+
+
 def _many_epochs(epochs: float) -> list[str]:
     if epochs <= MANY_EPOCHS:
         return []

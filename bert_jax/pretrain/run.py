@@ -41,7 +41,7 @@ from bert_jax.pretrain.job import PretrainingJob
 from bert_jax.pretrain.method import SAME_RUN, Method
 from bert_jax.pretrain.open_values import as_begun, preliminary, settled
 from bert_jax.pretrain.program import PretrainingProgram
-from bert_jax.pretrain.proportions import describe_epochs, warnings
+from bert_jax.pretrain.proportions import describe_epochs, describe_unseen, warnings
 from bert_jax.runs.bucket_workdir import BucketWorkdir, opened, require_dataset
 from bert_jax.runs.goodput import Goodput
 from bert_jax.runs.runtime import FINISHED, Runtime, silent
@@ -302,14 +302,17 @@ def _train(job: PretrainingJob, *, runtime: Runtime) -> int:
         runtime.report(f"stopped at step {ended.step} of {end}, checkpoint saved; {resumes(runtime.command)}")
         return stopped_status
     runtime.report(f"finished: {end} steps, checkpoint in {runtime.shown}/checkpoints/{end}")
-    for line in job.conclusions():
+    infos = {phase.max_seq_length: job.info(phase) for phase in job.program.phases}
+    unseen = describe_unseen(config, phases=job.program.phases, infos=infos, workdir=_typed(runtime.shown))
+    for line in [*job.conclusions(), *unseen]:
         runtime.report(line)
+    runtime.report_missing_page()
     runtime.report(_next_steps(runtime.shown, fills_masks=job.fills_masks))
     return FINISHED
 
 
 def _next_steps(workdir: Path | str, *, fills_masks: bool) -> str:
-    model = shown(workdir) if isinstance(workdir, Path) else workdir
+    model = _typed(workdir)
     fill = command_line("predict", f"--model={model} --task=fill_mask --text='A text with a [MASK] in it.'")
     return next_steps(
         *([fill] if fills_masks else []),
@@ -319,6 +322,10 @@ def _next_steps(workdir: Path | str, *, fills_masks: bool) -> str:
         ),
         command_line("export", f"--checkpoint={model} --out=FOLDER"),
     )
+
+
+def _typed(workdir: Path | str) -> str:
+    return shown(workdir) if isinstance(workdir, Path) else workdir
 
 
 def _where_time_went(goodput: Goodput, runtime: Runtime) -> str:

@@ -85,6 +85,7 @@ class DataSetWork(Work):
                     max_seq_lengths=self.lengths,
                     vocab_size=self._config.model.vocab_size,
                     recipe=self._config.recipe,
+                    flag="--workdir",
                     report=context.report,
                 )
 

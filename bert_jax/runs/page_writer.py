@@ -26,18 +26,14 @@ class PageWriter:
     """The drawing of the pages of a command's runs. Hosts other than the first draw nothing."""
 
     def __init__(self, *, enabled: bool, report: Callable[[str], None]):
-        """Report what is missing, if `enabled` (config.log.report) and it is."""
+        """Draw nothing unless `enabled` (config.log.report) and the library is installed."""
         self._report = report
         self._waiting: dict[Path, None] = {}
         self._running: subprocess.Popen[str] | None = None
         self._drawn = Path()  # the workdir of `_running`
         self._has_failed = False
         self._enabled = enabled and importlib.util.find_spec(_LIBRARY) is not None
-        if enabled and not self._enabled:
-            report(
-                "no report.html: it needs matplotlib: pip install 'bert_jax[report]' "
-                "(--config.log.report=False leaves it out)"
-            )
+        self._lacks_library = enabled and not self._enabled
 
     def request(self, directory: Path) -> None:
         """Write the page of a workdir from what its files hold, now or when the present one is finished."""
@@ -48,6 +44,15 @@ class PageWriter:
             self._finish()
         if self._running is None:
             self._start()
+
+    def report_missing(self) -> None:
+        """Report, once, that runs have no page because the library is missing: a line for the end of a run."""
+        if self._lacks_library:
+            self._lacks_library = False
+            self._report(
+                "no report.html: it needs matplotlib: pip install 'bert_jax[report]' "
+                "(--config.log.report=False leaves it out)"
+            )
 
     def close(self) -> None:
         """Wait until everything requested is written, but not for long."""

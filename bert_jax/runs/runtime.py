@@ -99,6 +99,11 @@ class Runtime:
         if self.pages is not None:
             self.pages.request(directory)
 
+    def report_missing_page(self) -> None:
+        """Report, at the end of the first run that trained, what its page would need."""
+        if self.pages is not None:
+            self.pages.report_missing()
+
     def close(self) -> None:
         """Finish the pages, and release the workdir; one that this command created and never used is removed."""
         if self.pages is not None:
