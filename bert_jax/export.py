@@ -4,6 +4,7 @@ MODEL is a workdir, one of its checkpoints, a HuggingFace folder, or the prefix 
 is read back and compared before success is reported.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from bert_jax import cli, invocation  # first: it quiets the libraries that the next imports load
@@ -84,7 +85,13 @@ def main() -> int:
     )
     imported, expression = result.example
     copy = [] if isinstance(result.folder, Path) else [f"gcloud storage cp --recursive {result.folder} ."]
-    print(invocation.next_steps(*copy, invocation.python(f"{imported}; print({expression})")))
+    library = imported.split()[1]
+    install = (
+        [] if find_spec(library) else [f"{invocation.interpreter()} -m pip install torch {library.replace('_', '-')}"]
+    )
+    print(invocation.next_steps(*copy, *install, invocation.python(f"{imported}; print({expression})")))
+    if source.random:
+        print(f"warning: {source.randomness}")
     return 0
 
 

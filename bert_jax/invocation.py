@@ -24,8 +24,17 @@ def same_command() -> str:
 
 
 def python(code: str) -> str:
-    """Return the command that runs `code`, one line of Python, quoted for a shell."""
-    return "python -c " + (shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"')
+    """Return the command that runs `code`, one line of Python, in the running interpreter, quoted for a shell."""
+    return f"{interpreter()} -c " + (shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"')
+
+
+def interpreter() -> str:
+    """Return how the running interpreter is typed: as it was, or `python` where that is the one of the script."""
+    typed = _before_flags()
+    if "-m" in typed:
+        return shlex.quote(typed[0])
+    found = shutil.which("python")
+    return "python" if found and Path(found).parent == Path(sys.executable).parent else shlex.quote(sys.executable)
 
 
 def next_steps(*commands: str) -> str:

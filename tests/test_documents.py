@@ -9,6 +9,7 @@ import tarfile
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bert_jax.data import documents
@@ -203,14 +204,16 @@ def test_document_over_a_megabyte_comes_in_parts(novels: Path):
         b"Caf\xc3\xa9s of the city, one by one, are closed on Sundays. " * 99 + b"Caf\xe9s too.",
         b"Shops of the city, one by one, are closed on Sundays. " * 99 + b"Caf\xe9s too.",
         b"Caf\xc3\xa9s of the city, one by one, and caf\xe9s are closed on Sundays.",
+        b"Caf\xe9s of the city, one by one, are closed on Sundays.",
+        b"Shops of the city are closed on Sundays, and so are caf\xc3",
     ],
-    ids=["one of many accents", "one in a thousand letters", "as many valid as not"],
+    ids=["one of many accents", "one in a thousand letters", "as many valid as not", "one in all", "cut at the end"],
 )
 def test_a_little_invalid_utf8_is_replaced_and_counted(text: bytes, tmp_path: Path):
     report = ReadReport()
     [document] = read(write(tmp_path / "a.txt", text), report=report)
     assert report.invalid_utf8 == 1
-    assert "af\ufffds" in document.sentences[-1]
+    assert "af\ufffd" in document.sentences[-1]
     assert report.warnings() == [f"1 invalid UTF-8 sequence replaced by U+FFFD, the first in {tmp_path / 'a.txt'}"]
 
 
@@ -234,13 +237,14 @@ def test_nul_characters_are_removed_and_counted(tmp_path: Path):
     "content",
     [
         Path(sys.executable).read_bytes()[:1_000_000],
+        np.arange(200_000, dtype=np.int32).tobytes(),
         "Привет, мир. Это текст.".encode("cp1251") * 9,
         "This is text in another encoding.".encode("utf-16") * 9,
         "这是一段中文文本。".encode("gbk") * 9,
         "Das Café in der Straße war gestern geschlossen.".encode("cp1252") * 9,
         "The town’s cafés, one by one, are closed on Sundays. ".encode("cp1252") * 9,
     ],
-    ids=["program", "cp1251", "utf-16", "gbk", "cp1252", "curly quotes"],
+    ids=["program", "numbers", "cp1251", "utf-16", "gbk", "cp1252", "curly quotes"],
 )
 def test_file_that_is_not_utf8_is_left_out_and_named(tmp_path: Path, content: bytes):
     write(tmp_path / "bad.txt", content)

@@ -289,10 +289,9 @@ def test_the_door_exports_a_checkpoint_and_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "BertForPreTraining" in done.stdout
     assert "equal bit for bit" in done.stdout
-    head, code = done.stdout.splitlines()[-2:]
-    assert head == "next:"
-    assert shlex.split(code) == [
-        "python",
+    code = done.stdout.splitlines()[-1]
+    assert "\nnext:\n" in done.stdout
+    assert shlex.split(code)[1:] == [
         "-c",
         f"from transformers import pipeline; print(pipeline('fill-mask', model='{tmp_path / 'out'}')"
         "('Paris is the [MASK] of France.'))",

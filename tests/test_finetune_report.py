@@ -77,6 +77,7 @@ def test_collapsed_runs_are_counted_only_where_there_are_any() -> None:
             "The model beats random by 3.00 points (accuracy 56.67 on dev vs. 53.67; with 300 examples, less than 5.72 "
             "points may be chance).",
         ),
+        ("accuracy", 0.57, 0.56, 0, "The model beats random by 1.00 points (accuracy 57.00 on dev vs. 56.00)."),
         (
             "accuracy",
             0.5,

@@ -95,7 +95,7 @@ def test_a_random_encoder_is_warned_of_wherever_it_goes(tmp_path):
     assert "randomly initialized: encoder/layers/query/kernel" in model_card(loaded, name="x", dtype="float32")
 
 
-def test_what_is_random_is_named_in_log_card_and_result(tmp_path):
+def test_what_is_random_is_named_in_log_card_result_and_last_line(tmp_path):
     folder = folder_of(tmp_path / "model", architecture="BertModel")
     command = [sys.executable, "-m", "bert_jax.export", f"--checkpoint={folder}", f"--out={tmp_path / 'out'}"]
     done = run([*command, "--init_missing=masked_lm,next_sentence"])
@@ -103,6 +103,7 @@ def test_what_is_random_is_named_in_log_card_and_result(tmp_path):
     assert any(line == f"{folder}: randomly initialized: masked_lm, next_sentence" for line in lines)
     exported = next(line for line in done.stdout.splitlines() if line.startswith("exported to"))
     assert exported.endswith("randomly initialized: masked_lm, next_sentence")
+    assert done.stdout.splitlines()[-1] == "warning: randomly initialized: masked_lm, next_sentence"
     assert "randomly initialized: masked_lm, next_sentence" in (tmp_path / "out" / "README.md").read_text()
 
 

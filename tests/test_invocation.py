@@ -47,4 +47,4 @@ def test_next_commands_can_be_copied_line_by_line(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("code", ["print('a')", 'print("it\'s")', "print('$HOME')"])
 def test_a_line_of_python_is_one_argument_of_a_shell(code: str):
-    assert shlex.split(invocation.python(code)) == ["python", "-c", code]
+    assert shlex.split(invocation.python(code)) == [invocation.interpreter(), "-c", code]

@@ -63,10 +63,21 @@ def why_not_text(head: bytes, *, name: str) -> str:
 def why_not_utf8(head: bytes) -> str:
     """Return what a file that does not decode as UTF-8 is, and what to do with it."""
     controls = sum(head.count(code) for code in _CONTROLS) / max(len(head), 1)
-    is_utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff")) or 0.2 < head.count(0) / max(len(head), 1) <= 0.5
-    if controls > _FEW_CONTROLS and not is_utf16:
+    if controls > _FEW_CONTROLS and not _is_utf16(head):
         return NOT_TEXT
     return "not UTF-8 text (convert it, for example with: iconv -f ENCODING -t UTF-8)"
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Return whether bytes with NULs are UTF-16: a mark at the start, or Western letters, whose NULs alternate."""
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if not marked and (5 * (even + odd) < len(head) or 20 * min(even, odd) > even + odd):
+        return False
+    big = head.startswith(b"\xfe\xff") or (not marked and even > odd)
+    text = head[: len(head) // 2 * 2].decode("utf-16-be" if big else "utf-16-le", errors="replace")
+    strange = text.count("\ufffd") + sum(text.count(chr(code[0])) for code in _CONTROLS)
+    return strange <= _FEW_CONTROLS * len(text) + 1  # 1: the sample may cut a character
 
 
 def markup(head: bytes, *, name: str) -> str:

@@ -1,5 +1,6 @@
 """The formats of text: detect the format of a file and read its paragraphs."""
 
+import codecs
 import html
 import itertools
 import json
@@ -66,14 +67,15 @@ def is_text(head: bytes) -> bool:
 
     At most a tenth of the characters are NUL or invalid; programs, images, UTF-16, and Cyrillic or Chinese text in
     older encodings have more. Western text in a single-byte encoding has few letters with accents, but none of them is
-    valid: more than one in a thousand characters is invalid, and fewer are valid outside of ASCII.
+    valid: several and more than one in a thousand characters are invalid, and fewer are valid outside of ASCII. A
+    character that the end cuts does not count.
     """
-    text = head.decode(errors="replace")
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     invalid = text.count("\ufffd") - head.count("\ufffd".encode())
     if 10 * (text.count("\0") + invalid) > len(text):
         return False
     valid = sum(not char.isascii() for char in text) - invalid if invalid else 0
-    return 1000 * invalid <= len(text) or invalid <= valid
+    return 1000 * invalid <= len(text) or invalid <= max(valid, 1)
 
 
 def sample_lines(head: bytes) -> list[str]:

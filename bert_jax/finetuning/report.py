@@ -82,7 +82,7 @@ def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:
     """Return a sentence that compares the best run with the baseline, which does what `answer` says.
 
     Of an accuracy, it also says whether the gap may be chance: within two standard errors, with that number of
-    `examples`.
+    independent `examples` (0: unknown).
     """
     metric, split = record["selection"], record["selection_split"]
     score, baseline = 100 * record["best"]["metrics"][split][metric], 100 * record["constant"]
@@ -92,7 +92,7 @@ def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:
             f"The model does not beat {answer} ({scores}): train for more epochs (--config.train.num_epochs) or at a "
             "larger learning rate (--config.optimizer.learning_rate), see docs/howto/finetuning.md."
         )
-    error = 2 * (score * (100 - score) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    error = 2 * (score * (100 - score) / examples) ** 0.5 if metric == "accuracy" and examples else 0.0
     chance = f"; with {counted(examples, 'example')}, less than {error:.2f} points may be chance" if gap < error else ""
     return f"The model beats {answer} by {gap:.2f} points ({scores}{chance})."
 

@@ -151,7 +151,8 @@ class TaskResults:
         if self.options.ensemble:
             record["ensemble"] = self._ensemble(results)
         write_json(self.directory / "results.json", record)
-        sentence = report.verdict(record, answer=baseline_answer(self.task, dev), examples=len(dev.examples))
+        scored = 0 if self.task.kind.per_token else len(dev.examples)  # words of a sentence are not independent
+        sentence = report.verdict(record, answer=baseline_answer(self.task, dev), examples=scored)
         text = f"{report.table(record)}\n{sentence}"
         write_text(self.directory / "results.txt", text + "\n")
         self._report(text)

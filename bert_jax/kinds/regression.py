@@ -25,7 +25,7 @@ class Regression(OutputKind):
     prediction_tasks = ("classify", "pair")
     can_imitate = True
     target_dtype = np.float32
-    baseline_name = "a weak correlation"
+    baseline_name = "a correlation of 0.1"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with one output, computed from the pooled [CLS]."""

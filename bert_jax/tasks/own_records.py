@@ -26,6 +26,7 @@ _NUMPY = re.compile(r"""(["'])[ \n]+["']""")
 _ARRAY = re.compile(r"\s*\[\s*\{")
 _OBJECT = re.compile(r'\s*\{(?:[^\n]{0,1000}?"data"\s*:\s*\[\s*\{|\s*\n)')
 PARQUET, TEXT = ".parquet", ".txt"
+_METADATA = ("config.json", "dataset_info.json", "dataset_infos.json", "state.json")
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
@@ -183,6 +184,7 @@ def _only_file(data: DataOptions, *, suffixes: Sequence[str], is_scored: bool) -
     """
     folder = Path(data.directory or ".")
     files = [path for path in folder.iterdir() if set(suffixes) & set(path.suffixes)] if folder.is_dir() else []
+    files = [path for path in files if path.name not in _METADATA]
     if len(files) != 1 or files[0].name.partition(".")[0] in (*_STEMS["dev"], *_STEMS["test"]):
         return ""
     needs_dev = is_scored and data.dev_split == "dev" and not (data.dev_file or data.dev_fraction)

@@ -253,6 +253,7 @@ def _walk_all(walk: Callable[[list[Item]], None], plan: Tiling) -> None:
     """Call `walk` with all items, or in a loop with those of each block of queries."""
     if not plan.loops:
         return walk(plan.items)
+    assert plan.heads == plan.group_size  # the sums over blocks hold one group
 
     def one_block(index: Any, carry: tuple[()]) -> tuple[()]:
         walk([(index, head) for head in range(plan.heads)])
