@@ -1,6 +1,7 @@
 """Attention: every implementation against NumPy in float64 and the reference, and who may look at whom."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -264,6 +265,14 @@ def test_the_kernel_equals_the_reference_however_a_rows_heads_are_shared_out(
     expected = results("reference", arrays, mask=mask, rate=0.1)
     actual = results("pallas", arrays, mask=mask, rate=0.1)
     assert_attention_rounded_alike(actual, expected, arrays=arrays, mask=mask, rate=0.1)
+
+
+def test_long_sequences_in_float32_need_more_vmem_than_a_v4_has() -> None:
+    supported = functools.partial(fused_attention.is_supported, heads=12, head_size=64)
+    assert supported(length=1024, item_bytes=4)
+    assert supported(length=1024, item_bytes=2, little_vmem=True)
+    assert supported(length=512, item_bytes=4, little_vmem=True)
+    assert not supported(length=640, item_bytes=4, little_vmem=True)
 
 
 def test_one_probability_dropped_by_one_side_alone_is_noticed() -> None:

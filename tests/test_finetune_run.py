@@ -91,9 +91,13 @@ def test_a_task_is_learned_and_reported(learned: tuple[Path, dict[str, Any]]):
 class _Pages:
     def __init__(self) -> None:
         self.requests: list[Path] = []
+        self.num_reports = 0
 
     def request(self, directory: Path) -> None:
         self.requests.append(directory)
+
+    def report_missing(self) -> None:
+        self.num_reports += 1
 
 
 def test_the_page_of_a_task_is_requested_at_each_evaluation_and_with_its_results(tmp_path: Path):
@@ -103,6 +107,7 @@ def test_the_page_of_a_task_is_requested_at_each_evaluation_and_with_its_results
     evaluations = len(record["best"]["history"])
     assert evaluations >= 2
     assert pages.requests == [tmp_path / "work"] * (evaluations + 1)
+    assert pages.num_reports == 1  # a page that cannot be written is mentioned once, at the end
 
 
 def test_only_the_best_parameters_are_kept_and_they_are_a_source_with_labels(learned: tuple[Path, dict[str, Any]]):

@@ -28,7 +28,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bert_jax.model.attention_dropout import AttentionDropout
-from bert_jax.model.chip import is_gpu
+from bert_jax.model.chip import has_little_vmem, is_gpu
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.kernels import fused_rotation, long_attention, window_attention
 from bert_jax.model.kernels.fused_attention import MAX_LENGTH, fused_attention, is_supported
@@ -125,7 +125,9 @@ def attend(
     plain, on_gpu = _reference, {}
     if is_local and is_worthwhile(length=length, window=mask.window):
         plain = _local
-    kernel, supported = _tpu_kernel, is_supported
+    item_bytes = query.values.dtype.itemsize
+    kernel: _Implementation = _tpu_kernel
+    supported = functools.partial(is_supported, item_bytes=item_bytes, little_vmem=has_little_vmem())
     if is_local and length >= window_attention.MIN_LENGTH:
         kernel = _tpu_window_kernel
         supported = functools.partial(window_attention.is_supported, window=mask.window)

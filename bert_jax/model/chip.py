@@ -16,6 +16,7 @@ from bert_jax.model.kernels import backends
 _VECTOR_BOUND = ("TPU v6 lite", "TPU v6e")
 _WRITES_NORMS = ("TPU v5", "TPU v5p", *_VECTOR_BOUND)
 _HASHES_SLOWLY = ("TPU v4",)
+_HAS_LITTLE_VMEM = ("TPU v4",)  # 16 MiB; the others 64 and more
 _MIN_CAPABILITY = 8.0  # compute capability (Ampere): XLA's Triton supports none below
 
 
@@ -34,10 +35,13 @@ def writes_norms() -> bool:
 
 def uses_tpu_norm_kernels() -> bool:
     """Return whether to trace the norm's TPU kernels: on all TPUs except v4, where the hash is too slow."""
-    kind = _device_kind()
-    if kind is None and jax.default_backend() == "tpu":
-        kind = jax.devices()[0].device_kind
+    kind = _tpu_kind()
     return kind is not None and kind.startswith("TPU") and kind not in _HASHES_SLOWLY
+
+
+def has_little_vmem() -> bool:
+    """Return whether the program is traced for a TPU whose VMEM is 16 MiB."""
+    return _tpu_kind() in _HAS_LITTLE_VMEM
 
 
 def is_gpu() -> bool:
@@ -73,6 +77,12 @@ def gpu_obstacle() -> str | None:
 @functools.cache
 def _has_kernels() -> bool:
     return gpu_obstacle() is None
+
+
+def _tpu_kind() -> str | None:
+    """Return the kind of the current mesh's devices; without a mesh, of this machine's TPU."""
+    kind = _device_kind()
+    return jax.devices()[0].device_kind if kind is None and jax.default_backend() == "tpu" else kind
 
 
 def _device_kind() -> str | None:

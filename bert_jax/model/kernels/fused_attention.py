@@ -25,6 +25,7 @@ from bert_jax.model.kernels.fused_attention_passes import LONGEST_UNROLLED, Tili
 from bert_jax.model.kernels.head_pairs import HEAD_SIZE, LANES
 
 MAX_LENGTH = 1024
+_VMEM_OF_LONG = 32 * 1024 * 1024  # for float32: 20.7 MiB at 1,024 tokens; the compiler's default is 16
 # Bytes of one array in a grid step. Up to 512 tokens, a step has no loop, so that the compiler overlaps blocks of
 # queries and heads. Longer sequences have two heads per step.
 # The limits are VMEM, the compile time (8 s for both passes at T = 512) and the 65,536 instructions that a core holds.
@@ -36,8 +37,13 @@ _Three = tuple[Array, Array, Array]
 _Static = tuple[Tiling, Tiling, bool]  # forward pass, backward pass, interpreted
 
 
-def is_supported(*, length: int, heads: int, head_size: int) -> bool:
-    """Return whether the kernels support these shapes (per device): pairs of heads of 64, T a multiple of 128."""
+def is_supported(*, length: int, heads: int, head_size: int, item_bytes: int = 2, little_vmem: bool = False) -> bool:
+    """Return whether the kernels support these shapes (per device): pairs of heads of 64, T a multiple of 128.
+
+    With `little_vmem` (16 MiB), long sequences in float32 do not fit.
+    """
+    if little_vmem and item_bytes > 2 and length > LONGEST_UNROLLED:
+        return False
     fits = head_size == HEAD_SIZE and heads % 2 == 0 and length % LANES == 0 and 0 < length <= MAX_LENGTH
     return fits and TPU.missing() is None
 
@@ -175,6 +181,8 @@ def _call(
     # The mask bias of the sequence and, with dropout, the words of a block.
     shared = [((length, length), jnp.float32), ((length if plan.rate else 8, plan.block), jnp.uint32)]
     heads = width // HEAD_SIZE
+    is_large = length > LONGEST_UNROLLED and inputs[4].dtype.itemsize > 2
+    more_memory = {"vmem_limit_bytes": _VMEM_OF_LONG} if is_large else {}
     return pl.pallas_call(
         functools.partial(kernel, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -186,7 +194,7 @@ def _call(
         ),
         out_shape=outputs,
         # Sequences may be divided among the cores of a chip; all steps of a sequence use one mask bias.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), **more_memory),
         cost_estimate=pl.CostEstimate(
             flops=matmuls * 2 * batch * heads * length**2 * HEAD_SIZE,
             transcendentals=batch * heads * length**2,
