@@ -33,8 +33,8 @@ def interpreter() -> str:
     typed = _before_flags()
     if "-m" in typed:
         return shlex.quote(typed[0])
-    found = shutil.which("python")
-    return "python" if found and Path(found).parent == Path(sys.executable).parent else shlex.quote(sys.executable)
+    program = shutil.which("python")
+    return "python" if program and Path(program).parent == Path(sys.executable).parent else shlex.quote(sys.executable)
 
 
 def next_steps(*commands: str) -> str:
