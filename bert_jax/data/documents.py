@@ -173,9 +173,10 @@ def _find_format(stream: ByteStream, *, format: str, report: ReadReport, documen
         return None
     if not formats.is_text(head):
         report.not_text += 1
-        report.add_problem(f"{LEFT_OUT}{stream.name}: {why_not_utf8(head)}")
-        if why_not_utf8(head) != NOT_TEXT:
-            report.miss(f"{stream.name}: {why_not_utf8(head)}", num_bytes=_rest(stream))
+        reason = why_not_utf8(head)
+        report.add_problem(f"{LEFT_OUT}{stream.name}: {reason}")
+        if reason != NOT_TEXT:
+            report.miss(f"{stream.name}: {reason}", num_bytes=_rest(stream))
         return None
     if format != "auto":
         return format  # type: ignore[return-value]  # checked by the caller

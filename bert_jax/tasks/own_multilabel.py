@@ -34,7 +34,7 @@ class OwnMultiLabelTask(OwnTextTask):
           UserError: if train has none.
         """
         labels = configured_labels(self.own)
-        columns = listed(self.own.label)
+        columns = self.label_columns
         if len(columns) > 1:
             if labels and len(labels) != len(columns):
                 raise UserError(
@@ -93,7 +93,7 @@ class OwnMultiLabelTask(OwnTextTask):
 
     def is_unlabeled(self, record: Record, *, split: str) -> bool:
         """Return whether a record of the test set lacks its labels. In a table an empty field means no label."""
-        return split == "test" and all(record.fields.get(name) is None for name in listed(self.own.label))
+        return split == "test" and all(record.fields.get(name) is None for name in self.label_columns)
 
     @functools.cached_property
     def label_columns(self) -> Sequence[str]:  # type: ignore[override]
@@ -102,7 +102,7 @@ class OwnMultiLabelTask(OwnTextTask):
 
     def label(self, record: Record) -> np.ndarray:
         """Return a float32 vector [C], 1 for each label of the record."""
-        columns = listed(self.own.label)
+        columns = self.label_columns
         if len(columns) > 1:
             values = [record.field(name, option="label") for name in columns]
             bits = [is_truth(v, record=record, name=n) for n, v in zip(columns, values, strict=True)]
