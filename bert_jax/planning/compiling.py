@@ -173,14 +173,12 @@ def _dump_options(folder: Path | None) -> dict[str, Any]:
 
 
 def _text(compiled: Any, *, folder: Path | None) -> str:
-    """Return the optimized program; jaxlib 0.10.2 cannot read some v5p programs back, so read the dump then."""
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        dumps = sorted(folder.glob("*.after_codegen.txt")) if folder else []
-        if not dumps:
-            raise
-        return dumps[-1].read_text(encoding="utf-8")
+    """Return the optimized program: as dumped, since jaxlib 0.10.2 cannot read some of v5p, v6e and TPU7x back.
+
+    It then prints a stack trace besides raising the error.
+    """
+    dumps = sorted(folder.glob("*.after_codegen.txt")) if folder else []
+    return dumps[-1].read_text(encoding="utf-8") if dumps else compiled.as_text()
 
 
 def _needed_bytes(message: str) -> int | None:
