@@ -6,7 +6,8 @@ from bert_jax.config import DataConfig
 from bert_jax.data.estimate import TextSize, describe_estimate, estimate_rows
 
 NOVELS = TextSize(bytes=15_773_229, documents=16)  # every sixth of shared data's 100 English novels
-# Rows of lengths 64, 128 and 512 that were built, by objective and size of the learned vocabulary.
+# Rows of lengths 64, 128 and 512 that were built, by objective and size of the learned vocabulary. The constants were
+# chosen by them: this holds the formula, and is no evidence for other text.
 BUILT = {
     ("mlm+nsp", 1024): (65_981, 44_325, 13_580),
     ("mlm+nsp", 4096): (59_417, 37_230, 10_771),
@@ -60,5 +61,5 @@ def test_the_time_to_learn_a_vocabulary_is_part_of_the_estimate():
     assert seconds("vocab.txt", num_workers=4) < seconds("vocab.txt", num_workers=2)
     for num_workers in (2, 4):  # one process learns
         assert seconds("", num_workers=num_workers) == pytest.approx(
-            seconds("vocab.txt", num_workers=num_workers) + 10, abs=1
+            seconds("vocab.txt", num_workers=num_workers) + 13, abs=1
         )
