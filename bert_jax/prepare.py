@@ -141,7 +141,7 @@ def main() -> None:
         raise UserError("--out is missing: name the folder to write the data set to, for example --out=data")
     try:
         if _DRY_RUN.value:
-            describe_inputs(config, out=out, max_seq_lengths=lengths, report=_report)
+            describe_inputs(config, out=out, max_seq_lengths=lengths, vocab_size=_VOCAB_SIZE.value, report=_report)
             return
         build = functools.partial(
             build_dataset,

@@ -15,7 +15,7 @@ from bert_jax.convert.vocabulary_extension import extend_source, read_words
 
 ENCODING = r"error: no text in input .*: not UTF-8 text \(convert it, for example with: iconv -f ENCODING -t UTF-8\)"
 ONE_DOCUMENT = r"error: .*there is only one: .*config\.data\.objective=mlm; .*--config\.data\.documents=lines "
-ONE_SENTENCE = r"error: 100\.00% of the documents have one sentence, .*set config\.data\.objective=mlm"
+ONE_SENTENCE = r"error: 100\.00% of the documents have one sentence, .*set --config\.data\.objective=mlm"
 
 
 def found(documents: int, files: str) -> str:

@@ -1,5 +1,6 @@
 """Doors: whatever is wrong on the command line is one line and status 2; a reader that leaves ends them quietly."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,11 +95,14 @@ def test_dry_run_fits_80_columns_and_estimates_the_epochs_of_text_that_is_not_bu
     done = run([*TRAIN, "--config=configs/tiny_cpu.py", *fields, f"--workdir={tmp_path / 'run'}", "--dry_run"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert max(len(line) for line in lines if not line.startswith("the data set")) <= 80
+    assert max(len(line) for line in lines if not line.startswith("estimate: ")) <= 80
     assert "sharding" not in done.stdout  # on one device
-    assert lines[-2].startswith("the data set is not built yet: about 104.0 kB of text")
-    # 104,000 bytes are 23,636 tokens at 4.4 each, read 1.2 times; 64 * 0.85 - 3 of them fill a sequence.
-    assert lines[-1] == "phase 0: 300 steps of 32 are about 17.4 epochs of about 552 sequences of 64"
+    assert lines[-3] == "the data set is not built yet; its vocabulary gets at most 1,024 tokens"
+    assert re.match(
+        r"estimate: 100\.0 kB of text, 461 sequences of 64, .*; less than 1 s with \d+ workers?$", lines[-2]
+    )
+    # 100,000 bytes are 32,190 tokens at 3.1 each; an instance consumes 0.75 * (61 * 0.95 + 110 / 3.1) of them.
+    assert lines[-1] == "phase 0: 300 steps of 32 are about 20.8 epochs of about 461 sequences of 64"
 
 
 def test_a_reader_that_leaves_ends_the_door_quietly():

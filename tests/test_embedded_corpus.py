@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.config import DataConfig
-from bert_jax.data.builder import build_dataset, describe_inputs
+from bert_jax.data.builder import build_dataset, describe_inputs, load_dataset_info
 from bert_jax.data.documents import Document, ReadReport, find_sources, read_documents
 from bert_jax.data.embedded_corpus import read_embedded_corpus
 from bert_jax.data.markup import sentences_of
@@ -201,17 +201,22 @@ def test_the_estimate_counts_the_time_to_parse_the_sources():
 
 
 @pytest.mark.slow  # builds the corpus
+@pytest.mark.parametrize("vocab_size", [1024, 8192])
 @pytest.mark.parametrize("objective", ["mlm+nsp", "mlm"])
-def test_the_estimated_number_of_sequences_is_that_of_the_data_set(tmp_path: Path, objective: str):
+def test_the_estimated_number_of_sequences_is_that_of_the_data_set(tmp_path: Path, objective: str, vocab_size: int):
     lines: list[str] = []
-    info = build_dataset(
+    build_dataset(
         DataConfig(input="embedded", num_workers=1, objective=objective),
         out=tmp_path / "out",
-        max_seq_lengths=(128,),
-        vocab_size=8192,
+        max_seq_lengths=(64, 128),
+        vocab_size=vocab_size,
         report=lines.append,
     )
-    match = re.search(r"([\d,]+) sequences of 128", lines[0])
-    assert match, lines[0]
-    # The corpus is that of the Python that runs this. Packed prose of other lengths differs by as much.
-    assert int(match[1].replace(",", "")) == pytest.approx(info.num_train_rows, rel=0.15)
+    estimated = {
+        int(length): int(rows.replace(",", "")) for rows, length in re.findall(r"([\d,]+) sequences of (\d+)", lines[0])
+    }
+    assert set(estimated) == {64, 128}
+    for length, rows in estimated.items():  # the corpus is that of the Python that runs this
+        assert rows == pytest.approx(
+            load_dataset_info(tmp_path / "out", max_seq_length=length).num_train_rows, rel=0.15
+        )

@@ -125,7 +125,7 @@ def test_documents_of_one_sentence_are_refused_for_next_sentence_prediction(tmp_
     path = write(tmp_path / "a.txt", "\n".join(text.partition(".")[0] + "." for text in PARTS))
     for objective in ("mlm+nsp", "mlm+sop"):
         with pytest.raises(
-            UserError, match=r"100\.00% of the documents have one sentence.* config\.data\.objective=mlm"
+            UserError, match=r"100\.00% of the documents have one sentence.* --config\.data\.objective=mlm"
         ):
             describe(path, documents="lines", objective=objective)
     assert describe(path, documents="lines", objective="mlm")
@@ -139,6 +139,25 @@ def test_rows_of_one_sentence_beside_long_documents_are_no_reason_to_refuse(tmp_
     assert any(line.startswith("found: 1,540 documents") for line in describe(tmp_path, documents="lines"))
 
 
+def test_documents_of_one_sentence_are_warned_of_once_in_a_build_and_in_its_dry_run(tmp_path: Path):
+    path = write(
+        tmp_path / "a.jsonl", json_texts([*PARTS, "One sentence alone.", "Another one alone."] * 2, lines=True)
+    )
+    _, lines = build(path, tmp_path / "out", vocab_size=300)
+    for said in (describe(path), lines):
+        [warning] = [as_flags(line) for line in said if "of the documents have one sentence, so" in line]
+        assert re.match(r"warning: \d\.\d\d% of the documents .* set --objective=mlm; .* with --documents$", warning)
+
+
+def test_documents_are_shown_once_per_data_set(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", json_texts([*PARTS], lines=True))
+    for length, shown in ((64, 3), (64, 0), (128, 0)):  # built, complete, another length added
+        lines: list[str] = []
+        config = DataConfig(input=str(path), num_workers=1)
+        build_dataset(config, out=tmp_path / "out", max_seq_lengths=(length,), vocab_size=300, report=lines.append)
+        assert sum(line.startswith("document ") for line in lines) == shown
+
+
 def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all(tmp_path: Path):
     write_vocabulary(tmp_path / "vocab")
     settings: dict[str, Any] = {"vocab": str(tmp_path / "vocab"), "documents": "lines", "objective": "mlm"}
@@ -149,7 +168,7 @@ def test_copies_of_documents_are_warned_of_and_refused_where_they_are_nearly_all
         assert any("0.00% in copies of documents" in line for line in lines) != warned
     path = write(tmp_path / "in" / "a.txt", "\n".join(PARTS * 20))
     with pytest.raises(
-        UserError, match=r"9\d\.\d\d% of the text are copies .*: remove them; .*config\.train\.num_epochs"
+        UserError, match=r"9\d\.\d\d% of the text are copies .*: remove them; .*--config\.train\.num_epochs"
     ):
         build(path, tmp_path / "out", **settings)
 
@@ -370,7 +389,7 @@ def test_a_text_of_which_most_becomes_unknown_is_refused_and_a_little_is_warned_
     foreign = [[" ".join(rare_words(9)) + "." for _ in range(5)] for _ in range(10)]
     text = write_corpus(tmp_path / "most", foreign)
     with pytest.raises(
-        UserError, match=r"\d\d\.\d\d% of the characters are lost to \[UNK\].* leave config\.data\.vocab empty"
+        UserError, match=r"\d\d\.\d\d% of the characters are lost to \[UNK\].* leave --config\.data\.vocab empty"
     ):
         build(text, tmp_path / "out", vocab=vocab)
     text = write_corpus(tmp_path / "some", make_documents(40) + foreign)

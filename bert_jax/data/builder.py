@@ -21,7 +21,7 @@ from bert_jax.data.dataset_info import (
 )
 from bert_jax.data.documents import find_sources
 from bert_jax.data.embedded_corpus import EMBEDDED
-from bert_jax.data.estimate import check_disk_space, describe_estimate, estimate_text
+from bert_jax.data.estimate import TextSize, check_disk_space, describe_estimate, estimate_text
 from bert_jax.data.inspection import Sample, inspect_corpus, layout_of, num_left_out, read_sample
 from bert_jax.data.intermediate import ChunkSpec, make_chunks, write_chunk
 from bert_jax.data.losses import check, measure
@@ -41,7 +41,7 @@ from bert_jax.data.statistics import ShardCounts, describe, sampling_threshold, 
 from bert_jax.data.survey import SHARD_BYTES, Survey, part_size, survey
 from bert_jax.data.tfds_builders import NotPrepared
 from bert_jax.data.tokenization import Tokenizer, load_tokenizer
-from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE, learn_vocabulary, save_vocabulary
+from bert_jax.data.vocabulary import DEFAULT_VOCAB_SIZE, VOCABULARY_BYTES, learn_vocabulary, save_vocabulary
 from bert_jax.data.workers import default_num_workers, run_beam, run_local
 from bert_jax.errors import UserError
 from bert_jax.files import SUFFIX, new_folder, write_json
@@ -51,7 +51,6 @@ from bert_jax.progress import ByteProgress
 RUNNERS = ("local", "beam")
 _MUCH_PADDING = 0.02  # fraction of the positions of packed sequences
 _ACCENT_BYTES = 1 << 20  # of text that shows whether accents are vowels or tones
-VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 
 
 def build_dataset(
@@ -100,10 +99,11 @@ def build_dataset(
             return load_dataset_info(out, max_seq_length=max_seq_lengths[0])
         check_writable(out)
         sample = read_sample(sources, config=config, report=report)
-        report(_describe_estimate(sample, missing, config))
-        text_bytes = sample.all_text_bytes()
-        check_disk_space(out, text_bytes=text_bytes, max_seq_lengths=missing, objective=config.objective)
-        inspect_corpus(sample, config=config, report=report)
+        size, shown_size = sample.size(), tokenizer.vocab_size if tokenizer else vocab_size
+        report(describe_estimate(size, config=config, max_seq_lengths=missing, vocab_size=shown_size))
+        check_disk_space(out, text=size, config=config, max_seq_lengths=missing, vocab_size=shown_size)
+        # A build that resumes, or adds a length, has shown its documents.
+        inspect_corpus(sample, config=config, report=report, shows_documents=not (out / "manifest.json").exists())
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             for leftover in out.glob(f".manifest.json.*{SUFFIX}"):  # of killed builds
@@ -116,7 +116,12 @@ def build_dataset(
 
 
 def describe_inputs(
-    config: DataConfig, *, out: str, max_seq_lengths: Sequence[int], report: Callable[[str], None] = print
+    config: DataConfig,
+    *,
+    out: str,
+    max_seq_lengths: Sequence[int],
+    vocab_size: int = 0,
+    report: Callable[[str], None] = print,
 ) -> None:
     """Report what `build_dataset` would read, without writing anything; the folder `out` is not read.
 
@@ -126,19 +131,13 @@ def describe_inputs(
     check_packing(config)
     sources = find_sources(config.input, leave_out=[Path(out).expanduser()] if out else [], download=False)
     sample = read_sample(sources, config=config, report=report)
-    report(_describe_estimate(sample, max_seq_lengths, config))
-    inspect_corpus(sample, config=config, report=report)
+    if config.vocab:
+        vocab_size = load_given_vocabulary(config, vocab_size=vocab_size).vocab_size
+    vocab_size = vocab_size or DEFAULT_VOCAB_SIZE
+    report(describe_estimate(sample.size(), config=config, max_seq_lengths=max_seq_lengths, vocab_size=vocab_size))
+    for warning in inspect_corpus(sample, config=config, report=report):
+        report(f"warning: {warning}")
     report("dry run: nothing was written")
-
-
-def _describe_estimate(sample: Sample, max_seq_lengths: Sequence[int], config: DataConfig) -> str:
-    return describe_estimate(
-        sample.all_text_bytes(),
-        embedded_bytes=estimate_text(sample.embedded),
-        max_seq_lengths=max_seq_lengths,
-        num_workers=config.num_workers or default_num_workers(),
-        objective=config.objective,
-    )
 
 
 def _find_sources(inputs: str, *, out: Path, leave_out: Sequence[Path], complete: bool) -> list[TextSource]:
@@ -225,7 +224,11 @@ class _Build:
         except UserError as error:
             raise Refused(str(error)) from error
         check_disk_space(
-            self.out, text_bytes=corpus.text_bytes, max_seq_lengths=lengths, objective=self.config.objective
+            self.out,
+            text=TextSize(corpus.text_bytes, corpus.num_documents),
+            config=self.config,
+            max_seq_lengths=lengths,
+            vocab_size=tokenizer.vocab_size,
         )
         plan = ShardSpec(
             out=str(self.out),

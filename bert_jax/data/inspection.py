@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from bert_jax.config import DataConfig
 from bert_jax.data.documents import read_source
-from bert_jax.data.estimate import estimate_text
+from bert_jax.data.estimate import TextSize, estimate_text
 from bert_jax.data.losses import check_one_sentence
 from bert_jax.data.opening import without_compression
 from bert_jax.data.pairs import ONE_DOCUMENT, WHERE_DOCUMENTS_END
@@ -58,9 +58,14 @@ class Sample:
         """Return the number of sources per opened one."""
         return len(self.sources) / max(len(self.opened), 1)
 
-    def all_text_bytes(self) -> int:
-        """Return the estimated bytes of text in all sources."""
-        return int(self.text_bytes * self.scale) + estimate_text(self.embedded)
+    def size(self) -> TextSize:
+        """Return the estimated size of the text in all sources."""
+        size = TextSize(
+            bytes=int(self.text_bytes * self.scale),
+            documents=round(self.num_documents() * self.scale),
+            one_sentence=self.one_sentence / max(self.num_counted, 1),
+        )
+        return size.with_embedded(estimate_text(self.embedded))
 
     def num_documents(self) -> float:
         """Return the estimated number of documents of all sources that were opened."""
@@ -113,8 +118,12 @@ def read_sample(sources: Sequence[TextSource], *, config: DataConfig, report: Ca
     return sample
 
 
-def inspect_corpus(sample: Sample, *, config: DataConfig, report: Callable[[str], None]) -> None:
+def inspect_corpus(
+    sample: Sample, *, config: DataConfig, report: Callable[[str], None], shows_documents: bool = True
+) -> list[str]:
     """Report lines that say what was found: files by format, documents, three of them, what is left out.
+
+    Returns the warnings that a build gives later, once the text is read.
 
     Raises:
       UserError: if the documents allow no next-sentence prediction.
@@ -122,26 +131,26 @@ def inspect_corpus(sample: Sample, *, config: DataConfig, report: Callable[[str]
     if sample.embedded:
         report("found: the documentation inside the installed Python")
     if not sample.sources:
-        return
+        return []
     documents = round(sample.num_documents() * sample.scale)
     report(_describe(sample, documents))
-    for number, document in enumerate(_shown(sample), start=1):
+    for number, document in enumerate(_shown(sample) if shows_documents else (), start=1):
         report(_show(number, document, config.language))
     for line in (*_left_out(sample.report), *_warnings(sample, config)):
         report(line)
     if sample.embedded:
-        return
+        return []
     if documents == 1 and sample.is_complete and config.objective == "mlm+nsp":
         raise UserError(ONE_DOCUMENT)
     if documents == 1:
         report(f"it is one document; {WHERE_DOCUMENTS_END}")
-    else:  # the builder warns of less than all, once the text is read
-        check_one_sentence(
-            sample.one_sentence,
-            sample.num_counted,
-            share_of_text=sample.one_sentence_chars / max(sample.counted_chars, 1),
-            objective=config.objective,
-        )
+        return []
+    return check_one_sentence(
+        sample.one_sentence,
+        sample.num_counted,
+        share_of_text=sample.one_sentence_chars / max(sample.counted_chars, 1),
+        objective=config.objective,
+    )
 
 
 def _spread(sources: Sequence[TextSource], number: int) -> Sequence[TextSource]:

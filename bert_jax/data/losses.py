@@ -114,11 +114,11 @@ def _unknown(losses: Losses, *, is_learned: bool) -> list[str]:
     if losses.overlong > losses.unknown / 2:
         text += (
             f", most of them in words over {losses.limit} characters: put spaces between words (a word segmenter for "
-            "Thai, k-mers for DNA), or give a SentencePiece model as config.data.vocab"
+            "Thai, k-mers for DNA), or give a SentencePiece model as --config.data.vocab"
         )
     else:
-        learn = "" if is_learned else "leave config.data.vocab empty to learn one from this text, and "
-        text += f": the vocabulary lacks their letters: {learn}raise config.model.vocab_size"
+        learn = "" if is_learned else "leave --config.data.vocab empty to learn one from this text, and "
+        text += f": the vocabulary lacks their letters: {learn}raise --config.model.vocab_size"
     if share > MOST:
         raise UserError(text)
     return [text]
@@ -129,7 +129,7 @@ def _stripped(losses: Losses) -> list[str]:
         return []
     return [
         f"accents and marks are stripped, {_percent(losses.stripped, losses.characters)} of the characters: set "
-        "config.data.strip_accents=no to keep them"
+        "--config.data.strip_accents=no to keep them"
     ]
 
 
@@ -140,7 +140,7 @@ def _copied(losses: Losses) -> list[str]:
     text = (
         f"{_percent(losses.copied_characters, losses.characters)} of the text are copies of other documents, which a "
         "model memorizes and which make held-out text known: remove them; to read a text more often set "
-        "config.train.num_epochs"
+        "--config.train.num_epochs"
     )
     if share > _MOST_COPIES:
         raise UserError(text)
@@ -162,8 +162,8 @@ def check_one_sentence(number: int, documents: int, *, share_of_text: float, obj
     else:
         text = f"{percent} of the documents have one sentence, which makes no pair"
     advice = (
-        "for short texts such as reviews, or short and long ones mixed, set config.data.objective=mlm; if lines are "
-        "parts of longer documents, say where these end with config.data.documents"
+        "for short texts such as reviews, or short and long ones mixed, set --config.data.objective=mlm; if lines are "
+        "parts of longer documents, say where these end with --config.data.documents"
     )
     if share_of_text > _ALL:
         raise UserError(f"{text}: {advice}")

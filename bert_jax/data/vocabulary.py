@@ -23,6 +23,7 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
 DEFAULT_VOCAB_SIZE = 30522  # of the released uncased vocabulary
+VOCABULARY_BYTES = 128 << 20  # of text that a vocabulary is learned from
 MAX_INPUT_CHARS_PER_WORD = 200  # in the original
 _MAX_BYTES = 256 << 20  # of a vocabulary file: millions of tokens
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from bert_jax.config import BERT_EPOCHS, Config
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.documents import find_sources
-from bert_jax.data.estimate import estimate_rows, estimate_text
-from bert_jax.progress import format_bytes
+from bert_jax.data.estimate import describe_estimate, estimate_rows
+from bert_jax.data.inspection import read_sample
 from bert_jax.training.schedule import Phase
 
 # Data-constrained models gain little beyond BERT_EPOCHS (Muennighoff et al. 2023), but masks differ each time.
@@ -30,21 +30,23 @@ def describe_epochs(phases: Sequence[Phase], *, infos: Mapping[int, DatasetInfo]
 
 
 def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
-    """Return lines like `describe_epochs`, estimated from the size of `config.data.input`, which is not built yet.
+    """Return lines like `describe_epochs`, estimated from a sample of `config.data.input`, which is not built yet.
 
     Raises:
-      UserError: if an input does not exist.
+      UserError: if an input does not exist, or has no text.
     """
     if not config.data.input or config.data.input.startswith("tfds:"):
         return []
-    text = estimate_text(find_sources(config.data.input, download=False))
+    data, vocab_size = config.data, config.model.vocab_size
+    sources = find_sources(data.input, download=False)
+    text = read_sample(sources, config=data, report=lambda _: None).size()
+    lengths = sorted({phase.max_seq_length for phase in phases})
     rows = {
-        length: estimate_rows(text, max_seq_length=length, objective=config.data.objective)
-        for length in {phase.max_seq_length for phase in phases}
+        length: estimate_rows(text, config=data, max_seq_length=length, vocab_size=vocab_size) for length in lengths
     }
     lines = [
-        f"the data set is not built yet: about {format_bytes(text)} of text; its vocabulary gets at most "
-        f"{config.model.vocab_size:,} tokens"
+        f"the data set is not built yet; its vocabulary gets at most {vocab_size:,} tokens",
+        describe_estimate(text, config=data, max_seq_lengths=lengths, vocab_size=vocab_size),
     ]
     for index, phase in enumerate(phases):
         if phase.end > phase.start:
