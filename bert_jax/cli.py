@@ -80,15 +80,11 @@ def run(
 
 def _print_help(config: Callable[[], type]) -> None:
     argv = [argument for argument in sys.argv if argument not in HELP]
-    named = "config" in flags.FLAGS and _config_argument(argv)[2]
-    argv = _with_config_file(argv) if named else argv
-    try:
-        shown = usage.text(config, file=_config_argument(argv)[2] if named else "")
-    except UserError as error:
-        fail(str(error))
-    except _WRONG_CONFIG as error:
-        fail(_config_error(argv, error, config=config))
-    print(shown, flush=True)
+    file, values = "", {}
+    if "config" in flags.FLAGS and _config_argument(argv)[2]:
+        _parse(argv, config=config)
+        file, values = _config_argument(_with_config_file(argv))[2], flags.FLAGS["config"].value
+    print(usage.text(config, file=file, values=values), flush=True)
     sys.exit(0)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -16,14 +16,14 @@ WIDTH = 80
 _REPEATED = r";\s*repeat this option to specify a list of values"
 
 
-def text(config: Callable[[], type], *, file: str = "") -> str:
+def text(config: Callable[[], type], *, file: str = "", values: Mapping[str, Any] | None = None) -> str:
     """Return the help of the command that runs; `config` returns the class of its config, if it has one.
 
-    Fields have the values of the config `file`, `FILE[:argument]`, else the library's defaults.
+    Fields have the `values` of the config `file`, `FILE[:argument]`, else the library's defaults.
     """
     parts = [_introduction((sys.modules["__main__"].__doc__ or "").strip()), _flags()]
     if "config" in flags.FLAGS:
-        parts.append(_fields(config(), file=file))
+        parts.append(_fields(config(), file=file, values=values or {}))
     return "\n\n".join(parts)
 
 
@@ -69,21 +69,31 @@ def _flags() -> str:
     return "\n".join(lines)
 
 
-def _fields(config: type, *, file: str) -> str:
-    from bert_jax.config import builder, files  # need ml_collections, which no other help does
+def _fields(config: type, *, file: str, values: Mapping[str, Any]) -> str:
+    from bert_jax.config import builder  # needs ml_collections, which no other help does
     from bert_jax.config.fields import info
 
-    values = files.load(file) if file else {}
     head = f"with the values of {file}:" if file else "with the library's defaults; a config file may differ:"
     lines = textwrap.wrap(f"config fields, as in --config.train.batch_size=64, {head}", WIDTH)
     for name, item in builder.leaf_fields(config).items():
-        default = _value(values, name) if file else item.default
+        default = _in_every_phase(values, name) if file else item.default
         if default is dataclasses.MISSING:
             continue
         known = info(item)
         choices = f" One of {', '.join(choice or repr(choice) for choice in known.choices)}." if known.choices else ""
         lines += _entry(f"{name} [{default}]", known.doc + choices)
     return "\n".join(lines)
+
+
+def _in_every_phase(config: Any, name: str) -> Any:
+    """Return the value of a field; of one of a list of groups, `A, then B` where the groups differ."""
+    group, is_listed, leaf = name.partition("[0]")
+    if not is_listed:
+        return _value(config, name)
+    items = _value(config, group)
+    values = [_value(config, f"{group}[{index}]{leaf}") for index in range(len(items))]
+    changed = [value for index, value in enumerate(values) if index == 0 or len(set(values)) > 1]
+    return ", then ".join(map(str, changed)) if changed else dataclasses.MISSING
 
 
 def _value(config: Any, name: str) -> Any:

@@ -158,6 +158,10 @@ def test_help_shows_the_values_of_the_config_that_is_named(tmp_path: Path):
         assert f"  {line}\n" in shown
     assert "with the values of configs/tiny_cpu.py:" in " ".join(shown.split())
     assert "distill." not in shown.partition("config fields")[2]  # a group that this config lacks
+    override = "--config.train.phases[1].batch_size=64"
+    phases = run([*train, "--config=configs/base_tpu.py", override, "--help"]).stdout
+    for line in ("train.phases[0].max_seq_length [128, then 512]", "train.phases[0].batch_size [0, then 64]"):
+        assert f"  {line}\n" in phases
     library = run([*train, "--help"]).stdout
     assert "  train.num_steps [1000000]\n" in library
     assert "with the library's defaults" in library

@@ -217,7 +217,9 @@ def test_records_may_have_different_numbers_of_choices(tmp_path: Path):
     assert task.score(dev, outputs) == {"accuracy": 1.0}
     kind = Choice(group=4)
     lengths = dev.features.instance_lengths.ravel().tolist()
-    assert kind.baseline(lambda _: 0.0, lengths=lengths, targets=()) == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert kind.baseline(lambda _: 0.0, lengths=lengths, targets=(), labels=()).score == pytest.approx(
+        (1 / 2 + 1 / 4) / 2
+    )
     segment_ids = np.array([[1, 2, 5, 6, 7, 8, 0]], np.int32)  # the first example has two choices, the second four
     gold = Gold(np.array([[0, 3]]), np.ones((1, 2), np.float32), segment_ids)  # type: ignore[arg-type]
     losses = kind.scores(np.stack(outputs)[None], gold).losses  # type: ignore[arg-type]

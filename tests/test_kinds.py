@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.task_options import DataOptions, OwnOptions
-from bert_jax.finetuning.initial import baseline_answer, baseline_score
+from bert_jax.finetuning.initial import find_baseline
 from bert_jax.kinds.classification import Classification
 from bert_jax.kinds.multilabel import MultiLabel
 from bert_jax.kinds.regression import Regression
@@ -62,7 +62,7 @@ def test_the_baseline_of_several_labels_is_the_best_constant_answer(seed: int):
     split = Split("dev", [None] * len(targets), Instances(ids, np.full(len(ids), 3, np.int32), targets))
     every = itertools.product((-1.0, 1.0), repeat=len(labels))
     best = max(task.score(split, [np.array(answer, np.float32)] * len(targets))["micro_f1"] for answer in every)
-    assert baseline_score(task, split) == best
+    assert find_baseline(task, split).score == best
 
 
 def test_the_baseline_of_a_classification_names_its_label():
@@ -70,13 +70,8 @@ def test_the_baseline_of_a_classification_names_its_label():
     targets = [0, 1, 1]
     ids = [np.ones(3, np.int32)] * len(targets)
     split = Split("dev", [None] * len(targets), Instances(ids, np.full(len(ids), 3, np.int32), targets))
-    assert baseline_answer(task, split) == "always answering 'good'"
-    assert baseline_score(task, split) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_baseline_of_every_kind_has_a_name(name: str):
-    assert KINDS[name].baseline_name
+    assert find_baseline(task, split).answer == "always answering 'good'"
+    assert find_baseline(task, split).score == pytest.approx(2 / 3)
 
 
 def test_answers_of_several_labels_are_those_above_a_half_and_no_logit_overflows():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from source_helpers import SMALL_TEST, random_source
 
+from bert_jax.config.task_options import HOLD_OUT
 from bert_jax.convert.export_folder import export_folder
 from bert_jax.errors import UserError
 from bert_jax.prediction import json_lines, layout
@@ -356,7 +357,9 @@ def test_on_a_terminal_answers_and_errors_are_not_glued_to_a_bar(tmp_path):
 def test_a_model_that_is_not_fine_tuned_names_the_command_that_does(pretrained, task, kind):
     with pytest.raises(UserError) as caught:
         pretrained.task(task)
-    command = f"finetune --config=configs/finetune_own.py:{kind} --init={pretrained.source.path} --data_dir=FOLDER"
+    command = (
+        f"finetune --config=configs/finetune_own.py:{kind} --init={pretrained.source.path} --data_dir=FILE {HOLD_OUT}"
+    )
     assert str(caught.value).endswith(command)
     tagger = Model(random_source("small-test", architecture="BertForTokenClassification"))
     if task != "tag":

@@ -10,7 +10,7 @@ from bert_jax.config import ModelConfig, TaskModelConfig
 from bert_jax.config.finetuning import FinetuneConfig, FinetuneOptimizerConfig
 from bert_jax.convert.loading import PretrainedModel
 from bert_jax.errors import UserError
-from bert_jax.kinds.base import OutputKind
+from bert_jax.kinds.base import Baseline, OutputKind
 from bert_jax.model.architectures import architecture_of
 from bert_jax.model.bilstm import BILSTM
 from bert_jax.tasks.interface import Outputs, Split, Task, merged
@@ -130,22 +130,18 @@ def checkpoint_metadata(
     }
 
 
-def baseline_score(task: Task, split: Split) -> float:
-    """Return the selection metric of a model that has learned nothing, such as the majority class (see the kinds).
+def find_baseline(task: Task, split: Split) -> Baseline:
+    """Return a model that has learned nothing, such as the majority class, with its selection metric (see the kinds).
 
     A run whose last evaluation is not better has collapsed (Mosbach et al. 2021).
     """
     features = split.features
-    kind = task.make_kind(group=features.group)
-    score = _selection_score(task, split)
-    return kind.baseline(score, lengths=[len(ids) for ids in features.ids], targets=features.targets or ())
-
-
-def baseline_answer(task: Task, split: Split) -> str:
-    """Return what that model does, such as "always answering 'good'"."""
-    features = split.features
-    kind = task.make_kind(group=features.group)
-    return kind.baseline_answer(_selection_score(task, split), targets=features.targets or (), labels=task.labels)
+    return task.make_kind(group=features.group).baseline(
+        _selection_score(task, split),
+        lengths=[len(ids) for ids in features.ids],
+        targets=features.targets or (),
+        labels=task.labels,
+    )
 
 
 def _selection_score(task: Task, split: Split) -> Callable[[Outputs], float]:

@@ -13,6 +13,7 @@ from bert_jax.config.finetuning import FinetuneConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import num_steps, steps_per_epoch
 from bert_jax.finetuning.learner import Learner
+from bert_jax.finetuning.report import shown_metrics
 from bert_jax.finetuning.run_result import Evaluation, RunResult, best_evaluation
 from bert_jax.finetuning.settings import RunSettings, learning_rate, step_settings
 from bert_jax.runs.checkpoint import Checkpointer
@@ -192,5 +193,4 @@ class _EvaluateAndKeep:
         with self._recorder.spending("evaluation"):
             metrics = self._job.evaluate(step, state.params).metrics
         self._recorder.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self._recorder.say(f"step {step}/{self._job.num_steps}  {self._job.dev.name}: {shown}")
+        self._recorder.say(f"step {step}/{self._job.num_steps}  {self._job.dev.name}: {shown_metrics(metrics)}")

@@ -65,17 +65,17 @@ def table(record: Mapping[str, Any]) -> str:
     best = record["best"]
     lines.append(f"best run {best['name']}, step {best['best']['step']} of {best['num_steps']}:")
     for split, metrics in best["metrics"].items():
-        lines.append(f"  {split}: {_format(metrics)}")
+        lines.append(f"  {split}: {shown_metrics(metrics)}")
     if "ensemble" in record:
         for split, metrics in record["ensemble"]["metrics"].items():
-            lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {_format(metrics)}")
+            lines.append(f"ensemble of {len(record['ensemble']['runs'])}, {split}: {shown_metrics(metrics)}")
     lines += _confusion(record["tables"])
     return "\n".join(lines)
 
 
-def shown_baseline(metric: str, score: float) -> str:
-    """Return the baseline in the unit of the results."""
-    return f"baseline {metric} {100 * score:.2f} %"
+def shown_score(metric: str, score: float) -> str:
+    """Return a score in the unit of the results."""
+    return f"{metric} {100 * score:.2f} %"
 
 
 def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:
@@ -112,7 +112,7 @@ def _other_splits(record: Mapping[str, Any], *, selected: str) -> list[str]:
     return lines
 
 
-def _format(metrics: Mapping[str, float]) -> str:
+def shown_metrics(metrics: Mapping[str, float]) -> str:
     """Return metrics as percentages; thresholds and counts (int) as they are."""
 
     def shown(name: str, value: float) -> str:
@@ -129,8 +129,8 @@ def _confusion(tables: Mapping[str, Any]) -> list[str]:
         counts = {
             name: sum(scores.get(name, 0) for scores in tables.values()) for name in ("gold", "predicted", "correct")
         }
-        total = [f"  all: {_format(counts)}"] if any(counts.values()) else []
-        return total + [f"  {name}: {_format(scores)}" for name, scores in tables.items()]
+        total = [f"  all: {shown_metrics(counts)}"] if any(counts.values()) else []
+        return total + [f"  {name}: {shown_metrics(scores)}" for name, scores in tables.items()]
     labels = tables["confusion"]["labels"]
     counts = next(value for name, value in tables["confusion"].items() if name != "labels")
     width = max(map(len, [*labels, "gold \\ predicted"])) + 2

@@ -9,12 +9,12 @@ from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError
 from bert_jax.files import write_json, write_json_lines, write_text
 from bert_jax.finetuning import report
-from bert_jax.finetuning.initial import baseline_answer
 from bert_jax.finetuning.prediction import average_outputs, load_outputs, save_outputs
 from bert_jax.finetuning.run_result import RunResult
 from bert_jax.finetuning.settings import RunSettings
 from bert_jax.finetuning.task_data import TaskData
 from bert_jax.json_files import read_json
+from bert_jax.kinds.base import Baseline
 from bert_jax.tasks.interface import Outputs, Split, Task
 
 RESULT, RUNS = "result.json", "runs"
@@ -36,7 +36,7 @@ class ExperimentOptions:
 class TaskResults:
     """The files of one task's runs. The first evaluated split selects the best run.
 
-    With several hosts, only host 0 reads and writes them. `baseline` is the score of a model that has learned nothing.
+    With several hosts, only host 0 reads and writes them. `baseline` is a model that has learned nothing.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TaskResults:
         directory: Path,
         options: ExperimentOptions,
         data: TaskData,
-        baseline: float,
+        baseline: Baseline,
         report: Callable[[str], None],
     ):
         """Set up the files in `directory`.
@@ -99,7 +99,7 @@ class TaskResults:
                 if split is self._evals[0]:
                     self.task.calibrate(split, outputs[split.name])
                 result.metrics[split.name] = self.task.score(split, outputs[split.name])
-        result.collapsed = result.history[-1].metrics[self.task.selection] <= self.baseline
+        result.collapsed = result.history[-1].metrics[self.task.selection] <= self.baseline.score
         write_json(self.run_directory(result.settings) / RESULT, result.to_json())
 
     def missing_of_champion(self) -> list[str]:
@@ -137,7 +137,7 @@ class TaskResults:
             "labels": list(self.task.labels),
             "selection": self.task.selection,
             "selection_split": dev.name,
-            "constant": self.baseline,
+            "constant": self.baseline.score,
             **facts,
             "best": champion.to_json(),
             "summary": report.summarize(results, selection=self.task.selection),
@@ -152,7 +152,7 @@ class TaskResults:
             record["ensemble"] = self._ensemble(results)
         write_json(self.directory / "results.json", record)
         scored = 0 if self.task.kind.per_token else len(dev.examples)  # words of a sentence are not independent
-        sentence = report.verdict(record, answer=baseline_answer(self.task, dev), examples=scored)
+        sentence = report.verdict(record, answer=self.baseline.answer, examples=scored)
         text = f"{report.table(record)}\n{sentence}"
         write_text(self.directory / "results.txt", text + "\n")
         self._report(text)

@@ -51,6 +51,14 @@ class Scores:
 
 
 @dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A model that has learned nothing: its selection metric, and what it does ("always answering 'good'")."""
+
+    score: float
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputKind(abc.ABC):
     """An output kind with the sizes of one task."""
 
@@ -69,7 +77,6 @@ class OutputKind(abc.ABC):
     spans_batch: ClassVar[bool] = False  # the loss of an example depends on all examples of the batch
     per_token: ClassVar[bool] = False  # the classifier is applied to every token
     in_transformers_pipeline: ClassVar[bool] = True  # transformers 5 has no pipeline for questions and choices
-    baseline_name: ClassVar[str]  # what the model of `baseline` does
     prediction_tasks: ClassVar[tuple[str, ...]]  # the predict command's --task values that accept this kind
 
     @abc.abstractmethod
@@ -92,13 +99,10 @@ class OutputKind(abc.ABC):
         raise NotImplementedError(f"{self.name} does not learn from a teacher")
 
     @abc.abstractmethod
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of a model that has learned nothing. `lengths` are the instances' numbers of tokens."""
-
-    def baseline_answer(self, score: Score, *, targets: Sequence[Any], labels: Sequence[str]) -> str:
-        """Return what the model of `baseline` does, as in "the model beats always answering 'O'"."""
-        del score, targets, labels
-        return self.baseline_name
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return a model that has learned nothing. `lengths` are the instances' numbers of tokens."""
 
     def by_example(self, outputs: Float[Array, "B ..."], *, examples: int) -> Float[Array, "B ..."]:
         """Return the head's outputs with one entry per example, E per sequence."""

@@ -10,7 +10,17 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, existing_instances, rounded, softmax
+from bert_jax.kinds.base import (
+    Baseline,
+    Gold,
+    OutputKind,
+    Score,
+    Scores,
+    class_scores,
+    existing_instances,
+    rounded,
+    softmax,
+)
 from bert_jax.model.task_heads import SequenceClassifier
 from bert_jax.training.divergence import softmax_divergence
 
@@ -28,7 +38,6 @@ class Choice(OutputKind):
     in_transformers_pipeline = False
     prediction_tasks = ("choice",)
     can_imitate = True
-    baseline_name = "guessing at random"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a head of one score per instance, computed from the pooled [CLS]."""
@@ -51,11 +60,13 @@ class Choice(OutputKind):
         student, teacher = (jnp.where(exists, logits, _MISSING) for logits in (outputs, teacher))
         return softmax_divergence(student, teacher, temperature=temperature)
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the accuracy of guessing at random."""
-        del score, targets
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return guessing at random."""
+        del score, targets, labels
         endings = (np.asarray(lengths).reshape(-1, self.group) > 0).sum(1)
-        return float(np.mean(1.0 / np.maximum(endings, 1)))
+        return Baseline(float(np.mean(1.0 / np.maximum(endings, 1))), "guessing at random")
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:

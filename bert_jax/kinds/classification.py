@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, class_scores, rounded, softmax
 from bert_jax.model.task_heads import SequenceClassifier
 from bert_jax.training.divergence import softmax_divergence
 
@@ -23,7 +23,6 @@ class Classification(OutputKind):
     huggingface_class = "ForSequenceClassification"
     pipeline_tag = "text-classification"
     prediction_tasks = ("classify", "pair")
-    baseline_name = "always answering the same label"
     can_imitate = True
 
     def model(self, config: ModelConfig) -> nn.Module:
@@ -52,17 +51,14 @@ class Classification(OutputKind):
         del gold
         return softmax_divergence(outputs, teacher, temperature=temperature)
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of the majority class: the best of all constant predictions."""
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return the majority class: the best of all constant predictions."""
         del lengths
-        return max(self._constant_scores(score, targets=targets))
-
-    def baseline_answer(self, score: Score, *, targets: Sequence[Any], labels: Sequence[str]) -> str:
-        """Return which label the best constant prediction is."""
-        return f"always answering {labels[int(np.argmax(self._constant_scores(score, targets=targets)))]!r}"
-
-    def _constant_scores(self, score: Score, *, targets: Sequence[Any]) -> list[float]:
-        return [score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32)]
+        scores = [score([label] * len(targets)) for label in np.eye(self.num_labels, dtype=np.float32)]
+        best = int(np.argmax(scores))
+        return Baseline(scores[best], f"always answering {labels[best]!r}")
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:

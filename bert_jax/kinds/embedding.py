@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import EmbedOptions
-from bert_jax.kinds.base import Gather, Gold, OutputKind, Score, Scores
+from bert_jax.kinds.base import Baseline, Gather, Gold, OutputKind, Score, Scores
 from bert_jax.model.task_heads import SentenceEncoder
 from bert_jax.training.contrastive import Contrast, Examples, cosent, info_nce, matryoshka
 
@@ -34,7 +34,6 @@ class Embedding(OutputKind):
     huggingface_class = "Model"
     pipeline_tag = "sentence-similarity"
     prediction_tasks = ("embed",)
-    baseline_name = "random embeddings"
 
     @property
     def _is_scored(self) -> bool:
@@ -83,13 +82,15 @@ class Embedding(OutputKind):
             numbers=(numbers[:, None] * slots + jnp.arange(slots)[None, :]).reshape(-1),
         )
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of random embeddings, at least 0."""
-        del targets
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return random embeddings; their metric is at least 0."""
+        del targets, labels
         rng = np.random.default_rng(0)
         shape = (self.group, _BASELINE_SIZE)
         random = [rng.standard_normal(shape, np.float32) for _ in range(len(lengths) // self.group)]
-        return max(0.0, score(random))
+        return Baseline(max(0.0, score(random)), "random embeddings")
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return zeros: [B, E, G] int32, or [B, E] float32 for scored pairs."""

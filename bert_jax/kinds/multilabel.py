@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded, sigmoid
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, rounded, sigmoid
 from bert_jax.model.task_heads import SequenceClassifier
 from bert_jax.training.divergence import sigmoid_divergence
 
@@ -27,7 +27,6 @@ class MultiLabel(OutputKind):
     prediction_tasks = ("classify", "pair")
     can_imitate = True
     target_dtype = np.float32
-    baseline_name = "always answering the most frequent labels"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of the pooled [CLS]."""
@@ -49,12 +48,15 @@ class MultiLabel(OutputKind):
         del gold
         return sigmoid_divergence(outputs, teacher, temperature=temperature)
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of the best constant prediction: the k most frequent labels, for the best k."""
-        del lengths
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return the best constant prediction: the k most frequent labels, for the best k."""
+        del lengths, labels
         ranks = np.argsort(np.argsort(-np.sum(targets, axis=0), kind="stable"))
         answers = [np.where(ranks < count, 1, -1).astype(np.float32) for count in range(self.num_labels + 1)]
-        return max(score([answer] * len(targets)) for answer in answers)
+        best = max(score([answer] * len(targets)) for answer in answers)
+        return Baseline(best, "always answering the most frequent labels")
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return zeros, [B, E, C]."""

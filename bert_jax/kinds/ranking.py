@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
 from bert_jax.config.task_options import RerankOptions
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, existing_instances
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, existing_instances
 from bert_jax.kinds.regression import Regression
 from bert_jax.model.task_heads import SequenceClassifier
 from bert_jax.training.divergence import softmax_divergence
@@ -34,7 +34,6 @@ class Ranking(OutputKind):
     pipeline_tag = "text-ranking"
     prediction_tasks = ("pair",)
     target_dtype = np.float32
-    baseline_name = "random scores"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with one output per pair, computed from the pooled [CLS]."""
@@ -58,11 +57,13 @@ class Ranking(OutputKind):
             losses = error.sum(-1) / jnp.maximum(others.sum(-1), 1)
         return Scores(losses, correct, gold.weights)
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of random scores."""
-        del lengths
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return random scores."""
+        del lengths, labels
         rng = np.random.default_rng(0)
-        return score([rng.standard_normal(self.group, np.float32) for _ in targets])
+        return Baseline(score([rng.standard_normal(self.group, np.float32) for _ in targets]), "random scores")
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return zeros, [B, E, G]."""

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, rounded
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, rounded
 from bert_jax.model.task_heads import SequenceClassifier
 
 
@@ -25,7 +25,6 @@ class Regression(OutputKind):
     prediction_tasks = ("classify", "pair")
     can_imitate = True
     target_dtype = np.float32
-    baseline_name = "a correlation of 0.1"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with one output, computed from the pooled [CLS]."""
@@ -42,10 +41,12 @@ class Regression(OutputKind):
         del gold, temperature
         return jnp.square(outputs - teacher)[..., 0]
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
         """Return a correlation of 0.1; a constant prediction has a correlation of 0."""
-        del score, lengths, targets
-        return 0.1
+        del score, lengths, targets, labels
+        return Baseline(0.1, "a correlation of 0.1")
 
     @classmethod
     def answer(cls, output: np.ndarray, *, labels: Sequence[str]) -> dict[str, Any]:

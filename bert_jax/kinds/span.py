@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, unpack_tokens
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, unpack_tokens
 from bert_jax.model.task_heads import SpanClassifier
 from bert_jax.rows.packing import Placement
 from bert_jax.training.cross_entropy import exact_cross_entropy
@@ -29,7 +29,6 @@ class Span(OutputKind):
     pipeline_tag = "question-answering"
     in_transformers_pipeline = False
     prediction_tasks = ("answer",)
-    baseline_name = "equal scores for all tokens"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with start and end logits for each token."""
@@ -43,10 +42,13 @@ class Span(OutputKind):
         losses, correct = exact_cross_entropy(logits, gold.targets)
         return Scores(losses.mean(-1), correct.all(-1).astype(jnp.float32), gold.weights)
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of equal logits for all tokens."""
-        del targets
-        return score([np.zeros((length, 2), np.float32) for length in lengths])
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return equal logits for all tokens."""
+        del targets, labels
+        equal = [np.zeros((length, 2), np.float32) for length in lengths]
+        return Baseline(score(equal), "equal scores for all tokens")
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return zeros, [B, E, 2]."""

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bert_jax.config import ModelConfig
-from bert_jax.kinds.base import Gold, OutputKind, Score, Scores, class_scores, unpack_tokens
+from bert_jax.kinds.base import Baseline, Gold, OutputKind, Score, Scores, class_scores, unpack_tokens
 from bert_jax.model.task_heads import TokenClassifier
 from bert_jax.rows.packing import Placement, token_positions
 
@@ -24,7 +24,6 @@ class Tags(OutputKind):
     pipeline_tag = "token-classification"
     per_token = True
     prediction_tasks = ("tag",)
-    baseline_name = "the same tag for each word"
 
     def model(self, config: ModelConfig) -> nn.Module:
         """Return the encoder with a classifier of each token."""
@@ -38,16 +37,14 @@ class Tags(OutputKind):
         """Return the cross-entropy of each token."""
         return class_scores(outputs, gold, weights=self.weights(gold))
 
-    def baseline(self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any]) -> float:
-        """Return the metric of predicting the first label, O, for each token."""
+    def baseline(
+        self, score: Score, *, lengths: Sequence[int], targets: Sequence[Any], labels: Sequence[str]
+    ) -> Baseline:
+        """Return the prediction of the first label, O, for each token."""
         del targets
         outside = np.eye(self.num_labels, dtype=np.float32)[:1]
-        return score([np.repeat(outside, length, axis=0) for length in lengths])
-
-    def baseline_answer(self, score: Score, *, targets: Sequence[Any], labels: Sequence[str]) -> str:
-        """Return the first label as the tag of each word."""
-        del score, targets
-        return f"the tag {labels[0]!r} for each word"
+        outputs = [np.repeat(outside, length, axis=0) for length in lengths]
+        return Baseline(score(outputs), f"the tag {labels[0]!r} for each word")
 
     def empty_targets(self, *, rows: int, length: int, examples: int) -> np.ndarray:
         """Return -1 for each token, [B, T]."""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.config.task_options import TYPED_FIELDS
+from bert_jax.config.task_options import HOLD_OUT, TYPED_FIELDS
 from bert_jax.convert.loading import load_pretrained
 from bert_jax.convert.pretrained import PretrainedModel
 from bert_jax.errors import UserError, choose_one
@@ -231,7 +231,7 @@ class Model:
             return ""
         pair = " --config.own.text_pair=COLUMN" if name == "pair" else ""
         config = f"--config=configs/finetune_own.py:{kind}{pair} --init={shown(self.source.path)}"
-        return f", or fine-tune this one: {command('finetune', f'{config} --data_dir=FOLDER')}"
+        return f", or fine-tune this one: {command('finetune', f'{config} --data_dir=FILE {HOLD_OUT}')}"
 
     def _answers(self, task: str, texts: str | Sequence[str], field: str | None, **options: Any) -> Any:
         is_single = isinstance(texts, str)
