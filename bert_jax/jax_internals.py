@@ -121,6 +121,11 @@ def is_abandoned_read(event: "sys.UnraisableHookArgs") -> bool:
     return _ORBAX_READ in repr(event.object) or str(event.exc_value) == "Event loop is closed"
 
 
+def is_of_orbax_task(record: logging.LogRecord) -> bool:
+    """Return whether asyncio logs an error of a task that Orbax defined and abandoned."""
+    return "/orbax/checkpoint/" in record.getMessage().replace("\\", "/")
+
+
 def _jax_version() -> str:
     import jax
 

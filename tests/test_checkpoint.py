@@ -1,5 +1,6 @@
 """Checkpoints: bit-equal, on any mesh, kept as told, and never a damaged one for a good one."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -21,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.parallel import mesh as meshes
-from bert_jax.runs.checkpoint import Checkpointer, Restored, checksums
+from bert_jax.runs.checkpoint import Checkpointer, Restored, checksums, quiet_abandoned_requests
 from bert_jax.training.state import TrainState
 
 METADATA = {"config": {"seed": 3}, "window": {"loss": [1.5, 2.0]}, "fingerprints": {"vocabulary": "abc"}}
@@ -263,6 +264,26 @@ def test_a_damaged_checkpoint_costs_two_lines_and_no_traceback(two: Path, tmp_pa
         assert len(lines) in (0, 2), lines
         damaged += bool(lines)
     assert damaged
+
+
+def test_an_event_loop_ends_without_a_word_of_requests_that_orbax_abandoned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Python reports an error that a task raises when it is cancelled, with its traceback, by asyncio's logger."""
+    request = "async def request(event):\n    try: await event.wait()\n    finally: raise ValueError('a damaged file')"
+
+    async def abandon(filename: str) -> None:
+        scope: dict[str, Any] = {}
+        exec(compile(request, filename, "exec"), scope)
+        task = asyncio.get_running_loop().create_task(scope["request"](asyncio.Event()))
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    quiet_abandoned_requests()
+    asyncio.run(abandon("/lib/orbax/checkpoint/_src/serialization.py"))
+    assert not caplog.records
+    asyncio.run(abandon("/home/user/own.py"))
+    assert "a damaged file" in caplog.text
 
 
 def test_training_goes_on_behind_a_damaged_checkpoint(copy: Path) -> None:

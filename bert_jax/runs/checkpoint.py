@@ -26,7 +26,12 @@ from etils import epath
 from bert_jax.buckets import remedy_of
 from bert_jax.config import CheckpointConfig
 from bert_jax.errors import UserError
-from bert_jax.jax_internals import COMMITTED_CHECKPOINT, UNFINISHED_CHECKPOINT, is_abandoned_read
+from bert_jax.jax_internals import (
+    COMMITTED_CHECKPOINT,
+    UNFINISHED_CHECKPOINT,
+    is_abandoned_read,
+    is_of_orbax_task,
+)
 from bert_jax.json_files import load_json, parse_object
 from bert_jax.locations import is_bucket
 from bert_jax.parallel.distributed import Hosts, is_lost_host_error
@@ -301,9 +306,9 @@ def quiet_abandoned_requests() -> None:
     """Suppress the errors of reads and writes that Orbax has abandoned, from now on.
 
     Orbax reads and writes arrays concurrently and stops at the first error, such as a full disk. The remaining requests
-    then fail on TensorStore's threads ("Event loop is closed"), and reads again when they are garbage-collected, each
-    with a traceback of up to a hundred lines about a file that is already reported in one line. All other errors go to
-    the previous hook.
+    then fail on TensorStore's threads ("Event loop is closed"), and reads again when they are garbage-collected or when
+    their event loop ends, each with a traceback of up to a hundred lines about a file that is already reported in one
+    line. All other errors go to the previous hook and to asyncio's log.
     """
     previous = sys.unraisablehook
 
@@ -312,6 +317,7 @@ def quiet_abandoned_requests() -> None:
             previous(event)
 
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: not is_of_orbax_task(record))
 
 
 def damage(error: Exception, *, step: int, directory: os.PathLike) -> str:
