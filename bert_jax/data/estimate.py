@@ -34,7 +34,7 @@ _CONSUMED = {"mlm+nsp": 0.75}
 _LEAST_INSTANCES = {"mlm+nsp": 2}
 _EMBEDDED_DOCUMENT_BYTES = 3050
 _RECORD_BYTES = 68  # overhead of ArrayRecord and the Example around a row
-_LEARNED_BYTES_PER_SECOND = 9e6  # by one process; 6 to 13 for 1,024 to 30,522 tokens, on a machine with other work
+_LEARNED_BYTES_PER_SECOND = 6e6  # by one process; 6 to 13 for 1,024 to 30,522 tokens
 _TEXT_BYTES_PER_SECOND = 5e6  # per core, one length: benchmarks/data_set.py
 _EMBEDDED_BYTES_PER_SECOND = 0.7e6  # of prose, by one process, which parses Python's sources
 

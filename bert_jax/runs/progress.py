@@ -15,7 +15,7 @@ class Progress:
         """Start at step `start` of `end`."""
         self._end, self._enabled = end, enabled
         self._bar = ProgressBar(total=end, done=start, unit="step", enabled=enabled)
-        self._is_timed = False
+        self._is_timed = self._has_compiled = False
 
     def advance(self, step: int) -> None:
         """Record that `step` steps are done."""
@@ -38,9 +38,14 @@ class Progress:
 
     @contextlib.contextmanager
     def compiling(self, seconds: float | None) -> Iterator[None]:
-        """Show for how long the body compiles a step; at an earlier start, if there was one, it took `seconds`."""
-        about = "" if seconds is None else f", about {duration(seconds)}"
-        self.say(f"compiling{about}; the bar moves afterwards" if self._bar.is_shown else f"compiling{about}")
+        """Show for how long the body compiles a step; at an earlier start, if there was one, it took `seconds`.
+
+        The first has a line. Fine-tuning compiles a step for each of a few shapes of packed batches.
+        """
+        if not self._has_compiled:
+            self._has_compiled = True
+            about = "" if seconds is None else f", about {duration(seconds)}"
+            self.say(f"compiling{about}; the bar moves afterwards" if self._bar.is_shown else f"compiling{about}")
         with clock("compiling", report=self.say, bar=self._bar) if self._enabled else contextlib.nullcontext():
             yield
 
