@@ -100,13 +100,18 @@ class _Pages:
         self.num_reports += 1
 
 
-def test_the_page_of_a_task_is_requested_at_each_evaluation_and_with_its_results(tmp_path: Path):
+def test_each_evaluation_requests_the_page_and_prints_its_scores_in_percent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = own_config(write_sentiment(tmp_path / "data"), train={"num_epochs": 1.0, "evals_per_epoch": 2})
     pages = _Pages()
     record = experiment(tmp_path, config, pages=pages).run_all()
     evaluations = len(record["best"]["history"])
     assert evaluations >= 2
     assert pages.requests == [tmp_path / "work"] * (evaluations + 1)
+    printed = capsys.readouterr().out
+    for evaluation in record["best"]["history"]:
+        assert f"dev: accuracy {100 * evaluation['metrics']['accuracy']:.2f}, " in printed
     assert pages.num_reports == 1  # a page that cannot be written is mentioned once, at the end
 
 

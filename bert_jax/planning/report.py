@@ -209,16 +209,16 @@ def _notes(config: Config, *, topology: Topology, part: Topology) -> list[str]:
 def _option_notes(program: PretrainingProgram, phases: list[dict[str, Any]]) -> list[str]:
     """Return what the compiler options make uncertain, and those that this compiler refuses."""
     notes = program.compiler_options.lines()[1 if program.compiler_options.values else 0 :]
-    fused = max((item["fused"] for phase in phases for item in phase.get("collectives", ())), default=0)
-    if fused and program.compiler_options.values:
+    most_fused = max((item["fused"] for phase in phases for item in phase.get("collectives", ())), default=0)
+    if most_fused and program.compiler_options.values:
         notes.append(
-            f"up to {fused} collectives of a class are fused with the computation that hides them; what that costs the "
-            "computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
+            f"up to {most_fused} collectives of a class are fused with the computation that hides them; what that costs "
+            "the computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
         )
-    uncounted = sum(phase.get("uncounted", {}).get("fusions", 0) for phase in phases)
-    if uncounted:
+    num_uncounted = sum(phase.get("uncounted", {}).get("fusions", 0) for phase in phases)
+    if num_uncounted:
         notes.append(
-            f"{uncounted} fusions with matmuls have no estimate: their products are counted at the chip's peak"
+            f"{num_uncounted} fusions with matmuls have no estimate: their products are counted at the chip's peak"
         )
     return notes
 
@@ -247,11 +247,11 @@ def as_table(plan: dict[str, Any]) -> str:
     if plan["compiler_options"]:
         lines.append(f"compiler options: {', '.join(plan['compiler_options'])}")
     for phase in plan["phases"]:
-        accumulated = phase["gradient_accumulation_steps"]
+        parts = phase["gradient_accumulation_steps"]
         lines.append(
             f"\nphase {phase['phase']}: {phase['steps']:,} steps of {phase['batch_size']:,} sequences of "
             f"{phase['max_seq_length']} tokens ({phase['batch_size_per_chip']:g} per chip"
-            + (f" in {accumulated} micro-batches)" if accumulated > 1 else ")")
+            + (f" in {parts} micro-batches)" if parts > 1 else ")")
         )
         if "step_seconds" not in phase:
             lines.append("  does not fit")

@@ -168,10 +168,10 @@ def _check_packing(config: Config, info: DatasetInfo, where: str) -> None:
     if requested == built:
         return
     if 1 in (requested, built):
-        packed = built > 1
+        is_packed = built > 1
         raise UserError(
-            f"config.data.pack={config.data.pack}, but {where} was built {'with' if packed else 'without'} --pack: set "
-            f"--config.data.pack={packed}, or build another data set"
+            f"config.data.pack={config.data.pack}, but {where} was built {'with' if is_packed else 'without'} --pack: "
+            f"set --config.data.pack={is_packed}, or build another data set"
         )
     raise UserError(
         f"the sequences of {info.max_seq_length} tokens in {where} have at most {built} instances, "
