@@ -212,8 +212,8 @@ def _option_notes(program: PretrainingProgram, phases: list[dict[str, Any]]) -> 
     most_fused = max((item["fused"] for phase in phases for item in phase.get("collectives", ())), default=0)
     if most_fused and program.compiler_options.values:
         notes.append(
-            f"up to {most_fused} collectives of a class are fused with the computation that hides them; what that costs "
-            "the computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
+            f"up to {most_fused} collectives of a class are fused with the computation that hides them; what that "
+            "costs the computation is in no estimate: compare the plan with --config.mesh.compiler_options=none"
         )
     num_uncounted = sum(phase.get("uncounted", {}).get("fusions", 0) for phase in phases)
     if num_uncounted:
