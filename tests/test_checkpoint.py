@@ -269,7 +269,7 @@ def test_a_damaged_checkpoint_costs_two_lines_and_no_traceback(two: Path, tmp_pa
 def test_an_event_loop_ends_without_a_word_of_requests_that_orbax_abandoned(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Python reports an error that a task raises when it is cancelled, with its traceback, by asyncio's logger."""
+    """Python reports an error that a task raises when it is canceled, with its traceback, by asyncio's logger."""
     request = "async def request(event):\n    try: await event.wait()\n    finally: raise ValueError('a damaged file')"
 
     async def abandon(filename: str) -> None:
