@@ -82,7 +82,9 @@ def _print_help(config: Callable[[], type]) -> None:
     argv = [argument for argument in sys.argv if argument not in HELP]
     file, values = "", {}
     if "config" in flags.FLAGS and _config_argument(argv)[2]:
-        _parse(argv, config=config)
+        begin, end, _ = _config_argument(argv)
+        fields = [argument for argument in argv if re.match(r"--?config\.", argument)]
+        _parse([argv[0], *argv[begin:end], *fields], config=config)  # other flags have no part in the help
         file, values = _config_argument(_with_config_file(argv))[2], flags.FLAGS["config"].value
     print(usage.text(config, file=file, values=values), flush=True)
     sys.exit(0)

@@ -91,9 +91,13 @@ def _in_every_phase(config: Any, name: str) -> Any:
     if not is_listed:
         return _value(config, name)
     items = _value(config, group)
+    if not isinstance(items, (tuple, list)):
+        return dataclasses.MISSING
     values = [_value(config, f"{group}[{index}]{leaf}") for index in range(len(items))]
-    changed = [value for index, value in enumerate(values) if index == 0 or len(set(values)) > 1]
-    return ", then ".join(map(str, changed)) if changed else dataclasses.MISSING
+    shown = [str(value) for value in values if value is not dataclasses.MISSING]
+    if not shown:
+        return dataclasses.MISSING
+    return ", then ".join(shown) if len(set(shown)) > 1 else shown[0]
 
 
 def _value(config: Any, name: str) -> Any:

@@ -162,6 +162,12 @@ def test_help_shows_the_values_of_the_config_that_is_named(tmp_path: Path):
     phases = run([*train, "--config=configs/base_tpu.py", override, "--help"]).stdout
     for line in ("train.phases[0].max_seq_length [128, then 512]", "train.phases[0].batch_size [0, then 64]"):
         assert f"  {line}\n" in phases
+    (tmp_path / "few.py").write_text(
+        "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'train': {'num_steps': 10}})\n"
+    )
+    few = run([*train, f"--config={tmp_path / 'few.py'}", "--workdir=gs://b/run", "--no_such=1", "--help"])
+    assert (few.returncode, few.stderr) == (0, "")
+    assert "  train.num_steps [10]\n" in few.stdout
     library = run([*train, "--help"]).stdout
     assert "  train.num_steps [1000000]\n" in library
     assert "with the library's defaults" in library
