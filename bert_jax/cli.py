@@ -82,10 +82,9 @@ def _print_help(config: Callable[[], type]) -> None:
     argv = [argument for argument in sys.argv if argument not in HELP]
     file, values = "", {}
     if "config" in flags.FLAGS and _config_argument(argv)[2]:
-        begin, end, _ = _config_argument(argv)
-        fields = [argument for argument in argv if re.match(r"--?config\.", argument)]
-        _parse([argv[0], *argv[begin:end], *fields], config=config)  # other flags have no part in the help
-        file, values = _config_argument(_with_config_file(argv))[2], flags.FLAGS["config"].value
+        argv = _with_config_file(argv)
+        _read_flags(argv, config=config, known_only=True)  # who mistyped a flag may want to see those there are
+        file, values = _config_argument(argv)[2], flags.FLAGS["config"].value
     print(usage.text(config, file=file, values=values), flush=True)
     sys.exit(0)
 
@@ -135,10 +134,9 @@ def fail(message: str) -> None:
 def _parse(
     argv: Sequence[str], *, config: Callable[[], type] | None = None, buckets: Collection[str] = ()
 ) -> list[str]:
-    """Parse flags; print any error of absl or ml_collections in one line."""
-    argv = _with_config_file(argv)
+    """Parse and check flags; print any error in one line."""
+    arguments = _read_flags(_with_config_file(argv), config=config)
     try:
-        arguments = flags.FLAGS(argv, known_only=False)
         values = {name: flag for name, flag in flags.FLAGS.flag_values_dict().items() if name not in _NOT_PATHS}
         locations.refuse_urls(
             ((f"--{name}", value) for name, value in values.items()), buckets=[f"--{name}" for name in buckets]
@@ -146,7 +144,15 @@ def _parse(
         for name in _OUTPUTS:
             if name in values and flags.FLAGS[name].present and not values[name]:
                 raise UserError(f"--{name} is empty: name a folder or file, or leave the flag out")
-        return arguments
+    except UserError as error:
+        fail(str(error))
+    return arguments
+
+
+def _read_flags(argv: Sequence[str], *, config: Callable[[], type] | None, known_only: bool = False) -> list[str]:
+    """Set the values of flags; print any error of absl or ml_collections in one line."""
+    try:
+        return flags.FLAGS(argv, known_only=known_only)
     except UserError as error:
         fail(str(error))
     except flags.UnrecognizedFlagError as error:

@@ -123,7 +123,7 @@ def is_abandoned_read(event: "sys.UnraisableHookArgs") -> bool:
 
 def is_of_orbax_task(record: logging.LogRecord) -> bool:
     """Return whether asyncio logs an error of a task that Orbax defined and abandoned."""
-    return "/orbax/checkpoint/" in record.getMessage().replace("\\", "/")
+    return "/orbax/checkpoint/" in record.getMessage()
 
 
 def _jax_version() -> str:

@@ -1,9 +1,11 @@
+"""The estimated size of a data set, and the time to build it."""
+
 import re
 
 import pytest
 
 from bert_jax.config import DataConfig
-from bert_jax.data.estimate import TextSize, describe_estimate, estimate_rows
+from bert_jax.data.estimate import TextSize, describe_estimate, estimate_rows, rows_by_length
 
 NOVELS = TextSize(bytes=15_773_229, documents=16)  # every sixth of shared data's 100 English novels
 # Rows of lengths 64, 128 and 512 that were built, by objective and size of the learned vocabulary. The constants were
@@ -47,6 +49,17 @@ def test_every_length_and_vocabulary_has_an_estimate(vocab_size: int):
     for length in (1, 2, 5, 100_000):
         assert estimate_rows(TextSize(0, 0), config=DataConfig(), max_seq_length=length, vocab_size=vocab_size) > 0
         assert estimate_rows(NOVELS, config=DataConfig(), max_seq_length=length, vocab_size=vocab_size) > 0
+
+
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp", "mlm+sop"])
+def test_longer_sequences_and_larger_vocabularies_make_fewer(objective: str):
+    config = DataConfig(objective=objective)
+    lengths = rows_by_length(NOVELS, config=config, max_seq_lengths=(16, 64, 128, 512), vocab_size=4096)
+    by_vocabulary = [
+        estimate_rows(NOVELS, config=config, max_seq_length=64, vocab_size=size) for size in (1024, 4096, 8192, 30522)
+    ]
+    for rows in (list(lengths.values()), by_vocabulary):
+        assert rows == sorted(set(rows), reverse=True)
 
 
 def test_the_time_to_learn_a_vocabulary_is_part_of_the_estimate():

@@ -74,6 +74,14 @@ def test_the_baseline_of_a_classification_names_its_label():
     assert find_baseline(task, split).score == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_the_baseline_of_every_kind_has_a_score_and_a_name(name: str):
+    kind = KINDS[name](num_labels=2, group=2)
+    baseline = kind.baseline(lambda outputs: 0.5, lengths=[3, 3], targets=[np.eye(2)[0]], labels=["a", "b"])
+    assert 0 < baseline.score <= 1
+    assert baseline.answer
+
+
 def test_answers_of_several_labels_are_those_above_a_half_and_no_logit_overflows():
     answer = MultiLabel.answer(np.array([800.0, -800.0, 1e-9, 0.0]), labels=["a", "b", "c", "d"])
     assert answer == {"labels": ["a", "c"], "probabilities": {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.5}}

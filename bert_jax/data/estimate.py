@@ -69,10 +69,7 @@ def _expansion(path: str) -> float:
 
 def describe_estimate(text: TextSize, *, config: DataConfig, max_seq_lengths: Sequence[int], vocab_size: int) -> str:
     """Return a line with the estimated size and build time; unless `config.vocab` is set, a vocabulary is learned."""
-    rows = {
-        length: estimate_rows(text, config=config, max_seq_length=length, vocab_size=vocab_size)
-        for length in max_seq_lengths
-    }
+    rows = rows_by_length(text, config=config, max_seq_lengths=max_seq_lengths, vocab_size=vocab_size)
     sequences = ", ".join(f"{counted(number, 'sequence')} of {length}" for length, number in rows.items())
     num_workers = config.num_workers or default_num_workers()
     seconds = text.bytes / _TEXT_BYTES_PER_SECOND / num_workers + text.embedded_bytes / _EMBEDDED_BYTES_PER_SECOND
@@ -95,10 +92,7 @@ def check_disk_space(
     """
     existing = next(parent for parent in [out, *out.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
-    rows = {
-        length: estimate_rows(text, config=config, max_seq_length=length, vocab_size=vocab_size)
-        for length in max_seq_lengths
-    }
+    rows = rows_by_length(text, config=config, max_seq_lengths=max_seq_lengths, vocab_size=vocab_size)
     needed = _data_set_bytes(rows) + text.bytes
     needed -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # files of an interrupted build
     if needed > free:
@@ -106,6 +100,16 @@ def check_disk_space(
             f"the disk of {existing} has {format_bytes(free)} free, but about {format_bytes(needed)} are needed: "
             "free disk space, or choose another --out"
         )
+
+
+def rows_by_length(
+    text: TextSize, *, config: DataConfig, max_seq_lengths: Sequence[int], vocab_size: int
+) -> dict[int, int]:
+    """Return the estimated number of sequences of each length."""
+    return {
+        length: estimate_rows(text, config=config, max_seq_length=length, vocab_size=vocab_size)
+        for length in max_seq_lengths
+    }
 
 
 def estimate_rows(text: TextSize, *, config: DataConfig, max_seq_length: int, vocab_size: int) -> int:

@@ -10,7 +10,7 @@ from bert_jax.convert.loading import PretrainedModel
 from bert_jax.finetuning.batches import num_steps
 from bert_jax.finetuning.fine_tuner import FineTuner
 from bert_jax.finetuning.initial import find_baseline, small_model_notes, task_model
-from bert_jax.finetuning.report import shown_score
+from bert_jax.finetuning.report import shown_baseline
 from bert_jax.finetuning.results import ExperimentOptions
 from bert_jax.finetuning.task_data import TaskData, load_task_data
 from bert_jax.tasks.interface import Task
@@ -34,8 +34,8 @@ def describe_task(
     """
     tokenizer = pretrained.require_tokenizer()
     data = load_task_data(task, tokenizer=tokenizer, predict_test=options.predict_test, report=report)
-    baseline = shown_score(task.selection, find_baseline(task, data.evals[0]).score)
-    yield f"{task.name}: {data.describe()} examples; baseline {baseline}"
+    baseline = shown_baseline(task.selection, find_baseline(task, data.evals[0]).score)
+    yield f"{task.name}: {data.describe()} examples; {baseline}"
     yield from data.notes(task)
     yield from small_model_notes(pretrained, config=config, rates=[run.learning_rate for run in options.runs])
     if config.features:

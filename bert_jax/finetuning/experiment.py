@@ -23,7 +23,7 @@ from bert_jax.finetuning.initial import find_baseline, small_model_notes
 from bert_jax.finetuning.job import BEST, TaskJob, open_best, restore_best
 from bert_jax.finetuning.learner import Learner
 from bert_jax.finetuning.origin import settle_origin
-from bert_jax.finetuning.report import shown_score
+from bert_jax.finetuning.report import shown_baseline
 from bert_jax.finetuning.results import ExperimentOptions, TaskResults
 from bert_jax.finetuning.run_result import RunResult, Stopped
 from bert_jax.finetuning.settings import RunSettings
@@ -85,7 +85,7 @@ class Experiment:
         )
         runtime.report(
             f"{self.task.name}: {self.data.describe()} examples; {self.learner.describe()}; "
-            f"baseline {shown_score(self.task.selection, self.results.baseline.score)}"
+            f"{shown_baseline(self.task.selection, self.results.baseline.score)}"
         )
         rates = [settings.learning_rate for settings in self.options.runs]
         notes = small_model_notes(self._pretrained, config=self.config, rates=rates)

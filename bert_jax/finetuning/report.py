@@ -73,9 +73,9 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shown_score(metric: str, score: float) -> str:
-    """Return a score in the unit of the results."""
-    return f"{metric} {100 * score:.2f} %"
+def shown_baseline(metric: str, score: float) -> str:
+    """Return the baseline in the unit of the results."""
+    return f"baseline {metric} {100 * score:.2f} %"
 
 
 def verdict(record: Mapping[str, Any], *, answer: str, examples: int) -> str:

@@ -44,7 +44,6 @@ def prepare_environment() -> None:
     jax_internals.quiet_libtpu()
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several plans may run at the same time
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the errors that `_text` catches are logged with a trace
     jax.config.update("jax_platforms", "cpu")  # jax has read the variable already, at import
     folder = Path(tempfile.mkdtemp(prefix="bert_jax_plan_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

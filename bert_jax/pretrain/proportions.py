@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from bert_jax.config import BERT_EPOCHS, Config
 from bert_jax.data.dataset_info import DatasetInfo
 from bert_jax.data.documents import find_sources
-from bert_jax.data.estimate import describe_estimate, estimate_rows
+from bert_jax.data.estimate import describe_estimate, rows_by_length
 from bert_jax.data.inspection import read_sample
 from bert_jax.training.schedule import Phase
 
@@ -41,9 +41,7 @@ def estimated_epochs(config: Config, *, phases: Sequence[Phase]) -> list[str]:
     sources = find_sources(data.input, download=False)
     text = read_sample(sources, config=data, report=lambda _: None).size()
     lengths = sorted({phase.max_seq_length for phase in phases})
-    rows = {
-        length: estimate_rows(text, config=data, max_seq_length=length, vocab_size=vocab_size) for length in lengths
-    }
+    rows = rows_by_length(text, config=data, max_seq_lengths=lengths, vocab_size=vocab_size)
     lines = [
         f"the data set is not built yet; its vocabulary gets at most {vocab_size:,} tokens",
         describe_estimate(text, config=data, max_seq_lengths=lengths, vocab_size=vocab_size),
